@@ -1,0 +1,260 @@
+/**
+ * The only file that loads the native addon, and the hand-written description of what it exports.
+ *
+ * Letters: N packed tokens of a batch, S sequences, d hidden size, V vocabulary size (items for a sequence student),
+ * L layers, H heads. Hidden state 0 is the embedding output, hidden state l the output of block l (the last one after
+ * the final norm). Attention l (1 … L) is the map of block l.
+ */
+
+/** One transformer for every family; Hugging Face names. Every key is required: nothing is guessed below this line. */
+export interface TransformerConfig {
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly numHiddenLayers: number;
+  readonly numAttentionHeads: number;
+  readonly numKeyValueHeads: number;
+  readonly headDim: number;
+  readonly intermediateSize: number;
+  readonly maxPositionEmbeddings: number;
+  /** 0 = no token types (BERT has 2). */
+  readonly typeVocabSize: number;
+  readonly norm: 'layerNorm' | 'rmsNorm';
+  /** `before`: GPT-2, Llama (with a final norm); `after`: BERT (with a norm after the embeddings). */
+  readonly normPlacement: 'before' | 'after';
+  readonly normEps: number;
+  readonly positions: 'learned' | 'rotary';
+  readonly ropeTheta: number;
+  /** `causal`: a token sees itself and earlier ones; `bidirectional`: the whole sequence. */
+  readonly attention: 'causal' | 'bidirectional';
+  /** `gelu_new` = tanh form, `gelu` = erf form, `swiglu` = silu(gate)·up. */
+  readonly hiddenAct: 'gelu_new' | 'gelu' | 'swiglu';
+  readonly qkvBias: boolean;
+  readonly attentionOutputBias: boolean;
+  readonly mlpBias: boolean;
+  readonly tieWordEmbeddings: boolean;
+  /** BERT's masked-LM head: dense + activation + norm before the decoder, and a bias on the logits. */
+  readonly maskedLmHead: boolean;
+  /** Width f of frozen item features u_i; item vector e_i = v_i + A·u_i. 0 = none. */
+  readonly itemFeatureSize: number;
+  readonly embeddingDropout: number;
+  readonly attentionDropout: number;
+  readonly hiddenDropout: number;
+}
+
+/** Sequences laid end to end, without padding. */
+export interface PackedBatch {
+  readonly inputIds: Int32Array; // [N]
+  readonly sequenceOffsets: Int32Array; // [S + 1], from 0 to N, strictly ascending
+  readonly tokenTypeIds?: Int32Array; // [N]
+}
+
+export interface ForwardRequest extends PackedBatch {
+  /** Hidden states wanted, each 0 … L. */
+  readonly hiddenStates?: readonly number[];
+  /** `mean` and `last` give one row a sequence instead of one a token. @defaultValue none */
+  readonly pooling?: 'none' | 'mean' | 'last';
+  /** Attention maps wanted, each 1 … L. */
+  readonly attentions?: readonly number[];
+  /** Logits wanted; with `topK`, the best values, their ids and the log-sum-exp of the row. */
+  readonly logits?: 'dense' | { readonly topK: number };
+  /** Tokens whose logits are wanted. @defaultValue all */
+  readonly logitRows?: Int32Array;
+  /** Target id a token, -100 = ignored; gives `loss` (mean cross-entropy over labelled tokens). */
+  readonly labels?: Int32Array; // [N]
+}
+
+export interface ForwardResult {
+  readonly hiddenStates: Float32Array[]; // each [N or S, d], in the order asked
+  readonly attentions: Float32Array[]; // each: S maps [H, t, t] end to end, t = length of the sequence
+  readonly logits?: Float32Array; // [rows, V]
+  readonly topK?: { indices: Int32Array; values: Float32Array; logSumExp: Float32Array }; // [rows, K], [rows, K], [rows]
+  readonly loss?: number;
+  readonly lossSum?: number;
+  readonly numLabels?: number;
+}
+
+export interface ParameterInfo {
+  readonly name: string;
+  readonly shape: readonly number[];
+}
+
+/** How the axes of a smaller model are filled from a larger one. */
+export interface ProjectionMap {
+  /** Entry i = source block (1 … L of the source) that fills block i + 1. */
+  readonly layers: readonly number[];
+  /** `selection` keeps evenly spread channels; `pca` rotates the residual stream onto `components`. */
+  readonly width: 'selection' | 'pca';
+  /** For `pca`: orthonormal rows [d, d_source]. */
+  readonly components?: Float32Array;
+}
+
+export interface NativeTransformer {
+  readonly numParameters: number;
+  parameters(): ParameterInfo[];
+  getParameter(name: string): Float32Array;
+  setParameter(name: string, values: Float32Array): void;
+  /** Gradient left by the trainer's last computeGradients(). */
+  getGradient(name: string): Float32Array;
+  /** Normal(0, initializerRange) weights, zero biases, unit gains; residual outputs scaled by 1/√(2L). */
+  initialize(seed: number, initializerRange: number): void;
+  /** Frozen features u [V, itemFeatureSize]. */
+  setItemFeatures(features: Float32Array): void;
+  /** Item table e_i = v_i + A·u_i, [V, d]. */
+  itemTable(): Float32Array;
+  forward(request: ForwardRequest): Promise<ForwardResult>;
+  /** θ ← θ + alpha·(φ − θ) for one parameter. */
+  interpolate(name: string, target: Float32Array, alpha: number): void;
+  /** φ(source) for every parameter of this model's shape, as named arrays; nothing is changed. */
+  project(source: NativeTransformer, map: ProjectionMap): Promise<{ name: string; values: Float32Array }[]>;
+  generate(request: GenerateRequest): Promise<Int32Array>;
+  dispose(): void;
+}
+
+export interface GenerateRequest {
+  readonly inputIds: Int32Array;
+  readonly maxNewTokens: number;
+  /** 0 = greedy. */
+  readonly temperature: number;
+  /** 0 = all. */
+  readonly topK: number;
+  readonly seed: number;
+  /** -1 = none. */
+  readonly eosTokenId: number;
+}
+
+export interface OptimizerOptions {
+  readonly optimizer: 'adamw' | 'sgd';
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly epsilon: number;
+  /** Decoupled, on tensors of rank ≥ 2 only. */
+  readonly weightDecay: number;
+  /** SGD only. */
+  readonly momentum: number;
+  /** Global gradient-norm clip; 0 = off. */
+  readonly maxGradNorm: number;
+}
+
+/** What the teacher said about the tokens of one batch. Either a model to run, or arrays extracted before. */
+export interface TeacherSignal {
+  /** A language model over the same vocabulary, run on the same batch. */
+  readonly model?: NativeTransformer;
+  /** Pairs [student layer, teacher layer], counted from 1; entry i owns hidden[i] and attentions[i]. */
+  readonly layerMap: readonly (readonly [number, number])[];
+  readonly hidden?: readonly Float32Array[]; // each [N, d_teacher]
+  readonly attentions?: readonly Float32Array[]; // each: S maps [H, t, t] end to end
+  /** One of four forms of logits over the same V. */
+  readonly logits?:
+    | { readonly dense: Float32Array } // [N, V]
+    | { readonly topK: number; readonly indices: Int32Array; readonly values: Float32Array; readonly logSumExp: Float32Array }
+    | { readonly hidden: Float32Array; readonly head: NativeTransformer }; // [N, d_teacher] against the head's output table
+}
+
+export interface LossOptions {
+  readonly ce: number;
+  readonly kd: number;
+  readonly hidden: number;
+  readonly attention: number;
+  readonly temperature: number;
+  /** Soft labels = softmax(((1 − fusion)·z_student + fusion·z_teacher) / τ), student detached; 1 = teacher alone. */
+  readonly fusion: number;
+  /** KD weight of a token whose label the teacher ranks worse than the student does; 1 = no gate. */
+  readonly gate: number;
+}
+
+export interface StepRequest extends PackedBatch {
+  readonly labels: Int32Array; // [N], -100 = ignored
+  readonly learningRate: number;
+  /** Keys the dropout masks; < 0 = no dropout. */
+  readonly dropoutSeed: number;
+  readonly losses: LossOptions;
+  readonly teacher?: TeacherSignal;
+  /** Uniform negatives shared by the batch instead of the full softmax; 0 = full. */
+  readonly sampledNegatives: number;
+}
+
+export interface StepResult {
+  readonly loss: number;
+  readonly ce: number;
+  readonly kd: number;
+  readonly hidden: number;
+  readonly attention: number;
+  /** Before clipping. */
+  readonly gradNorm: number;
+  readonly numLabels: number;
+}
+
+export interface NativeTrainer {
+  /** Learned projections W_l [d_teacher, d_student] of the hidden loss, one a layer-map entry. */
+  setProjection(index: number, rows: number, columns: number, values: Float32Array): void;
+  getProjection(index: number): Float32Array;
+  getProjectionGradient(index: number): Float32Array;
+  computeGradients(request: StepRequest): Promise<StepResult>;
+  step(request: StepRequest): Promise<StepResult>;
+  /** Optimiser state: flat first and second moments (model, then projections) and the step count. */
+  getState(): { stepCount: number; first: Float32Array; second: Float32Array };
+  setState(state: { stepCount: number; first: Float32Array; second: Float32Array }): void;
+  dispose(): void;
+}
+
+export interface RankRequest extends PackedBatch {
+  /** The item that came next, one a sequence. */
+  readonly targets: Int32Array; // [S]
+  /** Items never to be recommended, one list a sequence (usually the seen ones). The target is never excluded. */
+  readonly excludeIds: Int32Array;
+  readonly excludeOffsets: Int32Array; // [S + 1]
+  /** Length of the returned lists; 0 = ranks only. */
+  readonly topK: number;
+}
+
+/** An immutable, folded student: serves synchronously, without allocation, on the calling thread. */
+export interface NativeRecommender {
+  readonly numItems: number;
+  /**
+   * Fills itemIds and scores with the best k items after `history` and returns how many there are
+   * (fewer than k when the catalogue is exhausted). Best first; equal scores by lower id.
+   */
+  recommend(history: Int32Array, exclude: Int32Array, k: number, itemIds: Int32Array, scores: Float32Array): number;
+  /** Appends items known by their features alone (v = 0); returns the id of the first. features: [n, itemFeatureSize]. */
+  addItems(features: Float32Array): number;
+  /** Full ranking: rank of each target (1 = best; ties counted against it), and the top k lists. */
+  rank(request: RankRequest): Promise<{ ranks: Int32Array; topK: Int32Array; topKScores: Float32Array }>;
+  dispose(): void;
+}
+
+export interface NativeEngineOptions {
+  /** Compute threads; 0 = what the cgroup and the affinity mask allow. */
+  readonly threads: number;
+}
+
+export interface NativeEngine {
+  readonly threads: number;
+  createTransformer(config: TransformerConfig): NativeTransformer;
+  createTrainer(model: NativeTransformer, options: OptimizerOptions): NativeTrainer;
+  /** Takes a snapshot: later training of the model does not change the recommender. */
+  createRecommender(model: NativeTransformer): NativeRecommender;
+  /** Principal components of x [rows, columns] by randomised SVD (Halko et al. 2011, alg. 4.3 + 5.1). */
+  pca(request: { x: Float32Array; rows: number; columns: number; components: number; seed: number }): Promise<{
+    mean: Float32Array; // [columns]
+    components: Float32Array; // [components, columns], orthonormal rows, largest variance first
+    explainedVariance: Float32Array; // [components]
+  }>;
+  /** (x − mean)·componentsᵀ → [rows, components]. */
+  pcaTransform(request: { x: Float32Array; rows: number; columns: number; mean: Float32Array; components: Float32Array }): Promise<Float32Array>;
+  dispose(): void;
+}
+
+export interface CpuInfo {
+  /** Instruction sets the processor and the operating system offer. */
+  readonly features: readonly string[];
+  /** The set in use: `avx512`, `avx2` or `portable` (`LIMBECK_FORCE_ISA` overrides). */
+  readonly isa: string;
+  readonly availableThreads: number;
+}
+
+export interface NativeBinding {
+  createEngine(options: NativeEngineOptions): NativeEngine;
+  cpuInfo(): CpuInfo;
+  /** CRC-32C (Castagnoli) of the bytes. */
+  crc32c(bytes: Uint8Array): number;
+}

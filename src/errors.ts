@@ -1,0 +1,37 @@
+/**
+ * Every error that Limbeck raises on purpose carries one of these codes. A code never changes its meaning.
+ */
+export type LimbeckErrorCode =
+  | 'ERR_INVALID_ARGUMENT' // an option or argument has the wrong type or range
+  | 'ERR_UNKNOWN_OPTION' // a key that no option has
+  | 'ERR_FILE_NOT_FOUND'
+  | 'ERR_FILE_FORMAT' // a file is not what its name says: truncated, not UTF-8, broken JSON
+  | 'ERR_EMPTY_DATA' // a file or a filter left no rows
+  | 'ERR_COLUMN_NOT_FOUND'
+  | 'ERR_SAFETENSORS' // header, offsets or duplicate keys of a safetensors file are invalid
+  | 'ERR_CHECKPOINT_MISMATCH' // a tensor is missing, extra, or has the wrong shape or dtype
+  | 'ERR_UNSUPPORTED_MODEL' // config.json names a family or setting that is not supported
+  | 'ERR_TOKENIZER' // the tokenizer cannot be read, or disagrees with the model's vocabulary
+  | 'ERR_UNKNOWN_ITEMS' // a history in which no item is known
+  | 'ERR_SHAPE_MISMATCH' // native: an array's length does not match the shape
+  | 'ERR_OUT_OF_MEMORY'
+  | 'ERR_NO_SPACE' // the disk is full
+  | 'ERR_IO'
+  | 'ERR_ABORTED'
+  | 'ERR_DISPOSED' // use after dispose()
+  | 'ERR_BUSY' // a second mutating call on an object that is at work
+  | 'ERR_NOT_FINITE' // training produced NaN or infinity
+  | 'ERR_NATIVE_ADDON' // the native addon cannot be loaded
+  | 'ERR_MISSING_DEPENDENCY' // an optional dependency is not installed
+  | 'ERR_INTERNAL';
+
+/** An error with a stable `code`; the message says what was expected, what came, and what to do. */
+export class LimbeckError extends Error {
+  override readonly name = 'LimbeckError';
+  readonly code: LimbeckErrorCode;
+
+  constructor(code: LimbeckErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+}
