@@ -5,6 +5,10 @@
  * L layers, H heads. Hidden state 0 is the embedding output, hidden state l the output of block l (the last one after
  * the final norm). Attention l (1 … L) is the map of block l.
  */
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import { LimbeckError } from './errors.js';
 
 /** One transformer for every family; Hugging Face names. Every key is required: nothing is guessed below this line. */
 export interface TransformerConfig {
@@ -146,7 +150,12 @@ export interface TeacherSignal {
   /** One of four forms of logits over the same V. */
   readonly logits?:
     | { readonly dense: Float32Array } // [N, V]
-    | { readonly topK: number; readonly indices: Int32Array; readonly values: Float32Array; readonly logSumExp: Float32Array }
+    | {
+        readonly topK: number;
+        readonly indices: Int32Array;
+        readonly values: Float32Array;
+        readonly logSumExp: Float32Array;
+      }
     | { readonly hidden: Float32Array; readonly head: NativeTransformer }; // [N, d_teacher] against the head's output table
 }
 
@@ -240,7 +249,13 @@ export interface NativeEngine {
     explainedVariance: Float32Array; // [components]
   }>;
   /** (x − mean)·componentsᵀ → [rows, components]. */
-  pcaTransform(request: { x: Float32Array; rows: number; columns: number; mean: Float32Array; components: Float32Array }): Promise<Float32Array>;
+  pcaTransform(request: {
+    x: Float32Array;
+    rows: number;
+    columns: number;
+    mean: Float32Array;
+    components: Float32Array;
+  }): Promise<Float32Array>;
   dispose(): void;
 }
 
@@ -257,4 +272,40 @@ export interface NativeBinding {
   cpuInfo(): CpuInfo;
   /** CRC-32C (Castagnoli) of the bytes. */
   crc32c(bytes: Uint8Array): number;
+}
+
+let binding: NativeBinding | undefined;
+
+/**
+ * Loads the native addon, once a process: the one compiled here, else the one that the package carries.
+ *
+ * @throws {@link LimbeckError} `ERR_NATIVE_ADDON` when there is none, or it does not fit this machine.
+ */
+export function loadBinding(): NativeBinding {
+  binding ??= loadAddon([
+    fileURLToPath(new URL('../build/Release/limbeck.node', import.meta.url)),
+    fileURLToPath(new URL(`../prebuilds/${process.platform}-${process.arch}/limbeck.node`, import.meta.url)),
+  ]);
+  return binding;
+}
+
+/** @internal */
+export function loadAddon(candidates: readonly string[]): NativeBinding {
+  const remedy =
+    'Compile it with `node node_modules/limbeck/scripts/build-native.mjs` (needs g++, make and python3), ' +
+    'or in a checkout with `node scripts/setup.mjs`.';
+  const file = candidates.find((candidate) => existsSync(candidate));
+  if (file === undefined) {
+    const platform = `${process.platform}-${process.arch}`;
+    throw new LimbeckError(
+      'ERR_NATIVE_ADDON',
+      `There is no native addon for ${platform}: looked for ${candidates.join(' and ')}. ${remedy}`,
+    );
+  }
+  try {
+    return createRequire(import.meta.url)(file);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new LimbeckError('ERR_NATIVE_ADDON', `${file} cannot be loaded here: ${reason}. ${remedy}`, { cause });
+  }
 }
