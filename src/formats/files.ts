@@ -1,0 +1,238 @@
+/**
+ * Reading and writing whole files. Reads never block on a pipe or a device; writes are durable and all-or-nothing:
+ * temporary name, fsync, rename, fsync of the folder.
+ */
+import { randomBytes } from 'node:crypto';
+import { constants, type Stats } from 'node:fs';
+import fs, { type FileHandle } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+import { LimbeckError } from '../errors.js';
+import { type JsonValue, parseStrictJson } from './strict-json.js';
+
+/** Longest text read into one string; V8 refuses strings above 2^29 characters. */
+export const MAX_TEXT_FILE_BYTES = 256 * 1024 * 1024;
+
+/** One write call; Linux transfers at most 2^31 - 4096 bytes a call, and smaller pieces keep the thread pool responsive. */
+const WRITE_CHUNK_BYTES = 64 * 1024 * 1024;
+
+/** Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever. Windows has no such flag. */
+const READ_FLAGS = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0);
+
+/**
+ * Opens a regular file for reading and reports its size in bytes. The caller closes the handle.
+ *
+ * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT (a folder, pipe or device), ERR_IO
+ */
+export async function openRegularFile(path: string): Promise<{ file: FileHandle; sizeBytes: number }> {
+  let file: FileHandle;
+  try {
+    file = await fs.open(path, READ_FLAGS);
+  } catch (error) {
+    throw readError(error, path);
+  }
+  try {
+    const stats = await file.stat();
+    if (!stats.isFile()) {
+      throw new LimbeckError('ERR_FILE_FORMAT', `Expected a regular file at '${path}', got ${kindOf(stats)}`);
+    }
+    return { file, sizeBytes: stats.size };
+  } catch (error) {
+    await file.close();
+    throw error instanceof LimbeckError ? error : readError(error, path);
+  }
+}
+
+/**
+ * Whether something lies at `path` (links are followed).
+ *
+ * @throws LimbeckError ERR_IO when that cannot be found out
+ */
+export async function pathExists(path: string): Promise<boolean> {
+  try {
+    return (await statIfPresent(path)) !== undefined;
+  } catch (error) {
+    throw readError(error, path);
+  }
+}
+
+/**
+ * Reads a UTF-8 text file; a byte order mark is dropped.
+ *
+ * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT (empty, not UTF-8, over {@link MAX_TEXT_FILE_BYTES}), ERR_IO
+ */
+export async function readTextFile(path: string): Promise<string> {
+  const { file, sizeBytes } = await openRegularFile(path);
+  let bytes: Uint8Array;
+  try {
+    if (sizeBytes > MAX_TEXT_FILE_BYTES) {
+      throw new LimbeckError(
+        'ERR_FILE_FORMAT',
+        `'${path}' has ${sizeBytes} bytes; a text file may have at most ${MAX_TEXT_FILE_BYTES}`,
+      );
+    }
+    bytes = await file.readFile();
+  } catch (error) {
+    throw error instanceof LimbeckError ? error : readError(error, path);
+  } finally {
+    await file.close();
+  }
+  if (bytes.byteLength === 0) {
+    throw new LimbeckError('ERR_FILE_FORMAT', `'${path}' is empty`);
+  }
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+  } catch (error) {
+    throw new LimbeckError('ERR_FILE_FORMAT', `'${path}' is not UTF-8 text; convert it to UTF-8 first`, {
+      cause: error,
+    });
+  }
+}
+
+/**
+ * Reads a JSON file with the strict parser.
+ *
+ * @throws LimbeckError as {@link readTextFile}; ERR_FILE_FORMAT also for broken JSON and duplicate keys
+ */
+export async function readJsonFile(path: string): Promise<JsonValue> {
+  return parseStrictJson(await readTextFile(path), { file: path });
+}
+
+/**
+ * Replaces a file as a whole: after a crash or a failure at any moment, the path holds either the earlier content or the
+ * new one. Pieces of `data` are written one after the other.
+ *
+ * @throws LimbeckError ERR_NO_SPACE (disk or quota full), ERR_IO; the earlier file is then untouched
+ */
+export async function writeFileAtomic(path: string, data: string | Uint8Array | readonly Uint8Array[]): Promise<void> {
+  const pieces = typeof data === 'string' ? [Buffer.from(data)] : data instanceof Uint8Array ? [data] : data;
+  const temporaryPath = temporarySibling(path);
+  try {
+    const file = await fs.open(temporaryPath, 'wx');
+    try {
+      for (const piece of pieces) await writeFully(file, piece);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await fs.rename(temporaryPath, path);
+    await syncDirectory(dirname(path));
+  } catch (error) {
+    await fs.rm(temporaryPath, { force: true });
+    throw writeError(error, path);
+  }
+}
+
+/**
+ * Replaces a directory as a whole. `write` fills a temporary sibling; only when it has returned does the sibling take the
+ * place of an earlier directory, which is removed afterwards. When anything fails, the earlier directory stays.
+ *
+ * @throws LimbeckError ERR_NO_SPACE, ERR_IO (also when the path is a file), and whatever `write` throws
+ */
+export async function writeDirectoryAtomic(
+  path: string,
+  write: (temporaryPath: string) => Promise<void>,
+): Promise<void> {
+  const target = resolve(path);
+  const temporaryPath = temporarySibling(target);
+  try {
+    const earlier = await statIfPresent(target);
+    if (earlier !== undefined && !earlier.isDirectory()) {
+      throw new LimbeckError('ERR_IO', `Cannot write the directory '${target}': a file has that name`);
+    }
+    await fs.mkdir(dirname(target), { recursive: true });
+    await fs.mkdir(temporaryPath);
+    await write(temporaryPath);
+    await syncDirectory(temporaryPath);
+    if (earlier === undefined) {
+      await fs.rename(temporaryPath, target);
+    } else {
+      await swapDirectories(temporaryPath, target);
+    }
+    await syncDirectory(dirname(target));
+  } catch (error) {
+    await fs.rm(temporaryPath, { recursive: true, force: true });
+    throw writeError(error, target);
+  }
+}
+
+/** Makes a directory and those above it. @throws LimbeckError ERR_NO_SPACE, ERR_IO */
+export async function makeDirectory(path: string): Promise<void> {
+  try {
+    await fs.mkdir(path, { recursive: true });
+  } catch (error) {
+    throw writeError(error, path);
+  }
+}
+
+/** A directory cannot be renamed over a full one, so the earlier one steps aside, and comes back if the swap fails. */
+async function swapDirectories(temporaryPath: string, target: string): Promise<void> {
+  const earlierPath = temporarySibling(target);
+  await fs.rename(target, earlierPath);
+  try {
+    await fs.rename(temporaryPath, target);
+  } catch (error) {
+    await fs.rename(earlierPath, target);
+    throw error;
+  }
+  await fs.rm(earlierPath, { recursive: true, force: true });
+}
+
+async function writeFully(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  let offset = 0;
+  while (offset < bytes.byteLength) {
+    const length = Math.min(WRITE_CHUNK_BYTES, bytes.byteLength - offset);
+    const { bytesWritten } = await file.write(bytes, offset, length);
+    offset += bytesWritten;
+  }
+}
+
+/** Makes a rename durable. Windows cannot open a directory, and does not need it. */
+async function syncDirectory(path: string): Promise<void> {
+  if (process.platform === 'win32') return;
+  const directory = await fs.open(path, constants.O_RDONLY);
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
+}
+
+async function statIfPresent(path: string): Promise<Stats | undefined> {
+  return fs.stat(path).catch((error: unknown) => {
+    if (isMissing(error)) return undefined;
+    throw error;
+  });
+}
+
+function isMissing(error: unknown): boolean {
+  const { code } = error as NodeJS.ErrnoException;
+  return code === 'ENOENT' || code === 'ENOTDIR';
+}
+
+function temporarySibling(path: string): string {
+  return join(dirname(path), `.${basename(path)}.${process.pid}.${randomBytes(6).toString('hex')}.tmp`);
+}
+
+function kindOf(stats: Stats): string {
+  if (stats.isDirectory()) return 'a folder';
+  return stats.isFIFO() ? 'a pipe' : 'a device or socket';
+}
+
+function readError(error: unknown, path: string): LimbeckError {
+  if (isMissing(error)) {
+    return new LimbeckError('ERR_FILE_NOT_FOUND', `There is no file '${path}'`, { cause: error });
+  }
+  return new LimbeckError('ERR_IO', `Cannot read '${path}': ${(error as Error).message}`, { cause: error });
+}
+
+/** Errors of the caller's own callback keep their meaning; only the system's errors are translated. */
+function writeError(error: unknown, path: string): unknown {
+  const { code, message, syscall } = error as NodeJS.ErrnoException;
+  if (error instanceof LimbeckError || syscall === undefined) return error;
+  if (code === 'ENOSPC' || code === 'EDQUOT') {
+    return new LimbeckError('ERR_NO_SPACE', `No space left to write '${path}'; earlier files are untouched`, {
+      cause: error,
+    });
+  }
+  return new LimbeckError('ERR_IO', `Cannot write '${path}': ${message}`, { cause: error });
+}

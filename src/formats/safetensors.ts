@@ -1,0 +1,241 @@
+/**
+ * The safetensors format: 8 bytes little-endian header length, a JSON header, then the tensors end to end.
+ * Everything in the header is checked before a byte is allocated for a tensor. Two checks are stricter than the reference
+ * reader: duplicate keys, and the limits named below. Hosts are little-endian, as the format is.
+ *
+ * @see https://huggingface.co/docs/safetensors, section Format
+ */
+import type { FileHandle } from 'node:fs/promises';
+import { LimbeckError } from '../errors.js';
+import { openRegularFile, writeFileAtomic } from './files.js';
+import { parseSafetensorsHeader, type TensorDtype, type TensorInfo } from './safetensors-header.js';
+
+export type { TensorDtype, TensorInfo } from './safetensors-header.js';
+export { MAX_HEADER_BYTES, MAX_TENSOR_NAME_LENGTH, MAX_TENSORS } from './safetensors-header.js';
+
+/** Half floats (`F16`, `BF16`) are kept as their bits in a Uint16Array; see {@link asFloat32}. */
+export type TensorData =
+  | Float32Array
+  | Float64Array
+  | Int32Array
+  | Uint32Array
+  | BigInt64Array
+  | BigUint64Array
+  | Int16Array
+  | Uint16Array
+  | Int8Array
+  | Uint8Array;
+
+export interface SafetensorsTensor {
+  readonly dtype: TensorDtype;
+  readonly shape: readonly number[];
+  readonly data: TensorData;
+}
+
+export interface Safetensors {
+  readonly tensors: Map<string, SafetensorsTensor>;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+export interface WritableTensor {
+  readonly shape: readonly number[];
+  readonly data: Float32Array | Int32Array | BigInt64Array;
+}
+
+/** Node reads at most 2^31 - 1 bytes a call. */
+const READ_CHUNK_BYTES = 64 * 1024 * 1024;
+
+const ARRAY_TYPES = {
+  F64: Float64Array,
+  F32: Float32Array,
+  F16: Uint16Array,
+  BF16: Uint16Array,
+  I64: BigInt64Array,
+  U64: BigUint64Array,
+  I32: Int32Array,
+  U32: Uint32Array,
+  I16: Int16Array,
+  U16: Uint16Array,
+  I8: Int8Array,
+  U8: Uint8Array,
+  BOOL: Uint8Array,
+} as const satisfies Record<TensorDtype, unknown>;
+
+/**
+ * Reads every tensor into memory of its own; files above 2 GB are read piece by piece.
+ *
+ * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_SAFETENSORS, ERR_OUT_OF_MEMORY, ERR_IO
+ */
+export async function readSafetensors(path: string): Promise<Safetensors> {
+  const { file, sizeBytes } = await openRegularFile(path);
+  try {
+    const header = await readHeader(file, sizeBytes, path);
+    const tensors = new Map<string, SafetensorsTensor>();
+    for (const [name, info] of header.tensors) {
+      const buffer = allocate(info.end - info.begin, name, path);
+      await readFully(file, new Uint8Array(buffer), header.dataOffset + info.begin, path);
+      tensors.set(name, { dtype: info.dtype, shape: info.shape, data: new ARRAY_TYPES[info.dtype](buffer) });
+    }
+    return { tensors, metadata: header.metadata };
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * Reads the header alone: names, dtypes, shapes and byte ranges, in the order of the file.
+ *
+ * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_SAFETENSORS, ERR_IO
+ */
+export async function listSafetensors(
+  path: string,
+): Promise<{ tensors: Map<string, TensorInfo>; metadata: Readonly<Record<string, string>> }> {
+  const { file, sizeBytes } = await openRegularFile(path);
+  try {
+    const { tensors, metadata } = await readHeader(file, sizeBytes, path);
+    return { tensors, metadata };
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * Writes tensors sorted by name; equal tensors give equal bytes. The file is replaced as a whole or not at all.
+ *
+ * @throws LimbeckError ERR_SAFETENSORS (a name twice), ERR_SHAPE_MISMATCH, ERR_NO_SPACE, ERR_IO
+ */
+export async function writeSafetensors(
+  path: string,
+  tensors: Iterable<readonly [string, WritableTensor]>,
+  metadata?: Readonly<Record<string, string>>,
+): Promise<void> {
+  const sorted = [...tensors].sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
+  const header: Record<string, unknown> = Object.create(null);
+  if (metadata !== undefined) header['__metadata__'] = metadata;
+  let offset = 0;
+  for (const [name, { shape, data }] of sorted) {
+    if (name in header || name === '__metadata__') {
+      throw new LimbeckError('ERR_SAFETENSORS', `Cannot write '${path}': the tensor name '${name}' is taken`);
+    }
+    if (shape.reduce((product, dimension) => product * dimension, 1) !== data.length) {
+      throw new LimbeckError(
+        'ERR_SHAPE_MISMATCH',
+        `Cannot write '${path}': tensor '${name}' of shape [${shape.join(', ')}] has ${data.length} values`,
+      );
+    }
+    header[name] = { dtype: dtypeOf(data), shape, data_offsets: [offset, offset + data.byteLength] };
+    offset += data.byteLength;
+  }
+  const json = Buffer.from(JSON.stringify(header));
+  const headerBytes = Math.ceil(json.length / 8) * 8;
+  const head = Buffer.alloc(8 + headerBytes, ' ');
+  head.writeBigUInt64LE(BigInt(headerBytes));
+  head.set(json, 8);
+  await writeFileAtomic(path, [head, ...sorted.map(([, { data }]) => bytesOf(data))]);
+}
+
+/** Whether {@link asFloat32} takes this dtype. */
+export function isFloatDtype(dtype: TensorDtype): boolean {
+  return dtype === 'F32' || dtype === 'F16' || dtype === 'BF16' || dtype === 'F64';
+}
+
+/**
+ * The values as float32: the same array for F32, widened for F16 and BF16, rounded for F64.
+ *
+ * @throws LimbeckError ERR_CHECKPOINT_MISMATCH for an integer dtype
+ */
+export function asFloat32(tensor: SafetensorsTensor): Float32Array {
+  const { dtype, data } = tensor;
+  if (data instanceof Float32Array) return data;
+  if (data instanceof Float64Array) return Float32Array.from(data);
+  if (dtype === 'BF16') return widenBfloat16(data as Uint16Array);
+  if (dtype === 'F16') return widenFloat16(data as Uint16Array);
+  throw new LimbeckError('ERR_CHECKPOINT_MISMATCH', `Expected a tensor of F32, F16, BF16 or F64, got ${dtype}`);
+}
+
+/**
+ * The values as int32: the same array for I32; I64 is checked value by value.
+ *
+ * @throws LimbeckError ERR_CHECKPOINT_MISMATCH for another dtype or a value outside int32
+ */
+export function asInt32(tensor: SafetensorsTensor): Int32Array {
+  const { dtype, data } = tensor;
+  if (data instanceof Int32Array) return data;
+  if (!(data instanceof BigInt64Array)) {
+    throw new LimbeckError('ERR_CHECKPOINT_MISMATCH', `Expected a tensor of I32 or I64, got ${dtype}`);
+  }
+  return Int32Array.from(data, (value, index) => {
+    if (BigInt.asIntN(32, value) === value) return Number(value);
+    throw new LimbeckError('ERR_CHECKPOINT_MISMATCH', `Value ${value} at index ${index} does not fit into int32`);
+  });
+}
+
+function widenBfloat16(bits: Uint16Array): Float32Array {
+  const words = new Uint32Array(bits.length);
+  for (let i = 0; i < bits.length; i++) words[i] = (bits[i] as number) << 16;
+  return new Float32Array(words.buffer);
+}
+
+/** Exact for every value: 5 exponent bits (bias 15), 10 fraction bits; subnormals are fraction · 2^-24. */
+function widenFloat16(bits: Uint16Array): Float32Array {
+  const values = new Float32Array(bits.length);
+  for (let i = 0; i < bits.length; i++) {
+    const half = bits[i] as number;
+    const exponent = (half >> 10) & 31;
+    const fraction = half & 1023;
+    const magnitude =
+      exponent === 31
+        ? fraction === 0
+          ? Number.POSITIVE_INFINITY
+          : Number.NaN
+        : exponent === 0
+          ? fraction * 2 ** -24
+          : (1024 + fraction) * 2 ** (exponent - 25);
+    values[i] = half & 0x8000 ? -magnitude : magnitude;
+  }
+  return values;
+}
+
+async function readHeader(file: FileHandle, sizeBytes: number, path: string) {
+  return parseSafetensorsHeader(path, sizeBytes, async (position, length) => {
+    const bytes = new Uint8Array(length);
+    await readFully(file, bytes, position, path);
+    return bytes;
+  });
+}
+
+async function readFully(file: FileHandle, bytes: Uint8Array, position: number, path: string): Promise<void> {
+  let offset = 0;
+  while (offset < bytes.byteLength) {
+    const length = Math.min(READ_CHUNK_BYTES, bytes.byteLength - offset);
+    const { bytesRead } = await file.read(bytes, offset, length, position + offset).catch((error: Error) => {
+      throw new LimbeckError('ERR_IO', `Cannot read '${path}': ${error.message}`, { cause: error });
+    });
+    if (bytesRead === 0) {
+      throw new LimbeckError(
+        'ERR_SAFETENSORS',
+        `'${path}' became shorter while it was read, at byte ${position + offset}`,
+      );
+    }
+    offset += bytesRead;
+  }
+}
+
+function allocate(sizeBytes: number, name: string, path: string): ArrayBuffer {
+  try {
+    return new ArrayBuffer(sizeBytes);
+  } catch (error) {
+    throw new LimbeckError('ERR_OUT_OF_MEMORY', `No memory for tensor '${name}' of '${path}': ${sizeBytes} bytes`, {
+      cause: error,
+    });
+  }
+}
+
+function dtypeOf(data: WritableTensor['data']): TensorDtype {
+  if (data instanceof Float32Array) return 'F32';
+  return data instanceof Int32Array ? 'I32' : 'I64';
+}
+
+function bytesOf(data: WritableTensor['data']): Uint8Array {
+  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+}

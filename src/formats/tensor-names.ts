@@ -1,0 +1,231 @@
+/**
+ * The map between the tensors of Hugging Face checkpoints and the parameters of the native transformer.
+ *
+ * Letters: d hidden size, V vocabulary, P positions, T token types, I intermediate size, H heads, K key-value heads,
+ * c head dimension. Native weights are [out, in]. GPT-2 stores its Conv1D weights [in, out], so they are transposed;
+ * BERT and Llama store q, k, v (and gate, up) apart, so their rows are laid end to end.
+ */
+import type { TransformerConfig } from '../binding.js';
+import { LimbeckError } from '../errors.js';
+import type { ModelFamily } from './model-config.js';
+import { asFloat32, isFloatDtype, type SafetensorsTensor } from './safetensors.js';
+import { isHarmlessExtra, normalizeFileName, tensorSources } from './tensor-sources.js';
+
+export interface FloatTensor {
+  readonly shape: readonly number[];
+  readonly data: Float32Array;
+}
+
+/** A native parameter, and the file tensors that it is made of, in the order of its rows. */
+interface Parameter {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly isTransposed: boolean;
+  readonly parts: readonly Part[];
+}
+
+interface Part {
+  readonly name: string;
+  /** As in the file. */
+  readonly shape: readonly number[];
+  /** First value in the native array. */
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** Names and shapes of the native parameters that a config asks for, embeddings first, head last. */
+export function nativeParameterShapes(config: TransformerConfig): Map<string, number[]> {
+  const { hiddenSize: d, vocabSize, intermediateSize, headDim } = config;
+  const queryRows = config.numAttentionHeads * headDim;
+  const qkvRows = queryRows + 2 * config.numKeyValueHeads * headDim;
+  const inputRows = config.hiddenAct === 'swiglu' ? 2 * intermediateSize : intermediateSize;
+  const shapes = new Map<string, number[]>();
+  const addNorm = (name: string) => {
+    shapes.set(`${name}.weight`, [d]);
+    if (config.norm === 'layerNorm') shapes.set(`${name}.bias`, [d]);
+  };
+  const addLinear = (name: string, rows: number, columns: number, hasBias: boolean) => {
+    shapes.set(`${name}.weight`, [rows, columns]);
+    if (hasBias) shapes.set(`${name}.bias`, [rows]);
+  };
+
+  shapes.set('embeddings.word', [vocabSize, d]);
+  if (config.positions === 'learned') shapes.set('embeddings.position', [config.maxPositionEmbeddings, d]);
+  if (config.typeVocabSize > 0) shapes.set('embeddings.token_type', [config.typeVocabSize, d]);
+  if (config.normPlacement === 'after') addNorm('embeddings.norm');
+  for (let i = 0; i < config.numHiddenLayers; i++) {
+    addNorm(`layers.${i}.attention_norm`);
+    addLinear(`layers.${i}.attention.qkv`, qkvRows, d, config.qkvBias);
+    addLinear(`layers.${i}.attention.output`, d, queryRows, config.attentionOutputBias);
+    addNorm(`layers.${i}.mlp_norm`);
+    addLinear(`layers.${i}.mlp.input`, inputRows, d, config.mlpBias);
+    addLinear(`layers.${i}.mlp.output`, d, intermediateSize, config.mlpBias);
+  }
+  if (config.normPlacement === 'before') addNorm('final_norm');
+  if (config.maskedLmHead) {
+    addLinear('head.dense', d, d, true);
+    addNorm('head.norm');
+    shapes.set('head.bias', [vocabSize]);
+  }
+  if (!config.tieWordEmbeddings) shapes.set('head.output.weight', [vocabSize, d]);
+  if (config.itemFeatureSize > 0) shapes.set('item_projection.weight', [d, config.itemFeatureSize]);
+  return shapes;
+}
+
+/**
+ * Native parameters from the tensors of a checkpoint. Names with and without the model's prefix are accepted, and so are
+ * buffers and heads that carry no weights of this model. A parameter that needs no copying shares the file's array.
+ *
+ * @throws LimbeckError ERR_CHECKPOINT_MISMATCH (a tensor is missing, extra, or has the wrong shape or dtype),
+ * ERR_NOT_FINITE (a weight is NaN or infinite)
+ */
+export function nativeFromHuggingFace(
+  family: ModelFamily,
+  config: TransformerConfig,
+  tensors: ReadonlyMap<string, SafetensorsTensor>,
+): Map<string, FloatTensor> {
+  const parameters = describeParameters(family, config);
+  const found = matchNames(family, config, parameters, tensors);
+  for (const { parts } of parameters) for (const part of parts) checkTensor(part, found.get(part.name));
+
+  const native = new Map<string, FloatTensor>();
+  for (const { name, shape, isTransposed, parts } of parameters) {
+    const pieces = parts.map((part) => finiteValues(part.name, found.get(part.name) as SafetensorsTensor));
+    native.set(name, { shape, data: isTransposed ? transposePart(pieces, parts) : concatenate(pieces) });
+  }
+  return native;
+}
+
+/**
+ * Tensors under their Hugging Face names, from native parameters or gradients: `get` returns the values of one native
+ * parameter. Tied weights are written once.
+ *
+ * @throws LimbeckError ERR_SHAPE_MISMATCH when `get` returns another number of values
+ */
+export function huggingFaceFromNative(
+  family: ModelFamily,
+  config: TransformerConfig,
+  get: (canonicalName: string) => Float32Array,
+): Map<string, FloatTensor> {
+  const tensors = new Map<string, FloatTensor>();
+  for (const { name, shape, isTransposed, parts } of describeParameters(family, config)) {
+    const values = get(name);
+    if (values.length !== sizeOf(shape)) {
+      throw new LimbeckError(
+        'ERR_SHAPE_MISMATCH',
+        `Expected ${sizeOf(shape)} values for '${name}' of shape [${shape.join(', ')}], got ${values.length}`,
+      );
+    }
+    for (const part of parts) {
+      const [rows, columns] = shape as [number, number];
+      const data = isTransposed
+        ? transpose(values, rows, columns)
+        : values.subarray(part.offset, part.offset + part.length);
+      tensors.set(part.name, { shape: part.shape, data });
+    }
+  }
+  return tensors;
+}
+
+function describeParameters(family: ModelFamily, config: TransformerConfig): Parameter[] {
+  return Array.from(nativeParameterShapes(config), ([name, shape]) => {
+    const { names, isTransposed } = tensorSources(family, name);
+    const rowLength = sizeOf(shape.slice(1));
+    let offset = 0;
+    const parts = names.map((partName, index) => {
+      const rows = partRows(config, name, shape[0] as number, names.length, index);
+      const length = rows * rowLength;
+      const partShape = isTransposed ? shape.toReversed() : [rows, ...shape.slice(1)];
+      const part = { name: partName, shape: partShape, offset, length };
+      offset += length;
+      return part;
+    });
+    return { name, shape, isTransposed, parts };
+  });
+}
+
+/** Rows of q, k, v, or of gate and up; a parameter with one source has all rows. */
+function partRows(config: TransformerConfig, name: string, rows: number, numParts: number, index: number): number {
+  if (numParts === 1 || !name.includes('.attention.qkv.')) return rows / numParts;
+  return (index === 0 ? config.numAttentionHeads : config.numKeyValueHeads) * config.headDim;
+}
+
+/** File tensors under the names that this product writes; anything left over is an error. */
+function matchNames(
+  family: ModelFamily,
+  config: TransformerConfig,
+  parameters: readonly Parameter[],
+  tensors: ReadonlyMap<string, SafetensorsTensor>,
+): Map<string, SafetensorsTensor> {
+  const wanted = new Set(parameters.flatMap(({ parts }) => parts.map((part) => part.name)));
+  const found = new Map<string, SafetensorsTensor>();
+  for (const [fileName, tensor] of tensors) {
+    const name = normalizeFileName(family, fileName, wanted);
+    if (found.has(name))
+      throw mismatch(`tensor '${fileName}' and another one are both '${name}'; expected one of them`);
+    if (wanted.has(name)) {
+      found.set(name, tensor);
+    } else if (!isHarmlessExtra(family, config.tieWordEmbeddings, name)) {
+      throw mismatch(`tensor '${fileName}' belongs to no part of a ${family} model with this config.json`);
+    }
+  }
+  return found;
+}
+
+function checkTensor(part: Part, tensor: SafetensorsTensor | undefined): void {
+  if (tensor === undefined) throw mismatch(`tensor '${part.name}' [${part.shape.join(', ')}] is missing`);
+  if (!isFloatDtype(tensor.dtype)) {
+    throw mismatch(`tensor '${part.name}' has dtype ${tensor.dtype}; expected F32, F16, BF16 or F64`);
+  }
+  if (tensor.shape.join() !== part.shape.join()) {
+    const shapes = `[${tensor.shape.join(', ')}]; expected [${part.shape.join(', ')}]`;
+    throw mismatch(`tensor '${part.name}' has shape ${shapes}, as config.json says`);
+  }
+}
+
+function finiteValues(name: string, tensor: SafetensorsTensor): Float32Array {
+  const values = asFloat32(tensor);
+  const index = values.findIndex((value) => !Number.isFinite(value));
+  if (index >= 0) {
+    throw new LimbeckError(
+      'ERR_NOT_FINITE',
+      `Tensor '${name}' holds ${values[index]} at index ${index}; a checkpoint must be finite in float32`,
+    );
+  }
+  return values;
+}
+
+function mismatch(what: string): LimbeckError {
+  return new LimbeckError('ERR_CHECKPOINT_MISMATCH', `The checkpoint does not fit its config.json: ${what}`);
+}
+
+function transposePart(pieces: readonly Float32Array[], parts: readonly Part[]): Float32Array {
+  const [rows, columns] = (parts[0] as Part).shape as [number, number];
+  return transpose(pieces[0] as Float32Array, rows, columns);
+}
+
+/** Values [rows, columns] → [columns, rows]. */
+function transpose(values: Float32Array, rows: number, columns: number): Float32Array {
+  const result = new Float32Array(values.length);
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) {
+      result[column * rows + row] = values[row * columns + column] as number;
+    }
+  }
+  return result;
+}
+
+function concatenate(pieces: readonly Float32Array[]): Float32Array {
+  if (pieces.length === 1) return pieces[0] as Float32Array;
+  const result = new Float32Array(pieces.reduce((total, piece) => total + piece.length, 0));
+  let offset = 0;
+  for (const piece of pieces) {
+    result.set(piece, offset);
+    offset += piece.length;
+  }
+  return result;
+}
+
+function sizeOf(shape: readonly number[]): number {
+  return shape.reduce((product, dimension) => product * dimension, 1);
+}

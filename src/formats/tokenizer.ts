@@ -1,0 +1,166 @@
+/** Text to token ids and back, for the two models that the supported families use: BPE and WordPiece. */
+
+import { join } from 'node:path';
+import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
+import { LimbeckError } from '../errors.js';
+import { makeDirectory, pathExists, readJsonFile, readTextFile, writeFileAtomic } from './files.js';
+import { isJsonObject } from './strict-json.js';
+import { bytePairTokenizerJson, checkTokenizerJson, wordPieceTokenizerJson } from './tokenizer-json.js';
+
+export interface EncodeOptions {
+  /** Adds what the model was trained with around a text, such as BERT's [CLS] and [SEP]. @defaultValue true */
+  readonly addSpecialTokens?: boolean;
+}
+
+export interface DecodeOptions {
+  /** @defaultValue false */
+  readonly skipSpecialTokens?: boolean;
+}
+
+export interface Tokenizer {
+  /** The largest id plus one. */
+  readonly vocabSize: number;
+  readonly eosTokenId?: number;
+  readonly maskTokenId?: number;
+  readonly padTokenId?: number;
+  /** The content of tokenizer.json. */
+  readonly json: object;
+  /** @throws LimbeckError ERR_TOKENIZER when a part of the text has no token */
+  encode(text: string, options?: EncodeOptions): number[];
+  /** @throws LimbeckError ERR_TOKENIZER for an id without a token */
+  decode(ids: Iterable<number>, options?: DecodeOptions): string;
+  /** Writes tokenizer.json and tokenizer_config.json. */
+  save(directory: string): Promise<void>;
+}
+
+/** Used where tokenizer_config.json does not say; only names that the vocabulary has count. */
+const USUAL_TOKENS = {
+  eos_token: ['<|endoftext|>', '</s>', '<|end_of_text|>'],
+  mask_token: ['[MASK]', '<mask>'],
+  pad_token: ['[PAD]', '<pad>'],
+} as const;
+
+/**
+ * Reads `tokenizer.json`, or else GPT-2's `vocab.json` and `merges.txt`, or else BERT's `vocab.txt`.
+ *
+ * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_TOKENIZER, ERR_FILE_FORMAT, ERR_IO
+ */
+export async function loadTokenizer(directory: string): Promise<Tokenizer> {
+  const configPath = join(directory, 'tokenizer_config.json');
+  const config = (await pathExists(configPath)) ? await readJsonFile(configPath) : {};
+  if (!isJsonObject(config)) throw new LimbeckError('ERR_TOKENIZER', `'${configPath}': expected a JSON object`);
+  return createTokenizer(await readTokenizerJson(directory, config), config, directory);
+}
+
+/**
+ * Wraps the content of a tokenizer.json (for example from `trainBytePairTokenizer`); `source` is named in messages.
+ *
+ * @throws LimbeckError ERR_TOKENIZER
+ */
+export function createTokenizer(json: object, config: object = {}, source = 'tokenizer.json'): Tokenizer {
+  const { idOf, tokenOf, vocabSize, modelType } = checkTokenizerJson(json, source);
+  const parts = {
+    normalizer: null,
+    pre_tokenizer: null,
+    post_processor: null,
+    decoder: null,
+    added_tokens: [],
+    ...json,
+  };
+  // WordPiece text is joined by spaces, so BERT cleans up; byte-level text must come back byte for byte.
+  const settings = { clean_up_tokenization_spaces: modelType === 'WordPiece', ...config };
+  const run = guard(source);
+  const tokenizer = run('set up', () => new HuggingFaceTokenizer(parts, settings));
+
+  const specialId = (key: keyof typeof USUAL_TOKENS): number | undefined => {
+    const value = (settings as Record<string, unknown>)[key];
+    const named = typeof value === 'object' && value !== null && 'content' in value ? value.content : value;
+    if (typeof named === 'string') return idOf.get(named);
+    const usual = USUAL_TOKENS[key].find((token) => idOf.has(token));
+    return usual === undefined ? undefined : idOf.get(usual);
+  };
+  const eosTokenId = specialId('eos_token');
+  const maskTokenId = specialId('mask_token');
+  const padTokenId = specialId('pad_token');
+
+  return {
+    vocabSize,
+    ...(eosTokenId === undefined ? {} : { eosTokenId }),
+    ...(maskTokenId === undefined ? {} : { maskTokenId }),
+    ...(padTokenId === undefined ? {} : { padTokenId }),
+    json,
+    encode(text, { addSpecialTokens = true } = {}) {
+      const ids: (number | undefined)[] = run(
+        'encode with',
+        () => tokenizer.encode(text, { add_special_tokens: addSpecialTokens }).ids,
+      );
+      if (ids.every((id) => id !== undefined)) return ids;
+      throw new LimbeckError(
+        'ERR_TOKENIZER',
+        `'${source}' has neither a token nor an unknown-token for a part of the text`,
+      );
+    },
+    decode(ids, { skipSpecialTokens = false } = {}) {
+      const list = Array.from(ids);
+      if (list.length === 0) return '';
+      for (const id of list) {
+        if (!tokenOf.has(id)) throw new LimbeckError('ERR_TOKENIZER', `'${source}' has no token with id ${id}`);
+      }
+      return run('decode with', () => tokenizer.decode(list, { skip_special_tokens: skipSpecialTokens }));
+    },
+    async save(target) {
+      await makeDirectory(target);
+      await writeFileAtomic(join(target, 'tokenizer.json'), `${JSON.stringify(json)}\n`);
+      await writeFileAtomic(join(target, 'tokenizer_config.json'), `${JSON.stringify(settings, null, 2)}\n`);
+    },
+  };
+}
+
+/**
+ * Checks that a model has a row for every token.
+ *
+ * @throws LimbeckError ERR_TOKENIZER when an id is not below `vocabSize`
+ */
+export function checkVocabulary(tokenizer: Tokenizer, vocabSize: number): void {
+  if (tokenizer.vocabSize <= vocabSize) return;
+  throw new LimbeckError(
+    'ERR_TOKENIZER',
+    `The tokenizer has ids up to ${tokenizer.vocabSize - 1}, the model a vocabulary of ${vocabSize}; ` +
+      'they come from different checkpoints',
+  );
+}
+
+async function readTokenizerJson(directory: string, config: Readonly<Record<string, unknown>>): Promise<object> {
+  const path = (name: string) => join(directory, name);
+  if (await pathExists(path('tokenizer.json'))) {
+    const json = await readJsonFile(path('tokenizer.json'));
+    if (isJsonObject(json)) return json;
+    throw new LimbeckError('ERR_TOKENIZER', `'${path('tokenizer.json')}': expected a JSON object`);
+  }
+  if ((await pathExists(path('vocab.json'))) && (await pathExists(path('merges.txt')))) {
+    const vocab = await readJsonFile(path('vocab.json'));
+    if (!isJsonObject(vocab))
+      throw new LimbeckError('ERR_TOKENIZER', `'${path('vocab.json')}': expected a JSON object`);
+    return bytePairTokenizerJson(vocab, await readTextFile(path('merges.txt')));
+  }
+  if (await pathExists(path('vocab.txt'))) {
+    return wordPieceTokenizerJson(await readTextFile(path('vocab.txt')), config['do_lower_case'] !== false);
+  }
+  throw new LimbeckError(
+    'ERR_FILE_NOT_FOUND',
+    `Expected tokenizer.json, or vocab.json with merges.txt, or vocab.txt in '${directory}'`,
+  );
+}
+
+/** The library raises plain errors, also for malformed parts that only show up in use. */
+function guard(source: string): <T>(action: string, work: () => T) => T {
+  return (action, work) => {
+    try {
+      return work();
+    } catch (error) {
+      throw new LimbeckError('ERR_TOKENIZER', `Cannot ${action} '${source}': ${(error as Error).message}`, {
+        cause: error,
+      });
+    }
+  };
+}

@@ -1,0 +1,206 @@
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import fs from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, describe, expect, test, vi } from 'vitest';
+import { LimbeckError } from '../../../src/errors.js';
+import {
+  MAX_TEXT_FILE_BYTES,
+  pathExists,
+  readJsonFile,
+  readTextFile,
+  writeDirectoryAtomic,
+  writeFileAtomic,
+} from '../../../src/formats/files.js';
+import { temporaryDirectory } from './temporary-directory.js';
+
+const root = temporaryDirectory();
+let count = 0;
+
+function freshDirectory(): string {
+  const directory = join(root, `case-${count++}`);
+  mkdirSync(directory);
+  return directory;
+}
+
+function systemError(code: string): Error {
+  return Object.assign(new Error(`${code}: broken on purpose`), { code, syscall: 'write' });
+}
+
+/** The next file that is opened for writing fails in `method`. */
+function failNextWrite(method: 'write' | 'sync', code: string): void {
+  const open = fs.open;
+  vi.spyOn(fs, 'open').mockImplementationOnce(async (...args) => {
+    const file = await open(...args);
+    vi.spyOn(file, method).mockRejectedValueOnce(systemError(code));
+    return file;
+  });
+}
+
+afterEach(() => {
+  vi.restoreAllMocks();
+});
+
+describe('readTextFile', () => {
+  test('reads UTF-8 and drops a byte order mark', async () => {
+    const path = join(freshDirectory(), 'text');
+    writeFileSync(path, '\ufeffcafé 🎉\n');
+    expect(await readTextFile(path)).toBe('café 🎉\n');
+  });
+
+  test('names a missing file', async () => {
+    const path = join(freshDirectory(), 'absent.txt');
+    await expect(readTextFile(path)).rejects.toMatchObject({
+      code: 'ERR_FILE_NOT_FOUND',
+      message: expect.stringContaining(path),
+    });
+    writeFileSync(path, 'a file, not a folder');
+    await expect(readTextFile(join(path, 'below'))).rejects.toMatchObject({ code: 'ERR_FILE_NOT_FOUND' });
+  });
+
+  test.each([
+    ['an empty file', new Uint8Array(0)],
+    ['Latin-1', Uint8Array.of(0x63, 0x61, 0x66, 0xe9)],
+    ['a truncated sequence', Uint8Array.of(0xf0, 0x9f, 0x8e)],
+    ['an encoded surrogate', Uint8Array.of(0xed, 0xa0, 0x80)],
+  ])('refuses %s', async (_, bytes) => {
+    const path = join(freshDirectory(), 'text');
+    writeFileSync(path, bytes);
+    await expect(readTextFile(path)).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });
+  });
+
+  test('refuses a folder, and a pipe without waiting for a writer', async () => {
+    const directory = freshDirectory();
+    await expect(readTextFile(directory)).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });
+    execFileSync('mkfifo', [join(directory, 'pipe')]);
+    await expect(readTextFile(join(directory, 'pipe'))).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });
+  });
+
+  test('refuses a file over the limit before reading it', async () => {
+    const path = join(freshDirectory(), 'sparse');
+    writeFileSync(path, '');
+    await fs.truncate(path, MAX_TEXT_FILE_BYTES + 1);
+    await expect(readTextFile(path)).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });
+  });
+});
+
+test('readJsonFile names the file of broken JSON', async () => {
+  const path = join(freshDirectory(), 'config.json');
+  writeFileSync(path, '{"a": 1, "a": 2}');
+  await expect(readJsonFile(path)).rejects.toMatchObject({
+    code: 'ERR_FILE_FORMAT',
+    message: expect.stringContaining(path),
+  });
+});
+
+test('pathExists tells a file from nothing', async () => {
+  const directory = freshDirectory();
+  expect(await pathExists(directory)).toBe(true);
+  expect(await pathExists(join(directory, 'absent'))).toBe(false);
+});
+
+describe('writeFileAtomic', () => {
+  test('writes text, bytes and pieces, and leaves nothing else behind', async () => {
+    const directory = freshDirectory();
+    await writeFileAtomic(join(directory, 'a'), 'café');
+    await writeFileAtomic(join(directory, 'b'), Uint8Array.of(1, 2));
+    await writeFileAtomic(join(directory, 'b'), [Uint8Array.of(3), new Uint8Array(0), Uint8Array.of(4, 5)]);
+    expect(readFileSync(join(directory, 'a'), 'utf8')).toBe('café');
+    expect([...readFileSync(join(directory, 'b'))]).toEqual([3, 4, 5]);
+    expect(readdirSync(directory).sort()).toEqual(['a', 'b']);
+  });
+
+  test.each([
+    ['write', 'ENOSPC', 'ERR_NO_SPACE'],
+    ['write', 'EDQUOT', 'ERR_NO_SPACE'],
+    ['sync', 'ENOSPC', 'ERR_NO_SPACE'],
+    ['sync', 'EIO', 'ERR_IO'],
+  ] as const)('keeps the earlier file when %s fails with %s', async (method, systemCode, code) => {
+    const directory = freshDirectory();
+    const path = join(directory, 'model');
+    await writeFileAtomic(path, 'earlier');
+    failNextWrite(method, systemCode);
+    await expect(writeFileAtomic(path, 'later')).rejects.toMatchObject({ code });
+    expect(readFileSync(path, 'utf8')).toBe('earlier');
+    expect(readdirSync(directory)).toEqual(['model']);
+  });
+
+  test('reports a missing folder', async () => {
+    await expect(writeFileAtomic(join(freshDirectory(), 'no', 'file'), 'x')).rejects.toMatchObject({ code: 'ERR_IO' });
+  });
+
+  test('continues after a short write', async () => {
+    const path = join(freshDirectory(), 'file');
+    const open = fs.open;
+    vi.spyOn(fs, 'open').mockImplementationOnce(async (...args) => {
+      const file = await open(...args);
+      const write = file.write.bind(file);
+      vi.spyOn(file, 'write').mockImplementationOnce((async (bytes: Uint8Array, offset: number) =>
+        write(bytes, offset, 2)) as unknown as typeof file.write);
+      return file;
+    });
+    await writeFileAtomic(path, 'abcdef');
+    expect(readFileSync(path, 'utf8')).toBe('abcdef');
+  });
+});
+
+describe('writeDirectoryAtomic', () => {
+  const write = (text: string) => async (temporaryPath: string) =>
+    writeFileAtomic(join(temporaryPath, 'config.json'), text);
+
+  test('makes a directory with its parents', async () => {
+    const path = join(freshDirectory(), 'deep', 'student');
+    await writeDirectoryAtomic(path, write('1'));
+    expect(readFileSync(join(path, 'config.json'), 'utf8')).toBe('1');
+  });
+
+  test('replaces an earlier directory, which stays whole until the swap', async () => {
+    const parent = freshDirectory();
+    const path = join(parent, 'student');
+    mkdirSync(path);
+    writeFileSync(join(path, 'old-file'), 'old');
+    await writeDirectoryAtomic(path, async (temporaryPath) => {
+      expect(readdirSync(path)).toEqual(['old-file']);
+      await write('2')(temporaryPath);
+    });
+    expect(readdirSync(path)).toEqual(['config.json']);
+    expect(readdirSync(parent)).toEqual(['student']);
+  });
+
+  test("keeps the earlier directory, and the error's code, when the callback fails", async () => {
+    const parent = freshDirectory();
+    const path = join(parent, 'student');
+    await writeDirectoryAtomic(path, write('earlier'));
+    const failure = new LimbeckError('ERR_ABORTED', 'stopped');
+    await expect(
+      writeDirectoryAtomic(path, async (temporaryPath) => {
+        await write('half')(temporaryPath);
+        throw failure;
+      }),
+    ).rejects.toBe(failure);
+    expect(readFileSync(join(path, 'config.json'), 'utf8')).toBe('earlier');
+    expect(readdirSync(parent)).toEqual(['student']);
+  });
+
+  test('brings the earlier directory back when the swap fails', async () => {
+    const parent = freshDirectory();
+    const path = join(parent, 'student');
+    await writeDirectoryAtomic(path, write('earlier'));
+    const rename = fs.rename;
+    vi.spyOn(fs, 'rename').mockImplementation(async (from, to) => {
+      const isSwap = to === path && (await fs.readFile(join(String(from), 'config.json'), 'utf8')) === 'later';
+      if (isSwap) throw systemError('EIO');
+      return rename(from, to);
+    });
+    await expect(writeDirectoryAtomic(path, write('later'))).rejects.toMatchObject({ code: 'ERR_IO' });
+    expect(readFileSync(join(path, 'config.json'), 'utf8')).toBe('earlier');
+    expect(readdirSync(parent)).toEqual(['student']);
+  });
+
+  test('does not replace a file', async () => {
+    const path = join(freshDirectory(), 'student');
+    writeFileSync(path, 'precious');
+    await expect(writeDirectoryAtomic(path, write('x'))).rejects.toMatchObject({ code: 'ERR_IO' });
+    expect(readFileSync(path, 'utf8')).toBe('precious');
+  });
+});

@@ -1,0 +1,215 @@
+import { cpSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { trainBytePairTokenizer } from '../../../src/formats/bpe-trainer.js';
+import { checkVocabulary, createTokenizer, loadTokenizer } from '../../../src/formats/tokenizer.js';
+import { temporaryDirectory } from './temporary-directory.js';
+
+const root = temporaryDirectory();
+let count = 0;
+
+function directoryWith(files: Record<string, string>): string {
+  const directory = join(root, `case-${count++}`);
+  mkdirSync(directory);
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(directory, name), text);
+  return directory;
+}
+
+const trained = trainBytePairTokenizer(['the cat sat on the mat '.repeat(9)], { vocabSize: 265 });
+const VOCAB_TXT = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'the', 'cat', '##s', 'cafe', '!'].join('\n');
+
+/** A small BPE tokenizer.json with parts replaced. */
+function small(model: object = {}, rest: object = {}): object {
+  return {
+    added_tokens: [],
+    normalizer: null,
+    pre_tokenizer: { type: 'ByteLevel', add_prefix_space: false },
+    post_processor: null,
+    decoder: { type: 'ByteLevel' },
+    model: { type: 'BPE', unk_token: null, vocab: { a: 0, b: 1, ab: 2 }, merges: ['a b'], ...model },
+    ...rest,
+  };
+}
+
+describe('loadTokenizer', () => {
+  test('reads what save wrote', async () => {
+    const tokenizer = createTokenizer(trained);
+    const directory = join(directoryWith({}), 'saved');
+    await tokenizer.save(directory);
+    const again = await loadTokenizer(directory);
+    const text = 'the café sat\n on <|endoftext|> 🎉';
+    expect(again.encode(text)).toEqual(tokenizer.encode(text));
+    expect(again.decode(again.encode(text))).toBe(text);
+    expect(again).toMatchObject({ vocabSize: 265, eosTokenId: 0 });
+    expect(again.padTokenId).toBeUndefined();
+  });
+
+  test('reads vocab.json and merges.txt of GPT-2', async () => {
+    const { vocab, merges } = (trained as { model: { vocab: Record<string, number>; merges: string[] } }).model;
+    const directory = directoryWith({
+      'vocab.json': JSON.stringify(vocab),
+      'merges.txt': `#version: 0.2\n${merges.join('\n')}\n`,
+    });
+    const tokenizer = await loadTokenizer(directory);
+    expect(tokenizer.encode('the cat sat')).toEqual(createTokenizer(trained).encode('the cat sat'));
+    expect(tokenizer.eosTokenId).toBe(0);
+  });
+
+  test('reads vocab.txt of BERT', async () => {
+    const tokenizer = await loadTokenizer(directoryWith({ 'vocab.txt': `${VOCAB_TXT}\n` }));
+    expect(tokenizer).toMatchObject({ vocabSize: 10, padTokenId: 0, maskTokenId: 4 });
+    expect(tokenizer.encode('The cats, café [MASK]!')).toEqual([2, 5, 6, 7, 1, 8, 4, 9, 3]);
+    expect(tokenizer.encode('the', { addSpecialTokens: false })).toEqual([5]);
+    expect(tokenizer.decode([2, 5, 6, 7, 3], { skipSpecialTokens: true })).toBe('the cats');
+  });
+
+  test('keeps the case when tokenizer_config.json says so', async () => {
+    const directory = directoryWith({ 'vocab.txt': VOCAB_TXT, 'tokenizer_config.json': '{"do_lower_case": false}' });
+    expect((await loadTokenizer(directory)).encode('The the')).toEqual([2, 1, 5, 3]);
+  });
+
+  test('takes special tokens from tokenizer_config.json, as text or object', async () => {
+    const config = { eos_token: { content: 'ab' }, pad_token: 'a', model_max_length: 1e30 };
+    const directory = directoryWith({
+      'tokenizer.json': JSON.stringify(small()),
+      'tokenizer_config.json': JSON.stringify(config),
+    });
+    expect(await loadTokenizer(directory)).toMatchObject({ eosTokenId: 2, padTokenId: 0 });
+  });
+
+  test.each<[string, Record<string, string>, string]>([
+    ['an empty folder', {}, 'ERR_FILE_NOT_FOUND'],
+    ['vocab.json alone', { 'vocab.json': '{}' }, 'ERR_FILE_NOT_FOUND'],
+    ['broken JSON', { 'tokenizer.json': '{' }, 'ERR_FILE_FORMAT'],
+    ['a token twice', { 'tokenizer.json': '{"model": {"type": "BPE", "vocab": {"a": 0, "a": 1}}}' }, 'ERR_FILE_FORMAT'],
+    ['a list', { 'tokenizer.json': '[]' }, 'ERR_TOKENIZER'],
+    ['a config that is a list', { 'vocab.txt': VOCAB_TXT, 'tokenizer_config.json': '[]' }, 'ERR_TOKENIZER'],
+    ['vocab.txt without [UNK]', { 'vocab.txt': '[CLS]\n[SEP]\na' }, 'ERR_TOKENIZER'],
+    ['vocab.txt without [CLS]', { 'vocab.txt': '[UNK]\n[SEP]\na' }, 'ERR_TOKENIZER'],
+    ['a list as vocab.json', { 'vocab.json': '[]', 'merges.txt': 'a b' }, 'ERR_TOKENIZER'],
+    ['a merge of one token', { 'vocab.json': '{"a": 0, "b": 1}', 'merges.txt': 'a' }, 'ERR_TOKENIZER'],
+  ])('refuses %s', async (_, files, code) => {
+    await expect(loadTokenizer(directoryWith(files))).rejects.toMatchObject({ code });
+  });
+});
+
+describe('createTokenizer', () => {
+  test.each<[string, object]>([
+    ['no model', {}],
+    ['a model that is text', { model: 'BPE' }],
+    ['another model', small({ type: 'Unigram' })],
+    ['no vocabulary', small({ vocab: undefined })],
+    ['a vocabulary that is a list', small({ vocab: ['a'] })],
+    ['an empty vocabulary', small({ vocab: {}, merges: [] })],
+    ['an id that is text', small({ vocab: { a: '0' }, merges: [] })],
+    ['a negative id', small({ vocab: { a: -1 }, merges: [] })],
+    ['a fractional id', small({ vocab: { a: 0.5 }, merges: [] })],
+    ['a huge id', small({ vocab: { a: 2 ** 31 - 1 }, merges: [] })],
+    ['an id twice', small({ vocab: { a: 0, b: 0 }, merges: [] })],
+    ['an empty token', small({ vocab: { '': 0 }, merges: [] })],
+    ['no merges', small({ merges: undefined })],
+    ['a merge of an unknown token', small({ merges: ['a c'] })],
+    ['a merge into an unknown token', small({ merges: ['b a'] })],
+    ['a merge of three', small({ merges: ['a b a'] })],
+    ['a merge that is a number', small({ merges: [1] })],
+    ['a subword prefix', small({ continuing_subword_prefix: '##' })],
+    ['added tokens that are an object', small({}, { added_tokens: {} })],
+    ['an added token that is text', small({}, { added_tokens: ['a'] })],
+    ['an added token without content', small({}, { added_tokens: [{ id: 3 }] })],
+    ['an added token with a taken id', small({}, { added_tokens: [{ id: 0, content: 'x' }] })],
+    ['a token with two ids', small({}, { added_tokens: [{ id: 7, content: 'a' }] })],
+    ['an unknown pre-tokenizer', small({}, { pre_tokenizer: { type: 'Magic' } })],
+    ['an unknown decoder', small({}, { decoder: { type: 'Magic' } })],
+    ['a pre-tokenizer that is a number', small({}, { pre_tokenizer: 7 })],
+    [
+      'a quadratic pattern',
+      small({}, { pre_tokenizer: { type: 'Split', pattern: { Regex: '(a+)+$' }, behavior: 'Isolated' } }),
+    ],
+    [
+      'a hidden pattern',
+      small(
+        {},
+        {
+          normalizer: {
+            type: 'Sequence',
+            normalizers: [{ type: 'Replace', pattern: { Regex: '(a|a)*b' }, content: '' }],
+          },
+        },
+      ),
+    ],
+    ['long words of WordPiece', { model: { type: 'WordPiece', vocab: { a: 0 }, max_input_chars_per_word: 100_000 } }],
+  ])('refuses %s', (_, json) => {
+    expect(() => createTokenizer(json)).toThrowError(expect.objectContaining({ code: 'ERR_TOKENIZER' }));
+  });
+
+  test('counts added tokens, and ids with holes', () => {
+    const tokenizer = createTokenizer(small({}, { added_tokens: [{ id: 9, content: '<s>', special: true }] }));
+    expect(tokenizer.vocabSize).toBe(10);
+    expect(tokenizer.encode('ab<s>a')).toEqual([2, 9, 0]);
+    expect(() => tokenizer.decode([5])).toThrowError(expect.objectContaining({ code: 'ERR_TOKENIZER' }));
+  });
+
+  test('encodes and decodes nothing', () => {
+    const tokenizer = createTokenizer(trained);
+    expect(tokenizer.encode('')).toEqual([]);
+    expect(tokenizer.decode([])).toBe('');
+    expect(tokenizer.decode(new Int32Array(tokenizer.encode('cat')))).toBe('cat');
+  });
+
+  test('turns lone surrogates into replacement characters', () => {
+    const tokenizer = createTokenizer(trained);
+    expect(tokenizer.decode(tokenizer.encode('a\ud83cb'))).toBe('a\ufffdb');
+  });
+
+  test.each(['a', ' ', '!', 'é', '\n '])('takes linear time on one word of 16,000 times %j', (unit) => {
+    const tokenizer = createTokenizer(trained);
+    const start = performance.now();
+    const ids = tokenizer.encode(unit.repeat(16_000));
+    expect(performance.now() - start).toBeLessThan(5_000);
+    expect(tokenizer.decode(ids)).toBe(unit.repeat(16_000));
+  });
+
+  test.each([
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+  ])('runs the pattern %s', (pattern) => {
+    const split = { type: 'Split', pattern: { Regex: pattern }, behavior: 'Isolated', invert: false };
+    const byteLevel = { type: 'ByteLevel', add_prefix_space: false, use_regex: false };
+    const tokenizer = createTokenizer({
+      ...trained,
+      pre_tokenizer: { type: 'Sequence', pretokenizers: [split, byteLevel] },
+    });
+    const text = "The CAT'LL sit 12345 \n\n  on!!\n";
+    expect(tokenizer.decode(tokenizer.encode(text))).toBe(text);
+  });
+});
+
+test('checkVocabulary wants a row for every token', () => {
+  const tokenizer = createTokenizer(trained);
+  expect(() => checkVocabulary(tokenizer, 265)).not.toThrow();
+  expect(() => checkVocabulary(tokenizer, 50_257)).not.toThrow();
+  expect(() => checkVocabulary(tokenizer, 264)).toThrowError(expect.objectContaining({ code: 'ERR_TOKENIZER' }));
+});
+
+/** A folder with `gpt2/` and `bert-uncased/` as published. */
+const published = process.env['LIMBECK_TOKENIZERS'];
+
+describe.skipIf(published === undefined)('published tokenizers (skipped without LIMBECK_TOKENIZERS=folder)', () => {
+  const copy = (name: string) => {
+    const directory = directoryWith({});
+    cpSync(join(published as string, name), directory, { recursive: true });
+    return loadTokenizer(directory);
+  };
+
+  test('GPT-2 gives the known ids', async () => {
+    const tokenizer = await copy('gpt2');
+    expect(tokenizer).toMatchObject({ vocabSize: 50_257, eosTokenId: 50_256 });
+    expect(tokenizer.encode('Hello world')).toEqual([15496, 995]);
+  });
+
+  test('BERT gives the known ids', async () => {
+    const tokenizer = await copy('bert-uncased');
+    expect(tokenizer).toMatchObject({ vocabSize: 30_522, padTokenId: 0, maskTokenId: 103 });
+    expect(tokenizer.encode('Hello World')).toEqual([101, 7592, 2088, 102]);
+  });
+});
