@@ -1,0 +1,91 @@
+import { LimbeckError } from '../errors.js';
+import type { Item } from './items.js';
+import type { PrepareReport } from './report.js';
+import type { Split } from './split.js';
+
+/**
+ * Clean interactions, ready for training and evaluation. Users and items are numbered by first appearance in the file.
+ */
+export interface Dataset {
+  /** The catalogue; the place of an item is its index. */
+  readonly items: readonly Item[];
+  readonly users: readonly string[];
+  /** Item indices, one user after the other, in time order (file order where times are equal). */
+  readonly sequences: Int32Array; // [interactions]
+  readonly sequenceOffsets: Int32Array; // [users + 1]
+  readonly split: Split;
+  readonly report: PrepareReport;
+}
+
+/** Sequences of item indices laid end to end. */
+export interface PackedSequences {
+  readonly sequences: Int32Array; // [N]
+  readonly sequenceOffsets: Int32Array; // [S + 1]
+  /** User index of each sequence. */
+  readonly users: Int32Array; // [S]
+}
+
+/** Histories, and the item that came next in each. No history is empty. */
+export interface EvaluationCases extends PackedSequences {
+  readonly targets: Int32Array; // [S]
+}
+
+/** The training part of every user who has one. A sequence of one item has nothing to predict. */
+export function trainSequences(dataset: Dataset): PackedSequences {
+  return packPrefixes(dataset, dataset.split.trainLength);
+}
+
+/** The validation targets, with all that each user did before. */
+export function validationCases(dataset: Dataset): EvaluationCases {
+  return casesAt(dataset, dataset.split.validationPosition);
+}
+
+/** The test targets, with all that each user did before: for leave-one-out, the validation item too. */
+export function testCases(dataset: Dataset): EvaluationCases {
+  return casesAt(dataset, dataset.split.testPosition);
+}
+
+/**
+ * The different items among the first `length` items of a user, ascending: what a recommendation leaves out.
+ *
+ * @param user index of the user
+ * @param length @defaultValue the whole sequence
+ * @throws ERR_INVALID_ARGUMENT
+ */
+export function seenItems(dataset: Dataset, user: number, length?: number): Int32Array {
+  const start = dataset.sequenceOffsets[user];
+  const end = dataset.sequenceOffsets[user + 1];
+  if (start === undefined || end === undefined) {
+    const expected = `expected a user index from 0 to ${dataset.users.length - 1}`;
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `${expected}, got ${user}`);
+  }
+  const taken = length ?? end - start;
+  if (!Number.isInteger(taken) || taken < 0 || taken > end - start) {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `expected a length from 0 to ${end - start}, got ${taken}`);
+  }
+  return Int32Array.from(new Set(dataset.sequences.subarray(start, start + taken))).sort();
+}
+
+function casesAt(dataset: Dataset, positions: Int32Array): EvaluationCases {
+  const packed = packPrefixes(dataset, positions);
+  const targets = packed.users.map((user) => {
+    const position = (dataset.sequenceOffsets[user] ?? 0) + (positions[user] ?? 0);
+    return dataset.sequences[position] ?? 0;
+  });
+  return { ...packed, targets };
+}
+
+/** The first lengths[user] items of each user; users without any are left out. */
+function packPrefixes(dataset: Dataset, lengths: Int32Array): PackedSequences {
+  const users = Int32Array.from(lengths.keys()).filter((user) => (lengths[user] ?? 0) > 0);
+  const sequenceOffsets = new Int32Array(users.length + 1);
+  users.forEach((user, index) => {
+    sequenceOffsets[index + 1] = (sequenceOffsets[index] ?? 0) + (lengths[user] ?? 0);
+  });
+  const sequences = new Int32Array(sequenceOffsets[users.length] ?? 0);
+  users.forEach((user, index) => {
+    const start = dataset.sequenceOffsets[user] ?? 0;
+    sequences.set(dataset.sequences.subarray(start, start + (lengths[user] ?? 0)), sequenceOffsets[index] ?? 0);
+  });
+  return { sequences, sequenceOffsets, users };
+}

@@ -1,0 +1,74 @@
+import type { Database } from './duckdb.js';
+import type { ResolvedPrepareOptions } from './options.js';
+import { MAX_BROKEN_EXAMPLES } from './raw-table.js';
+import { readTable } from './read-table.js';
+import type { FileReport } from './report.js';
+import { joinTexts } from './text.js';
+
+/** One item of the catalogue. */
+export interface Item {
+  readonly id: string;
+  /** Clean text (see `cleanText`), or the id where there is none. */
+  readonly text: string;
+}
+
+/**
+ * Reads the item file into the temporary table `item_texts`: item_id, v1, v2 … (raw texts). The first row of an id
+ * wins.
+ *
+ * @throws what readTable throws
+ */
+export async function readItemTexts(
+  database: Database,
+  source: NonNullable<ResolvedPrepareOptions['items']>,
+  signal: AbortSignal | undefined,
+): Promise<FileReport & { duplicateIds: number }> {
+  const raw = await readTable(database, 'raw_items', source, [source.columns.id, ...source.columns.text], signal);
+  const noId = "trim(coalesce(v0, '')) = ''";
+  const examples = await database.rows(
+    `SELECT rowid::DOUBLE FROM raw_items WHERE ${noId} ORDER BY rowid LIMIT ${MAX_BROKEN_EXAMPLES}`,
+  );
+  const brokenExamples = [...raw.brokenExamples];
+  for (const [row] of examples) {
+    brokenExamples.push({ line: await raw.lineOf(Number(row)), reason: 'the item id is empty' });
+  }
+  brokenExamples.sort((a, b) => a.line - b.line);
+  await database.run(
+    `CREATE TEMP TABLE item_texts AS SELECT v0 AS item_id, * EXCLUDE (v0) FROM raw_items WHERE NOT (${noId})
+     QUALIFY row_number() OVER (PARTITION BY v0 ORDER BY rowid) = 1`,
+  );
+  const withoutId = await database.number(`SELECT count(*)::DOUBLE FROM raw_items WHERE ${noId}`);
+  const distinct = await database.number('SELECT count(*)::DOUBLE FROM item_texts');
+  await database.run('DROP TABLE raw_items');
+  return {
+    path: source.path,
+    rowsRead: raw.rows + raw.brokenRows,
+    brokenRows: raw.brokenRows + withoutId,
+    brokenExamples: brokenExamples.slice(0, MAX_BROKEN_EXAMPLES),
+    duplicateIds: raw.rows - withoutId - distinct,
+  };
+}
+
+/**
+ * The catalogue: items of the table `catalogue` (item_index, item_id) in the order of their index, with their texts.
+ *
+ * @param textColumns number of text columns in `item_texts`; 0 = there is no item file
+ */
+export async function readCatalogue(
+  database: Database,
+  textColumns: number,
+): Promise<{ items: Item[]; itemsWithoutText: number }> {
+  const texts = Array.from({ length: textColumns }, (_, index) => `, v${index + 1}`).join('');
+  const join = textColumns === 0 ? '' : 'LEFT JOIN item_texts USING (item_id)';
+  const items: Item[] = [];
+  let itemsWithoutText = 0;
+  await database.scan(`SELECT item_id${texts} FROM catalogue ${join} ORDER BY item_index`, ([ids = [], ...columns]) => {
+    ids.forEach((value, row) => {
+      const id = String(value);
+      const text = joinTexts(columns.map((column) => String(column[row] ?? '')));
+      if (text === '') itemsWithoutText++;
+      items.push({ id, text: text === '' ? id : text });
+    });
+  });
+  return { items, itemsWithoutText };
+}

@@ -1,0 +1,53 @@
+import { findColumn } from './columns.js';
+import { sqlLiteral } from './duckdb.js';
+import { MAX_BROKEN_EXAMPLES, type OpenFile, type RawTable } from './raw-table.js';
+import { inspectTextFile } from './text-file.js';
+
+/** A control character that JSON forbids in raw form, so no valid line is cut at it. */
+const NEVER_IN_JSON = '\u0001';
+
+/** Reads a file of one JSON object a line; see `readTable`. A missing key, null, object or array is an empty value. */
+export async function readJsonLines(file: OpenFile): Promise<RawTable> {
+  const { database, name, source, path, gzip, wanted, signal } = file;
+  const facts = await inspectTextFile(source.path, { gzip, signal });
+  const compression = gzip ? 'gzip' : 'none';
+  await database.run(
+    `CREATE TEMP TABLE ${name}_lines AS SELECT line FROM read_csv(?, auto_detect = false, parallel = false,
+       hive_partitioning = false, compression = '${compression}', header = false, strict_mode = false,
+       delim = ${sqlLiteral(NEVER_IN_JSON)}, quote = '', escape = '', columns = {line: 'VARCHAR'},
+       store_rejects = true, rejects_table = '${name}_rejects', rejects_scan = '${name}_scans', rejects_limit = 0)`,
+    [path],
+    source.path,
+  );
+  const isObject = `CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' ELSE false END`;
+  const keys = await database.rows(
+    `SELECT DISTINCT unnest(json_keys(line)) AS key FROM ${name}_lines WHERE ${isObject} ORDER BY key`,
+  );
+  const available = keys.map(([key]) => String(key));
+  if (available.length > 0) for (const column of wanted) findColumn(column, available, source.path);
+  const values = wanted.map((column, index) => {
+    const pointer = sqlLiteral(`/${column.replaceAll('~', '~0').replaceAll('/', '~1')}`);
+    const isScalar = `json_type(line, ${pointer}) NOT IN ('OBJECT', 'ARRAY')`;
+    return `CASE WHEN ${isScalar} THEN json_extract_string(line, ${pointer}) END AS v${index}`;
+  });
+  await database.run(
+    `CREATE TEMP TABLE ${name} AS SELECT rowid + 1 AS line, ${values.join(', ')} FROM ${name}_lines WHERE ${isObject}`,
+  );
+  const examples = await database.rows(
+    `SELECT rowid::DOUBLE + 1, left(line, 80) FROM ${name}_lines WHERE line <> '' AND NOT (${isObject})
+     ORDER BY rowid LIMIT ${MAX_BROKEN_EXAMPLES}`,
+  );
+  const rejects = await database.rows(
+    `SELECT DISTINCT line::DOUBLE FROM ${name}_rejects ORDER BY 1 LIMIT ${MAX_BROKEN_EXAMPLES}`,
+  );
+  const brokenExamples = [
+    ...examples.map(([line, text]) => ({ line: Number(line), reason: `not a JSON object: ${JSON.stringify(text)}` })),
+    ...rejects.map(([line]) => ({
+      line: Number(line),
+      reason: 'not a line of JSON (control character, or over 2 MB)',
+    })),
+  ].slice(0, MAX_BROKEN_EXAMPLES);
+  const rows = await database.number(`SELECT count(*)::DOUBLE FROM ${name}`);
+  const lineOf = (rowid: number) => database.number(`SELECT line::DOUBLE FROM ${name} WHERE rowid = ?`, [rowid]);
+  return { name, path: source.path, rows, brokenRows: facts.lines - rows, brokenExamples, lineOf };
+}
