@@ -1,0 +1,11 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace limbeck {
+
+/// CRC-32C (Castagnoli, RFC 3720 §12.1) of the bytes, table driven.
+uint32_t crc32c(const void* data, size_t size_bytes);
+
+}  // namespace limbeck

@@ -1,0 +1,163 @@
+#include "core/thread_pool.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#ifdef __linux__
+#include <sched.h>
+
+#include <fstream>
+#include <string>
+#endif
+
+namespace limbeck {
+namespace {
+
+constexpr auto kSpinTime = std::chrono::microseconds(30);
+constexpr int kChecksPerClockRead = 64;
+
+inline void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#else
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+#endif
+}
+
+/// Spins until done() for at most kSpinTime; whether it is.
+template <typename Done>
+bool spin_until(Done&& done) {
+  const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
+  do {
+    for (int i = 0; i < kChecksPerClockRead; ++i) {
+      if (done()) return true;
+      pause();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  return done();
+}
+
+}  // namespace
+
+struct ThreadPool::State {
+  std::vector<std::thread> threads;
+
+  // Written by the caller before `round` goes up; read by workers after they saw it.
+  int64_t count = 0;
+  Function function = nullptr;
+  void* context = nullptr;
+
+  alignas(64) std::atomic<int64_t> next{0};
+  alignas(64) std::atomic<int> working{0};
+  alignas(64) std::atomic<uint64_t> round{0};
+  std::atomic<bool> stops{false};
+
+  std::mutex mutex;
+  std::condition_variable wake;      // workers wait for the next round
+  std::condition_variable finished;  // the caller waits for the last worker
+  std::exception_ptr error;          // guarded by mutex
+
+  void work(int worker) {
+    try {
+      for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
+        function(context, index, worker);
+      }
+    } catch (...) {
+      // What is left of the range is not begun.
+      next.store(count, std::memory_order_relaxed);
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (!error) error = std::current_exception();
+    }
+  }
+
+  void run_worker(int worker) {
+    for (uint64_t seen = 0;;) {
+      const auto has_news = [&] { return round.load(std::memory_order_acquire) != seen; };
+      if (!spin_until(has_news)) {
+        std::unique_lock<std::mutex> lock(mutex);
+        wake.wait(lock, has_news);
+      }
+      seen = round.load(std::memory_order_acquire);
+      if (stops.load(std::memory_order_acquire)) return;
+      work(worker);
+      if (working.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        const std::lock_guard<std::mutex> lock(mutex);
+        finished.notify_one();
+      }
+    }
+  }
+};
+
+ThreadPool::ThreadPool(int num_threads) : state_(std::make_unique<State>()) {
+  if (num_threads <= 0) num_threads = available_threads();
+  for (int worker = 1; worker < num_threads; ++worker) {
+    state_->threads.emplace_back([state = state_.get(), worker] { state->run_worker(worker); });
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    const std::lock_guard<std::mutex> lock(state_->mutex);
+    state_->stops.store(true, std::memory_order_release);
+    state_->round.fetch_add(1, std::memory_order_release);
+  }
+  state_->wake.notify_all();
+  for (std::thread& thread : state_->threads) thread.join();
+}
+
+int ThreadPool::num_threads() const { return static_cast<int>(state_->threads.size()) + 1; }
+
+void ThreadPool::run(int64_t count, Function function, void* context) {
+  State& state = *state_;
+  if (state.threads.empty() || count == 1) {
+    for (int64_t index = 0; index < count; ++index) function(context, index, 0);
+    return;
+  }
+  state.count = count;
+  state.function = function;
+  state.context = context;
+  state.next.store(0, std::memory_order_relaxed);
+  state.working.store(static_cast<int>(state.threads.size()), std::memory_order_relaxed);
+  {
+    // Under the lock, so that no worker falls asleep between its last look and the wake-up.
+    const std::lock_guard<std::mutex> lock(state.mutex);
+    state.round.fetch_add(1, std::memory_order_release);
+  }
+  state.wake.notify_all();
+  state.work(0);
+  const auto is_done = [&] { return state.working.load(std::memory_order_acquire) == 0; };
+  if (!spin_until(is_done)) {
+    std::unique_lock<std::mutex> lock(state.mutex);
+    state.finished.wait(lock, is_done);
+  }
+  std::exception_ptr error;
+  {
+    const std::lock_guard<std::mutex> lock(state.mutex);
+    std::swap(error, state.error);
+  }
+  if (error) std::rethrow_exception(error);
+}
+
+int available_threads() {
+  int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+#ifdef __linux__
+  cpu_set_t mask;
+  if (sched_getaffinity(0, sizeof mask, &mask) == 0) threads = std::max(1, CPU_COUNT(&mask));
+  std::ifstream file("/sys/fs/cgroup/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (file >> quota >> period && quota != "max" && period > 0) {
+    const int limit = static_cast<int>(std::stod(quota) / period + 0.5);
+    threads = std::clamp(limit, 1, threads);
+  }
+#endif
+  return threads;
+}
+
+}  // namespace limbeck

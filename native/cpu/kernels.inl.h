@@ -1,0 +1,48 @@
+// The kernels of one instruction set and their table. Included by kernels_<isa>.cc inside the namespace of the set,
+// after kLanes is defined and the target pragma is on.
+
+#include "cpu/vec.inl.h"
+//
+#include "cpu/random.inl.h"
+//
+#include "cpu/attention.inl.h"
+#include "cpu/elementwise.inl.h"
+#include "cpu/gemm.inl.h"
+#include "cpu/loss.inl.h"
+
+constexpr CpuKernels make_kernels(const char* isa) {
+  CpuKernels kernels{};
+  kernels.isa = isa;
+  kernels.gemm_rows = kGemmRows;
+  kernels.gemm_columns = kGemmColumns;
+  kernels.gemm_block = gemm_block;
+  kernels.pack_a_panel = pack_a_panel;
+  kernels.pack_b_panel = pack_b_panel;
+  kernels.gemv = gemv;
+  kernels.add_rows = add_rows;
+  kernels.add = add;
+  kernels.subtract = subtract;
+  kernels.interpolate = interpolate;
+  kernels.square_sum = square_sum;
+  kernels.dropout = dropout;
+  kernels.gelu_tanh_forward = gelu_tanh_forward;
+  kernels.gelu_tanh_backward = gelu_tanh_backward;
+  kernels.gelu_erf_forward = gelu_erf_forward;
+  kernels.gelu_erf_backward = gelu_erf_backward;
+  kernels.swiglu_forward = swiglu_forward;
+  kernels.swiglu_backward = swiglu_backward;
+  kernels.layer_norm_forward = layer_norm_forward;
+  kernels.layer_norm_backward = layer_norm_backward;
+  kernels.rms_norm_forward = rms_norm_forward;
+  kernels.rms_norm_backward = rms_norm_backward;
+  kernels.rotate_heads = rotate_heads;
+  kernels.adamw = adamw;
+  kernels.sgd = sgd;
+  kernels.attention_forward = attention_forward;
+  kernels.attention_backward = attention_backward;
+  kernels.divergence = divergence;
+  kernels.loss_row = loss_row;
+  kernels.log_sum_exp = log_sum_exp;
+  kernels.find_greater = find_greater;
+  return kernels;
+}

@@ -1,0 +1,26 @@
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/kernels.h"
+#include "cpu/kernel_tables.h"
+
+// From here on alone: what the headers above define must stay runnable on every processor.
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+
+namespace limbeck {
+namespace avx512 {
+
+constexpr int64_t kLanes = 16;
+#include "cpu/kernels.inl.h"
+
+}  // namespace avx512
+
+constexpr CpuKernels kAvx512Kernels = avx512::make_kernels("avx512");
+
+}  // namespace limbeck
+
+#endif

@@ -1,0 +1,17 @@
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/kernels.h"
+#include "cpu/kernel_tables.h"
+
+namespace limbeck {
+namespace portable {
+
+constexpr int64_t kLanes = 4;
+#include "cpu/kernels.inl.h"
+
+}  // namespace portable
+
+constexpr CpuKernels kPortableKernels = portable::make_kernels("portable");
+
+}  // namespace limbeck

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+
+namespace limbeck {
+
+enum class NormKind { kLayerNorm, kRmsNorm };
+enum class NormPlacement { kBefore, kAfter };
+enum class PositionKind { kLearned, kRotary };
+enum class Activation { kGeluTanh, kGeluErf, kSwiglu };
+
+/// One transformer for GPT-2, BERT, Llama/Qwen and the sequence student; the words of Hugging Face configurations.
+struct TransformerConfig {
+  int64_t vocab_size;
+  int64_t hidden_size;
+  int64_t num_hidden_layers;
+  int64_t num_attention_heads;
+  int64_t num_key_value_heads;
+  int64_t head_dim;
+  int64_t intermediate_size;
+  int64_t max_position_embeddings;
+  int64_t type_vocab_size;  // 0 = no token types
+  NormKind norm;
+  NormPlacement norm_placement;
+  float norm_eps;
+  PositionKind positions;
+  float rope_theta;
+  bool causal;
+  Activation hidden_act;
+  bool qkv_bias;
+  bool attention_output_bias;
+  bool mlp_bias;
+  bool tie_word_embeddings;
+  bool masked_lm_head;
+  int64_t item_feature_size;  // f; 0 = plain table. Item vector e_i = v_i + A·u_i
+  float embedding_dropout;
+  float attention_dropout;
+  float hidden_dropout;
+
+  int64_t qkv_size() const { return (num_attention_heads + 2 * num_key_value_heads) * head_dim; }
+  int64_t attention_size() const { return num_attention_heads * head_dim; }
+  /// Columns of the first feed-forward product: SwiGLU computes gate and up at once.
+  int64_t mlp_input_size() const {
+    return hidden_act == Activation::kSwiglu ? 2 * intermediate_size : intermediate_size;
+  }
+};
+
+/// Throws Error("ERR_INVALID_ARGUMENT") naming the first field that memory safety forbids.
+void check_config(const TransformerConfig& config);
+
+}  // namespace limbeck

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "model/config.h"
+
+namespace limbeck {
+
+struct Parameter {
+  std::string name;
+  std::vector<int64_t> shape;
+  int64_t offset;  // floats from the start of the flat array, a multiple of 16 (64 bytes)
+  int64_t count;   // product of shape
+};
+
+/// 64-byte aligned, zeroed floats. Throws Error("ERR_OUT_OF_MEMORY").
+struct AlignedFloatsDeleter {
+  void operator()(float* data) const;
+};
+using AlignedFloats = std::unique_ptr<float[], AlignedFloatsDeleter>;
+AlignedFloats allocate_floats(int64_t count);
+
+/// Every parameter of a model in one flat array, and their gradients in another of the same layout. The gaps between
+/// parameters stay zero in both, so that whole-array passes (norm, optimiser) need no special case.
+class Parameters {
+ public:
+  explicit Parameters(const TransformerConfig& config);
+
+  const std::vector<Parameter>& list() const { return list_; }
+  /// Throws Error("ERR_INVALID_ARGUMENT") when there is no such name.
+  const Parameter& find(const std::string& name) const;
+  bool has(const std::string& name) const { return index_.count(name) != 0; }
+
+  int64_t flat_count() const { return flat_count_; }
+  /// Number of parameters, without gaps.
+  int64_t num_parameters() const;
+
+  float* values() { return values_.get(); }
+  const float* values() const { return values_.get(); }
+  /// Allocated, zeroed, at the first call: a model that only serves has none.
+  float* gradients();
+  bool has_gradients() const { return gradients_ != nullptr; }
+
+ private:
+  void add(const std::string& name, std::vector<int64_t> shape);
+
+  std::vector<Parameter> list_;
+  std::unordered_map<std::string, size_t> index_;
+  int64_t flat_count_ = 0;
+  AlignedFloats values_;
+  AlignedFloats gradients_;
+};
+
+}  // namespace limbeck

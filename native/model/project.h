@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/transformer.h"
+
+namespace limbeck {
+
+enum class WidthMap { kSelection, kPca };
+
+/// How the axes of a smaller model are filled from a larger one of the same kind.
+struct ProjectionMap {
+  std::vector<int64_t> layers;  // entry i = source block (from 1) that fills block i + 1
+  WidthMap width = WidthMap::kSelection;
+  const float* components = nullptr;  // kPca: [d, d_source], orthonormal rows
+};
+
+struct ProjectedParameter {
+  std::string name;
+  std::vector<float> values;  // in the target's shape
+};
+
+/// φ(source): a value for every parameter of the target that the source has too, in the target's shapes; neither model
+/// changes. With equal shapes and the identity layer map it is the source itself, bit for bit.
+/// Selection takes evenly spread channels of an axis: ⌊(2i + 1)·source/(2·target)⌋ — whole heads first, then channels of
+/// a head. PCA turns the residual axis by P: weights that read it become W·Pᵀ, those that write it P·W, gains
+/// P∘P·gain, biases P·bias; other axes are selected. Vocabulary, positions and types are cut to the target's.
+/// Throws Error("ERR_INVALID_ARGUMENT") for a layer map of the wrong length or range, a target wider than the source, or
+/// components of the wrong shape.
+std::vector<ProjectedParameter> project(Context& context, const Transformer& source, const TransformerConfig& target,
+                                        const ProjectionMap& map);
+
+}  // namespace limbeck

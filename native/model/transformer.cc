@@ -1,0 +1,481 @@
+#include "model/transformer.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "core/error.h"
+#include "core/rng.h"
+#include "ops/activation.h"
+#include "ops/embedding.h"
+#include "ops/linear.h"
+#include "ops/norm.h"
+
+namespace limbeck {
+
+namespace {
+
+// Streams of the dropout masks: one for the embeddings, three for each block.
+constexpr uint64_t kEmbeddingStream = 0;
+uint64_t attention_stream(int64_t layer) { return 1 + 3 * static_cast<uint64_t>(layer); }
+uint64_t attention_output_stream(int64_t layer) { return 2 + 3 * static_cast<uint64_t>(layer); }
+uint64_t mlp_output_stream(int64_t layer) { return 3 + 3 * static_cast<uint64_t>(layer); }
+
+float* copy_rows(Arena& arena, const float* x, int64_t count) {
+  float* copy = arena.allocate<float>(count);
+  std::memcpy(copy, x, static_cast<size_t>(count) * sizeof(float));
+  return copy;
+}
+
+float* zeros(Arena& arena, int64_t count) {
+  float* data = arena.allocate<float>(count);
+  std::memset(data, 0, static_cast<size_t>(count) * sizeof(float));
+  return data;
+}
+
+[[noreturn]] void invalid(const std::string& message) { throw Error("ERR_INVALID_ARGUMENT", message); }
+
+}  // namespace
+
+void check_batch(const TransformerConfig& config, const Batch& batch) {
+  if (batch.num_sequences < 1 || batch.num_tokens < 1) invalid("Expected at least one sequence with one token.");
+  if (batch.sequence_offsets[0] != 0 || batch.sequence_offsets[batch.num_sequences] != batch.num_tokens) {
+    invalid("sequenceOffsets must run from 0 to the number of tokens, " + std::to_string(batch.num_tokens) + ".");
+  }
+  for (int64_t s = 0; s < batch.num_sequences; ++s) {
+    const int64_t length = int64_t{batch.sequence_offsets[s + 1]} - batch.sequence_offsets[s];
+    if (length < 1) invalid("Sequence " + std::to_string(s) + " is empty; sequenceOffsets must ascend strictly.");
+    if (length > config.max_position_embeddings) {
+      invalid("Sequence " + std::to_string(s) + " has " + std::to_string(length) + " tokens and the model takes " +
+              std::to_string(config.max_position_embeddings) + ". Cut it.");
+    }
+  }
+  for (int64_t i = 0; i < batch.num_tokens; ++i) {
+    if (batch.input_vectors != nullptr) break;
+    if (batch.input_ids[i] < 0 || batch.input_ids[i] >= config.vocab_size) {
+      invalid("inputIds[" + std::to_string(i) + "] = " + std::to_string(batch.input_ids[i]) +
+              " is outside the vocabulary of " + std::to_string(config.vocab_size) + ".");
+    }
+    if (batch.token_type_ids != nullptr &&
+        (batch.token_type_ids[i] < 0 || batch.token_type_ids[i] >= config.type_vocab_size)) {
+      invalid("tokenTypeIds[" + std::to_string(i) + "] is outside the " + std::to_string(config.type_vocab_size) +
+              " token types.");
+    }
+  }
+}
+
+Transformer::Transformer(const TransformerConfig& config)
+    : config_((check_config(config), config)), parameters_(config_) {
+  bind();
+}
+
+const float* Transformer::value(const std::string& name) const {
+  return parameters_.has(name) ? parameters_.values() + parameters_.find(name).offset : nullptr;
+}
+
+Transformer::Norm Transformer::norm(const std::string& name) const {
+  const Linear pair = linear(name);
+  return {pair.weight, pair.bias, pair.d_weight, pair.d_bias};
+}
+
+Transformer::Linear Transformer::linear(const std::string& name) const {
+  Linear result{value(name + ".weight"), value(name + ".bias"), nullptr, nullptr};
+  if (parameters_.has_gradients()) {
+    float* gradients = const_cast<Parameters&>(parameters_).gradients();
+    if (result.weight != nullptr) result.d_weight = gradients + (result.weight - parameters_.values());
+    if (result.bias != nullptr) result.d_bias = gradients + (result.bias - parameters_.values());
+  }
+  return result;
+}
+
+void Transformer::bind() {
+  blocks_.clear();
+  for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
+    const std::string prefix = "layers." + std::to_string(layer) + ".";
+    blocks_.push_back({norm(prefix + "attention_norm"), norm(prefix + "mlp_norm"), linear(prefix + "attention.qkv"),
+                       linear(prefix + "attention.output"), linear(prefix + "mlp.input"),
+                       linear(prefix + "mlp.output")});
+  }
+  embedding_norm_ = norm("embeddings.norm");
+  final_norm_ = norm("final_norm");
+  head_norm_ = norm("head.norm");
+  head_dense_ = linear("head.dense");
+  bound_with_gradients_ = parameters_.has_gradients();
+}
+
+void Transformer::initialize(uint64_t seed, float initializer_range) {
+  const float residual_scale = 1.0f / std::sqrt(2.0f * static_cast<float>(config_.num_hidden_layers));
+  uint64_t stream = 0;
+  for (const Parameter& parameter : parameters_.list()) {
+    float* values = parameters_.values() + parameter.offset;
+    const Philox random{seed, stream++};
+    const bool is_gain = parameter.shape.size() == 1 && parameter.name.find(".weight") != std::string::npos;
+    const bool writes_residual = parameter.name.find("attention.output.weight") != std::string::npos ||
+                                 parameter.name.find("mlp.output.weight") != std::string::npos;
+    const float range = initializer_range * (writes_residual ? residual_scale : 1.0f);
+    for (int64_t i = 0; i < parameter.count; ++i) {
+      if (parameter.shape.size() >= 2) {
+        values[i] = range * random.normal(static_cast<uint64_t>(i));
+      } else {
+        values[i] = is_gain ? 1.0f : 0.0f;
+      }
+    }
+  }
+}
+
+void Transformer::set_item_features(const float* features) {
+  const int64_t count = config_.vocab_size * config_.item_feature_size;
+  if (item_features_ == nullptr) item_features_ = allocate_floats(count);
+  std::memcpy(item_features_.get(), features, static_cast<size_t>(count) * sizeof(float));
+}
+
+const float* Transformer::word_table(Context& context, Arena& arena) const {
+  const float* word = value("embeddings.word");  // v [V, d]
+  if (config_.item_feature_size == 0) return word;
+  if (item_features_ == nullptr) invalid("This model has item features: call setItemFeatures() first.");
+  const int64_t V = config_.vocab_size, d = config_.hidden_size, f = config_.item_feature_size;
+  float* table = copy_rows(arena, word, V * d);  // [V, d]
+  gemm(context, V, d, f, {item_features_.get(), f, 1}, {value("item_projection.weight"), 1, f}, nullptr, table, d,
+       true);
+  return table;
+}
+
+OutputTable Transformer::output_table(const float* word_table) const {
+  const float* weight = config_.tie_word_embeddings ? word_table : value("head.output.weight");
+  return {weight, value("head.bias")};
+}
+
+void Transformer::norm_forward(Context& context, const Norm& norm, const float* x, float* y, float* mean, float* rstd,
+                               int64_t num_rows) const {
+  const int64_t d = config_.hidden_size;
+  if (config_.norm == NormKind::kLayerNorm) {
+    layer_norm_forward(context, x, norm.weight, norm.bias, y, mean, rstd, num_rows, d, config_.norm_eps);
+  } else {
+    rms_norm_forward(context, x, norm.weight, y, rstd, num_rows, d, config_.norm_eps);
+  }
+}
+
+void Transformer::norm_backward(Context& context, const Norm& norm, const float* x, const float* mean,
+                                const float* rstd, const float* d_y, float* d_x, int64_t num_rows) const {
+  const int64_t d = config_.hidden_size;
+  if (config_.norm == NormKind::kLayerNorm) {
+    layer_norm_backward(context, x, norm.weight, mean, rstd, d_y, d_x, norm.d_weight, norm.d_bias, num_rows, d);
+  } else {
+    rms_norm_backward(context, x, norm.weight, rstd, d_y, d_x, norm.d_weight, num_rows, d);
+  }
+}
+
+void Transformer::activation_forward(Context& context, const float* x, float* y, int64_t num_rows) const {
+  const int64_t I = config_.intermediate_size;
+  switch (config_.hidden_act) {
+    case Activation::kGeluTanh: return gelu_tanh_forward(context, x, y, num_rows * I);
+    case Activation::kGeluErf: return gelu_erf_forward(context, x, y, num_rows * I);
+    case Activation::kSwiglu: return swiglu_forward(context, x, y, num_rows, I);
+  }
+}
+
+void Transformer::activation_backward(Context& context, const float* x, const float* d_y, float* d_x,
+                                      int64_t num_rows) const {
+  const int64_t I = config_.intermediate_size;
+  switch (config_.hidden_act) {
+    case Activation::kGeluTanh: return gelu_tanh_backward(context, x, d_y, d_x, num_rows * I);
+    case Activation::kGeluErf: return gelu_erf_backward(context, x, d_y, d_x, num_rows * I);
+    case Activation::kSwiglu: return swiglu_backward(context, x, d_y, d_x, num_rows, I);
+  }
+}
+
+AttentionShape Transformer::attention_shape(const Batch& batch) const {
+  return {batch.num_sequences,         batch.sequence_offsets, config_.num_attention_heads,
+          config_.num_key_value_heads, config_.head_dim,       config_.causal};
+}
+
+BlockActivations Transformer::allocate_block(Arena& arena, int64_t N) const {
+  const int64_t d = config_.hidden_size;
+  const bool norm_after = config_.norm_placement == NormPlacement::kAfter;
+  BlockActivations block{};
+  block.attention_normed = norm_after ? nullptr : arena.allocate<float>(N * d);
+  block.attention_mean = arena.allocate<float>(N);
+  block.attention_rstd = arena.allocate<float>(N);
+  block.qkv = arena.allocate<float>(N * config_.qkv_size());
+  block.lse = arena.allocate<float>(N * config_.num_attention_heads);
+  block.attended = arena.allocate<float>(N * config_.attention_size());
+  block.residual = arena.allocate<float>(N * d);
+  block.mlp_normed = arena.allocate<float>(N * d);
+  block.mlp_mean = arena.allocate<float>(N);
+  block.mlp_rstd = arena.allocate<float>(N);
+  block.mlp_input = arena.allocate<float>(N * config_.mlp_input_size());
+  block.mlp_activated = arena.allocate<float>(N * config_.intermediate_size);
+  block.output_sum = norm_after ? arena.allocate<float>(N * d) : nullptr;
+  return block;
+}
+
+Activations Transformer::forward(Context& context, Arena& arena, const Batch& batch,
+                                 const ForwardOptions& options) const {
+  const int64_t N = batch.num_tokens, d = config_.hidden_size, L = config_.num_hidden_layers;
+  const bool norm_after = config_.norm_placement == NormPlacement::kAfter;
+  Activations activations{};
+  activations.batch = batch;
+  activations.dropout_seed = options.dropout_seed;
+  activations.position_ids = arena.allocate<int32_t>(N);
+  for (int64_t s = 0; s < batch.num_sequences; ++s) {
+    for (int32_t i = batch.sequence_offsets[s]; i < batch.sequence_offsets[s + 1]; ++i) {
+      activations.position_ids[i] = i - batch.sequence_offsets[s];
+    }
+  }
+  activations.hidden = arena.allocate<float*>(L + 1);
+  for (int64_t l = 0; l <= L; ++l) activations.hidden[l] = arena.allocate<float>(N * d);
+
+  activations.word_table = batch.input_vectors == nullptr ? word_table(context, arena) : nullptr;
+  activations.embedded = norm_after ? arena.allocate<float>(N * d) : activations.hidden[0];
+  float* embedded = activations.embedded;
+  if (batch.input_vectors == nullptr) {
+    embedding_forward(context, batch.input_ids, activations.word_table, embedded, N, d, config_.vocab_size);
+  } else {
+    std::memcpy(embedded, batch.input_vectors, static_cast<size_t>(N * d) * sizeof(float));
+  }
+  if (config_.positions == PositionKind::kLearned) {
+    embedding_add_forward(context, activations.position_ids, value("embeddings.position"), embedded, N, d,
+                          config_.max_position_embeddings);
+  }
+  if (config_.type_vocab_size > 0) {
+    const int32_t* types = batch.token_type_ids;
+    if (types == nullptr) {
+      int32_t* zero_types = arena.allocate<int32_t>(N);
+      std::memset(zero_types, 0, static_cast<size_t>(N) * sizeof(int32_t));
+      activations.batch.token_type_ids = types = zero_types;
+    }
+    embedding_add_forward(context, types, value("embeddings.token_type"), embedded, N, d, config_.type_vocab_size);
+  }
+  if (norm_after) {
+    activations.embedded_mean = arena.allocate<float>(N);
+    activations.embedded_rstd = arena.allocate<float>(N);
+    norm_forward(context, embedding_norm_, embedded, activations.hidden[0], activations.embedded_mean,
+                 activations.embedded_rstd, N);
+  }
+  if (options.dropout_seed >= 0 && config_.embedding_dropout > 0) {
+    dropout(context, activations.hidden[0], N * d, config_.embedding_dropout,
+            static_cast<uint64_t>(options.dropout_seed), kEmbeddingStream);
+  }
+
+  // For inference one block's buffers serve all blocks; the hidden states are kept in any case.
+  activations.blocks = arena.allocate<BlockActivations>(L);
+  float* final_input = norm_after ? activations.hidden[L] : arena.allocate<float>(N * d);
+  for (int64_t l = 0; l < L; ++l) {
+    activations.blocks[l] = options.for_backward || l == 0 ? allocate_block(arena, N) : activations.blocks[0];
+    BlockActivations& block = activations.blocks[l];
+    block.input = activations.hidden[l];
+    block.output = l + 1 == L ? final_input : activations.hidden[l + 1];
+    const bool keep_maps = options.keep_maps != nullptr && options.keep_maps[l] != 0;
+    block.maps = keep_maps ? arena.allocate<float>(attention_map_floats(attention_shape(batch))) : nullptr;
+    block_forward(context, activations, l, block);
+  }
+  activations.final_input = final_input;
+  if (!norm_after) {
+    activations.final_mean = arena.allocate<float>(N);
+    activations.final_rstd = arena.allocate<float>(N);
+    norm_forward(context, final_norm_, final_input, activations.hidden[L], activations.final_mean,
+                 activations.final_rstd, N);
+  }
+  return activations;
+}
+
+void Transformer::block_forward(Context& context, const Activations& activations, int64_t layer,
+                                BlockActivations& a) const {
+  const Block& block = blocks_[static_cast<size_t>(layer)];
+  const Batch& batch = activations.batch;
+  const int64_t N = batch.num_tokens, d = config_.hidden_size;
+  const bool norm_after = config_.norm_placement == NormPlacement::kAfter;
+  const bool drops = activations.dropout_seed >= 0;
+  const uint64_t seed = drops ? static_cast<uint64_t>(activations.dropout_seed) : 0;
+
+  const float* attention_input = a.input;
+  if (!norm_after) {
+    norm_forward(context, block.attention_norm, a.input, a.attention_normed, a.attention_mean, a.attention_rstd, N);
+    attention_input = a.attention_normed;
+  }
+  linear_forward(context, attention_input, block.qkv.weight, block.qkv.bias, a.qkv, N, d, config_.qkv_size());
+  if (config_.positions == PositionKind::kRotary) {
+    rotary(context, a.qkv, activations.position_ids, N, config_.qkv_size(),
+           config_.num_attention_heads + config_.num_key_value_heads, config_.head_dim, config_.rope_theta, 1);
+  }
+  attention_forward(context, attention_shape(batch), a.qkv, a.attended, a.lse, a.maps,
+                    drops ? config_.attention_dropout : 0.0f, seed, attention_stream(layer));
+  linear_forward(context, a.attended, block.attention_output.weight, block.attention_output.bias, a.residual, N,
+                 config_.attention_size(), d);
+  if (drops && config_.hidden_dropout > 0) {
+    dropout(context, a.residual, N * d, config_.hidden_dropout, seed, attention_output_stream(layer));
+  }
+  add_in_place(context, a.input, a.residual, N * d);
+
+  if (norm_after) {
+    norm_forward(context, block.attention_norm, a.residual, a.mlp_normed, a.attention_mean, a.attention_rstd, N);
+  } else {
+    norm_forward(context, block.mlp_norm, a.residual, a.mlp_normed, a.mlp_mean, a.mlp_rstd, N);
+  }
+  linear_forward(context, a.mlp_normed, block.mlp_input.weight, block.mlp_input.bias, a.mlp_input, N, d,
+                 config_.mlp_input_size());
+  activation_forward(context, a.mlp_input, a.mlp_activated, N);
+  float* sum = norm_after ? a.output_sum : a.output;
+  linear_forward(context, a.mlp_activated, block.mlp_output.weight, block.mlp_output.bias, sum, N,
+                 config_.intermediate_size, d);
+  if (drops && config_.hidden_dropout > 0) {
+    dropout(context, sum, N * d, config_.hidden_dropout, seed, mlp_output_stream(layer));
+  }
+  add_in_place(context, norm_after ? a.mlp_normed : a.residual, sum, N * d);
+  if (norm_after) norm_forward(context, block.mlp_norm, sum, a.output, a.mlp_mean, a.mlp_rstd, N);
+}
+
+void Transformer::backward(Context& context, Arena& arena, const Activations& activations,
+                           const BackwardInputs& inputs) {
+  parameters_.gradients();
+  if (!bound_with_gradients_) bind();
+  const Batch& batch = activations.batch;
+  const int64_t N = batch.num_tokens, d = config_.hidden_size, L = config_.num_hidden_layers;
+  const bool norm_after = config_.norm_placement == NormPlacement::kAfter;
+  const Arena::Scope scope(arena);
+
+  float* d_stream = inputs.d_final;  // [N, d] gradient of what the block in hand gave out
+  if (!norm_after) {
+    d_stream = zeros(arena, N * d);
+    norm_backward(context, final_norm_, activations.final_input, activations.final_mean, activations.final_rstd,
+                  inputs.d_final, d_stream, N);
+  }
+  for (int64_t l = L - 1; l >= 0; --l) {
+    const Arena::Scope block_scope(arena);
+    block_backward(context, arena, activations, l, d_stream,
+                   inputs.teacher_maps != nullptr ? inputs.teacher_maps[l] : nullptr, inputs.map_loss_scale);
+    if (inputs.d_hidden != nullptr && inputs.d_hidden[l] != nullptr) {
+      add_in_place(context, inputs.d_hidden[l], d_stream, N * d);
+    }
+  }
+  if (activations.dropout_seed >= 0 && config_.embedding_dropout > 0) {
+    dropout(context, d_stream, N * d, config_.embedding_dropout, static_cast<uint64_t>(activations.dropout_seed),
+            kEmbeddingStream);
+  }
+  if (norm_after) {
+    float* d_embedded = zeros(arena, N * d);
+    norm_backward(context, embedding_norm_, activations.embedded, activations.embedded_mean, activations.embedded_rstd,
+                  d_stream, d_embedded, N);
+    d_stream = d_embedded;
+  }
+  float* gradients = parameters_.gradients();
+  embedding_backward(context, batch.input_ids, d_stream, inputs.d_word_table, N, d, config_.vocab_size);
+  if (config_.positions == PositionKind::kLearned) {
+    embedding_backward(context, activations.position_ids, d_stream,
+                       gradients + parameters_.find("embeddings.position").offset, N, d,
+                       config_.max_position_embeddings);
+  }
+  if (config_.type_vocab_size > 0) {
+    embedding_backward(context, batch.token_type_ids, d_stream,
+                       gradients + parameters_.find("embeddings.token_type").offset, N, d, config_.type_vocab_size);
+  }
+}
+
+// d_stream [N, d]: in, the gradient of the block's output; out, of its input.
+void Transformer::block_backward(Context& context, Arena& arena, const Activations& activations, int64_t layer,
+                                 float* d_stream, const float* teacher_maps, float map_loss_scale) const {
+  const Block& block = blocks_[static_cast<size_t>(layer)];
+  const BlockActivations& a = activations.blocks[layer];
+  const Batch& batch = activations.batch;
+  const int64_t N = batch.num_tokens, d = config_.hidden_size;
+  const bool norm_after = config_.norm_placement == NormPlacement::kAfter;
+  const bool drops = activations.dropout_seed >= 0;
+  const uint64_t seed = drops ? static_cast<uint64_t>(activations.dropout_seed) : 0;
+
+  // Feed-forward.
+  if (norm_after) {
+    float* d_sum = zeros(arena, N * d);
+    norm_backward(context, block.mlp_norm, a.output_sum, a.mlp_mean, a.mlp_rstd, d_stream, d_sum, N);
+    std::memcpy(d_stream, d_sum, static_cast<size_t>(N * d) * sizeof(float));
+  }
+  float* d_branch = copy_rows(arena, d_stream, N * d);
+  if (drops && config_.hidden_dropout > 0) {
+    dropout(context, d_branch, N * d, config_.hidden_dropout, seed, mlp_output_stream(layer));
+  }
+  float* d_activated = arena.allocate<float>(N * config_.intermediate_size);
+  linear_backward(context, a.mlp_activated, block.mlp_output.weight, d_branch, d_activated, block.mlp_output.d_weight,
+                  block.mlp_output.d_bias, N, config_.intermediate_size, d);
+  float* d_mlp_input = arena.allocate<float>(N * config_.mlp_input_size());
+  activation_backward(context, a.mlp_input, d_activated, d_mlp_input, N);
+  float* d_normed = d_branch;  // its content is spent
+  linear_backward(context, a.mlp_normed, block.mlp_input.weight, d_mlp_input, d_normed, block.mlp_input.d_weight,
+                  block.mlp_input.d_bias, N, d, config_.mlp_input_size());
+  if (norm_after) {
+    add_in_place(context, d_stream, d_normed, N * d);
+    std::memset(d_stream, 0, static_cast<size_t>(N * d) * sizeof(float));
+    norm_backward(context, block.attention_norm, a.residual, a.attention_mean, a.attention_rstd, d_normed, d_stream,
+                  N);
+  } else {
+    norm_backward(context, block.mlp_norm, a.residual, a.mlp_mean, a.mlp_rstd, d_normed, d_stream, N);
+  }
+
+  // Attention; d_stream is now the gradient of input + attention output.
+  std::memcpy(d_branch, d_stream, static_cast<size_t>(N * d) * sizeof(float));
+  if (drops && config_.hidden_dropout > 0) {
+    dropout(context, d_branch, N * d, config_.hidden_dropout, seed, attention_output_stream(layer));
+  }
+  float* d_attended = arena.allocate<float>(N * config_.attention_size());
+  linear_backward(context, a.attended, block.attention_output.weight, d_branch, d_attended,
+                  block.attention_output.d_weight, block.attention_output.d_bias, N, config_.attention_size(), d);
+  float* d_qkv = arena.allocate<float>(N * config_.qkv_size());
+  attention_backward(context, attention_shape(batch), a.qkv, a.attended, a.lse, d_attended, d_qkv, teacher_maps,
+                     map_loss_scale, drops ? config_.attention_dropout : 0.0f, seed, attention_stream(layer));
+  if (config_.positions == PositionKind::kRotary) {
+    rotary(context, d_qkv, activations.position_ids, N, config_.qkv_size(),
+           config_.num_attention_heads + config_.num_key_value_heads, config_.head_dim, config_.rope_theta, -1);
+  }
+  linear_backward(context, norm_after ? a.input : a.attention_normed, block.qkv.weight, d_qkv, d_normed,
+                  block.qkv.d_weight, block.qkv.d_bias, N, d, config_.qkv_size());
+  if (norm_after) {
+    add_in_place(context, d_normed, d_stream, N * d);
+  } else {
+    norm_backward(context, block.attention_norm, a.input, a.attention_mean, a.attention_rstd, d_normed, d_stream, N);
+  }
+}
+
+void Transformer::backward_word_table(Context& context, const float* d_word_table) {
+  float* gradients = parameters_.gradients();
+  const int64_t V = config_.vocab_size, d = config_.hidden_size, f = config_.item_feature_size;
+  float* d_word = gradients + parameters_.find("embeddings.word").offset;
+  if (d_word != d_word_table) add_in_place(context, d_word_table, d_word, V * d);
+  if (f > 0) {
+    gemm(context, d, f, V, {d_word_table, 1, d}, {item_features_.get(), f, 1}, nullptr,
+         gradients + parameters_.find("item_projection.weight").offset, f, true);
+  }
+}
+
+HeadActivations Transformer::head_forward(Context& context, Arena& arena, const float* hidden,
+                                          int64_t num_rows) const {
+  HeadActivations a{};
+  a.input = a.output = hidden;
+  if (!config_.masked_lm_head) return a;
+  const int64_t d = config_.hidden_size;
+  a.dense = arena.allocate<float>(num_rows * d);
+  a.activated = arena.allocate<float>(num_rows * d);
+  a.mean = arena.allocate<float>(num_rows);
+  a.rstd = arena.allocate<float>(num_rows);
+  float* output = arena.allocate<float>(num_rows * d);
+  linear_forward(context, hidden, head_dense_.weight, head_dense_.bias, a.dense, num_rows, d, d);
+  gelu_erf_forward(context, a.dense, a.activated, num_rows * d);
+  norm_forward(context, head_norm_, a.activated, output, a.mean, a.rstd, num_rows);
+  a.output = output;
+  return a;
+}
+
+void Transformer::head_backward(Context& context, Arena& arena, const HeadActivations& a, float* d_output,
+                                float* d_input, int64_t num_rows) {
+  const int64_t d = config_.hidden_size;
+  if (!config_.masked_lm_head) {
+    if (d_input != d_output) std::memcpy(d_input, d_output, static_cast<size_t>(num_rows * d) * sizeof(float));
+    return;
+  }
+  parameters_.gradients();
+  if (!bound_with_gradients_) bind();
+  const Arena::Scope scope(arena);
+  float* d_activated = zeros(arena, num_rows * d);
+  norm_backward(context, head_norm_, a.activated, a.mean, a.rstd, d_output, d_activated, num_rows);
+  gelu_erf_backward(context, a.dense, d_activated, d_activated, num_rows * d);
+  linear_backward(context, a.input, head_dense_.weight, d_activated, d_input, head_dense_.d_weight,
+                  head_dense_.d_bias, num_rows, d, d);
+}
+
+}  // namespace limbeck

@@ -1,0 +1,167 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+#include "model/parameters.h"
+#include "ops/attention.h"
+#include "ops/context.h"
+
+namespace limbeck {
+
+/// Sequences laid end to end: N tokens, S sequences, no padding.
+struct Batch {
+  const int32_t* input_ids;         // [N]
+  const int32_t* sequence_offsets;  // [S + 1]
+  const int32_t* token_type_ids;    // [N], or null = type 0
+  int64_t num_tokens;               // N
+  int64_t num_sequences;            // S
+  /// [N, d] or null: rows that replace those of the word table; input_ids is not read then. Inference only.
+  const float* input_vectors = nullptr;
+};
+
+/// Throws Error("ERR_INVALID_ARGUMENT") unless the offsets ascend from 0 to N, no sequence is empty or longer than the
+/// model's positions, and every id is inside its table.
+void check_batch(const TransformerConfig& config, const Batch& batch);
+
+/// The output table of a model: what hidden states are multiplied with to give logits.
+struct OutputTable {
+  const float* weight;  // [V, d]
+  const float* bias;    // [V] or null
+};
+
+/// What one block keeps for its backward pass. Every buffer has N rows.
+struct BlockActivations {
+  const float* input;            // [N, d] residual stream
+  float *attention_normed;       // [N, d] norm before: what attention reads; norm after: = input
+  float *attention_mean, *attention_rstd;  // [N]
+  float *qkv;                    // [N, (H + 2KV)·hd], queries and keys turned
+  float *lse;                    // [N, H]
+  float *attended;               // [N, H·hd]
+  float *residual;               // [N, d] input + attention output
+  float *mlp_normed;             // [N, d] what the feed-forward reads
+  float *mlp_mean, *mlp_rstd;    // [N]
+  float *mlp_input;              // [N, I or 2I] before the activation
+  float *mlp_activated;          // [N, I]
+  float *output_sum;             // [N, d] norm after: residual + feed-forward output; norm before: = output
+  float *output;                 // [N, d] what the next block reads
+  float *maps;                   // Σ H·t², or null
+};
+
+/// Activations of one forward pass, in the arena given to it.
+struct Activations {
+  Batch batch;
+  int32_t* position_ids;        // [N], from 0 in each sequence
+  const float* word_table;      // [V, d]: embeddings.word, or the item table v + A·u
+  float* embedded;              // [N, d] sum of embeddings, before embeddings.norm (norm after)
+  float *embedded_mean, *embedded_rstd;  // [N]
+  BlockActivations* blocks;     // [L], all of them when kept for backward
+  float** hidden;               // [L + 1] hidden states, each [N, d]
+  const float* final_input;     // [N, d] what final_norm reads
+  float *final_mean, *final_rstd;  // [N]
+  int64_t dropout_seed;         // < 0 = none
+};
+
+struct ForwardOptions {
+  bool for_backward = false;
+  int64_t dropout_seed = -1;  // < 0 = no dropout
+  /// [L] or null: 1 = keep the attention maps of that block.
+  const uint8_t* keep_maps = nullptr;
+};
+
+struct BackwardInputs {
+  float* d_final;                     // [N, d] gradient at hidden[L]; overwritten
+  const float* const* d_hidden;       // [L + 1] or null; entries [N, d] or null, added at hidden[l], l < L
+  const float* const* teacher_maps;   // [L] or null; entries or null
+  float map_loss_scale;
+  float* d_word_table;                // [V, d] += gradient of word_table
+};
+
+/// Rows of `hidden` on their way to logits (masked LM: dense, activation, norm; others: the rows themselves).
+struct HeadActivations {
+  const float* input;  // [R, d]
+  float* dense;        // [R, d] before the activation
+  float* activated;    // [R, d]
+  float *mean, *rstd;  // [R]
+  const float* output;  // [R, d] what the table is multiplied with
+};
+
+/// One transformer, its parameters, forward and backward. Not thread-safe: one pass at a time.
+class Transformer {
+ public:
+  explicit Transformer(const TransformerConfig& config);
+
+  const TransformerConfig& config() const { return config_; }
+  Parameters& parameters() { return parameters_; }
+  const Parameters& parameters() const { return parameters_; }
+
+  /// Normal(0, initializer_range) weights, zero biases, unit gains; the two products that write to the residual stream
+  /// scaled by 1/√(2L) (Radford et al. 2019, §2.3).
+  void initialize(uint64_t seed, float initializer_range);
+
+  /// Frozen features u [V, f], copied.
+  void set_item_features(const float* features);
+  const float* item_features() const { return item_features_.get(); }
+
+  /// The table that ids index, in `arena` when it must be computed: e_i = v_i + A·u_i.
+  const float* word_table(Context& context, Arena& arena) const;
+  OutputTable output_table(const float* word_table) const;
+
+  Activations forward(Context& context, Arena& arena, const Batch& batch, const ForwardOptions& options) const;
+  /// Adds to parameters().gradients(), except to the word table (see BackwardInputs) .
+  void backward(Context& context, Arena& arena, const Activations& activations, const BackwardInputs& inputs);
+  /// embeddings.word and item_projection += from the gradient of the word table [V, d].
+  void backward_word_table(Context& context, const float* d_word_table);
+
+  /// hidden [R, d] → the rows that the output table is multiplied with.
+  HeadActivations head_forward(Context& context, Arena& arena, const float* hidden, int64_t num_rows) const;
+  /// d_output [R, d] → d_input [R, d] = ; head parameters +=. Without a head transform the two may be one buffer.
+  void head_backward(Context& context, Arena& arena, const HeadActivations& activations, float* d_output,
+                     float* d_input, int64_t num_rows);
+
+  AttentionShape attention_shape(const Batch& batch) const;
+
+ private:
+  friend class Generator;
+  struct Norm {
+    const float *weight, *bias;  // [d]; bias null for RMS norm
+    float *d_weight, *d_bias;    // null while there are no gradients
+  };
+  struct Linear {
+    const float *weight, *bias;  // [out, in], [out] or null
+    float *d_weight, *d_bias;
+  };
+  struct Block {
+    Norm attention_norm, mlp_norm;
+    Linear qkv, attention_output, mlp_input, mlp_output;
+  };
+
+  const float* value(const std::string& name) const;
+  Norm norm(const std::string& name) const;
+  Linear linear(const std::string& name) const;
+  /// Looks up every pointer of the blocks once; again after gradients appear.
+  void bind();
+
+  void norm_forward(Context& context, const Norm& norm, const float* x, float* y, float* mean, float* rstd,
+                    int64_t num_rows) const;
+  void norm_backward(Context& context, const Norm& norm, const float* x, const float* mean, const float* rstd,
+                     const float* d_y, float* d_x, int64_t num_rows) const;
+  void activation_forward(Context& context, const float* x, float* y, int64_t num_rows) const;
+  void activation_backward(Context& context, const float* x, const float* d_y, float* d_x, int64_t num_rows) const;
+  BlockActivations allocate_block(Arena& arena, int64_t num_rows) const;
+  void block_forward(Context& context, const Activations& activations, int64_t layer, BlockActivations& block) const;
+  void block_backward(Context& context, Arena& arena, const Activations& activations, int64_t layer, float* d_stream,
+                      const float* teacher_maps, float map_loss_scale) const;
+
+  TransformerConfig config_;
+  Parameters parameters_;
+  AlignedFloats item_features_;
+  std::vector<Block> blocks_;
+  Norm embedding_norm_{}, final_norm_{}, head_norm_{};
+  Linear head_dense_{};
+  bool bound_with_gradients_ = false;
+};
+
+}  // namespace limbeck

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstdint>
+
+#include "ops/context.h"
+
+namespace limbeck {
+
+/// Principal components by randomised SVD with power iterations (Halko, Martinsson & Tropp 2011, arXiv:0909.4061,
+/// alg. 4.4 and 5.1) of the centred x. Signs are fixed: the largest absolute entry of each component is positive.
+///   x [num_rows, num_columns], mean [num_columns] =, components [num_components, num_columns] = orthonormal rows by
+///   falling variance, explained_variance [num_components] = (divided by num_rows − 1)
+/// Requires 1 ≤ num_components ≤ min(num_rows, num_columns); rows beyond the rank are filled orthonormally, variance 0.
+void pca(Context& context, const float* x, int64_t num_rows, int64_t num_columns, int64_t num_components, uint64_t seed,
+         float* mean, float* components, float* explained_variance);
+
+/// y = (x − mean)·componentsᵀ.   y [num_rows, num_components]
+void pca_transform(Context& context, const float* x, const float* mean, const float* components, float* y,
+                   int64_t num_rows, int64_t num_columns, int64_t num_components);
+
+}  // namespace limbeck

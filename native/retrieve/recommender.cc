@@ -1,0 +1,193 @@
+#include "retrieve/recommender.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+
+#include "core/error.h"
+#include "ops/embedding.h"
+#include "ops/linear.h"
+#include "ops/top_k.h"
+
+namespace limbeck {
+
+namespace {
+
+TransformerConfig folded_config(TransformerConfig config) {
+  if (!config.causal) throw Error("ERR_INVALID_ARGUMENT", "A recommender needs a causal model.");
+  if (!config.tie_word_embeddings) {
+    throw Error("ERR_INVALID_ARGUMENT", "A recommender needs a tied output table: items are scored by the vectors read.");
+  }
+  // The items live in a table of their own, which can grow.
+  config.vocab_size = 1;
+  config.item_feature_size = 0;
+  config.embedding_dropout = config.attention_dropout = config.hidden_dropout = 0;
+  return config;
+}
+
+// Rows of scores that one chunk of users takes: at most 4 MB, so that they stay in the cache.
+int64_t chunk_rows(int64_t num_items) { return std::max<int64_t>(1, (int64_t{1} << 20) / num_items); }
+
+}  // namespace
+
+Recommender::Recommender(Context& context, const Transformer& model)
+    : model_(folded_config(model.config())),
+      num_items_(model.config().vocab_size),
+      item_feature_size_(model.config().item_feature_size) {
+  const TransformerConfig& config = model_.config();
+  const int64_t d = config.hidden_size;
+  for (const Parameter& parameter : model_.parameters().list()) {
+    std::memcpy(model_.parameters().values() + parameter.offset,
+                model.parameters().values() + model.parameters().find(parameter.name).offset,
+                static_cast<size_t>(parameter.count) * sizeof(float));
+  }
+  const Arena::Scope scope(context.scratch);
+  const float* table = model.word_table(context, context.scratch);
+  table_.assign(table, table + num_items_ * d);
+  if (item_feature_size_ > 0) {
+    const float* projection =
+        model.parameters().values() + model.parameters().find("item_projection.weight").offset;
+    item_projection_.assign(projection, projection + d * item_feature_size_);
+  }
+  excluded_.assign(static_cast<size_t>(num_items_), 0);
+  scores_.resize(static_cast<size_t>(num_items_));
+}
+
+void Recommender::check_item(const char* what, int32_t id, int64_t limit) const {
+  if (id < 0 || id >= limit) {
+    throw Error("ERR_INVALID_ARGUMENT", std::string(what) + " has item " + std::to_string(id) +
+                                            ", outside the catalogue of " + std::to_string(limit) + ".");
+  }
+}
+
+int64_t Recommender::recommend(const int32_t* history, int64_t history_length, const float* features,
+                               int64_t num_features, const int32_t* exclude, int64_t num_excluded, int64_t k,
+                               int32_t* item_ids, float* scores) {
+  const TransformerConfig& config = model_.config();
+  if (history_length < 1) throw Error("ERR_INVALID_ARGUMENT", "Expected a history of at least one item.");
+  if (k < 1) throw Error("ERR_INVALID_ARGUMENT", "Expected k of at least 1, got " + std::to_string(k) + ".");
+  if (num_features > 0 && item_feature_size_ == 0) {
+    throw Error("ERR_INVALID_ARGUMENT", "This student has no item features, so it knows no items by text.");
+  }
+  for (int64_t i = 0; i < history_length; ++i) {
+    if (history[i] < -num_features) check_item("history", history[i], num_items_);
+    if (history[i] >= 0) check_item("history", history[i], num_items_);
+  }
+  for (int64_t i = 0; i < num_excluded; ++i) check_item("exclude", exclude[i], num_items_);
+
+  const int64_t d = config.hidden_size, f = item_feature_size_;
+  const int64_t length = std::min(history_length, config.max_position_embeddings);
+  history += history_length - length;
+  serving_arena_.reset();
+  Context context{serving_pool_, serving_arena_};
+  float* vectors = serving_arena_.allocate<float>(length * d);  // [length, d]
+  for (int64_t i = 0; i < length; ++i) {
+    if (history[i] >= 0) {
+      std::memcpy(vectors + i * d, table_.data() + history[i] * d, static_cast<size_t>(d) * sizeof(float));
+    } else {
+      gemm(context, 1, d, f, {features + (-1 - int64_t{history[i]}) * f, f, 1}, {item_projection_.data(), 1, f}, nullptr,
+           vectors + i * d, d, false);
+    }
+  }
+  const int32_t offsets[2] = {0, static_cast<int32_t>(length)};
+  Batch batch{history, offsets, nullptr, length, 1};
+  batch.input_vectors = vectors;
+  const Activations activations = model_.forward(context, serving_arena_, batch, {});
+  const float* last = activations.hidden[config.num_hidden_layers] + (length - 1) * d;  // [d]
+  gemm(context, 1, num_items_, d, {last, d, 1}, {table_.data(), 1, d}, nullptr, scores_.data(), num_items_, false);
+
+  for (int64_t i = 0; i < num_excluded; ++i) excluded_[static_cast<size_t>(exclude[i])] = 1;
+  const int64_t count = top_k(scores_.data(), excluded_.data(), num_items_, k, item_ids, scores);
+  for (int64_t i = 0; i < num_excluded; ++i) excluded_[static_cast<size_t>(exclude[i])] = 0;
+  return count;
+}
+
+int64_t Recommender::add_items(const float* features, int64_t num_features) {
+  const int64_t d = model_.config().hidden_size, f = item_feature_size_;
+  if (f == 0) {
+    throw Error("ERR_INVALID_ARGUMENT", "This student has no item features, so items cannot be added by text.");
+  }
+  if (num_features < f || num_features % f != 0) {
+    throw Error("ERR_SHAPE_MISMATCH", "Expected features of " + std::to_string(f) + " numbers an item, got " +
+                                          std::to_string(num_features) + " in all.");
+  }
+  const int64_t added = num_features / f, first = num_items_;
+  for (int64_t i = 0; i < num_features; ++i) {
+    if (!std::isfinite(features[i])) throw Error("ERR_INVALID_ARGUMENT", "Item features must be finite.");
+  }
+  const size_t total = static_cast<size_t>(num_items_ + added);
+  table_.resize(total * static_cast<size_t>(d));
+  excluded_.resize(total, 0);
+  scores_.resize(total);
+  serving_arena_.reset();
+  Context context{serving_pool_, serving_arena_};
+  gemm(context, added, d, f, {features, f, 1}, {item_projection_.data(), 1, f}, nullptr, table_.data() + first * d, d,
+       false);
+  num_items_ += added;
+  return first;
+}
+
+void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs, int32_t* ranks, int32_t* top_k_ids,
+                       float* top_k_scores) const {
+  const TransformerConfig& config = model_.config();
+  Batch batch = inputs.batch;
+  const int64_t S = batch.num_sequences, V = num_items_, d = config.hidden_size, k = inputs.top_k;
+  for (int64_t i = 0; i < batch.num_tokens; ++i) check_item("inputIds", batch.input_ids[i], V);
+  if (inputs.exclude_offsets[0] != 0) throw Error("ERR_INVALID_ARGUMENT", "excludeOffsets must begin with 0.");
+  for (int64_t s = 0; s < S; ++s) {
+    check_item("targets", inputs.targets[s], V);
+    if (inputs.exclude_offsets[s + 1] < inputs.exclude_offsets[s]) {
+      throw Error("ERR_INVALID_ARGUMENT", "excludeOffsets must ascend.");
+    }
+  }
+  for (int32_t i = 0; i < inputs.exclude_offsets[S]; ++i) check_item("excludeIds", inputs.exclude_ids[i], V);
+
+  arena.reset();
+  float* vectors = arena.allocate<float>(batch.num_tokens * d);  // [N, d]
+  embedding_forward(context, batch.input_ids, table_.data(), vectors, batch.num_tokens, d, V);
+  batch.input_vectors = vectors;
+  check_batch(config, batch);
+  const Activations activations = model_.forward(context, arena, batch, {});
+  const float* hidden = activations.hidden[config.num_hidden_layers];
+  float* last = arena.allocate<float>(S * d);  // [S, d]
+  for (int64_t s = 0; s < S; ++s) {
+    std::memcpy(last + s * d, hidden + (int64_t{batch.sequence_offsets[s + 1]} - 1) * d,
+                static_cast<size_t>(d) * sizeof(float));
+  }
+  const int64_t chunk = std::min(S, chunk_rows(V));
+  float* scores = arena.allocate<float>(chunk * V);  // [chunk, V]
+  uint8_t* excluded = arena.allocate<uint8_t>(context.pool.num_threads() * V);  // [threads, V], zero between rows
+  std::memset(excluded, 0, static_cast<size_t>(context.pool.num_threads() * V));
+  for (int64_t begin = 0; begin < S; begin += chunk) {
+    const int64_t rows = std::min(chunk, S - begin);
+    gemm(context, rows, V, d, {last + begin * d, d, 1}, {table_.data(), 1, d}, nullptr, scores, V, false);
+    context.pool.parallel_for(rows, [&](int64_t row, int worker) {
+      const int64_t s = begin + row;
+      const float* x = scores + row * V;
+      uint8_t* skip = excluded + worker * V;
+      const int32_t target = inputs.targets[s];
+      for (int32_t i = inputs.exclude_offsets[s]; i < inputs.exclude_offsets[s + 1]; ++i) {
+        skip[inputs.exclude_ids[i]] = 1;
+      }
+      skip[target] = 0;
+      const float target_score = x[target];
+      int32_t rank = 0;  // the target counts itself; a NaN anywhere counts against it
+      for (int64_t v = 0; v < V; ++v) rank += static_cast<int32_t>(!(x[v] < target_score) & (skip[v] == 0));
+      ranks[s] = rank;
+      if (k > 0) {
+        const int64_t found = top_k(x, skip, V, k, top_k_ids + s * k, top_k_scores + s * k);
+        for (int64_t i = found; i < k; ++i) {
+          top_k_ids[s * k + i] = -1;
+          top_k_scores[s * k + i] = -std::numeric_limits<float>::infinity();
+        }
+      }
+      for (int32_t i = inputs.exclude_offsets[s]; i < inputs.exclude_offsets[s + 1]; ++i) {
+        skip[inputs.exclude_ids[i]] = 0;
+      }
+    });
+  }
+}
+
+}  // namespace limbeck

@@ -1,0 +1,106 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "model/transformer.h"
+#include "ops/context.h"
+
+namespace limbeck {
+
+enum class OptimizerKind { kAdamW, kSgd };
+
+struct OptimizerOptions {
+  OptimizerKind kind = OptimizerKind::kAdamW;
+  float beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f;
+  float weight_decay = 0;  // decoupled, on tensors of rank ≥ 2 only
+  float momentum = 0;      // SGD
+  float max_grad_norm = 0;  // 0 = no clipping
+};
+
+/// Weights of the four terms: w_ce·CE + w_kd·τ²·KL + w_h·MSE + w_a·KL of attention maps.
+struct LossWeights {
+  float ce = 1, kd = 0, hidden = 0, attention = 0;
+  float temperature = 1;
+  float fusion = 1;  // see LossHeadOptions
+  float gate = 1;
+};
+
+/// What the teacher said about the tokens of the batch: a model to run on it, or arrays extracted before.
+struct TeacherSignal {
+  const Transformer* model = nullptr;
+  std::vector<std::pair<int64_t, int64_t>> layer_map;  // student block, teacher block; from 1
+  // One entry a pair of layer_map, or none.
+  std::vector<const float*> hidden;      // [N, teacher_hidden_size]
+  std::vector<const float*> attentions;  // Σ H·t²
+  int64_t teacher_hidden_size = 0;       // of `hidden`
+  // Logits: at most one form. All have N rows; rows without a label are not read.
+  const float* dense_logits = nullptr;    // [N, V]
+  const float* logits_hidden = nullptr;   // [N, head's hidden size], with `head`
+  const Transformer* head = nullptr;
+  const int32_t* top_k_indices = nullptr;  // [N, top_k]
+  const float* top_k_values = nullptr;     // [N, top_k]
+  const float* log_sum_exp = nullptr;      // [N]
+  int64_t top_k = 0;
+};
+
+struct StepInputs {
+  Batch batch;
+  const int32_t* labels;  // [N], -100 = ignored
+  float learning_rate = 0;
+  int64_t dropout_seed = -1;  // < 0 = no dropout
+  LossWeights weights;
+  const TeacherSignal* teacher = nullptr;
+  int64_t sampled_negatives = 0;  // 0 = full softmax
+};
+
+/// Each term before its weight; `loss` is the weighted sum.
+struct StepResult {
+  double loss = 0, ce = 0, kd = 0, hidden = 0, attention = 0;
+  double grad_norm = 0;  // before clipping
+  int64_t num_labels = 0;
+};
+
+/// Learned projection of the hidden loss: h_student·weightᵀ is compared with h_teacher.
+struct Projection {
+  int64_t rows = 0, columns = 0;  // d_teacher, d_student
+  AlignedFloats weight, gradient, first, second;
+  int64_t count() const { return rows * columns; }
+};
+
+/// Losses, gradients and the optimiser of one model.
+class Trainer {
+ public:
+  Trainer(std::shared_ptr<Transformer> model, const OptimizerOptions& options);
+
+  /// Loss and gradients (=, into the model's gradients and the projections'); parameters stay.
+  StepResult compute_gradients(Context& context, Arena& arena, const StepInputs& inputs);
+  /// The same, then one update. Throws Error("ERR_NOT_FINITE"), parameters untouched, when loss or norm is not finite.
+  StepResult step(Context& context, Arena& arena, const StepInputs& inputs);
+
+  Transformer& model() { return *model_; }
+  /// Sized by the first call for `index`; entry i of the layer map uses projection i.
+  Projection& projection(size_t index, int64_t rows, int64_t columns);
+  std::vector<Projection>& projections() { return projections_; }
+
+  int64_t step_count() const { return step_count_; }
+  void set_step_count(int64_t step_count) { step_count_ = step_count; }
+  /// First and second moments in the layout of Parameters; SGD's buffer is `first`.
+  float* first() { return first_.get(); }
+  float* second() { return second_.get(); }
+
+ private:
+  double hidden_loss(Context& context, Arena& arena, const StepInputs& inputs, const Activations& student,
+                     const Activations* teacher, const float** d_hidden, float* d_final);
+  void update(Context& context, const StepInputs& inputs, double grad_norm);
+
+  std::shared_ptr<Transformer> model_;
+  OptimizerOptions options_;
+  AlignedFloats first_, second_;  // [flat_count]
+  std::vector<Projection> projections_;
+  int64_t step_count_ = 0;
+};
+
+}  // namespace limbeck

@@ -1,0 +1,69 @@
+// Runs the C++ tests; an argument runs those whose title contains it.
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <vector>
+
+#include "test.h"
+
+namespace limbeck_test {
+namespace {
+
+struct Test {
+  const char* title;
+  void (*body)();
+};
+
+std::vector<Test>& tests() {
+  static std::vector<Test> list;
+  return list;
+}
+
+int failures_in_test = 0;
+
+}  // namespace
+
+bool add_test(const char* title, void (*body)()) {
+  tests().push_back({title, body});
+  return true;
+}
+
+void fail(const char* expression, const char* file, int line) {
+  ++failures_in_test;
+  std::printf("    %s:%d: %s\n", file, line, expression);
+}
+
+std::string error_code(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const limbeck::Error& error) {
+    return error.code();
+  } catch (const std::exception& error) {
+    return std::string("another exception: ") + error.what();
+  }
+  return "no exception";
+}
+
+}  // namespace limbeck_test
+
+int main(int argc, char** argv) {
+  using namespace limbeck_test;
+  int passed = 0, failed = 0;
+  for (const Test& test : tests()) {
+    if (argc > 1 && std::strstr(test.title, argv[1]) == nullptr) continue;
+    failures_in_test = 0;
+    const limbeck::CpuKernels& chosen = limbeck::cpu_kernels();
+    try {
+      test.body();
+    } catch (const std::exception& error) {
+      ++failures_in_test;
+      std::printf("    unexpected exception: %s\n", error.what());
+    }
+    limbeck::set_cpu_kernels_for_testing(chosen);
+    std::printf("%s %s\n", failures_in_test == 0 ? "ok  " : "FAIL", test.title);
+    std::fflush(stdout);
+    ++(failures_in_test == 0 ? passed : failed);
+  }
+  std::printf("%d passed, %d failed\n", passed, failed);
+  return failed == 0 && passed > 0 ? 0 : 1;
+}
