@@ -223,11 +223,39 @@ export interface NativeRecommender {
    * Fills itemIds and scores with the best k items after `history` and returns how many there are
    * (fewer than k when the catalogue is exhausted). Best first; equal scores by lower id.
    */
-  recommend(history: Int32Array, exclude: Int32Array, k: number, itemIds: Int32Array, scores: Float32Array): number;
+  recommend(request: {
+    /** Oldest first. An id below 0 names a row of `features`: −1 is row 0, −2 row 1, … */
+    readonly history: Int32Array;
+    readonly exclude: Int32Array;
+    readonly k: number;
+    readonly itemIds: Int32Array; // [≥ k]
+    readonly scores: Float32Array; // [≥ k]
+    /** Items outside the catalogue that the history names. */
+    readonly features?: Float32Array; // [n, itemFeatureSize]
+  }): number;
   /** Appends items known by their features alone (v = 0); returns the id of the first. features: [n, itemFeatureSize]. */
   addItems(features: Float32Array): number;
   /** Full ranking: rank of each target (1 = best; ties counted against it), and the top k lists. */
   rank(request: RankRequest): Promise<{ ranks: Int32Array; topK: Int32Array; topKScores: Float32Array }>;
+  dispose(): void;
+}
+
+/** From token ids to item features, the way the catalogue's own were made: pooled hidden states, fused, reduced. */
+export interface TextEncoderOptions {
+  readonly model: NativeTransformer;
+  /** Hidden states that are read, each 0 … L; pooled by their mean over the tokens. */
+  readonly layers: readonly number[];
+  /** `sum`: Σ weights[i]·hidden[layers[i]]; `concat`: side by side. */
+  readonly fusion: 'sum' | 'concat';
+  readonly weights: Float32Array; // [layers], read for `sum`
+  readonly mean: Float32Array; // [columns], columns = d, or layers·d for `concat`
+  readonly components: Float32Array; // [f, columns]
+}
+
+/** A snapshot: later training of the model does not change it. Encodes synchronously on the calling thread. */
+export interface NativeTextEncoder {
+  readonly featureSize: number;
+  encode(batch: PackedBatch): Float32Array; // [S, f]
   dispose(): void;
 }
 
@@ -242,12 +270,36 @@ export interface NativeEngine {
   createTrainer(model: NativeTransformer, options: OptimizerOptions): NativeTrainer;
   /** Takes a snapshot: later training of the model does not change the recommender. */
   createRecommender(model: NativeTransformer): NativeRecommender;
-  /** Principal components of x [rows, columns] by randomised SVD (Halko et al. 2011, alg. 4.3 + 5.1). */
-  pca(request: { x: Float32Array; rows: number; columns: number; components: number; seed: number }): Promise<{
+  createTextEncoder(options: TextEncoderOptions): NativeTextEncoder;
+  /** Principal components of x [rows, columns] by randomised SVD (Halko et al. 2011, alg. 4.4 + 5.1). */
+  pca(request: {
+    x: Float32Array;
+    rows: number;
+    columns: number;
+    components: number;
+    seed: number;
+    whiten: boolean;
+  }): Promise<{
     mean: Float32Array; // [columns]
-    components: Float32Array; // [components, columns], orthonormal rows, largest variance first
+    /** [components, columns], largest variance first; orthonormal rows, or divided by √variance with `whiten`. */
+    components: Float32Array;
     explainedVariance: Float32Array; // [components]
   }>;
+  /** Σ weights[i]·tensors[i]; all of one length. */
+  weightedSum(request: { tensors: readonly Float32Array[]; weights: readonly number[] }): Promise<Float32Array>;
+  /**
+   * Weights that sum to 1 under which the fused vectors of items that follow each other agree best: softmax over
+   * layers, trained by in-batch contrast of the cosine of queries[i] and targets[i].
+   */
+  learnLayerWeights(request: {
+    layers: readonly Float32Array[]; // each [rows, columns]
+    rows: number;
+    columns: number;
+    queries: Int32Array; // [pairs] rows
+    targets: Int32Array; // [pairs] rows
+    steps: number;
+    seed: number;
+  }): Promise<{ weights: Float32Array; firstLoss: number; lastLoss: number }>;
   /** (x − mean)·componentsᵀ → [rows, components]. */
   pcaTransform(request: {
     x: Float32Array;

@@ -32,8 +32,8 @@ void* allocate_block(size_t size_bytes) {
   }
   void* data = std::aligned_alloc(kAlignment, size_bytes);
   if (data == nullptr) {
-    throw Error("ERR_OUT_OF_MEMORY", "The system refused " + std::to_string(size_bytes) +
-                                         " bytes. Use smaller batches or a smaller model.");
+    throw Error("ERR_OUT_OF_MEMORY",
+                "The system refused " + std::to_string(size_bytes) + " bytes. Use smaller batches or a smaller model.");
   }
   return data;
 }
@@ -53,11 +53,11 @@ Arena::~Arena() {
   for (const Block& block : blocks_) std::free(block.data);
 }
 
-void* Arena::allocate_bytes(size_t size_bytes) {
-  if (size_bytes > SIZE_MAX / 2) {
+void* Arena::allocate_items(int64_t count, size_t item_bytes) {
+  if (count < 0 || static_cast<size_t>(count) > SIZE_MAX / 2 / item_bytes) {
     throw Error("ERR_OUT_OF_MEMORY", "A size overflows: the model or the batch is larger than any memory.");
   }
-  size_bytes = round_up(size_bytes == 0 ? 1 : size_bytes);
+  const size_t size_bytes = round_up(count == 0 ? 1 : static_cast<size_t>(count) * item_bytes);
   while (current_ < blocks_.size() && used_ + size_bytes > blocks_[current_].size_bytes) {
     ++current_;
     used_ = 0;

@@ -18,7 +18,7 @@ class Arena {
 
   template <typename T>
   T* allocate(int64_t count) {
-    return static_cast<T*>(allocate_bytes(static_cast<size_t>(count) * sizeof(T)));
+    return static_cast<T*>(allocate_items(count, sizeof(T)));
   }
 
   /// Frees everything handed out, keeps the memory.
@@ -48,7 +48,7 @@ class Arena {
     void* data;
     size_t size_bytes;
   };
-  void* allocate_bytes(size_t size_bytes);
+  void* allocate_items(int64_t count, size_t item_bytes);
 
   std::vector<Block> blocks_;
   size_t current_ = 0;  // index of the block in use

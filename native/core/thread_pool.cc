@@ -76,6 +76,16 @@ struct ThreadPool::State {
     }
   }
 
+  void stop() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      stops.store(true, std::memory_order_release);
+      round.fetch_add(1, std::memory_order_release);
+    }
+    wake.notify_all();
+    for (std::thread& thread : threads) thread.join();
+  }
+
   void run_worker(int worker) {
     for (uint64_t seen = 0;;) {
       const auto has_news = [&] { return round.load(std::memory_order_acquire) != seen; };
@@ -96,20 +106,17 @@ struct ThreadPool::State {
 
 ThreadPool::ThreadPool(int num_threads) : state_(std::make_unique<State>()) {
   if (num_threads <= 0) num_threads = available_threads();
-  for (int worker = 1; worker < num_threads; ++worker) {
-    state_->threads.emplace_back([state = state_.get(), worker] { state->run_worker(worker); });
+  try {
+    for (int worker = 1; worker < num_threads; ++worker) {
+      state_->threads.emplace_back([state = state_.get(), worker] { state->run_worker(worker); });
+    }
+  } catch (...) {
+    state_->stop();  // the threads that did start
+    throw;
   }
 }
 
-ThreadPool::~ThreadPool() {
-  {
-    const std::lock_guard<std::mutex> lock(state_->mutex);
-    state_->stops.store(true, std::memory_order_release);
-    state_->round.fetch_add(1, std::memory_order_release);
-  }
-  state_->wake.notify_all();
-  for (std::thread& thread : state_->threads) thread.join();
-}
+ThreadPool::~ThreadPool() { state_->stop(); }
 
 int ThreadPool::num_threads() const { return static_cast<int>(state_->threads.size()) + 1; }
 

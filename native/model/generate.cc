@@ -38,15 +38,15 @@ class Generator {
   Arena& arena_;
   const Transformer& model_;
   const TransformerConfig& config_;
-  int64_t length_ = 0;          // tokens read
-  int64_t key_value_size_;      // KV·hd
-  const float* word_table_;     // [V, d]
+  int64_t length_ = 0;                               // tokens read
+  int64_t key_value_size_;                           // KV·hd
+  const float* word_table_;                          // [V, d]
   const float *position_table_, *token_type_table_;  // null when the model has none
-  float **keys_, **values_;     // [L], each [num_positions, KV·hd]
-  BlockActivations block_;      // of one row, shared by all blocks
-  float *embedded_, *stream_;   // [d]
-  float* scores_;               // [H / KV, num_positions]
-  float* logits_;               // [V]
+  float **keys_, **values_;                          // [L], each [num_positions, KV·hd]
+  BlockActivations block_;                           // of one row, shared by all blocks
+  float *embedded_, *stream_;                        // [d]
+  float* scores_;                                    // [H / KV, num_positions]
+  float* logits_;                                    // [V]
 };
 
 Generator::Generator(Context& context, Arena& arena, const Transformer& model, int64_t num_positions)
@@ -117,15 +117,15 @@ void Generator::block_forward(int64_t layer) {
 
   const float* attention_input = stream_;
   if (!norm_after) {
-    model_.norm_forward(context_, block.attention_norm, stream_, a.attention_normed, a.attention_mean,
-                        a.attention_rstd, 1);
+    model_.norm_forward(context_, block.attention_norm, stream_, a.attention_normed, a.attention_mean, a.attention_rstd,
+                        1);
     attention_input = a.attention_normed;
   }
   linear_forward(context_, attention_input, block.qkv.weight, block.qkv.bias, a.qkv, 1, d, config_.qkv_size());
   if (config_.positions == PositionKind::kRotary) {
     const int32_t position = static_cast<int32_t>(length_);
-    rotary(context_, a.qkv, &position, 1, config_.qkv_size(),
-           config_.num_attention_heads + config_.num_key_value_heads, config_.head_dim, config_.rope_theta, 1);
+    rotary(context_, a.qkv, &position, 1, config_.qkv_size(), config_.num_attention_heads + config_.num_key_value_heads,
+           config_.head_dim, config_.rope_theta, 1);
   }
   remember(layer, a.qkv, 1);
   attend(layer);
@@ -160,10 +160,10 @@ void Generator::attend(int64_t layer) {
   const int64_t group = config_.num_attention_heads / config_.num_key_value_heads;
   const float scale = 1.0f / std::sqrt(static_cast<float>(hd));
   for (int64_t head = 0; head < config_.num_key_value_heads; ++head) {
-    const float* queries = block_.qkv + head * group * hd;     // [group, hd]
-    const float* keys = keys_[layer] + head * hd;              // [length, hd]
-    const float* values = values_[layer] + head * hd;          // [length, hd]
-    float* attended = block_.attended + head * group * hd;     // [group, hd]
+    const float* queries = block_.qkv + head * group * hd;  // [group, hd]
+    const float* keys = keys_[layer] + head * hd;           // [length, hd]
+    const float* values = values_[layer] + head * hd;       // [length, hd]
+    float* attended = block_.attended + head * group * hd;  // [group, hd]
     gemm(context_, group, length, hd, {queries, hd, 1}, {keys, 1, key_value_size_}, nullptr, scores_, length, false);
     for (int64_t row = 0; row < group; ++row) {
       float* scores = scores_ + row * length;

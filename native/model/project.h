@@ -23,12 +23,15 @@ struct ProjectedParameter {
 };
 
 /// φ(source): a value for every parameter of the target that the source has too, in the target's shapes; neither model
-/// changes. With equal shapes and the identity layer map it is the source itself, bit for bit.
-/// Selection takes evenly spread channels of an axis: ⌊(2i + 1)·source/(2·target)⌋ — whole heads first, then channels of
-/// a head. PCA turns the residual axis by P: weights that read it become W·Pᵀ, those that write it P·W, gains
-/// P∘P·gain, biases P·bias; other axes are selected. Vocabulary, positions and types are cut to the target's.
-/// Throws Error("ERR_INVALID_ARGUMENT") for a layer map of the wrong length or range, a target wider than the source, or
-/// components of the wrong shape.
+/// changes. With equal shapes, selection and the identity layer map it is the source itself, bit for bit.
+/// Selection takes evenly spread channels of an axis: ⌊(2i + 1)·source/(2·target)⌋ — whole heads first, then channels
+/// of a head. Query heads are selected inside the group of each selected key-value head, or among all query heads when
+/// the target's groups are larger than the source's. SwiGLU's gate and up rows are selected alike. PCA turns the
+/// residual axis by P: weights that read it become W·Pᵀ, those that write it P·W, gains P∘P·gain, biases P·bias; other
+/// axes are selected. Vocabulary, positions and types are cut to the target's. A projection of item features of another
+/// width is left out.
+/// Throws Error("ERR_INVALID_ARGUMENT") for a layer map of the wrong length or range, an axis of the target that is
+/// longer than the source's, SwiGLU against another activation, or PCA without components.
 std::vector<ProjectedParameter> project(Context& context, const Transformer& source, const TransformerConfig& target,
                                         const ProjectionMap& map);
 

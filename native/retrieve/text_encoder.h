@@ -10,11 +10,11 @@ namespace limbeck {
 
 /// How a catalogue's item features were made from a language model's hidden states.
 struct TextFusion {
-  std::vector<int64_t> layers;     // hidden states that are read, each 0 … L; pooled by their mean over the tokens
-  bool concatenate = false;        // side by side, else Σ weights[i]·hidden[layers[i]]
-  std::vector<float> weights;      // [layers]
-  std::vector<float> mean;         // [columns], columns = d, or layers·d when concatenated
-  std::vector<float> components;   // [f, columns]
+  std::vector<int64_t> layers;    // hidden states that are read, each 0 … L; pooled by their mean over the tokens
+  bool concatenate = false;       // side by side, else Σ weights[i]·hidden[layers[i]]
+  std::vector<float> weights;     // [layers]
+  std::vector<float> mean;        // [columns], columns = d, or layers·d when concatenated
+  std::vector<float> components;  // [f, columns]
 };
 
 /// A snapshot of a language model that turns texts into item features on the calling thread. Not thread-safe.

@@ -18,7 +18,7 @@ struct LayerWeightsInputs {
 };
 
 struct LayerWeightsResult {
-  std::vector<float> weights;  // [layers], ≥ 0, sum 1
+  std::vector<float> weights;    // [layers], ≥ 0, sum 1
   double first_loss, last_loss;  // mean in-batch contrast over the first and the last tenth of the steps
 };
 
@@ -26,7 +26,8 @@ struct LayerWeightsResult {
 /// weights s, fused vector f = Σ s_l·(x_l − mean of layer l), and the in-batch softmax loss (InfoNCE, van den Oord et
 /// al. 2018, arXiv:1807.03748, eq. 4) of cos(f_query, f_target)/0.1 over batches of 128 pairs, by Adam (rate 0.05).
 /// A pair whose target equals another pair's target in the batch is not its negative. Same bits for any thread count.
-/// Throws Error("ERR_INVALID_ARGUMENT") for rows out of range, no layers, or fewer than 2 pairs.
+/// With fewer than 128 pairs each batch holds all of them. Resets `arena`. Throws Error("ERR_INVALID_ARGUMENT") for
+/// rows out of range, NaN or infinity in a layer, no layers, no steps, or fewer than 2 pairs.
 LayerWeightsResult learn_layer_weights(Context& context, Arena& arena, const LayerWeightsInputs& inputs);
 
 }  // namespace limbeck

@@ -94,3 +94,18 @@ function checkCases({ targets, excludeIds, excludeOffsets }: PopularityCases, nu
     throw new LimbeckError('ERR_INVALID_ARGUMENT', message);
   }
 }
+
+/**
+ * The most popular items that a user has not seen: the baseline as it would be served, for timing it.
+ *
+ * @param byCount - all items, most popular first
+ * @param seen - items left out
+ */
+export function mostPopular(byCount: Int32Array, seen: ReadonlySet<number>, k: number): number[] {
+  const items: number[] = [];
+  for (const item of byCount) {
+    if (items.length === k) break;
+    if (!seen.has(item)) items.push(item);
+  }
+  return items;
+}

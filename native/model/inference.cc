@@ -1,0 +1,199 @@
+#include "model/inference.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "core/error.h"
+#include "ops/linear.h"
+#include "ops/loss_head.h"
+#include "ops/top_k.h"
+
+namespace limbeck {
+
+namespace {
+
+constexpr int32_t kIgnoredLabel = -100;
+// Logits of one chunk: 4 MB, so that the search for the best reads them from the cache.
+constexpr int64_t kChunkFloats = int64_t{1} << 20;
+
+[[noreturn]] void invalid(const std::string& message) { throw Error("ERR_INVALID_ARGUMENT", message); }
+
+void check_layers(const char* what, const std::vector<int64_t>& layers, int64_t min, int64_t max) {
+  for (int64_t layer : layers) {
+    if (layer < min || layer > max) {
+      invalid("Expected " + std::string(what) + " between " + std::to_string(min) + " and " + std::to_string(max) +
+              ", got " + std::to_string(layer) + ".");
+    }
+  }
+}
+
+void check_inputs(const TransformerConfig& config, const ForwardInputs& inputs) {
+  check_batch(config, inputs.batch);
+  const int64_t N = inputs.batch.num_tokens, V = config.vocab_size;
+  check_layers("hiddenStates", inputs.hidden_states, 0, config.num_hidden_layers);
+  check_layers("attentions", inputs.attentions, 1, config.num_hidden_layers);
+  if (inputs.logits == LogitsForm::kTopK && (inputs.top_k < 1 || inputs.top_k > V)) {
+    invalid("Expected topK between 1 and the vocabulary of " + std::to_string(V) + ", got " +
+            std::to_string(inputs.top_k) + ".");
+  }
+  for (int64_t r = 0; inputs.logit_rows != nullptr && r < inputs.num_logit_rows; ++r) {
+    if (inputs.logit_rows[r] < 0 || inputs.logit_rows[r] >= N) {
+      invalid("logitRows[" + std::to_string(r) + "] = " + std::to_string(inputs.logit_rows[r]) +
+              " is no token of the batch, which has " + std::to_string(N) + ".");
+    }
+  }
+  for (int64_t i = 0; inputs.labels != nullptr && i < N; ++i) {
+    const int32_t label = inputs.labels[i];
+    if (label != kIgnoredLabel && (label < 0 || label >= V)) {
+      invalid("labels[" + std::to_string(i) + "] = " + std::to_string(label) + " is neither -100 nor inside the " +
+              "vocabulary of " + std::to_string(V) + ".");
+    }
+  }
+}
+
+int64_t num_logit_rows(const ForwardInputs& inputs) {
+  return inputs.logit_rows != nullptr ? inputs.num_logit_rows : inputs.batch.num_tokens;
+}
+
+int64_t output_rows(const ForwardInputs& inputs) {
+  return inputs.pooling == Pooling::kNone ? inputs.batch.num_tokens : inputs.batch.num_sequences;
+}
+
+/// The results exist twice for a moment: here, and as the caller's copy.
+void check_output_memory(const Transformer& model, const ForwardInputs& inputs) {
+  const TransformerConfig& config = model.config();
+  int64_t floats = static_cast<int64_t>(inputs.hidden_states.size()) * output_rows(inputs) * config.hidden_size;
+  floats += static_cast<int64_t>(inputs.attentions.size()) * attention_map_floats(model.attention_shape(inputs.batch));
+  if (inputs.logits == LogitsForm::kDense) floats += num_logit_rows(inputs) * config.vocab_size;
+  if (inputs.logits == LogitsForm::kTopK) floats += num_logit_rows(inputs) * (2 * inputs.top_k + 1);
+  const size_t size_bytes = static_cast<size_t>(floats) * 2 * sizeof(float);
+  if (size_bytes < (size_t{64} << 20)) return;  // a look at the system's memory costs more than it could save
+  const size_t available = available_memory_bytes();
+  if (size_bytes > available) {
+    throw Error("ERR_OUT_OF_MEMORY", "The results need " + std::to_string(size_bytes) + " bytes and " +
+                                         std::to_string(available) +
+                                         " are available. Ask for fewer layers or rows, for topK, or for pooling.");
+  }
+}
+
+std::vector<float> pool(const Batch& batch, const float* hidden, int64_t d, Pooling pooling) {
+  if (pooling == Pooling::kNone) return std::vector<float>(hidden, hidden + batch.num_tokens * d);
+  std::vector<float> pooled(static_cast<size_t>(batch.num_sequences * d), 0.0f);  // [S, d]
+  for (int64_t s = 0; s < batch.num_sequences; ++s) {
+    float* row = pooled.data() + s * d;
+    const int64_t begin = batch.sequence_offsets[s], end = batch.sequence_offsets[s + 1];
+    if (pooling == Pooling::kLast) {
+      std::memcpy(row, hidden + (end - 1) * d, static_cast<size_t>(d) * sizeof(float));
+      continue;
+    }
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t c = 0; c < d; ++c) row[c] += hidden[i * d + c];
+    }
+    for (int64_t c = 0; c < d; ++c) row[c] /= static_cast<float>(end - begin);
+  }
+  return pooled;
+}
+
+/// Rows of hidden [N, d] named by `rows` [R], packed.
+const float* gather(Arena& arena, const float* hidden, const int32_t* rows, int64_t num_rows, int64_t d) {
+  float* packed = arena.allocate<float>(num_rows * d);
+  for (int64_t r = 0; r < num_rows; ++r) {
+    std::memcpy(packed + r * d, hidden + int64_t{rows[r]} * d, static_cast<size_t>(d) * sizeof(float));
+  }
+  return packed;
+}
+
+void compute_logits(Context& context, Arena& arena, const Transformer& model, const ForwardInputs& inputs,
+                    const Activations& activations, ForwardOutputs& outputs) {
+  const TransformerConfig& config = model.config();
+  const int64_t d = config.hidden_size, V = config.vocab_size, rows = num_logit_rows(inputs), K = inputs.top_k;
+  const float* hidden = activations.hidden[config.num_hidden_layers];  // [N, d]
+  if (inputs.logit_rows != nullptr) hidden = gather(arena, hidden, inputs.logit_rows, rows, d);
+  const float* head = model.head_forward(context, arena, hidden, rows).output;  // [rows, d]
+  const OutputTable table = model.output_table(activations.word_table);
+  if (inputs.logits == LogitsForm::kDense) {
+    outputs.logits.resize(static_cast<size_t>(rows * V));
+    linear_forward(context, head, table.weight, table.bias, outputs.logits.data(), rows, d, V);
+    return;
+  }
+  outputs.top_k_indices.resize(static_cast<size_t>(rows * K));
+  outputs.top_k_values.resize(static_cast<size_t>(rows * K));
+  outputs.log_sum_exp.resize(static_cast<size_t>(rows));
+  const int64_t chunk = std::clamp<int64_t>(kChunkFloats / V, 1, std::max<int64_t>(1, rows));
+  float* logits = arena.allocate<float>(chunk * V);  // [chunk, V]
+  for (int64_t begin = 0; begin < rows; begin += chunk) {
+    const int64_t count = std::min(chunk, rows - begin);
+    linear_forward(context, head + begin * d, table.weight, table.bias, logits, count, d, V);
+    context.pool.parallel_for(count, [&](int64_t r, int) {
+      const int64_t row = begin + r;
+      top_k(logits + r * V, nullptr, V, K, outputs.top_k_indices.data() + row * K,
+            outputs.top_k_values.data() + row * K);
+      outputs.log_sum_exp[static_cast<size_t>(row)] = static_cast<float>(log_sum_exp(logits + r * V, V));
+    });
+  }
+}
+
+void compute_loss(Context& context, Arena& arena, const Transformer& model, const ForwardInputs& inputs,
+                  const Activations& activations, ForwardOutputs& outputs) {
+  const TransformerConfig& config = model.config();
+  const int64_t d = config.hidden_size;
+  std::vector<int32_t> rows, labels;
+  for (int64_t i = 0; i < inputs.batch.num_tokens; ++i) {
+    if (inputs.labels[i] == kIgnoredLabel) continue;
+    rows.push_back(static_cast<int32_t>(i));
+    labels.push_back(inputs.labels[i]);
+  }
+  outputs.num_labels = static_cast<int64_t>(rows.size());
+  if (rows.empty()) return;
+  const float* hidden =
+      gather(arena, activations.hidden[config.num_hidden_layers], rows.data(), outputs.num_labels, d);  // [R, d]
+  const float* head = model.head_forward(context, arena, hidden, outputs.num_labels).output;
+  const OutputTable table = model.output_table(activations.word_table);
+  const LossHeadResult sums =
+      loss_head(context, head, table.weight, table.bias, labels.data(), TeacherLogits{}, LossHeadOptions{}, 1.0,
+                nullptr, nullptr, nullptr, nullptr, outputs.num_labels, d, config.vocab_size);
+  outputs.loss_sum = sums.ce_sum;
+}
+
+}  // namespace
+
+ForwardOutputs run_forward(Context& context, Arena& arena, const Transformer& model, const ForwardInputs& inputs) {
+  const TransformerConfig& config = model.config();
+  check_inputs(config, inputs);
+  check_output_memory(model, inputs);
+  arena.reset();
+  std::vector<uint8_t> keep_maps(static_cast<size_t>(config.num_hidden_layers), 0);
+  for (int64_t layer : inputs.attentions) keep_maps[static_cast<size_t>(layer - 1)] = 1;
+  const Activations activations = model.forward(context, arena, inputs.batch, {false, -1, keep_maps.data()});
+
+  ForwardOutputs outputs;
+  for (int64_t layer : inputs.hidden_states) {
+    outputs.hidden_states.push_back(pool(inputs.batch, activations.hidden[layer], config.hidden_size, inputs.pooling));
+  }
+  const int64_t map_floats = attention_map_floats(model.attention_shape(inputs.batch));
+  for (int64_t layer : inputs.attentions) {
+    const float* maps = activations.blocks[layer - 1].maps;
+    outputs.attentions.emplace_back(maps, maps + map_floats);
+  }
+  if (inputs.logits != LogitsForm::kNone) compute_logits(context, arena, model, inputs, activations, outputs);
+  if (inputs.labels != nullptr) compute_loss(context, arena, model, inputs, activations, outputs);
+  return outputs;
+}
+
+void weighted_sum(Context& context, const std::vector<const float*>& tensors, const std::vector<float>& weights,
+                  int64_t count, float* y) {
+  constexpr int64_t kBlock = 4096;
+  context.pool.parallel_for((count + kBlock - 1) / kBlock, [&](int64_t block, int) {
+    const int64_t begin = block * kBlock, size = std::min(kBlock, count - begin);
+    float* out = y + begin;
+    std::memset(out, 0, static_cast<size_t>(size) * sizeof(float));
+    for (size_t t = 0; t < tensors.size(); ++t) {
+      const float* x = tensors[t] + begin;
+      const float weight = weights[t];
+      for (int64_t i = 0; i < size; ++i) out[i] += weight * x[i];
+    }
+  });
+}
+
+}  // namespace limbeck

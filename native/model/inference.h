@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/transformer.h"
+
+namespace limbeck {
+
+enum class Pooling { kNone, kMean, kLast };
+enum class LogitsForm { kNone, kDense, kTopK };
+
+/// What one inference pass is asked for; every list may be empty.
+struct ForwardInputs {
+  Batch batch;
+  std::vector<int64_t> hidden_states;  // each 0 … L
+  Pooling pooling = Pooling::kNone;    // kMean and kLast give one row a sequence
+  std::vector<int64_t> attentions;     // each 1 … L
+  LogitsForm logits = LogitsForm::kNone;
+  int64_t top_k = 0;                    // 1 … V, with kTopK
+  const int32_t* logit_rows = nullptr;  // [num_logit_rows] tokens whose logits are wanted; null = all
+  int64_t num_logit_rows = 0;
+  const int32_t* labels = nullptr;  // [N] target id a token, -100 = ignored; null = no loss
+};
+
+struct ForwardOutputs {
+  std::vector<std::vector<float>> hidden_states;  // each [N or S, d]
+  std::vector<std::vector<float>> attentions;     // each: S maps [H, t, t]
+  std::vector<float> logits;                      // [rows, V]
+  std::vector<int32_t> top_k_indices;             // [rows, K], best first
+  std::vector<float> top_k_values;                // [rows, K]
+  std::vector<float> log_sum_exp;                 // [rows] over the whole vocabulary
+  double loss_sum = 0;                            // Σ cross-entropy over labelled tokens
+  int64_t num_labels = 0;
+};
+
+/// One forward pass without dropout. Top-k logits go chunk of rows by chunk of rows: no [rows, V] matrix is written.
+/// Resets `arena`. Throws Error("ERR_INVALID_ARGUMENT") for a layer, row, label or id out of range, and
+/// Error("ERR_OUT_OF_MEMORY") when the results alone would not fit.
+ForwardOutputs run_forward(Context& context, Arena& arena, const Transformer& model, const ForwardInputs& inputs);
+
+/// Layer fusion: y = Σ weights[i]·tensors[i].   tensors: each [count], y [count] =
+void weighted_sum(Context& context, const std::vector<const float*>& tensors, const std::vector<float>& weights,
+                  int64_t count, float* y);
+
+}  // namespace limbeck

@@ -1,0 +1,63 @@
+#include <napi.h>
+
+#include <string>
+
+#include "core/crc32c.h"
+#include "core/thread_pool.h"
+#include "cpu/kernels.h"
+#include "napi/convert.h"
+#include "napi/engine.h"
+#include "napi/recommender.h"
+#include "napi/text_encoder.h"
+#include "napi/trainer.h"
+#include "napi/transformer.h"
+
+namespace limbeck {
+
+namespace {
+
+Napi::Value create_engine(const Napi::CallbackInfo& info) {
+  return with_js_errors(info.Env(), [&] { return Engine::create(info.Env(), info[0]); });
+}
+
+Napi::Value cpu_info(const Napi::CallbackInfo& info) {
+  return with_js_errors(info.Env(), [&] {
+    const CpuInfo cpu = limbeck::cpu_info();
+    Napi::Array features = Napi::Array::New(info.Env(), cpu.features.size());
+    for (uint32_t i = 0; i < cpu.features.size(); ++i) features.Set(i, cpu.features[i]);
+    Napi::Object result = Napi::Object::New(info.Env());
+    result.Set("features", features);
+    result.Set("isa", cpu.isa);
+    result.Set("availableThreads", available_threads());
+    return result;
+  });
+}
+
+Napi::Value crc32c(const Napi::CallbackInfo& info) {
+  return with_js_errors(info.Env(), [&] {
+    if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
+      invalid("Expected bytes to be a Uint8Array.");
+    }
+    const Napi::Uint8Array bytes = info[0].As<Napi::Uint8Array>();
+    return Napi::Number::New(info.Env(), limbeck::crc32c(bytes.Data(), bytes.ByteLength()));
+  });
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(new AddonData());
+  Engine::define(env);
+  TransformerObject::define(env);
+  TrainerObject::define(env);
+  RecommenderObject::define(env);
+  TextEncoderObject::define(env);
+  exports.Set("createEngine", Napi::Function::New(env, create_engine, "createEngine"));
+  exports.Set("cpuInfo", Napi::Function::New(env, cpu_info, "cpuInfo"));
+  exports.Set("crc32c", Napi::Function::New(env, crc32c, "crc32c"));
+  return exports;
+}
+
+NODE_API_MODULE(limbeck, init)
+
+}  // namespace
+
+}  // namespace limbeck

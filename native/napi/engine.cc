@@ -1,0 +1,208 @@
+#include "napi/engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "model/inference.h"
+#include "napi/recommender.h"
+#include "napi/text_encoder.h"
+#include "napi/trainer.h"
+#include "napi/transformer.h"
+#include "ops/pca.h"
+#include "train/layer_weights.h"
+
+namespace limbeck {
+
+namespace {
+
+constexpr int64_t kMaxThreads = 256;
+
+struct PcaResult {
+  std::vector<float> mean, components, explained_variance;
+};
+
+/// Rows by √variance: the transformed columns then have variance 1. A row without variance becomes zeros.
+void whiten(PcaResult& pca, int64_t columns) {
+  for (size_t i = 0; i < pca.explained_variance.size(); ++i) {
+    const float variance = pca.explained_variance[i];
+    float* row = pca.components.data() + static_cast<int64_t>(i) * columns;
+    for (int64_t c = 0; c < columns; ++c) row[c] = variance > 0 ? row[c] / std::sqrt(variance) : 0.0f;
+  }
+}
+
+std::vector<FloatInput> read_tensors(const Fields& fields, const char* key, int64_t count) {
+  const Napi::Array array = to_array(fields.get(key), fields.name(key));
+  std::vector<FloatInput> tensors;
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    tensors.emplace_back(array.Get(i), fields.name(key) + "[" + std::to_string(i) + "]");
+    if (count < 0) count = tensors.front().count();
+    check_count("each entry of " + fields.name(key), tensors.back().count(), count);
+  }
+  if (tensors.empty()) invalid("Expected " + fields.name(key) + " to have at least one entry.");
+  return tensors;
+}
+
+std::vector<const float*> pointers(const std::vector<FloatInput>& tensors) {
+  std::vector<const float*> result;
+  for (const FloatInput& tensor : tensors) result.push_back(tensor.data());
+  return result;
+}
+
+}  // namespace
+
+void Engine::define(Napi::Env env) {
+  JsClass::define(env, "Engine",
+                  {
+                      getter<&Engine::threads>("threads"),
+                      method<&Engine::create_transformer>("createTransformer"),
+                      method<&Engine::create_trainer>("createTrainer"),
+                      method<&Engine::create_recommender>("createRecommender"),
+                      method<&Engine::create_text_encoder>("createTextEncoder"),
+                      promise_method<&Engine::pca>("pca"),
+                      promise_method<&Engine::pca_transform>("pcaTransform"),
+                      promise_method<&Engine::weighted_sum>("weightedSum"),
+                      promise_method<&Engine::learn_layer_weights>("learnLayerWeights"),
+                      method<&Engine::dispose>("dispose"),
+                  });
+}
+
+Napi::Object Engine::create(Napi::Env env, const Napi::Value& options) {
+  const int64_t threads = Fields(options, "options").integer("threads", 0, kMaxThreads);
+  const Napi::Object object = construct(env);
+  Engine::Unwrap(object)->queue_ = TaskQueue::start(env, static_cast<int>(threads));
+  return object;
+}
+
+const std::shared_ptr<TaskQueue>& Engine::queue() const {
+  if (queue_ == nullptr) throw Error("ERR_DISPOSED", "This engine was never started: use createEngine().");
+  queue_->check_running();
+  return queue_;
+}
+
+Napi::Value Engine::threads(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), queue()->num_threads());
+}
+
+Napi::Value Engine::create_transformer(const Napi::CallbackInfo& info) {
+  return TransformerObject::create(info.Env(), queue(), info[0]);
+}
+
+Napi::Value Engine::create_trainer(const Napi::CallbackInfo& info) {
+  return TrainerObject::create(info.Env(), queue(), info[0], info[1]);
+}
+
+Napi::Value Engine::create_recommender(const Napi::CallbackInfo& info) {
+  return RecommenderObject::create(info.Env(), queue(), info[0]);
+}
+
+Napi::Value Engine::create_text_encoder(const Napi::CallbackInfo& info) {
+  return TextEncoderObject::create(info.Env(), queue(), info[0]);
+}
+
+Napi::Value Engine::pca(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<TaskQueue> queue = this->queue();
+  const Fields fields(info[0], "");
+  const int64_t rows = fields.integer("rows", 1, kMaxInt32), columns = fields.integer("columns", 1, kMaxInt32);
+  const int64_t components = fields.integer("components", 1, std::min(rows, columns));
+  const uint64_t seed = static_cast<uint64_t>(fields.integer("seed", 0, kMaxSafeInteger));
+  const bool whitens = fields.boolean("whiten");
+  FloatInput x(fields.get("x"), "x", rows * columns);
+  return queue->submit(
+      {},
+      [=, x = std::move(x)](Context& context, Arena&) {
+        PcaResult result{std::vector<float>(static_cast<size_t>(columns)),
+                         std::vector<float>(static_cast<size_t>(components * columns)),
+                         std::vector<float>(static_cast<size_t>(components))};
+        limbeck::pca(context, x.data(), rows, columns, components, seed, result.mean.data(), result.components.data(),
+                     result.explained_variance.data());
+        if (whitens) whiten(result, columns);
+        return result;
+      },
+      [](Napi::Env env, const PcaResult& result) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("mean", new_float32_array(env, result.mean));
+        object.Set("components", new_float32_array(env, result.components));
+        object.Set("explainedVariance", new_float32_array(env, result.explained_variance));
+        return object;
+      });
+}
+
+Napi::Value Engine::pca_transform(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<TaskQueue> queue = this->queue();
+  const Fields fields(info[0], "");
+  const int64_t rows = fields.integer("rows", 1, kMaxInt32), columns = fields.integer("columns", 1, kMaxInt32);
+  FloatInput x(fields.get("x"), "x", rows * columns);
+  FloatInput mean(fields.get("mean"), "mean", columns);
+  FloatInput components(fields.get("components"), "components");
+  const int64_t num_components = components.count() / columns;
+  if (num_components < 1 || num_components * columns != components.count()) {
+    throw Error("ERR_SHAPE_MISMATCH", "Expected components to be rows of " + std::to_string(columns) +
+                                          " numbers, got " + std::to_string(components.count()) + " numbers.");
+  }
+  check_memory(rows * num_components * static_cast<int64_t>(2 * sizeof(float)));
+  return queue->submit(
+      {},
+      [=, x = std::move(x), mean = std::move(mean), components = std::move(components)](Context& context, Arena&) {
+        std::vector<float> y(static_cast<size_t>(rows * num_components));
+        limbeck::pca_transform(context, x.data(), mean.data(), components.data(), y.data(), rows, columns,
+                               num_components);
+        return y;
+      },
+      [](Napi::Env env, const std::vector<float>& y) { return new_float32_array(env, y); });
+}
+
+Napi::Value Engine::weighted_sum(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<TaskQueue> queue = this->queue();
+  const Fields fields(info[0], "");
+  std::vector<FloatInput> tensors = read_tensors(fields, "tensors", -1);
+  const Napi::Array numbers = to_array(fields.get("weights"), "weights");
+  check_count("weights", numbers.Length(), static_cast<int64_t>(tensors.size()));
+  std::vector<float> weights;
+  for (uint32_t i = 0; i < tensors.size(); ++i) {
+    weights.push_back(to_float(numbers.Get(i), "weights[" + std::to_string(i) + "]"));
+  }
+  return queue->submit(
+      {},
+      [tensors = std::move(tensors), weights = std::move(weights)](Context& context, Arena&) {
+        std::vector<float> y(static_cast<size_t>(tensors.front().count()));
+        limbeck::weighted_sum(context, pointers(tensors), weights, tensors.front().count(), y.data());
+        return y;
+      },
+      [](Napi::Env env, const std::vector<float>& y) { return new_float32_array(env, y); });
+}
+
+Napi::Value Engine::learn_layer_weights(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<TaskQueue> queue = this->queue();
+  const Fields fields(info[0], "");
+  const int64_t rows = fields.integer("rows", 1, kMaxInt32), columns = fields.integer("columns", 1, kMaxInt32);
+  std::vector<FloatInput> layers = read_tensors(fields, "layers", rows * columns);
+  std::vector<int32_t> queries = fields.int32s("queries"), targets = fields.int32s("targets");
+  check_count("targets", static_cast<int64_t>(targets.size()), static_cast<int64_t>(queries.size()));
+  const int64_t steps = fields.integer("steps", 1, kMaxInt32);
+  const uint64_t seed = static_cast<uint64_t>(fields.integer("seed", 0, kMaxSafeInteger));
+  return queue->submit(
+      {},
+      [=, layers = std::move(layers), queries = std::move(queries), targets = std::move(targets)](Context& context,
+                                                                                                  Arena& arena) {
+        return limbeck::learn_layer_weights(context, arena,
+                                            {pointers(layers), rows, columns, queries.data(), targets.data(),
+                                             static_cast<int64_t>(queries.size()), steps, seed});
+      },
+      [](Napi::Env env, const LayerWeightsResult& result) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("weights", new_float32_array(env, result.weights));
+        object.Set("firstLoss", result.first_loss);
+        object.Set("lastLoss", result.last_loss);
+        return object;
+      });
+}
+
+Napi::Value Engine::dispose(const Napi::CallbackInfo& info) {
+  if (queue_ != nullptr) queue_->stop();
+  return info.Env().Undefined();
+}
+
+}  // namespace limbeck

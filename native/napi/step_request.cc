@@ -1,0 +1,170 @@
+#include "napi/step_request.h"
+
+#include <string>
+
+namespace limbeck {
+
+namespace {
+
+constexpr int64_t kMaxTeacherHiddenSize = 1 << 20;
+
+std::vector<FloatInput> read_arrays(const Napi::Value& value, const std::string& what, size_t count) {
+  const Napi::Array array = to_array(value, what);
+  check_count(what, array.Length(), static_cast<int64_t>(count));
+  std::vector<FloatInput> inputs;
+  for (uint32_t i = 0; i < count; ++i) inputs.emplace_back(array.Get(i), what + "[" + std::to_string(i) + "]");
+  return inputs;
+}
+
+void read_layer_map(const Napi::Value& value, const Transformer& student, TeacherInput& teacher) {
+  const Napi::Array pairs = to_array(value, "teacher.layerMap");
+  const int64_t student_layers = student.config().num_hidden_layers;
+  const int64_t teacher_layers =
+      teacher.model != nullptr ? teacher.model->transformer.config().num_hidden_layers : kMaxInt32;
+  for (uint32_t i = 0; i < pairs.Length(); ++i) {
+    const std::string what = "teacher.layerMap[" + std::to_string(i) + "]";
+    const Napi::Array pair = to_array(pairs.Get(i), what);
+    check_count(what, pair.Length(), 2);
+    const int64_t student_layer = to_integer(pair.Get(0u), what + "[0]", 1, student_layers);
+    const int64_t teacher_layer = to_integer(pair.Get(1u), what + "[1]", 1, teacher_layers);
+    teacher.layer_map.emplace_back(student_layer, teacher_layer);
+  }
+}
+
+void read_hidden(const Napi::Value& value, int64_t num_tokens, TeacherInput& teacher) {
+  teacher.hidden = read_arrays(value, "teacher.hidden", teacher.layer_map.size());
+  for (const FloatInput& array : teacher.hidden) {
+    if (teacher.hidden_size == 0) {
+      teacher.hidden_size = array.count() / num_tokens;
+      if (teacher.hidden_size < 1 || teacher.hidden_size > kMaxTeacherHiddenSize) {
+        throw Error("ERR_SHAPE_MISMATCH", "Expected teacher.hidden[0] to be [" + std::to_string(num_tokens) +
+                                              ", hidden size], got " + std::to_string(array.count()) + " elements.");
+      }
+    }
+    check_count("each entry of teacher.hidden", array.count(), num_tokens * teacher.hidden_size);
+  }
+}
+
+void read_logits(const Napi::Value& value, const Transformer& student, const TaskQueue& queue, int64_t num_tokens,
+                 TeacherInput& teacher) {
+  const Fields logits(value, "teacher.logits");
+  const int64_t vocab_size = student.config().vocab_size;
+  const auto floats = [&](const char* key, const Napi::Value& array, int64_t count) {
+    return FloatInput(array, logits.name(key), count);
+  };
+  const Napi::Value dense = logits.get("dense"), hidden = logits.get("hidden"), top_k = logits.get("topK");
+  if (!dense.IsUndefined() + !hidden.IsUndefined() + !top_k.IsUndefined() != 1) {
+    invalid(
+        "Expected teacher.logits to hold one of dense, topK (with indices, values, logSumExp), hidden (with head).");
+  }
+  if (!dense.IsUndefined()) {
+    teacher.dense_logits = floats("dense", dense, num_tokens * vocab_size);
+  } else if (!hidden.IsUndefined()) {
+    teacher.head = TransformerObject::unwrap_of(queue, logits.get("head"), logits.name("head")).state();
+    const TransformerConfig& head = teacher.head->transformer.config();
+    check_count("the vocabulary of teacher.logits.head", head.vocab_size, vocab_size);
+    teacher.logits_hidden = floats("hidden", hidden, num_tokens * head.hidden_size);
+  } else {
+    teacher.top_k = to_integer(top_k, logits.name("topK"), 1, vocab_size);
+    teacher.top_k_indices = logits.int32s("indices");
+    check_count(logits.name("indices"), static_cast<int64_t>(teacher.top_k_indices.size()), num_tokens * teacher.top_k);
+    teacher.top_k_values = floats("values", logits.get("values"), num_tokens * teacher.top_k);
+    teacher.log_sum_exp = floats("logSumExp", logits.get("logSumExp"), num_tokens);
+  }
+}
+
+TeacherInput read_teacher(const Napi::Value& value, const Transformer& student, const TaskQueue& queue,
+                          const Batch& batch) {
+  const Fields fields(value, "teacher");
+  TeacherInput teacher;
+  const Napi::Value model = fields.get("model"), hidden = fields.get("hidden"), attentions = fields.get("attentions"),
+                    logits = fields.get("logits");
+  if (!model.IsUndefined()) {
+    teacher.model = TransformerObject::unwrap_of(queue, model, "teacher.model").state();
+    if (!hidden.IsUndefined() || !attentions.IsUndefined() || !logits.IsUndefined()) {
+      invalid("Expected teacher to hold either a model or arrays (hidden, attentions, logits), got both.");
+    }
+  }
+  read_layer_map(fields.get("layerMap"), student, teacher);
+  if (!hidden.IsUndefined()) read_hidden(hidden, batch.num_tokens, teacher);
+  if (!attentions.IsUndefined()) {
+    teacher.attentions = read_arrays(attentions, "teacher.attentions", teacher.layer_map.size());
+    const int64_t count = attention_map_floats(student.attention_shape(batch));
+    for (const FloatInput& array : teacher.attentions) {
+      check_count("each entry of teacher.attentions", array.count(), count);
+    }
+  }
+  if (!logits.IsUndefined()) read_logits(logits, student, queue, batch.num_tokens, teacher);
+  return teacher;
+}
+
+LossWeights read_losses(const Napi::Value& value) {
+  const Fields fields(value, "losses");
+  LossWeights weights;
+  weights.ce = fields.number("ce", 0.0f);
+  weights.kd = fields.number("kd", 0.0f);
+  weights.hidden = fields.number("hidden", 0.0f);
+  weights.attention = fields.number("attention", 0.0f);
+  weights.temperature = fields.number("temperature", FLT_MIN);
+  weights.fusion = fields.number("fusion", 0.0f, 1.0f);
+  weights.gate = fields.number("gate", 0.0f);
+  return weights;
+}
+
+}  // namespace
+
+TeacherSignal TeacherInput::view() const {
+  TeacherSignal signal;
+  signal.model = model != nullptr ? &model->transformer : nullptr;
+  signal.layer_map = layer_map;
+  for (const FloatInput& array : hidden) signal.hidden.push_back(array.data());
+  for (const FloatInput& array : attentions) signal.attentions.push_back(array.data());
+  signal.teacher_hidden_size = hidden_size;
+  if (!dense_logits.empty()) signal.dense_logits = dense_logits.data();
+  if (head != nullptr) {
+    signal.head = &head->transformer;
+    signal.logits_hidden = logits_hidden.data();
+  }
+  signal.top_k_indices = top_k_indices.data();
+  signal.top_k_values = top_k_values.data();
+  signal.log_sum_exp = log_sum_exp.data();
+  signal.top_k = top_k;
+  return signal;
+}
+
+StepInputs StepRequest::view(TeacherSignal& signal) const {
+  StepInputs view = inputs;
+  view.batch = batch.view();
+  view.labels = labels.data();
+  if (teacher.has_value()) {
+    signal = teacher->view();
+    view.teacher = &signal;
+  }
+  return view;
+}
+
+std::vector<Hold> StepRequest::holds() const {
+  std::vector<Hold> holds;
+  if (teacher.has_value() && teacher->model != nullptr) holds.emplace_back(teacher->model);
+  if (teacher.has_value() && teacher->head != nullptr) holds.emplace_back(teacher->head);
+  return holds;
+}
+
+StepRequest read_step_request(const Napi::Value& value, const Transformer& student, const TaskQueue& queue) {
+  const Fields fields(value, "");
+  StepRequest request;
+  request.batch = read_batch(fields);
+  const Batch batch = request.batch.view();
+  check_batch(student.config(), batch);
+  request.labels = fields.int32s("labels");
+  check_count("labels", static_cast<int64_t>(request.labels.size()), batch.num_tokens);
+  request.inputs.learning_rate = fields.number("learningRate", 0.0f);
+  request.inputs.dropout_seed = fields.integer("dropoutSeed", -kMaxSafeInteger, kMaxSafeInteger);
+  request.inputs.weights = read_losses(fields.get("losses"));
+  request.inputs.sampled_negatives = fields.integer("sampledNegatives", 0, kMaxInt32);
+  const Napi::Value teacher = fields.get("teacher");
+  if (!teacher.IsUndefined()) request.teacher = read_teacher(teacher, student, queue, batch);
+  return request;
+}
+
+}  // namespace limbeck

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <napi.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "napi/convert.h"
+#include "napi/transformer.h"
+#include "train/trainer.h"
+
+namespace limbeck {
+
+/// TeacherSignal of src/binding.ts, owned.
+struct TeacherInput {
+  std::shared_ptr<SharedModel> model, head;
+  std::vector<std::pair<int64_t, int64_t>> layer_map;
+  std::vector<FloatInput> hidden, attentions;
+  int64_t hidden_size = 0;  // of `hidden`
+  FloatInput dense_logits, logits_hidden, top_k_values, log_sum_exp;
+  std::vector<int32_t> top_k_indices;
+  int64_t top_k = 0;
+
+  TeacherSignal view() const;
+};
+
+/// StepRequest of src/binding.ts, owned. Every length and layer is checked against the student's configuration and the
+/// batch; ids and labels are checked by the step itself.
+struct StepRequest {
+  BatchInput batch;
+  std::vector<int32_t> labels;
+  StepInputs inputs;  // without its pointers
+  std::optional<TeacherInput> teacher;
+
+  /// `signal` must live as long as the result.
+  StepInputs view(TeacherSignal& signal) const;
+  std::vector<Hold> holds() const;
+};
+
+StepRequest read_step_request(const Napi::Value& value, const Transformer& student, const TaskQueue& queue);
+
+}  // namespace limbeck

@@ -1,0 +1,116 @@
+#pragma once
+
+#include <napi.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "core/arena.h"
+#include "core/thread_pool.h"
+#include "ops/context.h"
+
+namespace limbeck {
+
+/// A native object that queued tasks may use: it counts them, on the JS thread alone.
+struct Shareable {
+  int pending = 0;
+};
+
+/// Keeps a Shareable alive and counted while a task that uses it waits or runs. JS thread only.
+class Hold {
+ public:
+  explicit Hold(std::shared_ptr<Shareable> object) : object_(std::move(object)) { ++object_->pending; }
+  Hold(const Hold& other) : Hold(other.object_) {}
+  Hold& operator=(const Hold&) = delete;
+  ~Hold() { --object_->pending; }
+
+ private:
+  std::shared_ptr<Shareable> object_;
+};
+
+/// The engine thread, first in first out, with the compute threads and the memory that its tasks use. Made, stopped and
+/// destroyed on the JS thread of one environment; when that environment ends, the thread ends with it.
+class TaskQueue : public std::enable_shared_from_this<TaskQueue> {
+ public:
+  static std::shared_ptr<TaskQueue> start(Napi::Env env, int num_threads);
+  ~TaskQueue();
+  TaskQueue(const TaskQueue&) = delete;
+  TaskQueue& operator=(const TaskQueue&) = delete;
+
+  int num_threads() const { return pool_.num_threads(); }
+  /// Any thread: whether a long task should end early, because the engine is being disposed.
+  bool is_stopping() const { return is_stopping_.load(std::memory_order_relaxed); }
+
+  /// Promises the value of convert(env, output), where output = run(context, arena) is computed on the engine thread.
+  /// `run` touches no JS value; it owns its inputs and is destroyed on the JS thread. The process lives until the
+  /// promise is settled. Throws Error("ERR_DISPOSED").
+  template <typename Run, typename Convert>
+  Napi::Promise submit(std::vector<Hold> holds, Run run, Convert convert) {
+    using Output = std::invoke_result_t<Run&, Context&, Arena&>;
+    struct Job final : Task {
+      Job(Napi::Env env, std::vector<Hold> holds, Run run, Convert convert)
+          : Task(env), holds_(std::move(holds)), run_(std::move(run)), convert_(std::move(convert)) {}
+      void run(Context& context, Arena& arena) override { output_.emplace(run_(context, arena)); }
+      Napi::Value convert(Napi::Env env) override { return convert_(env, *output_); }
+      std::vector<Hold> holds_;
+      Run run_;
+      Convert convert_;
+      std::optional<Output> output_;
+    };
+    check_running();
+    return enqueue(std::make_unique<Job>(env_, std::move(holds), std::move(run), std::move(convert)));
+  }
+
+  /// Waits for the running task and settles it; those that have not begun are rejected with ERR_DISPOSED. Idempotent.
+  void stop();
+  /// Throws Error("ERR_DISPOSED") after stop().
+  void check_running() const;
+
+ private:
+  struct Task {
+    explicit Task(Napi::Env env) : deferred(Napi::Promise::Deferred::New(env)) {}
+    virtual ~Task() = default;
+    virtual void run(Context& context, Arena& arena) = 0;
+    virtual Napi::Value convert(Napi::Env env) = 0;
+    Napi::Promise::Deferred deferred;
+    std::exception_ptr error;
+    std::shared_ptr<TaskQueue> queue;  // a queue with tasks stays alive
+  };
+  using Tasks = std::list<std::unique_ptr<Task>>;
+  static void settle_finished(Napi::Env env, Napi::Function function, TaskQueue* queue, void* data);
+  using Notifier = Napi::TypedThreadSafeFunction<TaskQueue, void, settle_finished>;
+
+  TaskQueue(Napi::Env env, int num_threads);
+  Napi::Promise enqueue(std::unique_ptr<Task> task);
+  void settle(std::unique_ptr<Task> task);
+  void work();
+  void join();
+  void close();
+  static void on_environment_end(void* queue);
+
+  Napi::Env env_;
+  ThreadPool pool_;
+  Arena arena_;    // of the running task's activations
+  Arena scratch_;  // of the ops
+  Notifier notifier_;
+  int num_pending_ = 0;     // tasks not settled; JS thread
+  bool is_closed_ = false;  // JS thread
+  std::atomic<bool> is_stopping_{false};
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  Tasks waiting_;   // guarded by mutex_
+  Tasks finished_;  // guarded by mutex_
+  std::thread thread_;
+};
+
+}  // namespace limbeck

@@ -1,0 +1,56 @@
+#include "napi/text_encoder.h"
+
+#include <utility>
+#include <vector>
+
+#include "napi/transformer.h"
+
+namespace limbeck {
+
+namespace {
+
+std::vector<float> copy_floats(const Fields& fields, const char* key) {
+  const ArrayView<float> array = float32_view(fields.get(key), fields.name(key));
+  return std::vector<float>(array.data, array.data + array.count);
+}
+
+}  // namespace
+
+void TextEncoderObject::define(Napi::Env env) {
+  JsClass::define(env, "TextEncoder",
+                  {
+                      getter<&TextEncoderObject::feature_size>("featureSize"),
+                      method<&TextEncoderObject::encode>("encode"),
+                      dispose_method(),
+                  });
+}
+
+Napi::Object TextEncoderObject::create(Napi::Env env, std::shared_ptr<TaskQueue> queue, const Napi::Value& options) {
+  const Fields fields(options, "");
+  TextFusion fusion;
+  fusion.layers = fields.integers("layers", 0, kMaxInt32);
+  fusion.concatenate = fields.choice<bool>("fusion", {{"sum", false}, {"concat", true}});
+  if (!fusion.concatenate) fusion.weights = copy_floats(fields, "weights");
+  fusion.mean = copy_floats(fields, "mean");
+  fusion.components = copy_floats(fields, "components");
+  const Napi::Value model = fields.get("model");
+  const Transformer& transformer = TransformerObject::unwrap_of(*queue, model, "model").idle().transformer;
+  auto encoder = std::make_shared<SharedTextEncoder>(transformer, std::move(fusion));
+  const int64_t size_bytes = transformer.parameters().flat_count() * static_cast<int64_t>(sizeof(float));
+  return wrap(env, std::move(queue), std::move(encoder), size_bytes);
+}
+
+Napi::Value TextEncoderObject::feature_size(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(state()->encoder.feature_size()));
+}
+
+Napi::Value TextEncoderObject::encode(const Napi::CallbackInfo& info) {
+  const BatchInput batch = read_batch(Fields(info[0], ""));
+  TextEncoder& encoder = state()->encoder;
+  check_memory(batch.num_sequences() * encoder.feature_size() * static_cast<int64_t>(2 * sizeof(float)));
+  std::vector<float> features(static_cast<size_t>(batch.num_sequences() * encoder.feature_size()));  // [S, f]
+  encoder.encode(batch.view(), features.data());
+  return new_float32_array(info.Env(), features);
+}
+
+}  // namespace limbeck

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <napi.h>
+
+#include <memory>
+
+#include "napi/object.h"
+#include "retrieve/text_encoder.h"
+
+namespace limbeck {
+
+struct SharedTextEncoder : Shareable {
+  SharedTextEncoder(const Transformer& model, TextFusion fusion) : encoder(model, std::move(fusion)) {}
+  TextEncoder encoder;
+};
+
+/// NativeTextEncoder of src/binding.ts.
+class TextEncoderObject : public EngineObject<TextEncoderObject, SharedTextEncoder> {
+ public:
+  static constexpr napi_type_tag kTypeTag = {0x4c1d2f0e6b7a4931, 0xa1c5e2d98f304b04};
+  static constexpr const char* kName = "text encoder";
+  static constexpr Napi::FunctionReference AddonData::*kConstructor = &AddonData::text_encoder;
+
+  using EngineObject::EngineObject;
+  static void define(Napi::Env env);
+  static Napi::Object create(Napi::Env env, std::shared_ptr<TaskQueue> queue, const Napi::Value& options);
+
+ private:
+  friend class JsClass<TextEncoderObject>;
+  Napi::Value feature_size(const Napi::CallbackInfo& info);
+  Napi::Value encode(const Napi::CallbackInfo& info);
+};
+
+}  // namespace limbeck

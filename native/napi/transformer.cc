@@ -1,0 +1,307 @@
+#include "napi/transformer.h"
+
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "model/generate.h"
+#include "model/inference.h"
+#include "model/project.h"
+#include "ops/optimizer.h"
+
+namespace limbeck {
+
+namespace {
+
+constexpr int64_t kFloatBytes = static_cast<int64_t>(sizeof(float));
+
+TransformerConfig read_config(const Napi::Value& value) {
+  const Fields fields(value, "config");
+  const auto size = [&](const char* key) { return fields.integer(key, 0, kMaxInt32); };
+  TransformerConfig config{};
+  config.vocab_size = size("vocabSize");
+  config.hidden_size = size("hiddenSize");
+  config.num_hidden_layers = size("numHiddenLayers");
+  config.num_attention_heads = size("numAttentionHeads");
+  config.num_key_value_heads = size("numKeyValueHeads");
+  config.head_dim = size("headDim");
+  config.intermediate_size = size("intermediateSize");
+  config.max_position_embeddings = size("maxPositionEmbeddings");
+  config.type_vocab_size = size("typeVocabSize");
+  config.norm = fields.choice<NormKind>("norm", {{"layerNorm", NormKind::kLayerNorm}, {"rmsNorm", NormKind::kRmsNorm}});
+  config.norm_placement = fields.choice<NormPlacement>(
+      "normPlacement", {{"before", NormPlacement::kBefore}, {"after", NormPlacement::kAfter}});
+  config.norm_eps = fields.number("normEps");
+  config.positions = fields.choice<PositionKind>(
+      "positions", {{"learned", PositionKind::kLearned}, {"rotary", PositionKind::kRotary}});
+  config.rope_theta = fields.number("ropeTheta");
+  config.causal = fields.choice<bool>("attention", {{"causal", true}, {"bidirectional", false}});
+  config.hidden_act = fields.choice<Activation>(
+      "hiddenAct",
+      {{"gelu_new", Activation::kGeluTanh}, {"gelu", Activation::kGeluErf}, {"swiglu", Activation::kSwiglu}});
+  config.qkv_bias = fields.boolean("qkvBias");
+  config.attention_output_bias = fields.boolean("attentionOutputBias");
+  config.mlp_bias = fields.boolean("mlpBias");
+  config.tie_word_embeddings = fields.boolean("tieWordEmbeddings");
+  config.masked_lm_head = fields.boolean("maskedLmHead");
+  config.item_feature_size = size("itemFeatureSize");
+  config.embedding_dropout = fields.number("embeddingDropout");
+  config.attention_dropout = fields.number("attentionDropout");
+  config.hidden_dropout = fields.number("hiddenDropout");
+  return config;
+}
+
+/// A ForwardRequest, copied.
+struct ForwardRequest {
+  BatchInput batch;
+  std::vector<int32_t> logit_rows, labels;
+  ForwardInputs inputs;  // without its pointers
+
+  ForwardInputs view() const {
+    ForwardInputs view = inputs;
+    view.batch = batch.view();
+    if (has_logit_rows) view.logit_rows = logit_rows.data();
+    view.num_logit_rows = static_cast<int64_t>(logit_rows.size());
+    if (has_labels) view.labels = labels.data();
+    return view;
+  }
+  bool has_logit_rows = false, has_labels = false;
+};
+
+ForwardRequest read_forward_request(const Fields& fields, const TransformerConfig& config) {
+  ForwardRequest request;
+  request.batch = read_batch(fields);
+  ForwardInputs& inputs = request.inputs;
+  if (!fields.get("hiddenStates").IsUndefined()) {
+    inputs.hidden_states = fields.integers("hiddenStates", 0, config.num_hidden_layers);
+  }
+  if (!fields.get("pooling").IsUndefined()) {
+    inputs.pooling = fields.choice<Pooling>(
+        "pooling", {{"none", Pooling::kNone}, {"mean", Pooling::kMean}, {"last", Pooling::kLast}});
+  }
+  if (!fields.get("attentions").IsUndefined()) {
+    inputs.attentions = fields.integers("attentions", 1, config.num_hidden_layers);
+  }
+  const Napi::Value logits = fields.get("logits");
+  if (logits.IsObject()) {
+    inputs.logits = LogitsForm::kTopK;
+    inputs.top_k = Fields(logits, "logits").integer("topK", 1, config.vocab_size);
+  } else if (!logits.IsUndefined()) {
+    inputs.logits = fields.choice<LogitsForm>("logits", {{"dense", LogitsForm::kDense}});
+  }
+  if (!fields.get("logitRows").IsUndefined()) {
+    request.logit_rows = fields.int32s("logitRows");
+    request.has_logit_rows = true;
+    if (request.logit_rows.empty()) invalid("Expected logitRows to name at least one token.");
+  }
+  if (!fields.get("labels").IsUndefined()) {
+    request.labels = fields.int32s("labels");
+    request.has_labels = true;
+    check_count("labels", static_cast<int64_t>(request.labels.size()), request.batch.num_tokens());
+  }
+  return request;
+}
+
+Napi::Value forward_result(Napi::Env env, const ForwardRequest& request, const ForwardOutputs& outputs) {
+  const auto arrays = [&](const std::vector<std::vector<float>>& tensors) {
+    Napi::Array list = Napi::Array::New(env, tensors.size());
+    for (uint32_t i = 0; i < tensors.size(); ++i) list.Set(i, new_float32_array(env, tensors[i]));
+    return list;
+  };
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("hiddenStates", arrays(outputs.hidden_states));
+  result.Set("attentions", arrays(outputs.attentions));
+  if (request.inputs.logits == LogitsForm::kDense) result.Set("logits", new_float32_array(env, outputs.logits));
+  if (request.inputs.logits == LogitsForm::kTopK) {
+    Napi::Object top_k = Napi::Object::New(env);
+    top_k.Set("indices", new_int32_array(env, outputs.top_k_indices));
+    top_k.Set("values", new_float32_array(env, outputs.top_k_values));
+    top_k.Set("logSumExp", new_float32_array(env, outputs.log_sum_exp));
+    result.Set("topK", top_k);
+  }
+  if (request.has_labels) {
+    // Without a label there is no mean.
+    if (outputs.num_labels > 0) result.Set("loss", outputs.loss_sum / static_cast<double>(outputs.num_labels));
+    result.Set("lossSum", outputs.loss_sum);
+    result.Set("numLabels", static_cast<double>(outputs.num_labels));
+  }
+  return result;
+}
+
+}  // namespace
+
+void TransformerObject::define(Napi::Env env) {
+  JsClass::define(env, "Transformer",
+                  {
+                      getter<&TransformerObject::num_parameters>("numParameters"),
+                      method<&TransformerObject::parameters>("parameters"),
+                      method<&TransformerObject::get_parameter>("getParameter"),
+                      method<&TransformerObject::set_parameter>("setParameter"),
+                      method<&TransformerObject::get_gradient>("getGradient"),
+                      method<&TransformerObject::initialize>("initialize"),
+                      method<&TransformerObject::set_item_features>("setItemFeatures"),
+                      method<&TransformerObject::item_table>("itemTable"),
+                      method<&TransformerObject::interpolate>("interpolate"),
+                      promise_method<&TransformerObject::forward>("forward"),
+                      promise_method<&TransformerObject::project>("project"),
+                      promise_method<&TransformerObject::generate>("generate"),
+                      dispose_method(),
+                  });
+}
+
+Napi::Object TransformerObject::create(Napi::Env env, std::shared_ptr<TaskQueue> queue, const Napi::Value& config) {
+  auto model = std::make_shared<SharedModel>(read_config(config));
+  const int64_t size_bytes = model->transformer.parameters().flat_count() * kFloatBytes;
+  return wrap(env, std::move(queue), std::move(model), size_bytes);
+}
+
+Napi::Value TransformerObject::num_parameters(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(state()->transformer.parameters().num_parameters()));
+}
+
+Napi::Value TransformerObject::parameters(const Napi::CallbackInfo& info) {
+  const std::vector<Parameter>& list = state()->transformer.parameters().list();
+  Napi::Array result = Napi::Array::New(info.Env(), list.size());
+  for (uint32_t i = 0; i < list.size(); ++i) {
+    Napi::Array shape = Napi::Array::New(info.Env(), list[i].shape.size());
+    for (uint32_t axis = 0; axis < list[i].shape.size(); ++axis) {
+      shape.Set(axis, static_cast<double>(list[i].shape[axis]));
+    }
+    Napi::Object entry = Napi::Object::New(info.Env());
+    entry.Set("name", list[i].name);
+    entry.Set("shape", shape);
+    result.Set(i, entry);
+  }
+  return result;
+}
+
+Napi::Value TransformerObject::get_parameter(const Napi::CallbackInfo& info) {
+  const Parameters& parameters = idle().transformer.parameters();
+  const Parameter& parameter = parameters.find(to_string(info[0], "name"));
+  return new_float32_array(info.Env(), parameters.values() + parameter.offset, parameter.count);
+}
+
+Napi::Value TransformerObject::set_parameter(const Napi::CallbackInfo& info) {
+  Parameters& parameters = idle().transformer.parameters();
+  const Parameter& parameter = parameters.find(to_string(info[0], "name"));
+  const ArrayView<float> values = float32_view(info[1], "values of " + parameter.name);
+  check_count("values of " + parameter.name, values.count, parameter.count);
+  std::memcpy(parameters.values() + parameter.offset, values.data, static_cast<size_t>(values.count) * sizeof(float));
+  return info.Env().Undefined();
+}
+
+Napi::Value TransformerObject::get_gradient(const Napi::CallbackInfo& info) {
+  Parameters& parameters = idle().transformer.parameters();
+  const Parameter& parameter = parameters.find(to_string(info[0], "name"));
+  if (!parameters.has_gradients()) invalid("This transformer has no gradients: call computeGradients() of a trainer.");
+  return new_float32_array(info.Env(), parameters.gradients() + parameter.offset, parameter.count);
+}
+
+Napi::Value TransformerObject::initialize(const Napi::CallbackInfo& info) {
+  const int64_t seed = to_integer(info[0], "seed", 0, kMaxSafeInteger);
+  const float range = to_float(info[1], "initializerRange", 0.0f);
+  idle().transformer.initialize(static_cast<uint64_t>(seed), range);
+  return info.Env().Undefined();
+}
+
+Napi::Value TransformerObject::set_item_features(const Napi::CallbackInfo& info) {
+  Transformer& transformer = idle().transformer;
+  const TransformerConfig& config = transformer.config();
+  if (config.item_feature_size == 0) invalid("This transformer has no item features: its itemFeatureSize is 0.");
+  const ArrayView<float> features = float32_view(info[0], "features");
+  check_count("features", features.count, config.vocab_size * config.item_feature_size);
+  const bool is_first = transformer.item_features() == nullptr;
+  transformer.set_item_features(features.data);
+  if (is_first) account(accounted() + features.count * kFloatBytes);
+  return info.Env().Undefined();
+}
+
+Napi::Value TransformerObject::item_table(const Napi::CallbackInfo& info) {
+  const Transformer& transformer = idle().transformer;
+  ThreadPool pool(1);
+  Arena scratch, arena;
+  Context context{pool, scratch};
+  const float* table = transformer.word_table(context, arena);
+  return new_float32_array(info.Env(), table, transformer.config().vocab_size * transformer.config().hidden_size);
+}
+
+Napi::Value TransformerObject::interpolate(const Napi::CallbackInfo& info) {
+  Parameters& parameters = idle().transformer.parameters();
+  const Parameter& parameter = parameters.find(to_string(info[0], "name"));
+  const float alpha = to_float(info[2], "alpha");
+  const ArrayView<float> target = float32_view(info[1], "target of " + parameter.name);
+  check_count("target of " + parameter.name, target.count, parameter.count);
+  ThreadPool pool(1);
+  Arena scratch;
+  Context context{pool, scratch};
+  limbeck::interpolate(context, parameters.values() + parameter.offset, target.data, parameter.count, alpha);
+  return info.Env().Undefined();
+}
+
+Napi::Value TransformerObject::forward(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<SharedModel> model = state();
+  auto request =
+      std::make_shared<ForwardRequest>(read_forward_request(Fields(info[0], ""), model->transformer.config()));
+  return queue().submit(
+      {Hold(model)},
+      [model, request](Context& context, Arena& arena) {
+        return run_forward(context, arena, model->transformer, request->view());
+      },
+      [request](Napi::Env env, const ForwardOutputs& outputs) { return forward_result(env, *request, outputs); });
+}
+
+Napi::Value TransformerObject::project(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<SharedModel> target = state();
+  const std::shared_ptr<SharedModel> source = unwrap_of(queue(), info[0], "source").state();
+  const TransformerConfig& from = source->transformer.config();
+  const Fields fields(info[1], "map");
+  ProjectionMap map;
+  map.layers = fields.integers("layers", 1, from.num_hidden_layers);
+  map.width = fields.choice<WidthMap>("width", {{"selection", WidthMap::kSelection}, {"pca", WidthMap::kPca}});
+  FloatInput components;
+  if (map.width == WidthMap::kPca) {
+    components = FloatInput(fields.get("components"), fields.name("components"),
+                            target->transformer.config().hidden_size * from.hidden_size);
+  }
+  return queue().submit(
+      {Hold(target), Hold(source)},
+      [target, source, map, components = std::move(components)](Context& context, Arena&) mutable {
+        map.components = map.width == WidthMap::kPca ? components.data() : nullptr;
+        return limbeck::project(context, source->transformer, target->transformer.config(), map);
+      },
+      [](Napi::Env env, const std::vector<ProjectedParameter>& projected) -> Napi::Value {
+        Napi::Array result = Napi::Array::New(env, projected.size());
+        for (uint32_t i = 0; i < projected.size(); ++i) {
+          Napi::Object entry = Napi::Object::New(env);
+          entry.Set("name", projected[i].name);
+          entry.Set("values", new_float32_array(env, projected[i].values));
+          result.Set(i, entry);
+        }
+        return result;
+      });
+}
+
+Napi::Value TransformerObject::generate(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<SharedModel> model = state();
+  const Fields fields(info[0], "");
+  std::vector<int32_t> input_ids = fields.int32s("inputIds");
+  GenerateOptions options{};
+  options.max_new_tokens = fields.integer("maxNewTokens", 0, kMaxInt32);
+  options.temperature = fields.number("temperature", 0.0f);
+  options.top_k = fields.integer("topK", 0, kMaxInt32);
+  options.seed = static_cast<uint64_t>(fields.integer("seed", 0, kMaxSafeInteger));
+  options.eos_token_id = static_cast<int32_t>(fields.integer("eosTokenId", -1, kMaxInt32));
+  return queue().submit(
+      {Hold(model)},
+      [model, options, input_ids = std::move(input_ids), queue = &queue()](Context& context, Arena& arena) {
+        const auto should_stop = [queue] { return queue->is_stopping(); };
+        std::vector<int32_t> ids = limbeck::generate(context, arena, model->transformer, input_ids.data(),
+                                                     static_cast<int64_t>(input_ids.size()), options, should_stop);
+        if (should_stop()) throw Error("ERR_DISPOSED", "The engine was disposed of while it generated.");
+        return ids;
+      },
+      [](Napi::Env env, const std::vector<int32_t>& ids) { return new_int32_array(env, ids); });
+}
+
+}  // namespace limbeck

@@ -1,0 +1,198 @@
+/** The engine: native threads and memory, and the eight steps of distillation over them. */
+import { join } from 'node:path';
+import { z } from 'zod';
+import { loadBinding, type NativeEngine } from './binding.js';
+import { type DistillResult, distill } from './engine/distill.js';
+import { loadEvaluation } from './engine/evaluation-file.js';
+import type { DistillOptions } from './engine/options.js';
+import { modelResult, popularityResult, studentLatency } from './engine/results.js';
+import { LimbeckError } from './errors.js';
+import { resultRow } from './evaluate/recommendation.js';
+import type { ResultRow } from './evaluate/report-types.js';
+import { type ExtractOptions, extractKnowledge } from './knowledge/extract.js';
+import { itemFeatures, reduceDimension } from './knowledge/fuse.js';
+import type { Knowledge } from './knowledge/knowledge.js';
+import type { Dataset } from './prepare/dataset.js';
+import type { PrepareOptions } from './prepare/options.js';
+import { parseOptions } from './prepare/parse-options.js';
+import { prepareDataset } from './prepare/prepare.js';
+import { loadStudent } from './recommend/load-student.js';
+import { type CatalogueItem, Student } from './recommend/student.js';
+import { type FineTuneContext, fineTuneSequenceModel, type SequenceTrainingData } from './student/fine-tune.js';
+import { distillLanguageModel, type LanguageStudentOptions } from './student/language-student.js';
+import type { FineTuneOptions, SequenceArchitecture } from './student/options.js';
+import { SequenceModel, sequenceConfig } from './student/sequence-model.js';
+import type { FitResult } from './teacher/fit-model.js';
+import type { Hooks } from './teacher/hooks.js';
+import { LanguageModel } from './teacher/language-model.js';
+import type { LanguageModelTraining, PretrainOptions } from './teacher/options.js';
+import { pretrainLanguageModel, type TextCorpus, trainLanguageModel } from './teacher/pretrain.js';
+
+const engineOptionsSchema = z.strictObject({
+  /** `auto` takes the fastest that this machine has. */
+  device: z.enum(['auto', 'cpu']).default('auto'),
+  /** Compute threads; 0 = what the machine and the container allow. */
+  threads: z.int().min(0).max(256).default(0),
+});
+
+export type EngineOptions = z.input<typeof engineOptionsSchema>;
+
+/**
+ * Starts an engine: a thread that runs long work, and compute threads under it. Dispose of it when it is not needed.
+ *
+ * @throws LimbeckError ERR_NATIVE_ADDON, ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION
+ */
+export async function createEngine(options: EngineOptions = {}): Promise<Engine> {
+  const { threads } = parseOptions(engineOptionsSchema, options, 'createEngine');
+  return new Engine(loadBinding().createEngine({ threads }));
+}
+
+export class Engine {
+  readonly #native: NativeEngine;
+
+  /** @internal Use {@link createEngine}. */
+  constructor(native: NativeEngine) {
+    this.#native = native;
+  }
+
+  /** Compute threads. */
+  get threads(): number {
+    return this.#native.threads;
+  }
+
+  /**
+   * Distils a recommender from a language model: all eight steps. Results go to `options.output`; what an earlier run
+   * left there stays until this one is done, and a run that was stopped goes on where it was.
+   *
+   * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION for options; the codes of prepareDataset for data files;
+   * ERR_ABORTED, ERR_NOT_FINITE, ERR_NO_SPACE, ERR_IO, ERR_OUT_OF_MEMORY
+   */
+  distill(options: DistillOptions, hooks: Hooks = {}): Promise<DistillResult> {
+    return distill(this.#native, options, hooks);
+  }
+
+  /** Step 1. @see {@link prepareDataset} */
+  prepare(options: PrepareOptions, hooks: Hooks = {}): Promise<Dataset> {
+    return prepareDataset(options, hooks.signal ? { signal: hooks.signal } : {});
+  }
+
+  /** Step 2: opens a Hugging Face directory. @see LanguageModel.load */
+  loadLanguageModel(directory: string): Promise<LanguageModel> {
+    return LanguageModel.load(this.#native, directory);
+  }
+
+  /** Step 2: a teacher trained from scratch. @see pretrainLanguageModel */
+  pretrain(
+    corpus: TextCorpus,
+    options: PretrainOptions = {},
+    hooks: Hooks = {},
+  ): Promise<FitResult & { model: LanguageModel }> {
+    return pretrainLanguageModel(this.#native, corpus, options, hooks);
+  }
+
+  /** Step 2: a teacher that exists, trained further. @see trainLanguageModel */
+  adapt(
+    model: LanguageModel,
+    corpus: TextCorpus,
+    options: LanguageModelTraining = {},
+    hooks: Hooks = {},
+  ): Promise<FitResult> {
+    return trainLanguageModel(this.#native, model, corpus, options, hooks);
+  }
+
+  /** Step 3: hidden states, attention maps and logits, kept in a directory. @see extractKnowledge */
+  extract(
+    model: LanguageModel,
+    texts: readonly string[],
+    options: ExtractOptions,
+    hooks: Hooks = {},
+  ): Promise<Knowledge> {
+    return extractKnowledge(model, texts, options, hooks);
+  }
+
+  /** Step 3: layers fused and reduced to item features. @see itemFeatures */
+  itemFeatures(knowledge: Knowledge, options: Parameters<typeof itemFeatures>[2]): ReturnType<typeof itemFeatures> {
+    return itemFeatures(this.#native, knowledge, options);
+  }
+
+  /** Principal components of vectors. @see reduceDimension */
+  reduceDimension(x: Float32Array, options: Parameters<typeof reduceDimension>[2]): ReturnType<typeof reduceDimension> {
+    return reduceDimension(this.#native, x, options);
+  }
+
+  /** Step 4: a sequence model with random weights over `numItems` items. */
+  createSequenceModel(
+    architecture: SequenceArchitecture,
+    options: { readonly numItems: number; readonly seed: number; readonly itemFeatures?: Float32Array },
+  ): SequenceModel {
+    const { numItems, itemFeatures: features } = options;
+    const config = sequenceConfig(architecture, numItems, features ? features.length / numItems : 0);
+    return SequenceModel.create(this.#native, config, options);
+  }
+
+  /** Steps 5 and 6: trains a sequence model, by distillation when there is a teacher. @see fineTuneSequenceModel */
+  fineTune(
+    model: SequenceModel,
+    data: SequenceTrainingData,
+    options: FineTuneOptions = {},
+    context: FineTuneContext = {},
+  ): Promise<FitResult> {
+    return fineTuneSequenceModel(this.#native, model, data, options, context);
+  }
+
+  /** Steps 4 to 6 for a language model. @see distillLanguageModel */
+  distillLanguageModel(
+    teacher: LanguageModel,
+    corpus: TextCorpus,
+    options: LanguageStudentOptions = {},
+    hooks: Hooks = {},
+  ): Promise<FitResult & { model: LanguageModel }> {
+    return distillLanguageModel(this.#native, teacher, corpus, options, hooks);
+  }
+
+  /** Step 7: a trained sequence model ready to serve; the student owns the model from now on. */
+  createStudent(model: SequenceModel, items: readonly CatalogueItem[]): Student {
+    return new Student(this.#native, model, items);
+  }
+
+  /** Step 7: opens a student directory. @see loadStudent */
+  loadStudent(directory: string): Promise<Student> {
+    return loadStudent(this.#native, directory);
+  }
+
+  /**
+   * Step 8: ranks the test cases of an output directory again, with its student.
+   *
+   * @param directory what `distill` wrote
+   * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_CHECKPOINT_MISMATCH, ERR_ABORTED and the codes of {@link loadStudent}
+   */
+  async evaluate(directory: string, hooks: Hooks = {}): Promise<{ rows: readonly ResultRow[] }> {
+    const { test, trainCounts } = await loadEvaluation(join(directory, 'evaluation.safetensors'));
+    const student = await this.loadStudent(join(directory, 'student'));
+    try {
+      if (trainCounts.length > student.numItems) {
+        throw new LimbeckError(
+          'ERR_CHECKPOINT_MISMATCH',
+          `'${directory}': test cases over ${trainCounts.length} items and a student of ${student.numItems}`,
+        );
+      }
+      const distilled = await modelResult(
+        'distilled student',
+        [{ seed: 0, model: student.model }],
+        test,
+        studentLatency(student, test),
+        hooks,
+      );
+      const systems = [popularityResult(trainCounts, test), { ...distilled, seeds: [] }];
+      const ks = [1, 5, 10, 20];
+      return { rows: systems.map((system) => resultRow(system, { ks, numItems: student.numItems, seed: 0 })) };
+    } finally {
+      student.dispose();
+    }
+  }
+
+  /** Stops the threads; every object that this engine made is unusable afterwards. */
+  dispose(): void {
+    this.#native.dispose();
+  }
+}

@@ -1,0 +1,35 @@
+/** The test cases of a run, kept beside its student so that a later `evaluate` sees the same ones. */
+
+import { LimbeckError } from '../errors.js';
+import type { EvaluationSet } from '../evaluate/recommendation.js';
+import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
+
+export interface SavedEvaluation {
+  readonly test: EvaluationSet;
+  /** Training interactions of each item. */
+  readonly trainCounts: Int32Array; // [V]
+}
+
+const NAMES = ['sequences', 'sequenceOffsets', 'users', 'targets', 'excludeIds', 'excludeOffsets'] as const;
+
+/** @throws LimbeckError ERR_NO_SPACE, ERR_IO */
+export async function saveEvaluation(path: string, { test, trainCounts }: SavedEvaluation): Promise<void> {
+  const arrays: (readonly [string, Int32Array])[] = NAMES.map((name) => [name, test[name]] as const);
+  arrays.push(['trainCounts', trainCounts]);
+  await writeSafetensors(
+    path,
+    arrays.map(([name, data]) => [name, { shape: [data.length], data }] as const),
+  );
+}
+
+/** @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_SAFETENSORS, ERR_CHECKPOINT_MISMATCH, ERR_IO */
+export async function loadEvaluation(path: string): Promise<SavedEvaluation> {
+  const { tensors } = await readSafetensors(path);
+  const array = (name: string): Int32Array => {
+    const data = tensors.get(name)?.data;
+    if (data instanceof Int32Array) return data;
+    throw new LimbeckError('ERR_CHECKPOINT_MISMATCH', `'${path}': expected an int32 tensor '${name}'`);
+  };
+  const test = Object.fromEntries(NAMES.map((name) => [name, array(name)])) as unknown as EvaluationSet;
+  return { test, trainCounts: array('trainCounts') };
+}

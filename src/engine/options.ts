@@ -1,0 +1,81 @@
+import { z } from 'zod';
+import { fusionSchema } from '../knowledge/fuse.js';
+import { prepareOptionsSchema } from '../prepare/options.js';
+import { languageStudentOptionsSchema } from '../student/language-student.js';
+import { fineTuneOptionsSchema, sequenceArchitectureSchema } from '../student/options.js';
+import { languageModelTrainingSchema, pretrainOptionsSchema } from '../teacher/options.js';
+
+/** A teacher that exists, used as it is or trained further on the texts at hand. */
+const loadedTeacherSchema = z.strictObject({
+  /** A Hugging Face directory: GPT-2, BERT, Llama or Qwen2. */
+  directory: z.string().min(1),
+  /** Training on item texts and histories; without it the weights stay as they are. */
+  adapt: languageModelTrainingSchema.optional(),
+});
+
+const corpusSchema = z.strictObject({
+  /** Items of the end of each history that are told as text; 0 = no histories. */
+  maxHistory: z.int().min(0).default(8),
+  /** Share of histories held out for validation, and as much again for the test loss. */
+  heldOut: z.number().gt(0).lt(0.5).default(0.05),
+});
+
+const knowledgeSchema = z.strictObject({
+  /** Layers fused into item vectors, 0 = embeddings. @defaultValue all */
+  hiddenStates: z.array(z.int().min(0)).min(1).optional(),
+  fusion: fusionSchema.prefault({}),
+  /** Width of the item features. */
+  components: z.int().min(1).max(4096).default(48),
+});
+
+const sequenceTrainingSchema = z.strictObject({
+  architecture: sequenceArchitectureSchema.prefault({ hiddenSize: 128, numAttentionHeads: 4, dropout: 0.3 }),
+  training: fineTuneOptionsSchema.omit({ losses: true, layerMap: true, interpolation: true }).prefault({}),
+});
+
+const studentSchema = z.strictObject({
+  architecture: sequenceArchitectureSchema.prefault({}),
+  /** `random`, or `width`: the sequence teacher's weights, reduced to the student's layers and width. */
+  initialise: z.enum(['random', 'width']).default('random'),
+  /** Gives the student the item features, so that it knows new items by their text. */
+  itemFeatures: z.boolean().default(true),
+  training: fineTuneOptionsSchema.prefault({ losses: { ce: 0.5, kd: 0.5, temperature: 2 } }),
+});
+
+const evaluationSchema = z.strictObject({
+  /** Cut-offs of the metrics. */
+  ks: z.array(z.int().min(1)).min(1).default([1, 5, 10, 20]),
+  /** Users shown in the report. */
+  examples: z.int().min(0).max(1000).default(10),
+});
+
+/** What `engine.distill()` takes; every part but the data has defaults. */
+export const distillOptionsSchema = z.strictObject({
+  title: z.string().min(1).default('Distillation'),
+  /** Directory of the results; made when it is missing. */
+  output: z.string(),
+  /** Training runs of the students, and of what they are compared with. */
+  seeds: z
+    .array(
+      z
+        .int()
+        .min(0)
+        .max(2 ** 31 - 1),
+    )
+    .min(1)
+    .max(100)
+    .default([0, 1, 2]),
+  data: prepareOptionsSchema,
+  teacher: z.union([loadedTeacherSchema, pretrainOptionsSchema]).prefault({}),
+  corpus: corpusSchema.prefault({}),
+  knowledge: knowledgeSchema.prefault({}),
+  /** The teacher as a recommender: a wide sequence model over the language model's item vectors. */
+  sequenceTeacher: sequenceTrainingSchema.prefault({}),
+  student: studentSchema.prefault({}),
+  /** A small language model distilled from the teacher; left out when this is. */
+  languageStudent: languageStudentOptionsSchema.optional(),
+  evaluation: evaluationSchema.prefault({}),
+});
+
+export type DistillOptions = z.input<typeof distillOptionsSchema>;
+export type DistillSettings = z.output<typeof distillOptionsSchema>;

@@ -1,0 +1,94 @@
+/** Step 8: from trained models to the rows, examples and timings of the report. */
+import { bootstrapDifference } from '../evaluate/bootstrap.js';
+import { type LatencySummary, measureLatency } from '../evaluate/latency.js';
+import { userContributions } from '../evaluate/metrics.js';
+import { mostPopular, rankByPopularity } from '../evaluate/popularity.js';
+import type { EvaluationSet, SystemResult } from '../evaluate/recommendation.js';
+import type { Comparison, ExampleUser } from '../evaluate/report-types.js';
+import type { Dataset } from '../prepare/dataset.js';
+import type { Student } from '../recommend/student.js';
+import type { SequenceModel } from '../student/sequence-model.js';
+import type { Hooks } from '../teacher/hooks.js';
+
+/** Lists this long are asked for, so that coverage is known up to k = 20. */
+const LIST_LENGTH = 20;
+const LATENCY = { warmup: 200, iterations: 2000 };
+const RECOMMENDED_IN_EXAMPLES = 10;
+const HISTORY_IN_EXAMPLES = 10;
+
+/** The popularity baseline; `parameters` is one count an item. */
+export function popularityResult(trainCounts: Int32Array, test: EvaluationSet): SystemResult {
+  const { ranks, topK } = rankByPopularity(trainCounts, test, LIST_LENGTH);
+  const byCount = Int32Array.from(trainCounts.keys()).sort(
+    (a, b) => (trainCounts[b] ?? 0) - (trainCounts[a] ?? 0) || a - b,
+  );
+  const histories = historiesOf(test, (item) => item);
+  const latency = measureLatency((i) => {
+    mostPopular(byCount, new Set(histories[i % histories.length]), 10);
+  }, LATENCY);
+  return { name: 'popularity', seeds: [], ranks: [ranks], topK, parameters: trainCounts.length, latency };
+}
+
+/** One trained system: the models of its seeds, each ranked over the whole catalogue. */
+export async function modelResult(
+  name: string,
+  models: readonly { readonly seed: number; readonly model: SequenceModel }[],
+  test: EvaluationSet,
+  latency: LatencySummary,
+  hooks: Hooks,
+): Promise<SystemResult> {
+  const ranks: Int32Array[] = [];
+  let topK: Int32Array | undefined;
+  for (const { model } of models) {
+    const ranking = await model.rank(test, { ...test, topK: LIST_LENGTH }, hooks);
+    ranks.push(ranking.ranks);
+    topK ??= ranking.topK;
+  }
+  return {
+    name,
+    seeds: models.map(({ seed }) => seed),
+    ranks,
+    ...(topK === undefined ? {} : { topK }),
+    parameters: models[0]?.model.numParameters ?? 0,
+    latency,
+  };
+}
+
+/** Ten recommendations for one user at a time, histories of the test users in turn. */
+export function studentLatency(student: Student, test: EvaluationSet): LatencySummary {
+  const histories = historiesOf(test, (item) => student.items[item]?.id ?? '');
+  return measureLatency((i) => {
+    student.recommend({ history: histories[i % histories.length] ?? [], k: Math.min(10, student.numItems) });
+  }, LATENCY);
+}
+
+/** Paired difference in ndcg@10 over the same users. */
+export function compareSystems(ours: SystemResult, other: SystemResult, seed: number): Comparison {
+  const ndcg = ({ ranks }: SystemResult) => ranks.map((one) => userContributions(one, 'ndcg', 10));
+  const { mean, interval } = bootstrapDifference(ndcg(ours), ndcg(other), { seed });
+  return { name: `${ours.name} − ${other.name}`, metric: 'ndcgAt10', difference: mean, interval };
+}
+
+/** Users spread evenly over the test set, with what the student would recommend to each. */
+export function exampleUsers(dataset: Dataset, student: Student, test: EvaluationSet, count: number): ExampleUser[] {
+  const histories = historiesOf(test, (item) => student.items[item]?.id ?? '');
+  const wanted = Math.min(count, histories.length);
+  const item = (index: number) => ({ id: student.items[index]?.id ?? '', text: student.items[index]?.text ?? '' });
+  return Array.from({ length: wanted }, (_, i) => {
+    const s = Math.floor(((2 * i + 1) * histories.length) / (2 * wanted));
+    const history = histories[s] ?? [];
+    const { items } = student.recommend({ history, k: Math.min(RECOMMENDED_IN_EXAMPLES, student.numItems) });
+    return {
+      user: dataset.users[test.users[s] ?? 0] ?? '',
+      history: history.slice(-HISTORY_IN_EXAMPLES).map((id) => item(student.indexOf(id) ?? 0)),
+      recommendations: items.map(({ id, score }) => ({ ...item(student.indexOf(id) ?? 0), score })),
+      next: item(test.targets[s] ?? 0),
+    };
+  });
+}
+
+function historiesOf<T>(test: EvaluationSet, name: (item: number) => T): T[][] {
+  return Array.from(test.targets, (_, s) =>
+    Array.from(test.sequences.subarray(test.sequenceOffsets[s], test.sequenceOffsets[s + 1]), name),
+  );
+}

@@ -1,0 +1,271 @@
+/** The long parts of a distillation. Each keeps its result in the workspace, where a resumed run finds it. */
+import type { NativeEngine } from '../binding.js';
+import { LimbeckError } from '../errors.js';
+import { perplexity } from '../evaluate/language-model.js';
+import type { LanguageModelResults } from '../evaluate/report-types.js';
+import { pathExists, writeFileAtomic } from '../formats/files.js';
+import { extractKnowledge } from '../knowledge/extract.js';
+import { type ItemPairs, itemFeatures, type TextEncoderSpec } from '../knowledge/fuse.js';
+import { type Dataset, trainSequences } from '../prepare/dataset.js';
+import { historySentences, itemSentence } from '../prepare/verbalize.js';
+import { fineTuneSequenceModel, type SequenceTrainingData } from '../student/fine-tune.js';
+import { initialiseStudent } from '../student/initialise.js';
+import { distillLanguageModel } from '../student/language-student.js';
+import { SequenceModel, sequenceConfig } from '../student/sequence-model.js';
+import type { SequenceTeacher } from '../student/teacher-cache.js';
+import type { EpochRecord } from '../teacher/fit-model.js';
+import type { Hooks } from '../teacher/hooks.js';
+import { LanguageModel } from '../teacher/language-model.js';
+import { pretrainLanguageModel, type TextCorpus, trainLanguageModel } from '../teacher/pretrain.js';
+import type { DistillSettings } from './options.js';
+import type { StepLog } from './step-log.js';
+import type { Workspace } from './workspace.js';
+
+/** What every stage needs. */
+export interface StageContext {
+  readonly engine: NativeEngine;
+  readonly settings: DistillSettings;
+  readonly workspace: Workspace;
+  readonly hooks: Hooks;
+}
+
+/** Texts that language models are trained, chosen and tested on; no history is in two of them. */
+export interface DistillationCorpus extends TextCorpus {
+  readonly test: readonly string[];
+}
+
+/** A model with the records of its training; records of a teacher that was only loaded are empty. */
+export interface Trained<Model> {
+  readonly model: Model;
+  readonly history: readonly EpochRecord[];
+}
+
+/** A model of one training seed. */
+export interface Seeded extends Trained<SequenceModel> {
+  readonly seed: number;
+}
+
+/** Item sentences and histories told as text; every n-th history is held out for validation, the one after it for test. */
+export function makeCorpus(dataset: Dataset, { maxHistory, heldOut }: DistillSettings['corpus']): DistillationCorpus {
+  const items = dataset.items.map(itemSentence);
+  const histories = maxHistory === 0 ? items : historySentences(dataset, { maxHistory });
+  const every = Math.max(2, Math.round(1 / heldOut));
+  const validation = histories.filter((_, i) => i % every === 0);
+  const test = histories.filter((_, i) => i % every === 1);
+  const rest = maxHistory === 0 ? [] : histories.filter((_, i) => i % every > 1);
+  if (validation.length === 0 || test.length === 0) {
+    throw new LimbeckError('ERR_EMPTY_DATA', `Expected at least 2 texts to hold out, got ${histories.length} in all`);
+  }
+  return { train: [...items, ...rest], validation, test };
+}
+
+/** Step 2: the language model that everything is distilled from. */
+export async function obtainTeacher(
+  { engine, settings, workspace, hooks }: StageContext,
+  corpus: TextCorpus,
+): Promise<Trained<LanguageModel>> {
+  const { teacher } = settings;
+  const context = { ...hooks, checkpoint: workspace.checkpoint('teacher') };
+  const load = (directory: string) => LanguageModel.load(engine, directory);
+  if (!('directory' in teacher)) {
+    return stage(workspace, 'teacher', load, async () => {
+      const { model, epochs } = await pretrainLanguageModel(engine, corpus, teacher, {
+        ...context,
+        describe: { step: 'teacher', name: 'pretrain' },
+      });
+      return { model, history: epochs };
+    });
+  }
+  const { directory, adapt } = teacher;
+  if (adapt === undefined) return { model: await load(directory), history: [] };
+  return stage(workspace, 'teacher', load, async () => {
+    const model = await load(directory);
+    try {
+      const describe = { step: 'teacher', name: 'adapt' } as const;
+      const { epochs } = await trainLanguageModel(engine, model, corpus, adapt, { ...context, describe });
+      return { model, history: epochs };
+    } catch (error) {
+      model.dispose();
+      throw error;
+    }
+  });
+}
+
+/** Step 3: item features from the teacher's hidden states of the item texts. */
+export async function extractItems(
+  { engine, settings, workspace, hooks }: StageContext,
+  teacher: LanguageModel,
+  dataset: Dataset,
+): Promise<{ features: Float32Array; encoder: TextEncoderSpec }> {
+  const { hiddenStates, fusion, components } = settings.knowledge;
+  const layers = hiddenStates ?? Array.from({ length: teacher.numHiddenLayers + 1 }, (_, i) => i);
+  const texts = dataset.items.map(itemSentence);
+  const directory = workspace.path('knowledge');
+  const knowledge = await extractKnowledge(teacher, texts, { directory, hiddenStates: layers, pooling: 'mean' }, hooks);
+  const seed = settings.seeds[0] ?? 0;
+  return itemFeatures(engine, knowledge, { fusion, components, seed, pairs: itemPairs(dataset) });
+}
+
+/** Step 2 again, now that items have vectors: the teacher as a recommender. */
+export async function trainSequenceTeacher(
+  { engine, settings, workspace, hooks }: StageContext,
+  data: SequenceTrainingData,
+  features: Float32Array,
+): Promise<Trained<SequenceModel>> {
+  const { architecture, training } = settings.sequenceTeacher;
+  return stage(
+    workspace,
+    'sequence-teacher',
+    (directory) => SequenceModel.load(engine, directory),
+    async () => {
+      const numItems = features.length / settings.knowledge.components;
+      const config = sequenceConfig(architecture, numItems, settings.knowledge.components);
+      const model = SequenceModel.create(engine, config, { seed: training.seed, itemFeatures: features });
+      return fineTuned(model, () =>
+        fineTuneSequenceModel(engine, model, data, training, {
+          ...hooks,
+          checkpoint: workspace.checkpoint('sequence-teacher'),
+          describe: { step: 'teacher', name: 'sequence teacher' },
+        }),
+      );
+    },
+  );
+}
+
+/** Steps 4 to 6 for one seed. Without a teacher: the student that it is compared with, trained on clicks alone. */
+export async function trainStudent(
+  { engine, settings, workspace, hooks }: StageContext,
+  log: StepLog,
+  data: SequenceTrainingData & { readonly numItems: number },
+  seed: number,
+  distillation?: { readonly features: Float32Array; readonly teacher: SequenceTeacher },
+): Promise<Seeded> {
+  const { architecture, initialise, itemFeatures: wantsFeatures, training } = settings.student;
+  const { losses: _losses, layerMap: _layerMap, interpolation: _interpolation, ...clicksAlone } = training;
+  const kind = distillation ? 'distilled' : 'plain';
+  const run = `${settings.seeds.indexOf(seed) + 1} of ${settings.seeds.length}`;
+  const load = (directory: string) => SequenceModel.load(engine, directory);
+  const trained = await stage(workspace, `${kind}-${seed}`, load, async () => {
+    const features = wantsFeatures ? distillation?.features : undefined;
+    const config = sequenceConfig(architecture, data.numItems, features ? settings.knowledge.components : 0);
+    const model = await log.run('initialise', undefined, () =>
+      SequenceModel.create(engine, config, { seed, itemFeatures: features }),
+    );
+    return fineTuned(model, async () => {
+      if (distillation) {
+        await log.run('transfer', undefined, () =>
+          initialiseStudent(model.native, {
+            method: initialise,
+            teacher: distillation.teacher.head,
+            studentLayers: config.numHiddenLayers,
+            teacherLayers: distillation.teacher.numHiddenLayers,
+          }),
+        );
+      }
+      return log.run('fineTune', undefined, () =>
+        fineTuneSequenceModel(
+          engine,
+          model,
+          data,
+          { ...(distillation ? training : clicksAlone), seed },
+          {
+            ...hooks,
+            teacher: distillation?.teacher,
+            checkpoint: workspace.checkpoint(`${kind}-${seed}`),
+            describe: { step: 'fineTune', name: `${kind} student ${run}` },
+          },
+        ),
+      );
+    });
+  });
+  return { ...trained, seed };
+}
+
+/** A small language model, with its loss on texts that no training saw, epoch by epoch. */
+export async function trainLanguageStudent(
+  { engine, settings, workspace, hooks }: StageContext,
+  teacher: LanguageModel,
+  corpus: DistillationCorpus,
+): Promise<(Trained<LanguageModel> & { readonly results: LanguageModelResults }) | undefined> {
+  const options = settings.languageStudent;
+  if (options === undefined) return undefined;
+  const testLossByEpoch: number[] = [];
+  const trained = await stage(
+    workspace,
+    'language-student',
+    (directory) => LanguageModel.load(engine, directory),
+    async () => {
+      const { model, epochs } = await distillLanguageModel(engine, teacher, corpus, options, {
+        ...hooks,
+        describe: { step: 'fineTune', name: 'language student' },
+        afterEpoch: async (_, student) => {
+          testLossByEpoch.push((await student.loss(corpus.test, hooks)).loss);
+        },
+      });
+      return { model, history: epochs };
+    },
+  );
+  const losses = await workspace.json('language-student-test-loss', async () => testLossByEpoch);
+  const teacherTestLoss = await workspace.json(
+    'teacher-test-loss',
+    async () => (await teacher.loss(corpus.test, hooks)).loss,
+  );
+  const results = {
+    testLossByEpoch: losses,
+    perplexityByEpoch: losses.map((loss) => perplexity(loss, 1)),
+    teacherTestLoss,
+    teacherParameters: teacher.numParameters,
+    studentParameters: trained.model.numParameters,
+  };
+  return { ...trained, results };
+}
+
+/** Loads a finished stage, or makes it and keeps it. */
+async function stage<Model extends { save(directory: string): Promise<void>; dispose(): void }>(
+  workspace: Workspace,
+  name: string,
+  load: (directory: string) => Promise<Model>,
+  make: () => Promise<Trained<Model>>,
+): Promise<Trained<Model>> {
+  const directory = workspace.path(name);
+  const historyName = `${name}-history`;
+  if (await pathExists(directory)) {
+    const history = await workspace.json<readonly EpochRecord[]>(historyName, async () => []);
+    return { model: await load(directory), history };
+  }
+  const { model, history } = await make();
+  try {
+    await writeFileAtomic(workspace.path(`${historyName}.json`), `${JSON.stringify(history)}\n`);
+    await model.save(directory);
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
+  return { model, history };
+}
+
+async function fineTuned(
+  model: SequenceModel,
+  train: () => Promise<{ readonly epochs: readonly EpochRecord[] }>,
+): Promise<Trained<SequenceModel>> {
+  try {
+    return { model, history: (await train()).epochs };
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
+}
+
+/** Items that follow each other in a training history. */
+function itemPairs(dataset: Dataset): ItemPairs {
+  const { sequences, sequenceOffsets } = trainSequences(dataset);
+  const queries: number[] = [];
+  const targets: number[] = [];
+  for (let s = 0; s + 1 < sequenceOffsets.length; s++) {
+    for (let i = sequenceOffsets[s] ?? 0; i + 1 < (sequenceOffsets[s + 1] ?? 0); i++) {
+      queries.push(sequences[i] ?? 0);
+      targets.push(sequences[i + 1] ?? 0);
+    }
+  }
+  return { queries: Int32Array.from(queries), targets: Int32Array.from(targets) };
+}

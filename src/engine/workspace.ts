@@ -1,0 +1,77 @@
+/**
+ * Where an unfinished run keeps its stages: `<output>/.unfinished/`. A stage that is there was finished and is loaded;
+ * results of an earlier run stay untouched until the new ones take their place at the end.
+ */
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { loadBinding } from '../binding.js';
+import { LimbeckError } from '../errors.js';
+import { makeDirectory, pathExists, readJsonFile, writeFileAtomic } from '../formats/files.js';
+
+const DIRECTORY = '.unfinished';
+const RUN_FILE = 'run.json';
+
+export class Workspace {
+  private constructor(
+    readonly output: string,
+    readonly directory: string,
+    /** CRC-32C of the settings that the run was started with. */
+    readonly fingerprint: string,
+  ) {}
+
+  /**
+   * Opens the unfinished run of these settings, or begins one. An unfinished run of other settings is discarded: its
+   * stages are of no use to this one.
+   *
+   * @throws LimbeckError ERR_IO, ERR_NO_SPACE
+   */
+  static async open(output: string, settings: unknown): Promise<Workspace> {
+    const directory = join(output, DIRECTORY);
+    const fingerprint = loadBinding()
+      .crc32c(new TextEncoder().encode(JSON.stringify(settings)))
+      .toString(16)
+      .padStart(8, '0');
+    const runFile = join(directory, RUN_FILE);
+    if (await pathExists(runFile)) {
+      const run = await readJsonFile(runFile);
+      const isSame =
+        typeof run === 'object' && run !== null && !Array.isArray(run) && run['fingerprint'] === fingerprint;
+      if (isSame) return new Workspace(output, directory, fingerprint);
+    }
+    await rm(directory, { recursive: true, force: true });
+    await makeDirectory(directory);
+    await writeFileAtomic(runFile, `${JSON.stringify({ fingerprint })}\n`);
+    return new Workspace(output, directory, fingerprint);
+  }
+
+  path(...names: string[]): string {
+    return join(this.directory, ...names);
+  }
+
+  /** What `make` returns, kept as JSON: a stage that was finished before is read back. */
+  async json<T>(name: string, make: () => Promise<T>): Promise<T> {
+    const path = this.path(`${name}.json`);
+    if (await pathExists(path)) return (await readJsonFile(path)) as T;
+    const value = await make();
+    await writeFileAtomic(path, `${JSON.stringify(value)}\n`);
+    return value;
+  }
+
+  /** The training state that a fit resumes from. */
+  checkpoint(name: string): { path: string; fingerprint: string; everySteps: number } {
+    return { path: this.path(`${name}.checkpoint.safetensors`), fingerprint: this.fingerprint, everySteps: 200 };
+  }
+
+  /** Removes the stages; the results must be in place. */
+  async finish(): Promise<void> {
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}
+
+/** @throws LimbeckError ERR_IO when the output path is a file */
+export async function checkOutput(output: string): Promise<void> {
+  if (output.trim() === '') {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', 'output: expected the path of a directory, got an empty text');
+  }
+  await makeDirectory(output);
+}

@@ -1,0 +1,121 @@
+/** From ranks to the rows of the results table. */
+import { type Dataset, type EvaluationCases, seenItems, testCases, validationCases } from '../prepare/dataset.js';
+import { bootstrapMeanOverSeeds } from './bootstrap.js';
+import type { LatencySummary } from './latency.js';
+import {
+  type ByCutOff,
+  type RankingMetricName,
+  type RankingMetrics,
+  rankingMetrics,
+  userContributions,
+} from './metrics.js';
+import type { Interval, ResultRow } from './report-types.js';
+
+/** Histories with their targets, and the items that must not be recommended in each: those of the history. */
+export interface EvaluationSet extends EvaluationCases {
+  readonly excludeIds: Int32Array;
+  readonly excludeOffsets: Int32Array; // [S + 1]
+}
+
+/** The held-out cases of a dataset, seen items masked. */
+export function evaluationSet(dataset: Dataset, part: 'validation' | 'test'): EvaluationSet {
+  const cases = part === 'test' ? testCases(dataset) : validationCases(dataset);
+  const { users, sequenceOffsets } = cases;
+  const lists = Array.from(users, (user, s) =>
+    seenItems(dataset, user, (sequenceOffsets[s + 1] ?? 0) - (sequenceOffsets[s] ?? 0)),
+  );
+  const excludeOffsets = new Int32Array(users.length + 1);
+  lists.forEach((list, s) => {
+    excludeOffsets[s + 1] = (excludeOffsets[s] ?? 0) + list.length;
+  });
+  const excludeIds = new Int32Array(excludeOffsets[users.length] ?? 0);
+  lists.forEach((list, s) => {
+    excludeIds.set(list, excludeOffsets[s]);
+  });
+  return { ...cases, excludeIds, excludeOffsets };
+}
+
+/** Training interactions of each item: what popularity ranks by. */
+export function trainCounts(dataset: Dataset): Int32Array {
+  const counts = new Int32Array(dataset.items.length);
+  dataset.split.trainLength.forEach((length, user) => {
+    const start = dataset.sequenceOffsets[user] ?? 0;
+    for (const item of dataset.sequences.subarray(start, start + length)) counts[item] = (counts[item] ?? 0) + 1;
+  });
+  return counts;
+}
+
+/** What one system of the table achieved. */
+export interface SystemResult {
+  readonly name: string;
+  /** Training seeds; empty for a system that is not trained. */
+  readonly seeds: readonly number[];
+  /** Ranks of the targets, one array a seed (or one in all). */
+  readonly ranks: readonly Int32Array[]; // each [S]
+  /** Recommended lists of the first seed, for coverage. */
+  readonly topK?: Int32Array; // [S, K]
+  readonly parameters: number;
+  readonly latency: LatencySummary;
+}
+
+/** Means over seeds, with 95 % bootstrap intervals over users. */
+export function resultRow(
+  system: SystemResult,
+  options: { readonly ks: readonly number[]; readonly numItems: number; readonly seed: number },
+): ResultRow {
+  const { ks, numItems, seed } = options;
+  const bySeed = system.ranks.map((ranks, i) =>
+    rankingMetrics(ranks, { ks, numItems, ...(i === 0 && system.topK !== undefined ? { topK: system.topK } : {}) }),
+  );
+  const estimate = (metric: RankingMetricName, k: number): { mean: number; interval: Interval } =>
+    bootstrapMeanOverSeeds(
+      system.ranks.map((ranks) => userContributions(ranks, metric, k)),
+      { seed },
+    );
+  const recall = estimate('recall', 10);
+  const ndcg = estimate('ndcg', 10);
+  const f1 = estimate('f1', 10);
+  const mrr = estimate('mrr', Number.POSITIVE_INFINITY);
+  return {
+    name: system.name,
+    seeds: system.seeds,
+    recallAt10: recall.mean,
+    ndcgAt10: ndcg.mean,
+    f1At10: f1.mean,
+    mrr: mrr.mean,
+    intervals: {
+      recallAt10: recall.interval,
+      ndcgAt10: ndcg.interval,
+      f1At10: f1.interval,
+      mrr: mrr.interval,
+    },
+    metrics: meanMetrics(bySeed),
+    parameters: system.parameters,
+    p50LatencyMs: system.latency.p50Ms,
+    p95LatencyMs: system.latency.p95Ms,
+    p99LatencyMs: system.latency.p99Ms,
+  };
+}
+
+function meanMetrics(bySeed: readonly RankingMetrics[]): RankingMetrics {
+  const [first] = bySeed;
+  const mean = (value: (metrics: RankingMetrics) => number) =>
+    bySeed.reduce((sum, metrics) => sum + value(metrics), 0) / bySeed.length;
+  const byCutOff = (pick: (metrics: RankingMetrics) => ByCutOff): ByCutOff =>
+    Object.fromEntries(
+      Object.keys(first === undefined ? {} : pick(first)).map((k) => [k, mean((m) => pick(m)[Number(k)] ?? 0)]),
+    );
+  return {
+    numUsers: first?.numUsers ?? 0,
+    recallAtK: byCutOff((m) => m.recallAtK),
+    precisionAtK: byCutOff((m) => m.precisionAtK),
+    f1AtK: byCutOff((m) => m.f1AtK),
+    hitRateAtK: byCutOff((m) => m.hitRateAtK),
+    ndcgAtK: byCutOff((m) => m.ndcgAtK),
+    mrrAtK: byCutOff((m) => m.mrrAtK),
+    mapAtK: byCutOff((m) => m.mapAtK),
+    mrr: mean((m) => m.mrr),
+    accuracy: mean((m) => m.accuracy),
+    ...(first?.coverageAtK === undefined ? {} : { coverageAtK: first.coverageAtK }),
+  };
+}

@@ -1,0 +1,36 @@
+/** The public names. */
+export type { TransformerConfig } from './binding.js';
+export type { DistillResult } from './engine/distill.js';
+export type { DistillOptions } from './engine/options.js';
+export { createEngine, Engine, type EngineOptions } from './engine.js';
+export { LimbeckError, type LimbeckErrorCode } from './errors.js';
+export { type EvaluationSet, evaluationSet } from './evaluate/recommendation.js';
+export { renderReport } from './evaluate/report.js';
+export type { DistillationReport, ResultRow } from './evaluate/report-types.js';
+export type { ExtractOptions } from './knowledge/extract.js';
+export { type FusionOptions, fuseLayers, type TextEncoderSpec } from './knowledge/fuse.js';
+export { Knowledge } from './knowledge/knowledge.js';
+export {
+  type Dataset,
+  type EvaluationCases,
+  type PackedSequences,
+  seenItems,
+  testCases,
+  trainSequences,
+  validationCases,
+} from './prepare/dataset.js';
+export type { PrepareOptions } from './prepare/options.js';
+export { prepareDataset } from './prepare/prepare.js';
+export { historySentences, itemSentence } from './prepare/verbalize.js';
+export { type CatalogueItem, type Recommendation, type RecommendRequest, Student } from './recommend/student.js';
+export { initialiseStudent, uniformLayerMap } from './student/initialise.js';
+export type { LanguageStudentOptions } from './student/language-student.js';
+export type { FineTuneOptions, Schedule, SequenceArchitecture } from './student/options.js';
+export type { SequenceModel } from './student/sequence-model.js';
+export { cacheSequenceTeacher, type SequenceTeacher } from './student/teacher-cache.js';
+export { interpolateParameters, projectTeacher } from './student/transfer.js';
+export type { EpochRecord, FitResult } from './teacher/fit-model.js';
+export type { Hooks, ProgressEvent } from './teacher/hooks.js';
+export type { LanguageModel } from './teacher/language-model.js';
+export type { LanguageModelTraining, PretrainOptions } from './teacher/options.js';
+export type { TextCorpus } from './teacher/pretrain.js';

@@ -1,0 +1,106 @@
+/** From a text to item features, the way the catalogue's own were made. */
+import { join } from 'node:path';
+import { z } from 'zod';
+import type { NativeEngine, NativeTextEncoder } from '../binding.js';
+import { LimbeckError } from '../errors.js';
+import { makeDirectory, readJsonFile, writeFileAtomic } from '../formats/files.js';
+import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
+import { LanguageModel } from '../teacher/language-model.js';
+import type { TextEncoderSpec } from './fuse.js';
+
+const JSON_FILE = 'text_encoder.json';
+const TENSOR_FILE = 'text_encoder.safetensors';
+
+const encoderSchema = z.strictObject({
+  format: z.literal('limbeck-text-encoder'),
+  version: z.literal(1),
+  layers: z.array(z.int().min(0)).min(1),
+  fusion: z.enum(['sum', 'concat']),
+});
+
+/** Encodes synchronously: one forward pass of the language model for the texts of a call. */
+export class TextEncoder {
+  readonly #native: NativeTextEncoder;
+  readonly #model: LanguageModel;
+  readonly #spec: TextEncoderSpec;
+
+  /**
+   * @param model the encoder owns it from now on: dispose() frees it
+   * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_SHAPE_MISMATCH when model and spec do not fit together
+   */
+  constructor(engine: NativeEngine, model: LanguageModel, spec: TextEncoderSpec) {
+    this.#native = engine.createTextEncoder({ model: model.native, ...spec });
+    this.#model = model;
+    this.#spec = spec;
+  }
+
+  /** Width f of the features. */
+  get featureSize(): number {
+    return this.#native.featureSize;
+  }
+
+  /** @returns features [texts, f] @throws LimbeckError ERR_INVALID_ARGUMENT for an empty text, ERR_DISPOSED */
+  encode(texts: readonly string[]): Float32Array {
+    const { inputIds, sequenceOffsets } = this.#model.encode(texts);
+    return this.#native.encode({ inputIds, sequenceOffsets });
+  }
+
+  /** As {@link saveTextEncoder}. */
+  save(directory: string): Promise<void> {
+    return saveTextEncoder(directory, this.#model, this.#spec);
+  }
+
+  dispose(): void {
+    this.#native.dispose();
+    this.#model.dispose();
+  }
+}
+
+/**
+ * Writes the language model in its own layout, and beside it how its hidden states become features.
+ *
+ * @throws LimbeckError ERR_NO_SPACE, ERR_IO, ERR_DISPOSED
+ */
+export async function saveTextEncoder(directory: string, model: LanguageModel, spec: TextEncoderSpec): Promise<void> {
+  await makeDirectory(directory);
+  await model.writeFiles(directory);
+  const { layers, fusion, weights, mean, components } = spec;
+  const json = { format: 'limbeck-text-encoder', version: 1, layers, fusion };
+  await writeFileAtomic(join(directory, JSON_FILE), `${JSON.stringify(json, null, 2)}\n`);
+  await writeSafetensors(join(directory, TENSOR_FILE), [
+    ['weights', { shape: [weights.length], data: weights }],
+    ['mean', { shape: [mean.length], data: mean }],
+    ['components', { shape: [components.length / mean.length, mean.length], data: components }],
+  ]);
+}
+
+/**
+ * Reads what {@link saveTextEncoder} wrote.
+ *
+ * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_SAFETENSORS, ERR_CHECKPOINT_MISMATCH,
+ * ERR_UNSUPPORTED_MODEL, ERR_TOKENIZER, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO
+ */
+export async function loadTextEncoder(engine: NativeEngine, directory: string): Promise<TextEncoder> {
+  const path = join(directory, JSON_FILE);
+  const parsed = encoderSchema.safeParse(await readJsonFile(path));
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': ${issue?.path.join('.')}: ${issue?.message}`);
+  }
+  const { layers, fusion } = parsed.data;
+  const tensorPath = join(directory, TENSOR_FILE);
+  const { tensors } = await readSafetensors(tensorPath);
+  const floats = (name: string): Float32Array => {
+    const data = tensors.get(name)?.data;
+    if (data instanceof Float32Array && data.length > 0) return data;
+    throw new LimbeckError('ERR_CHECKPOINT_MISMATCH', `'${tensorPath}': expected a float32 tensor '${name}'`);
+  };
+  const spec = { layers, fusion, weights: floats('weights'), mean: floats('mean'), components: floats('components') };
+  const model = await LanguageModel.load(engine, directory);
+  try {
+    return new TextEncoder(engine, model, spec);
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
+}

@@ -1,0 +1,70 @@
+/** Step 4 of distillation: where a student starts from. */
+import type { NativeTransformer, ProjectionMap } from '../binding.js';
+import { LimbeckError } from '../errors.js';
+
+export type InitialisationMethod = 'random' | 'layers' | 'width';
+
+export interface InitialisationOptions {
+  /**
+   * `random`: as the student was made; `layers`: blocks of a teacher of the same width; `width`: a wider teacher,
+   * its axes selected or rotated onto `components`.
+   */
+  readonly method: InitialisationMethod;
+  readonly teacher?: NativeTransformer;
+  /** Entry i = teacher block (from 1) that fills block i + 1. @defaultValue spread evenly */
+  readonly layers?: readonly number[];
+  /** For `width`: orthonormal rows [d, d_teacher]. @defaultValue evenly spread channels */
+  readonly components?: Float32Array;
+}
+
+/**
+ * Teacher blocks for a student of fewer blocks, evenly spread; the last student block takes the last teacher block.
+ * Any two numbers work: no divisibility is asked for. A student with more blocks repeats teacher blocks.
+ */
+export function uniformLayerMap(studentLayers: number, teacherLayers: number): number[] {
+  return Array.from({ length: studentLayers }, (_, i) =>
+    Math.max(1, Math.round(((i + 1) * teacherLayers) / studentLayers)),
+  );
+}
+
+/** Pairs [student block, teacher block] of {@link uniformLayerMap}. */
+export function uniformLayerPairs(studentLayers: number, teacherLayers: number): [number, number][] {
+  return uniformLayerMap(studentLayers, teacherLayers).map((teacher, i) => [i + 1, teacher]);
+}
+
+/**
+ * Fills a student from a teacher. Parameters that the teacher lacks keep their values.
+ *
+ * @returns names of the parameters that were filled
+ * @throws LimbeckError ERR_INVALID_ARGUMENT when the two do not fit together
+ */
+export async function initialiseStudent(
+  student: NativeTransformer,
+  options: InitialisationOptions & { readonly studentLayers: number; readonly teacherLayers?: number },
+): Promise<string[]> {
+  const { method, teacher, components, studentLayers, teacherLayers } = options;
+  if (method === 'random') return [];
+  if (teacher === undefined || teacherLayers === undefined) {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `initialise: method "${method}" needs a teacher`);
+  }
+  const map: ProjectionMap = {
+    layers: options.layers ?? uniformLayerMap(studentLayers, teacherLayers),
+    width: components === undefined ? 'selection' : 'pca',
+    ...(components === undefined ? {} : { components }),
+  };
+  if (method === 'layers') checkSameWidth(student, teacher);
+  const filled = await student.project(teacher, map);
+  for (const { name, values } of filled) student.setParameter(name, values);
+  return filled.map(({ name }) => name);
+}
+
+function checkSameWidth(student: NativeTransformer, teacher: NativeTransformer): void {
+  const widthOf = (model: NativeTransformer) =>
+    model.parameters().find(({ name }) => name === 'embeddings.word')?.shape[1];
+  if (widthOf(student) === widthOf(teacher)) return;
+  throw new LimbeckError(
+    'ERR_INVALID_ARGUMENT',
+    `initialise: method "layers" needs a teacher of the student's width ${widthOf(student)}, got ${widthOf(teacher)}; ` +
+      'use method "width"',
+  );
+}

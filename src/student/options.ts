@@ -1,0 +1,79 @@
+import { z } from 'zod';
+import { optimizationShape } from '../teacher/options.js';
+
+const size = z
+  .int()
+  .min(1)
+  .max(1 << 16);
+const weight = z.number().min(0).max(1000);
+
+/** A constant, or a value that goes linearly from one to another and stays there. */
+export const scheduleSchema = z.union([
+  z.number(),
+  z.strictObject({
+    from: z.number(),
+    to: z.number(),
+    /** Share of all steps after which `to` is reached, in (0, 1]. */
+    until: z.number().gt(0).max(1).default(1),
+  }),
+]);
+export type Schedule = z.input<typeof scheduleSchema>;
+
+/** Shape of a sequence model: a causal transformer over the items of a history. */
+export const sequenceArchitectureSchema = z
+  .strictObject({
+    hiddenSize: size.default(64),
+    numHiddenLayers: z.int().min(1).max(64).default(2),
+    numAttentionHeads: size.default(2),
+    /** @defaultValue 4 · hiddenSize */
+    intermediateSize: size.optional(),
+    /** Items of a history that count: the last ones. */
+    maxHistory: z
+      .int()
+      .min(2)
+      .max(1 << 14)
+      .default(50),
+    dropout: z.number().min(0).lt(1).default(0.2),
+  })
+  .refine(({ hiddenSize, numAttentionHeads }) => hiddenSize % numAttentionHeads === 0, {
+    message: 'expected a multiple of numAttentionHeads',
+    path: ['hiddenSize'],
+  });
+
+/** Weights of w_ce·CE + w_kd·τ²·KL + w_h·MSE + w_a·KL of attention maps. */
+export const distillationLossesShape = {
+  ce: scheduleSchema.default(1),
+  kd: scheduleSchema.default(0),
+  hidden: scheduleSchema.default(0),
+  attention: scheduleSchema.default(0),
+  /** τ of the soft labels. */
+  temperature: z.number().gt(0).max(100).default(1),
+  /** Soft labels mix the logits of teacher (this share) and student. */
+  fusion: scheduleSchema.default(1),
+  /** Weight of the KD term where the teacher ranks the label worse than the student does; 1 = no gate. */
+  gate: weight.default(1),
+} as const;
+
+/** Parameter interpolation θ ← θ + α(φ(T) − θ) after every step, on the parameters that the teacher has too. */
+export const interpolationSchema = z.strictObject({
+  alpha: scheduleSchema,
+  width: z.enum(['selection', 'pca']).default('selection'),
+});
+
+export const fineTuneOptionsSchema = z.strictObject({
+  ...optimizationShape,
+  epochs: optimizationShape.epochs.default(12),
+  learningRate: optimizationShape.learningRate.default(3e-3),
+  batchTokens: optimizationShape.batchTokens.default(2048),
+  patience: optimizationShape.patience.default(3),
+  losses: z.strictObject(distillationLossesShape).prefault({}),
+  /** Pairs [student block, teacher block], from 1, for the hidden and attention terms. @defaultValue spread evenly */
+  layerMap: z.array(z.tuple([z.int().min(1), z.int().min(1)])).optional(),
+  /** Uniform negatives instead of the whole catalogue, for cross-entropy alone; 0 = the whole catalogue. */
+  sampledNegatives: z.int().min(0).default(0),
+  interpolation: interpolationSchema.optional(),
+});
+
+export type SequenceArchitecture = z.input<typeof sequenceArchitectureSchema>;
+export type FineTuneOptions = z.input<typeof fineTuneOptionsSchema>;
+export type ResolvedFineTuneOptions = z.output<typeof fineTuneOptionsSchema>;

@@ -1,0 +1,281 @@
+/** A causal transformer over item histories whose vocabulary is the catalogue: sequence teachers and students. */
+import { join } from 'node:path';
+import type { NativeEngine, NativeTransformer, TransformerConfig } from '../binding.js';
+import { LimbeckError } from '../errors.js';
+import { loadCheckpoint, saveCheckpoint } from '../formats/checkpoint.js';
+import { writeDirectoryAtomic } from '../formats/files.js';
+import { asFloat32, readSafetensors, writeSafetensors } from '../formats/safetensors.js';
+import type { EvaluationCases } from '../prepare/dataset.js';
+import { parseOptions } from '../prepare/parse-options.js';
+import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
+import { type SequenceArchitecture, sequenceArchitectureSchema } from './options.js';
+
+const FEATURES_FILE = 'item_features.safetensors';
+const FEATURES_NAME = 'item_features';
+const INITIALIZER_RANGE = 0.02;
+/** Cases ranked in one native call: short enough that an abort is quick. */
+const CASES_PER_CALL = 512;
+
+export interface RankOptions {
+  /** Items left out of each list, usually the seen ones. */
+  readonly excludeIds: Int32Array;
+  readonly excludeOffsets: Int32Array; // [S + 1]
+  /** Length of the lists; 0 = ranks only. @defaultValue 0 */
+  readonly topK?: number;
+}
+
+/** The native configuration of a sequence model. @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION */
+export function sequenceConfig(
+  architecture: SequenceArchitecture,
+  numItems: number,
+  itemFeatureSize: number,
+): TransformerConfig {
+  const shape = parseOptions(sequenceArchitectureSchema, architecture, 'architecture');
+  const { hiddenSize, numHiddenLayers, numAttentionHeads, maxHistory, dropout } = shape;
+  return {
+    vocabSize: numItems,
+    hiddenSize,
+    numHiddenLayers,
+    numAttentionHeads,
+    numKeyValueHeads: numAttentionHeads,
+    headDim: hiddenSize / numAttentionHeads,
+    intermediateSize: shape.intermediateSize ?? 4 * hiddenSize,
+    maxPositionEmbeddings: maxHistory,
+    typeVocabSize: 0,
+    norm: 'layerNorm',
+    normPlacement: 'before',
+    normEps: 1e-5,
+    positions: 'learned',
+    ropeTheta: 10_000,
+    attention: 'causal',
+    hiddenAct: 'gelu_new',
+    qkvBias: true,
+    attentionOutputBias: true,
+    mlpBias: true,
+    tieWordEmbeddings: true,
+    maskedLmHead: false,
+    itemFeatureSize,
+    embeddingDropout: dropout,
+    attentionDropout: dropout,
+    hiddenDropout: dropout,
+  };
+}
+
+export class SequenceModel {
+  #features: Float32Array | undefined;
+  /** Rows of features beyond the model's own vocabulary. */
+  #appended: Float32Array[] = [];
+  readonly #engine: NativeEngine;
+
+  private constructor(
+    engine: NativeEngine,
+    readonly native: NativeTransformer,
+    readonly config: TransformerConfig,
+    features: Float32Array | undefined,
+  ) {
+    this.#engine = engine;
+    this.#features = features;
+  }
+
+  /**
+   * A model with random weights.
+   *
+   * @param options.itemFeatures u [numItems, itemFeatureSize]; needed exactly when the config has item features
+   * @throws LimbeckError ERR_SHAPE_MISMATCH, ERR_INVALID_ARGUMENT, ERR_OUT_OF_MEMORY
+   */
+  static create(
+    engine: NativeEngine,
+    config: TransformerConfig,
+    options: { readonly seed: number; readonly itemFeatures?: Float32Array | undefined },
+  ): SequenceModel {
+    checkFeatures(config, options.itemFeatures, 'itemFeatures', 'ERR_SHAPE_MISMATCH');
+    const native = engine.createTransformer(config);
+    try {
+      native.initialize(options.seed, INITIALIZER_RANGE);
+      if (options.itemFeatures) native.setItemFeatures(options.itemFeatures);
+    } catch (error) {
+      native.dispose();
+      throw error;
+    }
+    return new SequenceModel(engine, native, config, options.itemFeatures);
+  }
+
+  /**
+   * Reads what {@link save} wrote.
+   *
+   * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_SAFETENSORS, ERR_UNSUPPORTED_MODEL,
+   * ERR_CHECKPOINT_MISMATCH, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO
+   */
+  static async load(engine: NativeEngine, directory: string): Promise<SequenceModel> {
+    const { model, config } = await loadCheckpoint(engine, directory);
+    try {
+      if (config.attention !== 'causal' || !config.tieWordEmbeddings) {
+        throw new LimbeckError(
+          'ERR_UNSUPPORTED_MODEL',
+          `'${directory}': a sequence model is causal and has a tied head`,
+        );
+      }
+      const features = config.itemFeatureSize > 0 ? await readFeatures(directory, config) : undefined;
+      if (features) model.setItemFeatures(features);
+      return new SequenceModel(engine, model, config, features);
+    } catch (error) {
+      model.dispose();
+      throw error;
+    }
+  }
+
+  /** Items of the catalogue, appended ones included. */
+  get numItems(): number {
+    const { vocabSize, itemFeatureSize } = this.config;
+    return vocabSize + this.#appended.reduce((sum, rows) => sum + rows.length / itemFeatureSize, 0);
+  }
+
+  /** Numbers that serve a request: the folded item table instead of v, A and u. */
+  get numParameters(): number {
+    const { hiddenSize, itemFeatureSize } = this.config;
+    return (
+      this.native.numParameters - hiddenSize * itemFeatureSize + (this.numItems - this.config.vocabSize) * hiddenSize
+    );
+  }
+
+  /** u [numItems of the vocabulary, itemFeatureSize] */
+  get itemFeatures(): Float32Array | undefined {
+    return this.#features;
+  }
+
+  /** Items that have features only (v = 0); they are part of the next {@link save}. */
+  appendItems(features: Float32Array): void {
+    this.#appended.push(features);
+  }
+
+  /**
+   * Rank of each target among the whole catalogue (1 = best, ties count against it); histories are cut to their last
+   * `maxHistory` items.
+   *
+   * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_ABORTED, ERR_DISPOSED
+   */
+  async rank(
+    cases: EvaluationCases,
+    { excludeIds, excludeOffsets, topK = 0 }: RankOptions,
+    hooks: Hooks = {},
+  ): Promise<{ ranks: Int32Array; topK: Int32Array }> {
+    const count = cases.targets.length;
+    const ranks = new Int32Array(count);
+    const lists = new Int32Array(count * topK);
+    const recommender = this.#engine.createRecommender(this.native);
+    try {
+      for (let begin = 0; begin < count; begin += CASES_PER_CALL) {
+        throwIfAborted(hooks.signal);
+        const end = Math.min(count, begin + CASES_PER_CALL);
+        const firstExcluded = excludeOffsets[begin] ?? 0;
+        const result = await recommender.rank({
+          ...lastItems(cases, begin, end, this.config.maxPositionEmbeddings),
+          targets: cases.targets.slice(begin, end),
+          excludeIds: excludeIds.slice(firstExcluded, excludeOffsets[end] ?? 0),
+          excludeOffsets: excludeOffsets.slice(begin, end + 1).map((offset) => offset - firstExcluded),
+          topK,
+        });
+        ranks.set(result.ranks, begin);
+        lists.set(result.topK, begin * topK);
+      }
+    } finally {
+      recommender.dispose();
+    }
+    return { ranks, topK: lists };
+  }
+
+  /** Writes a directory, whole or not at all. @throws LimbeckError ERR_NO_SPACE, ERR_IO, ERR_DISPOSED */
+  async save(directory: string): Promise<void> {
+    await writeDirectoryAtomic(directory, (temporary) => this.writeFiles(temporary));
+  }
+
+  /** Writes the files of {@link save} into a directory that is there: a GPT-2 checkpoint and the item features. */
+  async writeFiles(directory: string): Promise<void> {
+    const whole = this.#withAppendedItems();
+    try {
+      const { native, config } = whole;
+      await saveCheckpoint(directory, { model: native, family: 'gpt2', config });
+      if (whole.features) {
+        const data = whole.features;
+        const shape = [config.vocabSize, config.itemFeatureSize];
+        await writeSafetensors(join(directory, FEATURES_FILE), [[FEATURES_NAME, { shape, data }]]);
+      }
+    } finally {
+      if (whole.native !== this.native) whole.native.dispose();
+    }
+  }
+
+  dispose(): void {
+    this.native.dispose();
+  }
+
+  /** This model, or one with a larger vocabulary where items were appended. */
+  #withAppendedItems(): { native: NativeTransformer; config: TransformerConfig; features: Float32Array | undefined } {
+    if (this.#appended.length === 0) return { native: this.native, config: this.config, features: this.#features };
+    const config = { ...this.config, vocabSize: this.numItems };
+    const native = this.#engine.createTransformer(config);
+    for (const { name } of native.parameters()) {
+      const values = this.native.getParameter(name);
+      native.setParameter(
+        name,
+        name === 'embeddings.word' ? padded(values, config.vocabSize * config.hiddenSize) : values,
+      );
+    }
+    const features = padded(this.#features ?? new Float32Array(0), config.vocabSize * config.itemFeatureSize);
+    let offset = this.#features?.length ?? 0;
+    for (const rows of this.#appended) {
+      features.set(rows, offset);
+      offset += rows.length;
+    }
+    native.setItemFeatures(features);
+    return { native, config, features };
+  }
+}
+
+function padded(values: Float32Array, length: number): Float32Array {
+  const longer = new Float32Array(length);
+  longer.set(values);
+  return longer;
+}
+
+/** Cases begin … end − 1 with the last `most` items of each history. */
+function lastItems(cases: EvaluationCases, begin: number, end: number, most: number) {
+  const { sequences, sequenceOffsets } = cases;
+  const offsets = new Int32Array(end - begin + 1);
+  for (let s = begin; s < end; s++) {
+    const length = (sequenceOffsets[s + 1] ?? 0) - (sequenceOffsets[s] ?? 0);
+    offsets[s - begin + 1] = (offsets[s - begin] ?? 0) + Math.min(length, most);
+  }
+  const inputIds = new Int32Array(offsets[end - begin] ?? 0);
+  for (let s = begin; s < end; s++) {
+    const length = (offsets[s - begin + 1] ?? 0) - (offsets[s - begin] ?? 0);
+    const last = sequenceOffsets[s + 1] ?? 0;
+    inputIds.set(sequences.subarray(last - length, last), offsets[s - begin]);
+  }
+  return { inputIds, sequenceOffsets: offsets };
+}
+
+async function readFeatures(directory: string, config: TransformerConfig): Promise<Float32Array> {
+  const path = join(directory, FEATURES_FILE);
+  const tensor = (await readSafetensors(path)).tensors.get(FEATURES_NAME);
+  if (tensor === undefined) {
+    throw new LimbeckError('ERR_CHECKPOINT_MISMATCH', `'${path}': expected a tensor '${FEATURES_NAME}'`);
+  }
+  const features = asFloat32(tensor);
+  checkFeatures(config, features, path, 'ERR_CHECKPOINT_MISMATCH');
+  return features;
+}
+
+function checkFeatures(
+  config: TransformerConfig,
+  features: Float32Array | undefined,
+  name: string,
+  code: 'ERR_SHAPE_MISMATCH' | 'ERR_CHECKPOINT_MISMATCH',
+): void {
+  const expected = config.vocabSize * config.itemFeatureSize;
+  if ((features?.length ?? 0) === expected) return;
+  throw new LimbeckError(
+    code,
+    `${name}: expected ${config.vocabSize} items × ${config.itemFeatureSize} features, got ${features?.length ?? 0} numbers`,
+  );
+}

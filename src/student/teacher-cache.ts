@@ -1,0 +1,63 @@
+/** What a sequence teacher says about every training token, kept so that no training step runs the teacher. */
+import type { NativeTransformer } from '../binding.js';
+import type { PackedSequences } from '../prepare/dataset.js';
+import { batchesByTokens, gatherBatch, gatherRows } from '../teacher/batches.js';
+import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
+import type { SequenceModel } from './sequence-model.js';
+import { type TrainingWindows, trainingWindows } from './windows.js';
+
+const BATCH_TOKENS = 4096;
+
+export interface SequenceTeacher {
+  readonly windows: TrainingWindows;
+  readonly maxHistory: number;
+  readonly hiddenSize: number;
+  readonly numHiddenLayers: number;
+  /** Its output table turns final hidden states into logits over the catalogue. */
+  readonly head: NativeTransformer;
+  /** Hidden states by layer, each [N, hiddenSize] in the order of the windows; the last layer is always there. */
+  readonly hiddenStates: ReadonlyMap<number, Float32Array>;
+  /** Rows of a layer that belong to the windows of one batch. */
+  rows(layer: number, windows: Int32Array): Float32Array;
+}
+
+/**
+ * Runs a trained teacher over the training windows.
+ *
+ * @param layers hidden states wanted besides the last
+ * @throws LimbeckError ERR_ABORTED, ERR_OUT_OF_MEMORY
+ */
+export async function cacheSequenceTeacher(
+  teacher: SequenceModel,
+  train: PackedSequences,
+  { layers = [] }: { readonly layers?: readonly number[] } = {},
+  hooks: Hooks = {},
+): Promise<SequenceTeacher> {
+  const { hiddenSize, numHiddenLayers, maxPositionEmbeddings: maxHistory } = teacher.config;
+  const windows = trainingWindows(train, maxHistory);
+  const wanted = [...new Set([...layers, numHiddenLayers])];
+  const states = wanted.map(() => new Float32Array(windows.inputIds.length * hiddenSize));
+  const order = Int32Array.from({ length: windows.offsets.length - 1 }, (_, i) => i);
+  let token = 0;
+  for (const indices of batchesByTokens(windows.offsets, BATCH_TOKENS, order)) {
+    throwIfAborted(hooks.signal);
+    const batch = gatherBatch(windows.inputIds, windows.offsets, indices);
+    const { hiddenStates } = await teacher.native.forward({ ...batch, hiddenStates: wanted });
+    hiddenStates.forEach((rows, i) => {
+      states[i]?.set(rows, token * hiddenSize);
+    });
+    token += batch.inputIds.length;
+    hooks.onProgress?.({ step: 'extract', name: 'teacher states', done: token, total: windows.inputIds.length });
+  }
+  const hiddenStates = new Map(wanted.map((layer, i) => [layer, states[i] ?? new Float32Array(0)]));
+  return {
+    windows,
+    maxHistory,
+    hiddenSize,
+    numHiddenLayers,
+    head: teacher.native,
+    hiddenStates,
+    rows: (layer, indices) =>
+      gatherRows(hiddenStates.get(layer) ?? new Float32Array(0), hiddenSize, windows.offsets, indices),
+  };
+}

@@ -1,0 +1,213 @@
+/** The training loop of every model: language models, sequence teachers and sequence students. */
+import type { NativeTrainer, NativeTransformer, StepRequest, StepResult } from '../binding.js';
+import { hashSeed } from './batches.js';
+import { type Hooks, type ProgressEvent, throwIfAborted } from './hooks.js';
+import {
+  type CheckpointOptions,
+  copyParameters,
+  deleteTrainingCheckpoint,
+  loadTrainingCheckpoint,
+  type ParameterCopies,
+  restoreParameters,
+  saveTrainingCheckpoint,
+} from './training-checkpoint.js';
+
+/** Linear warm-up from 0, then half a cosine down to a share of the peak (Loshchilov & Hutter 2017, arXiv:1608.03983). */
+export interface LearningRateSchedule {
+  /** The peak. > 0. */
+  readonly learningRate: number;
+  /** Share of all steps that warm up, in [0, 1). */
+  readonly warmupRatio: number;
+  /** Last rate / peak, in [0, 1]. */
+  readonly minLearningRateRatio: number;
+}
+
+/** @param step from 0 */
+export function learningRateAt(schedule: LearningRateSchedule, step: number, totalSteps: number): number {
+  const { learningRate, warmupRatio, minLearningRateRatio } = schedule;
+  const warmupSteps = Math.floor(warmupRatio * totalSteps);
+  if (step < warmupSteps) return (learningRate * (step + 1)) / (warmupSteps + 1);
+  const progress = (step - warmupSteps) / Math.max(1, totalSteps - warmupSteps);
+  const cosine = 0.5 * (1 + Math.cos(Math.PI * Math.min(1, progress)));
+  return learningRate * (minLearningRateRatio + (1 - minLearningRateRatio) * cosine);
+}
+
+/** Where a step stands in its run. */
+export interface StepPosition {
+  /** From 1. */
+  readonly epoch: number;
+  /** In the epoch, from 0. */
+  readonly index: number;
+  /** In the run, from 0. */
+  readonly step: number;
+  readonly totalSteps: number;
+  readonly learningRate: number;
+  /** In [0, 2^31). */
+  readonly dropoutSeed: number;
+}
+
+/** Training terms are means over the steps of the epoch, before their weights. */
+export interface EpochRecord {
+  /** From 1. */
+  readonly epoch: number;
+  readonly trainLoss: number;
+  readonly ce: number;
+  readonly kd: number;
+  readonly hidden: number;
+  readonly attention: number;
+  /** Less is better. */
+  readonly validationLoss: number;
+  readonly seconds: number;
+}
+
+export interface FitOptions {
+  readonly model: NativeTransformer;
+  readonly trainer: NativeTrainer;
+  /** Shapes [rows, columns] of the learned projections that were set. */
+  readonly projections?: readonly (readonly [number, number])[];
+  readonly epochs: number;
+  /** Steps of an epoch, counted from 1. */
+  readonly stepsOf: (epoch: number) => number;
+  readonly schedule: LearningRateSchedule;
+  /** Epochs without a better validation value after which training stops; 0 = never. */
+  readonly patience: number;
+  readonly seed: number;
+  readonly request: (position: StepPosition) => StepRequest | Promise<StepRequest>;
+  readonly afterStep?: ((position: StepPosition) => void) | undefined;
+  /** Less is better; the parameters of the best epoch are kept. */
+  readonly validate: () => Promise<number>;
+  readonly afterEpoch?: ((record: EpochRecord) => Promise<void>) | undefined;
+  readonly checkpoint?: CheckpointOptions | undefined;
+  readonly describe: Pick<ProgressEvent, 'step' | 'name'>;
+}
+
+export interface FitResult {
+  readonly epochs: readonly EpochRecord[];
+  readonly bestEpoch: number;
+  readonly stepCount: number;
+}
+
+interface FitState {
+  /** Next step: epoch from 1, index from 0, step of the run from 0. */
+  epoch: number;
+  index: number;
+  step: number;
+  records: EpochRecord[];
+  bestEpoch: number;
+  bestValidationLoss: number | null;
+  /** Sums over the steps of this epoch so far. */
+  sums: Sums;
+  seconds: number;
+}
+
+type Sums = { loss: number; ce: number; kd: number; hidden: number; attention: number };
+const noSums = (): Sums => ({ loss: 0, ce: 0, kd: 0, hidden: 0, attention: 0 });
+
+/**
+ * Trains until the last epoch or until validation stops getting better; the model ends with the parameters of its best
+ * epoch. With a checkpoint, a run that was killed goes on from its last state and ends with the same bits.
+ *
+ * @throws LimbeckError ERR_ABORTED, ERR_NOT_FINITE, ERR_CHECKPOINT_MISMATCH, ERR_NO_SPACE, ERR_IO, ERR_OUT_OF_MEMORY
+ */
+export async function fitModel(options: FitOptions, hooks: Hooks = {}): Promise<FitResult> {
+  const { model, trainer, checkpoint, epochs } = options;
+  const projections = options.projections ?? [];
+  let totalSteps = 0;
+  for (let epoch = 1; epoch <= epochs; epoch++) totalSteps += options.stepsOf(epoch);
+  const resumed = checkpoint && (await loadTrainingCheckpoint<FitState>(checkpoint, { model, trainer, projections }));
+  const state: FitState = resumed?.state ?? {
+    epoch: 1,
+    index: 0,
+    step: 0,
+    records: [],
+    bestEpoch: 0,
+    bestValidationLoss: null,
+    sums: noSums(),
+    seconds: 0,
+  };
+  let best: ParameterCopies | undefined = resumed?.best;
+  const save = async () => {
+    if (checkpoint) await saveTrainingCheckpoint(checkpoint, { model, trainer, projections, best, state });
+  };
+
+  while (state.epoch <= epochs && !isExhausted(state, options.patience)) {
+    const steps = options.stepsOf(state.epoch);
+    let start = performance.now();
+    while (state.index < steps) {
+      throwIfAborted(hooks.signal);
+      const position: StepPosition = {
+        epoch: state.epoch,
+        index: state.index,
+        step: state.step,
+        totalSteps,
+        learningRate: learningRateAt(options.schedule, state.step, totalSteps),
+        dropoutSeed: hashSeed(options.seed, state.step),
+      };
+      const result = await trainer.step(await options.request(position));
+      options.afterStep?.(position);
+      addTo(state.sums, result);
+      state.index++;
+      state.step++;
+      const last = state.records.at(-1)?.validationLoss;
+      hooks.onProgress?.({
+        ...options.describe,
+        done: state.step,
+        total: totalSteps,
+        loss: result.loss,
+        ...(last === undefined ? {} : { validationLoss: last }),
+      });
+      if (checkpoint && state.step % checkpoint.everySteps === 0) {
+        state.seconds += (performance.now() - start) / 1000;
+        start = performance.now();
+        await save();
+      }
+    }
+    throwIfAborted(hooks.signal);
+    const validationLoss = await options.validate();
+    state.seconds += (performance.now() - start) / 1000;
+    const record = epochRecord(state, steps, validationLoss);
+    state.records.push(record);
+    if (state.bestValidationLoss === null || validationLoss < state.bestValidationLoss) {
+      state.bestValidationLoss = validationLoss;
+      state.bestEpoch = state.epoch;
+      best = copyParameters(model);
+    }
+    state.epoch++;
+    state.index = 0;
+    state.sums = noSums();
+    state.seconds = 0;
+    await options.afterEpoch?.(record);
+    await save();
+  }
+  if (best) restoreParameters(model, best);
+  const { describe } = options;
+  // Early stopping leaves steps undone that no one waits for.
+  hooks.onProgress?.({ ...describe, done: totalSteps, total: totalSteps });
+  if (checkpoint) await deleteTrainingCheckpoint(checkpoint);
+  return { epochs: state.records, bestEpoch: state.bestEpoch, stepCount: state.step };
+}
+
+function isExhausted({ records, bestEpoch }: FitState, patience: number): boolean {
+  return patience > 0 && records.length - bestEpoch >= patience;
+}
+
+function addTo(sums: Sums, result: StepResult): void {
+  sums.loss += result.loss;
+  sums.ce += result.ce;
+  sums.kd += result.kd;
+  sums.hidden += result.hidden;
+  sums.attention += result.attention;
+}
+
+function epochRecord({ epoch, sums, seconds }: FitState, steps: number, validationLoss: number): EpochRecord {
+  return {
+    epoch,
+    trainLoss: sums.loss / steps,
+    ce: sums.ce / steps,
+    kd: sums.kd / steps,
+    hidden: sums.hidden / steps,
+    attention: sums.attention / steps,
+    validationLoss,
+    seconds,
+  };
+}

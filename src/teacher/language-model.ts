@@ -1,0 +1,231 @@
+import type {
+  ForwardRequest,
+  ForwardResult,
+  NativeEngine,
+  NativeTransformer,
+  PackedBatch,
+  TransformerConfig,
+} from '../binding.js';
+import { LimbeckError } from '../errors.js';
+import { loadCheckpoint, saveCheckpoint } from '../formats/checkpoint.js';
+import { writeDirectoryAtomic } from '../formats/files.js';
+import type { ModelFamily } from '../formats/model-config.js';
+import { checkVocabulary, loadTokenizer, type Tokenizer } from '../formats/tokenizer.js';
+import { batchesByTokens, gatherBatch } from './batches.js';
+import { causalLabels, IGNORED_LABEL, maskTokens, type TokenizedCorpus, tokenizeCorpus } from './corpus.js';
+import { type Hooks, throwIfAborted } from './hooks.js';
+
+export interface GenerateOptions {
+  /** ≥ 0. */
+  readonly maxNewTokens: number;
+  /** 0 = greedy. @defaultValue 0 */
+  readonly temperature?: number;
+  /** Candidates of each draw; 0 = all. @defaultValue 0 */
+  readonly topK?: number;
+  /** @defaultValue 0 */
+  readonly seed?: number;
+}
+
+/** Texts, or token ids of each sequence. */
+export type LanguageModelInput = readonly string[] | { readonly inputIds: readonly (readonly number[])[] };
+
+export interface LanguageModelOutput extends ForwardResult {
+  /** The tokens that were read, sequences end to end. */
+  readonly inputIds: Int32Array; // [N]
+  readonly sequenceOffsets: Int32Array; // [S + 1]
+  /** Inputs longer than the model's positions, of which only the beginning was read. */
+  readonly truncated: number;
+}
+
+const DEFAULT_INITIALIZER_RANGE = 0.02;
+const EVALUATION_TOKENS = 4096;
+/** Masked tokens of an evaluation are the same at every call. */
+const EVALUATION_MASK = { probability: 0.15, seed: 0x5eed, position: 0 };
+
+/** A language model with its tokenizer: GPT-2, BERT, Llama or Qwen2. */
+export class LanguageModel {
+  /** @param native the model owns it: dispose() frees it */
+  constructor(
+    readonly native: NativeTransformer,
+    readonly family: ModelFamily,
+    readonly config: TransformerConfig,
+    readonly tokenizer: Tokenizer,
+  ) {}
+
+  /**
+   * Loads a Hugging Face directory: config.json, safetensors, and the tokenizer's files.
+   *
+   * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_SAFETENSORS, ERR_UNSUPPORTED_MODEL,
+   * ERR_CHECKPOINT_MISMATCH, ERR_TOKENIZER, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO
+   */
+  static async load(engine: NativeEngine, directory: string): Promise<LanguageModel> {
+    const { model, family, config } = await loadCheckpoint(engine, directory);
+    try {
+      const tokenizer = await loadTokenizer(directory);
+      checkVocabulary(tokenizer, config.vocabSize);
+      return new LanguageModel(model, family, config, tokenizer);
+    } catch (error) {
+      model.dispose();
+      throw error;
+    }
+  }
+
+  /** A model with random weights. @throws LimbeckError ERR_TOKENIZER, ERR_INVALID_ARGUMENT, ERR_OUT_OF_MEMORY */
+  static create(
+    engine: NativeEngine,
+    family: ModelFamily,
+    config: TransformerConfig,
+    tokenizer: Tokenizer,
+    {
+      seed,
+      initializerRange = DEFAULT_INITIALIZER_RANGE,
+    }: { readonly seed: number; readonly initializerRange?: number },
+  ): LanguageModel {
+    checkVocabulary(tokenizer, config.vocabSize);
+    const native = engine.createTransformer(config);
+    native.initialize(seed, initializerRange);
+    return new LanguageModel(native, family, config, tokenizer);
+  }
+
+  get numParameters(): number {
+    return this.native.numParameters;
+  }
+
+  get numHiddenLayers(): number {
+    return this.config.numHiddenLayers;
+  }
+
+  /** Token ids of texts, end to end; a text longer than the model's positions is cut. */
+  encode(texts: readonly string[]): PackedBatch & { truncated: number } {
+    return this.#pack({ inputIds: texts.map((text) => this.tokenizer.encode(text)) });
+  }
+
+  /**
+   * Runs the model once over all inputs.
+   *
+   * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_TOKENIZER, ERR_ABORTED, ERR_DISPOSED, ERR_OUT_OF_MEMORY
+   */
+  async forward(
+    input: LanguageModelInput,
+    request: Pick<ForwardRequest, 'hiddenStates' | 'pooling' | 'attentions' | 'logits'>,
+    hooks: Hooks = {},
+  ): Promise<LanguageModelOutput> {
+    throwIfAborted(hooks.signal);
+    const { truncated, ...batch } = isTexts(input) ? this.encode(input) : this.#pack(input);
+    const result = await this.native.forward({ ...batch, ...request });
+    return { ...result, ...batch, truncated };
+  }
+
+  /**
+   * Mean cross-entropy a token, in nats: of the next token, or of a fixed set of masked tokens.
+   *
+   * @throws LimbeckError ERR_EMPTY_DATA, ERR_TOKENIZER, ERR_ABORTED
+   */
+  async loss(texts: readonly string[], hooks: Hooks = {}): Promise<{ loss: number; numTokens: number }> {
+    return this.corpusLoss(this.tokenize(texts), hooks);
+  }
+
+  /** Tokenises a corpus the way this model is trained on it. */
+  tokenize(texts: readonly string[], maxLength = this.config.maxPositionEmbeddings): TokenizedCorpus {
+    return tokenizeCorpus(this.tokenizer, texts, {
+      maxLength: Math.min(maxLength, this.config.maxPositionEmbeddings),
+      addEos: this.config.attention === 'causal',
+    });
+  }
+
+  /** As {@link loss}, over a corpus that was tokenised before. */
+  async corpusLoss({ ids, offsets }: TokenizedCorpus, hooks: Hooks = {}): Promise<{ loss: number; numTokens: number }> {
+    let lossSum = 0;
+    let numTokens = 0;
+    const order = Int32Array.from({ length: offsets.length - 1 }, (_, i) => i);
+    for (const indices of batchesByTokens(offsets, EVALUATION_TOKENS, order)) {
+      throwIfAborted(hooks.signal);
+      const { batch, labels } = this.label(gatherBatch(ids, offsets, indices), EVALUATION_MASK);
+      if (labels.every((label) => label === IGNORED_LABEL)) continue;
+      const result = await this.native.forward({ ...batch, labels });
+      lossSum += result.lossSum ?? 0;
+      numTokens += result.numLabels ?? 0;
+    }
+    if (numTokens === 0) {
+      throw new LimbeckError(
+        'ERR_EMPTY_DATA',
+        'Expected texts of at least two tokens: nothing can be predicted in these',
+      );
+    }
+    return { loss: lossSum / numTokens, numTokens };
+  }
+
+  /** Inputs and labels of the model's own objective. @throws LimbeckError ERR_TOKENIZER without a mask token */
+  label(
+    batch: PackedBatch,
+    mask: { readonly probability: number; readonly seed: number; readonly position: number },
+  ): { batch: PackedBatch; labels: Int32Array } {
+    if (this.config.attention === 'causal') return { batch, labels: causalLabels(batch) };
+    const { maskTokenId } = this.tokenizer;
+    if (maskTokenId === undefined) {
+      throw new LimbeckError(
+        'ERR_TOKENIZER',
+        'Masked language modelling needs a mask token, and the tokenizer has none. Add [MASK] to its special tokens.',
+      );
+    }
+    return maskTokens(batch, { ...mask, maskTokenId, vocabSize: this.tokenizer.vocabSize });
+  }
+
+  /** Continues a text. @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_TOKENIZER, ERR_DISPOSED */
+  async generate(text: string, options: GenerateOptions): Promise<string> {
+    const ids = await this.generateIds(this.tokenizer.encode(text), options);
+    return this.tokenizer.decode(ids, { skipSpecialTokens: true });
+  }
+
+  /** The tokens that follow `inputIds`, without the end-of-text token. */
+  async generateIds(inputIds: readonly number[], options: GenerateOptions): Promise<number[]> {
+    const { maxNewTokens, temperature = 0, topK = 0, seed = 0 } = options;
+    const ids = await this.native.generate({
+      inputIds: Int32Array.from(inputIds),
+      maxNewTokens,
+      temperature,
+      topK,
+      seed,
+      eosTokenId: this.tokenizer.eosTokenId ?? -1,
+    });
+    return Array.from(ids);
+  }
+
+  /** Writes a Hugging Face directory, whole or not at all. @throws LimbeckError ERR_NO_SPACE, ERR_IO, ERR_DISPOSED */
+  async save(directory: string): Promise<void> {
+    await writeDirectoryAtomic(directory, (temporary) => this.writeFiles(temporary));
+  }
+
+  /** Writes the files of {@link save} into a directory that is there. */
+  async writeFiles(directory: string): Promise<void> {
+    await saveCheckpoint(directory, { model: this.native, family: this.family, config: this.config });
+    await this.tokenizer.save(directory);
+  }
+
+  dispose(): void {
+    this.native.dispose();
+  }
+
+  #pack({ inputIds: sequences }: { readonly inputIds: readonly (readonly number[])[] }): PackedBatch & {
+    truncated: number;
+  } {
+    if (sequences.length === 0) throw new LimbeckError('ERR_EMPTY_DATA', 'Expected at least one text, got none');
+    const most = this.config.maxPositionEmbeddings;
+    const sequenceOffsets = new Int32Array(sequences.length + 1);
+    let truncated = 0;
+    sequences.forEach((ids, i) => {
+      if (ids.length === 0) throw new LimbeckError('ERR_INVALID_ARGUMENT', `Text ${i} has no token: it is empty`);
+      if (ids.length > most) truncated++;
+      sequenceOffsets[i + 1] = (sequenceOffsets[i] ?? 0) + Math.min(ids.length, most);
+    });
+    const inputIds = new Int32Array(sequenceOffsets[sequences.length] ?? 0);
+    sequences.forEach((ids, i) => {
+      inputIds.set(ids.slice(0, most), sequenceOffsets[i]);
+    });
+    return { inputIds, sequenceOffsets, truncated };
+  }
+}
+
+function isTexts(input: LanguageModelInput): input is readonly string[] {
+  return Array.isArray(input);
+}

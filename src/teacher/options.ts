@@ -1,0 +1,95 @@
+import { z } from 'zod';
+
+const size = z
+  .int()
+  .min(1)
+  .max(1 << 20);
+const probability = z.number().min(0).lt(1);
+
+/** Shape of a language model that is trained from scratch. */
+export const languageModelArchitectureSchema = z
+  .strictObject({
+    hiddenSize: size.default(128),
+    numHiddenLayers: z.int().min(1).max(1024).default(3),
+    numAttentionHeads: size.default(4),
+    /** @defaultValue 4 · hiddenSize */
+    intermediateSize: size.optional(),
+    maxPositionEmbeddings: z
+      .int()
+      .min(2)
+      .max(1 << 20)
+      .default(128),
+    dropout: probability.default(0.1),
+  })
+  .refine(({ hiddenSize, numAttentionHeads }) => hiddenSize % numAttentionHeads === 0, {
+    message: 'expected a multiple of numAttentionHeads',
+    path: ['hiddenSize'],
+  });
+
+/** How the optimiser runs; the same keys for every model. */
+export const optimizationShape = {
+  epochs: z.int().min(1).max(100_000),
+  /** Peak of the schedule. */
+  learningRate: z.number().gt(0).max(10),
+  /** Share of all steps that warm up. */
+  warmupRatio: z.number().min(0).lt(1).default(0.1),
+  /** Last learning rate / peak. */
+  minLearningRateRatio: z.number().min(0).max(1).default(0.05),
+  /** Tokens of a step, as whole sequences. */
+  batchTokens: z
+    .int()
+    .min(2)
+    .max(1 << 24),
+  optimizer: z.enum(['adamw', 'sgd']).default('adamw'),
+  /** Decoupled, on tensors of rank ≥ 2 only. */
+  weightDecay: z.number().min(0).max(1).default(0.01),
+  /** SGD only. */
+  momentum: z.number().min(0).lt(1).default(0.9),
+  beta1: z.number().min(0).lt(1).default(0.9),
+  beta2: z.number().min(0).lt(1).default(0.98),
+  epsilon: z.number().gt(0).default(1e-8),
+  /** Clip of the global gradient norm; 0 = off. */
+  maxGradNorm: z.number().min(0).default(1),
+  /** Epochs without a better validation value after which training stops; 0 = never. */
+  patience: z.int().min(0).default(0),
+  seed: z
+    .int()
+    .min(0)
+    .max(2 ** 31 - 1)
+    .default(0),
+} as const;
+
+/** Training of a language model. */
+export const languageModelTrainingSchema = z.strictObject({
+  ...optimizationShape,
+  epochs: optimizationShape.epochs.default(3),
+  learningRate: optimizationShape.learningRate.default(1e-3),
+  batchTokens: optimizationShape.batchTokens.default(2048),
+  /** Longer texts are cut into pieces of this many tokens. @defaultValue the model's positions */
+  maxLength: z.int().min(2).optional(),
+  /** Masked language models: share of tokens that are predicted. */
+  maskProbability: z.number().gt(0).lt(1).default(0.15),
+});
+
+/** A language model that is trained from scratch. */
+export const pretrainOptionsSchema = z.strictObject({
+  /** `causal`: a GPT-2, which predicts the next token; `masked`: a BERT, which predicts hidden ones. */
+  objective: z.enum(['causal', 'masked']).default('causal'),
+  architecture: languageModelArchitectureSchema.prefault({}),
+  tokenizer: z
+    .strictObject({
+      /** Special tokens + 256 bytes + merges. */
+      vocabSize: z
+        .int()
+        .min(258)
+        .max(1 << 20)
+        .default(2048),
+    })
+    .prefault({}),
+  training: languageModelTrainingSchema.prefault({}),
+});
+
+export type LanguageModelArchitecture = z.input<typeof languageModelArchitectureSchema>;
+export type LanguageModelTraining = z.input<typeof languageModelTrainingSchema>;
+export type PretrainOptions = z.input<typeof pretrainOptionsSchema>;
+export type ResolvedOptimization = z.output<z.ZodObject<typeof optimizationShape>>;

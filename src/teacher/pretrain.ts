@@ -1,0 +1,201 @@
+/** Step 2 of distillation: a teacher trained from scratch, or one that exists adapted to the texts at hand. */
+import type { LossOptions, NativeEngine, NativeTrainer, NativeTransformer, TransformerConfig } from '../binding.js';
+import { trainBytePairTokenizer } from '../formats/bpe-trainer.js';
+import { createTokenizer } from '../formats/tokenizer.js';
+import { parseOptions } from '../prepare/parse-options.js';
+import { batchesByTokens, gatherBatch, shuffled } from './batches.js';
+import { type EpochRecord, type FitResult, fitModel, type StepPosition } from './fit-model.js';
+import type { Hooks, ProgressEvent } from './hooks.js';
+import { LanguageModel } from './language-model.js';
+import {
+  type LanguageModelArchitecture,
+  type LanguageModelTraining,
+  languageModelArchitectureSchema,
+  languageModelTrainingSchema,
+  type PretrainOptions,
+  pretrainOptionsSchema,
+  type ResolvedOptimization,
+} from './options.js';
+import type { CheckpointOptions } from './training-checkpoint.js';
+
+export interface TextCorpus {
+  readonly train: readonly string[];
+  /** Early stopping and the choice of the best epoch. */
+  readonly validation: readonly string[];
+}
+
+/** What distillation adds to a language model's training. */
+export interface LanguageModelTeaching {
+  /** A model over the same vocabulary, run on every batch. */
+  readonly teacher: NativeTransformer;
+  /** Pairs [student block, teacher block], from 1, for the hidden and attention terms. */
+  readonly layerMap: readonly (readonly [number, number])[];
+  /** Shapes of the projections set on the trainer before. */
+  readonly prepare?: (trainer: NativeTrainer) => readonly (readonly [number, number])[];
+  readonly losses: (position: StepPosition) => LossOptions;
+  readonly afterStep?: ((position: StepPosition) => void) | undefined;
+}
+
+export interface TrainLanguageModelContext extends Hooks {
+  readonly checkpoint?: CheckpointOptions | undefined;
+  readonly teaching?: LanguageModelTeaching | undefined;
+  readonly afterEpoch?: ((record: EpochRecord) => Promise<void>) | undefined;
+  readonly describe?: Pick<ProgressEvent, 'step' | 'name'>;
+}
+
+/** Cross-entropy alone. */
+export const CROSS_ENTROPY: LossOptions = {
+  ce: 1,
+  kd: 0,
+  hidden: 0,
+  attention: 0,
+  temperature: 1,
+  fusion: 1,
+  gate: 1,
+};
+
+export function createTrainer(
+  engine: NativeEngine,
+  model: NativeTransformer,
+  options: Omit<ResolvedOptimization, 'epochs' | 'learningRate' | 'batchTokens'>,
+): NativeTrainer {
+  const { optimizer, beta1, beta2, epsilon, weightDecay, momentum, maxGradNorm } = options;
+  return engine.createTrainer(model, { optimizer, beta1, beta2, epsilon, weightDecay, momentum, maxGradNorm });
+}
+
+/**
+ * Trains a language model on texts with its own objective; a loaded model is adapted by this. The model ends with the
+ * parameters of the epoch that had the lowest validation loss.
+ *
+ * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION, ERR_EMPTY_DATA, ERR_TOKENIZER, ERR_ABORTED,
+ * ERR_NOT_FINITE, ERR_CHECKPOINT_MISMATCH, ERR_NO_SPACE, ERR_IO, ERR_OUT_OF_MEMORY
+ */
+export async function trainLanguageModel(
+  engine: NativeEngine,
+  model: LanguageModel,
+  corpus: TextCorpus,
+  options: LanguageModelTraining = {},
+  context: TrainLanguageModelContext = {},
+): Promise<FitResult> {
+  const settings = parseOptions(languageModelTrainingSchema, options, 'training');
+  const { seed, batchTokens, epochs, patience, maskProbability, maxLength } = settings;
+  const train = model.tokenize(corpus.train, maxLength);
+  const validation = model.tokenize(corpus.validation, maxLength);
+  const { teaching } = context;
+  const batchesOf = perEpoch((epoch) =>
+    batchesByTokens(train.offsets, batchTokens, shuffled(train.offsets.length - 1, seed, epoch)),
+  );
+  const trainer = createTrainer(engine, model.native, settings);
+  try {
+    return await fitModel(
+      {
+        model: model.native,
+        trainer,
+        projections: teaching?.prepare?.(trainer) ?? [],
+        epochs,
+        stepsOf: (epoch) => batchesOf(epoch).length,
+        schedule: settings,
+        patience,
+        seed,
+        request: (position) => {
+          const indices = batchesOf(position.epoch)[position.index] ?? new Int32Array(0);
+          const { batch, labels } = model.label(gatherBatch(train.ids, train.offsets, indices), {
+            probability: maskProbability,
+            seed,
+            position: position.step,
+          });
+          return {
+            ...batch,
+            labels,
+            learningRate: position.learningRate,
+            dropoutSeed: position.dropoutSeed,
+            losses: teaching?.losses(position) ?? CROSS_ENTROPY,
+            ...(teaching ? { teacher: { model: teaching.teacher, layerMap: teaching.layerMap } } : {}),
+            sampledNegatives: 0,
+          };
+        },
+        afterStep: teaching?.afterStep,
+        validate: async () => (await model.corpusLoss(validation, context)).loss,
+        afterEpoch: context.afterEpoch,
+        checkpoint: context.checkpoint,
+        describe: context.describe ?? { step: 'teacher', name: 'language model' },
+      },
+      context,
+    );
+  } finally {
+    trainer.dispose();
+  }
+}
+
+/**
+ * Trains a byte-level BPE tokenizer and a language model from scratch: a GPT-2 (causal) or a BERT (masked).
+ *
+ * @throws as {@link trainLanguageModel}
+ */
+export async function pretrainLanguageModel(
+  engine: NativeEngine,
+  corpus: TextCorpus,
+  options: PretrainOptions = {},
+  context: TrainLanguageModelContext = {},
+): Promise<FitResult & { model: LanguageModel }> {
+  const { objective, architecture, tokenizer, training } = parseOptions(pretrainOptionsSchema, options, 'teacher');
+  const specialTokens = objective === 'causal' ? ['<|endoftext|>'] : ['[PAD]', '[MASK]'];
+  const json = trainBytePairTokenizer(corpus.train, { vocabSize: tokenizer.vocabSize, specialTokens });
+  const trained = createTokenizer(json);
+  const family = objective === 'causal' ? 'gpt2' : 'bert';
+  const config = languageModelConfig(family, trained.vocabSize, architecture);
+  const model = LanguageModel.create(engine, family, config, trained, { seed: training.seed });
+  try {
+    return { ...(await trainLanguageModel(engine, model, corpus, training, context)), model };
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
+}
+
+/** The native configuration of a GPT-2 or BERT of a given shape. */
+export function languageModelConfig(
+  family: 'gpt2' | 'bert',
+  vocabSize: number,
+  architecture: LanguageModelArchitecture = {},
+): TransformerConfig {
+  const shape = parseOptions(languageModelArchitectureSchema, architecture, 'architecture');
+  const { hiddenSize, numHiddenLayers, numAttentionHeads, maxPositionEmbeddings, dropout } = shape;
+  const isBert = family === 'bert';
+  return {
+    vocabSize,
+    hiddenSize,
+    numHiddenLayers,
+    numAttentionHeads,
+    numKeyValueHeads: numAttentionHeads,
+    headDim: hiddenSize / numAttentionHeads,
+    intermediateSize: shape.intermediateSize ?? 4 * hiddenSize,
+    maxPositionEmbeddings,
+    typeVocabSize: isBert ? 2 : 0,
+    norm: 'layerNorm',
+    normPlacement: isBert ? 'after' : 'before',
+    normEps: isBert ? 1e-12 : 1e-5,
+    positions: 'learned',
+    ropeTheta: 10_000,
+    attention: isBert ? 'bidirectional' : 'causal',
+    hiddenAct: isBert ? 'gelu' : 'gelu_new',
+    qkvBias: true,
+    attentionOutputBias: true,
+    mlpBias: true,
+    tieWordEmbeddings: true,
+    maskedLmHead: isBert,
+    itemFeatureSize: 0,
+    embeddingDropout: dropout,
+    attentionDropout: dropout,
+    hiddenDropout: dropout,
+  };
+}
+
+/** Remembers the last epoch's answer: a batch plan is asked for at every step. */
+export function perEpoch<T>(make: (epoch: number) => T): (epoch: number) => T {
+  let last: { epoch: number; value: T } | undefined;
+  return (epoch) => {
+    if (last?.epoch !== epoch) last = { epoch, value: make(epoch) };
+    return last.value;
+  };
+}

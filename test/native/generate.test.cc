@@ -1,0 +1,297 @@
+#include "model/generate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <set>
+#include <vector>
+
+#include "core/rng.h"
+#include "ops/linear.h"
+#include "test.h"
+
+using namespace limbeck;
+
+namespace {
+
+TransformerConfig gpt2_like() {
+  TransformerConfig config{};
+  config.vocab_size = 61;
+  config.hidden_size = 24;
+  config.num_hidden_layers = 3;
+  config.num_attention_heads = config.num_key_value_heads = 4;
+  config.head_dim = 6;
+  config.intermediate_size = 40;
+  config.max_position_embeddings = 32;
+  config.norm = NormKind::kLayerNorm;
+  config.norm_placement = NormPlacement::kBefore;
+  config.norm_eps = 1e-5f;
+  config.positions = PositionKind::kLearned;
+  config.causal = true;
+  config.hidden_act = Activation::kGeluTanh;
+  config.qkv_bias = config.attention_output_bias = config.mlp_bias = true;
+  config.tie_word_embeddings = true;
+  return config;
+}
+
+TransformerConfig llama_like(int64_t num_key_value_heads) {
+  TransformerConfig config = gpt2_like();
+  config.num_attention_heads = 8;
+  config.num_key_value_heads = num_key_value_heads;
+  config.norm = NormKind::kRmsNorm;
+  config.positions = PositionKind::kRotary;
+  config.rope_theta = 10000;
+  config.hidden_act = Activation::kSwiglu;
+  config.qkv_bias = config.attention_output_bias = config.mlp_bias = false;
+  config.tie_word_embeddings = false;
+  return config;
+}
+
+/// BERT's blocks and head, read from left to right.
+TransformerConfig bert_like() {
+  TransformerConfig config = gpt2_like();
+  config.norm_placement = NormPlacement::kAfter;
+  config.hidden_act = Activation::kGeluErf;
+  config.type_vocab_size = 2;
+  config.masked_lm_head = true;
+  return config;
+}
+
+TransformerConfig with_item_features() {
+  TransformerConfig config = gpt2_like();
+  config.item_feature_size = 5;
+  return config;
+}
+
+std::vector<TransformerConfig> all_configs() {
+  return {gpt2_like(), llama_like(2), llama_like(1), llama_like(8), bert_like(), with_item_features()};
+}
+
+/// Weights so large that attention is far from uniform and the next token depends on more than the last one.
+Transformer random_model(const TransformerConfig& config, uint64_t seed) {
+  Transformer model(config);
+  uint64_t stream = 0;
+  for (const Parameter& parameter : model.parameters().list()) {
+    const Philox random{seed, stream++};
+    const bool is_gain = parameter.name.find("norm.weight") != std::string::npos;
+    for (int64_t i = 0; i < parameter.count; ++i) {
+      model.parameters().values()[parameter.offset + i] =
+          (is_gain ? 1 : 0) + 0.4f * random.normal(static_cast<uint64_t>(i));
+    }
+  }
+  if (config.item_feature_size > 0) {
+    std::vector<float> features;
+    const Philox random{seed, stream};
+    for (int64_t i = 0; i < config.vocab_size * config.item_feature_size; ++i) {
+      features.push_back(random.normal(static_cast<uint64_t>(i)));
+    }
+    model.set_item_features(features.data());
+  }
+  return model;
+}
+
+struct Machine {
+  explicit Machine(int num_threads = 1) : pool(num_threads) {}
+  ThreadPool pool;
+  Arena scratch, arena;
+  Context context{pool, scratch};
+};
+
+/// Logits of the token after `ids`, by one pass over all of them.
+std::vector<float> next_logits(Machine& machine, const Transformer& model, const std::vector<int32_t>& ids) {
+  const TransformerConfig& config = model.config();
+  const int64_t length = static_cast<int64_t>(ids.size()), d = config.hidden_size;
+  const int32_t offsets[2] = {0, static_cast<int32_t>(length)};
+  machine.arena.reset();
+  const Activations activations =
+      model.forward(machine.context, machine.arena, {ids.data(), offsets, nullptr, length, 1}, {});
+  const float* last = activations.hidden[config.num_hidden_layers] + (length - 1) * d;
+  const float* output = model.head_forward(machine.context, machine.arena, last, 1).output;
+  const OutputTable table = model.output_table(activations.word_table);
+  std::vector<float> logits(static_cast<size_t>(config.vocab_size));
+  for (int64_t v = 0; v < config.vocab_size; ++v) {
+    double sum = table.bias == nullptr ? 0 : table.bias[v];
+    for (int64_t c = 0; c < d; ++c) sum += double{output[c]} * table.weight[v * d + c];
+    logits[static_cast<size_t>(v)] = static_cast<float>(sum);
+  }
+  return logits;
+}
+
+int32_t argmax(const std::vector<float>& x) {
+  return static_cast<int32_t>(std::max_element(x.begin(), x.end()) - x.begin());
+}
+
+GenerateOptions greedy(int64_t max_new_tokens) { return {max_new_tokens, 0, 0, 0, -1}; }
+
+std::vector<int32_t> run(Machine& machine, const Transformer& model, const std::vector<int32_t>& prompt,
+                         const GenerateOptions& options, const std::function<bool()>& should_stop = {}) {
+  return generate(machine.context, machine.arena, model, prompt.data(), static_cast<int64_t>(prompt.size()), options,
+                  should_stop);
+}
+
+const std::vector<int32_t> kPrompt = {7, 0, 60, 13, 13};
+
+}  // namespace
+
+TEST("greedy generation over cached keys equals the argmax of whole forward passes, for every kind of model") {
+  for_each_isa([] {
+    Machine machine;
+    for (const TransformerConfig& config : all_configs()) {
+      std::set<int32_t> seen;
+      for (uint64_t seed = 1; seed <= 4; ++seed) {
+        const Transformer model = random_model(config, seed);
+        for (const size_t prompt_length : {1, 5}) {
+          std::vector<int32_t> ids(kPrompt.begin(), kPrompt.begin() + static_cast<int64_t>(prompt_length));
+          const std::vector<int32_t> result = run(machine, model, ids, greedy(20));
+          CHECK(result.size() == 20);
+          for (const int32_t id : result) {
+            CHECK(id == argmax(next_logits(machine, model, ids)));
+            ids.push_back(id);
+          }
+          seen.insert(result.begin(), result.end());
+        }
+      }
+      CHECK(seen.size() > 5);
+    }
+  });
+}
+
+TEST("generation stops before eos, which is not part of the result") {
+  Machine machine;
+  const Transformer model = random_model(gpt2_like(), 3);
+  const std::vector<int32_t> whole = run(machine, model, kPrompt, greedy(20));
+  GenerateOptions options = greedy(20);
+  for (const int32_t eos : std::set<int32_t>(whole.begin(), whole.end())) {
+    options.eos_token_id = eos;
+    const std::vector<int32_t> expected(whole.begin(), std::find(whole.begin(), whole.end(), eos));
+    CHECK(run(machine, model, kPrompt, options) == expected);
+  }
+}
+
+TEST("prompt and result together fill the model's positions and no more") {
+  Machine machine;
+  for (const TransformerConfig& config : {gpt2_like(), llama_like(2)}) {
+    const Transformer model = random_model(config, 5);
+    std::vector<int32_t> prompt(static_cast<size_t>(config.max_position_embeddings) - 3, 4);
+    CHECK(run(machine, model, prompt, greedy(3)).size() == 3);
+    CHECK(run(machine, model, prompt, greedy(int64_t{1} << 60)).size() == 3);
+    prompt.resize(static_cast<size_t>(config.max_position_embeddings), 4);
+    CHECK(run(machine, model, prompt, greedy(10)).empty());
+    prompt.push_back(4);
+    CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, prompt, greedy(10)));
+  }
+}
+
+TEST("should_stop is asked before each token") {
+  Machine machine;
+  const Transformer model = random_model(gpt2_like(), 3);
+  int asked = 0;
+  const std::vector<int32_t> result = run(machine, model, kPrompt, greedy(20), [&] { return ++asked > 2; });
+  CHECK(asked == 3);
+  CHECK(result == run(machine, model, kPrompt, greedy(2)));
+  CHECK(run(machine, model, kPrompt, greedy(0)).empty());
+}
+
+TEST("sampling is a function of the seed and the token's place, on any number of threads") {
+  Machine machine, two_threads(2);
+  const Transformer model = random_model(llama_like(2), 9);
+  const GenerateOptions options{20, 1.5f, 0, 42, -1};
+  const std::vector<int32_t> result = run(machine, model, kPrompt, options);
+  CHECK(result == run(machine, model, kPrompt, options));
+  CHECK(result == run(two_threads, model, kPrompt, options));
+  GenerateOptions shorter = options, other_seed = options;
+  shorter.max_new_tokens = 7;
+  other_seed.seed = 43;
+  CHECK(run(machine, model, kPrompt, shorter) == std::vector<int32_t>(result.begin(), result.begin() + 7));
+  CHECK(run(machine, model, kPrompt, other_seed) != result);
+  // Equal logits: only the draws differ from place to place.
+  const std::vector<int32_t> uniform = run(machine, Transformer(gpt2_like()), kPrompt, options);
+  CHECK(std::set<int32_t>(uniform.begin(), uniform.end()).size() > 10);
+}
+
+TEST("sampling takes only the top k tokens of a whole forward pass, and each of them, for every kind of model") {
+  Machine machine;
+  for (const TransformerConfig& config : all_configs()) {
+    const Transformer model = random_model(config, 11);
+    for (const int64_t k : {2, 4}) {
+      std::set<int64_t> places;
+      for (uint64_t seed = 0; seed < 20; ++seed) {
+        std::vector<int32_t> ids = kPrompt;
+        for (const int32_t id : run(machine, model, kPrompt, {12, 10.0f, k, seed, -1})) {
+          const std::vector<float> logits = next_logits(machine, model, ids);
+          const float own = logits[static_cast<size_t>(id)];
+          const auto place = std::count_if(logits.begin(), logits.end(), [&](float x) { return x > own + 1e-4f; });
+          CHECK(place < k);
+          places.insert(place);
+          ids.push_back(id);
+        }
+      }
+      CHECK(static_cast<int64_t>(places.size()) == k);
+    }
+    GenerateOptions one = greedy(10);
+    one.temperature = 5;
+    one.top_k = 1;
+    CHECK(run(machine, model, kPrompt, one) == run(machine, model, kPrompt, greedy(10)));
+  }
+}
+
+TEST("draws follow softmax(logits / temperature)") {
+  Machine machine;
+  const Transformer model = random_model(gpt2_like(), 2);
+  constexpr float kTemperature = 2.0f;
+  constexpr int kDraws = 4000;
+  std::vector<double> expected;
+  double total = 0;
+  for (float logit : next_logits(machine, model, kPrompt)) {
+    total += expected.emplace_back(std::exp(double{logit} / kTemperature));
+  }
+  for (const int64_t top_k : {0, 61, 1000}) {
+    std::vector<int> counts(61, 0);
+    for (int draw = 0; draw < kDraws; ++draw) {
+      const GenerateOptions options{1, kTemperature, top_k, static_cast<uint64_t>(draw), -1};
+      ++counts[static_cast<size_t>(run(machine, model, kPrompt, options)[0])];
+    }
+    for (size_t v = 0; v < counts.size(); ++v) {
+      const double probability = expected[v] / total;
+      const double deviation = std::sqrt(probability * (1 - probability) / kDraws);
+      CHECK(std::fabs(static_cast<double>(counts[v]) / kDraws - probability) < 5 * deviation + 1.0 / kDraws);
+    }
+  }
+}
+
+TEST("a temperature near 0 draws the best token") {
+  Machine machine;
+  const Transformer model = random_model(gpt2_like(), 2);
+  for (const float temperature : {1e-3f, 1e-30f, std::numeric_limits<float>::denorm_min()}) {
+    CHECK(run(machine, model, kPrompt, {10, temperature, 0, 1, -1}) == run(machine, model, kPrompt, greedy(10)));
+  }
+}
+
+TEST("generation refuses what it cannot do") {
+  Machine machine;
+  const Transformer model = random_model(gpt2_like(), 1);
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, {}, greedy(3)));
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, {61}, greedy(3)));
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, {-1}, greedy(3)));
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, greedy(-1)));
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, -1.0f, 0, 0, -1}));
+  CHECK_ERROR("ERR_INVALID_ARGUMENT",
+              run(machine, model, kPrompt, {3, std::numeric_limits<float>::quiet_NaN(), 0, 0, -1}));
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, 1, -1, 0, -1}));
+  TransformerConfig bidirectional = gpt2_like();
+  bidirectional.causal = false;
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, random_model(bidirectional, 1), kPrompt, greedy(3)));
+  const Transformer without_features(with_item_features());
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, without_features, kPrompt, greedy(3)));
+}
+
+TEST("a model whose logits are not finite is reported, not sampled") {
+  Machine machine;
+  Transformer model = random_model(gpt2_like(), 1);
+  model.parameters().values()[model.parameters().find("final_norm.bias").offset] =
+      std::numeric_limits<float>::quiet_NaN();
+  CHECK_ERROR("ERR_NOT_FINITE", run(machine, model, kPrompt, greedy(3)));
+  CHECK_ERROR("ERR_NOT_FINITE", run(machine, model, kPrompt, {3, 1, 5, 0, -1}));
+}

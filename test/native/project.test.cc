@@ -1,0 +1,471 @@
+#include "model/project.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "core/rng.h"
+#include "test.h"
+
+using namespace limbeck;
+
+namespace {
+
+TransformerConfig gpt2_like() {
+  TransformerConfig config{};
+  config.vocab_size = 30;
+  config.hidden_size = 24;
+  config.num_hidden_layers = 4;
+  config.num_attention_heads = config.num_key_value_heads = 4;
+  config.head_dim = 6;
+  config.intermediate_size = 40;
+  config.max_position_embeddings = 16;
+  config.norm = NormKind::kLayerNorm;
+  config.norm_placement = NormPlacement::kBefore;
+  config.norm_eps = 1e-5f;
+  config.positions = PositionKind::kLearned;
+  config.causal = true;
+  config.hidden_act = Activation::kGeluTanh;
+  config.qkv_bias = config.attention_output_bias = config.mlp_bias = true;
+  config.tie_word_embeddings = true;
+  return config;
+}
+
+TransformerConfig llama_like() {
+  TransformerConfig config = gpt2_like();
+  config.num_attention_heads = 8;
+  config.num_key_value_heads = 4;
+  config.head_dim = 8;
+  config.norm = NormKind::kRmsNorm;
+  config.positions = PositionKind::kRotary;
+  config.rope_theta = 10000;
+  config.hidden_act = Activation::kSwiglu;
+  config.qkv_bias = config.attention_output_bias = config.mlp_bias = false;
+  config.tie_word_embeddings = false;
+  return config;
+}
+
+TransformerConfig bert_like() {
+  TransformerConfig config = gpt2_like();
+  config.norm_placement = NormPlacement::kAfter;
+  config.causal = false;
+  config.hidden_act = Activation::kGeluErf;
+  config.type_vocab_size = 2;
+  config.masked_lm_head = true;
+  return config;
+}
+
+TransformerConfig student_like() {
+  TransformerConfig config = gpt2_like();
+  config.item_feature_size = 7;
+  return config;
+}
+
+Transformer random_model(const TransformerConfig& config) {
+  Transformer model(config);
+  uint64_t stream = 0;
+  for (const Parameter& parameter : model.parameters().list()) {
+    const Philox random{21, stream++};
+    for (int64_t i = 0; i < parameter.count; ++i) {
+      model.parameters().values()[parameter.offset + i] = 0.5f * random.normal(static_cast<uint64_t>(i));
+    }
+  }
+  return model;
+}
+
+std::vector<int64_t> identity_layers(const TransformerConfig& config) {
+  std::vector<int64_t> layers;
+  for (int64_t l = 1; l <= config.num_hidden_layers; ++l) layers.push_back(l);
+  return layers;
+}
+
+struct Machine {
+  ThreadPool pool{2};
+  Arena scratch, arena;
+  Context context{pool, scratch};
+};
+
+using Projected = std::vector<ProjectedParameter>;
+
+Projected run(const Transformer& source, const TransformerConfig& target, const ProjectionMap& map) {
+  Machine machine;
+  return project(machine.context, source, target, map);
+}
+
+Projected run(const Transformer& source, const TransformerConfig& target) {
+  return run(source, target, {identity_layers(target), WidthMap::kSelection, nullptr});
+}
+
+const std::vector<float>* find(const Projected& projected, const std::string& name) {
+  for (const ProjectedParameter& parameter : projected) {
+    if (parameter.name == name) return &parameter.values;
+  }
+  return nullptr;
+}
+
+/// A model of the target's shape with the projected values, all of which it must have.
+Transformer filled(const TransformerConfig& target, const Projected& projected) {
+  Transformer model(target);
+  for (const ProjectedParameter& parameter : projected) {
+    const Parameter& into = model.parameters().find(parameter.name);
+    CHECK(static_cast<int64_t>(parameter.values.size()) == into.count);
+    std::copy(parameter.values.begin(), parameter.values.end(), model.parameters().values() + into.offset);
+  }
+  CHECK(projected.size() == model.parameters().list().size());
+  return model;
+}
+
+/// Whether result [rows, columns] is source[rows][columns], exactly.
+bool picks(const Projected& projected, const Transformer& source, const std::string& name,
+           const std::string& source_name, const std::vector<int64_t>& rows, const std::vector<int64_t>& columns) {
+  const std::vector<float>* values = find(projected, name);
+  const Parameter& from = source.parameters().find(source_name);
+  const float* x = source.parameters().values() + from.offset;
+  const int64_t stride = from.shape.size() == 1 ? 1 : from.shape[1];
+  if (values == nullptr || values->size() != rows.size() * columns.size()) return false;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    for (size_t j = 0; j < columns.size(); ++j) {
+      if ((*values)[i * columns.size() + j] != x[rows[i] * stride + columns[j]]) return false;
+    }
+  }
+  return true;
+}
+
+const std::vector<int64_t> kVector = {0};
+
+std::vector<int64_t> first(int64_t count) {
+  std::vector<int64_t> indices;
+  for (int64_t i = 0; i < count; ++i) indices.push_back(i);
+  return indices;
+}
+
+/// Each head's channels, for the rows of queries, keys or values that begin at `offset`.
+std::vector<int64_t> channels_of(const std::vector<int64_t>& heads, int64_t head_dim,
+                                 const std::vector<int64_t>& channels, int64_t offset = 0) {
+  std::vector<int64_t> indices;
+  for (int64_t head : heads) {
+    for (int64_t channel : channels) indices.push_back(offset + head * head_dim + channel);
+  }
+  return indices;
+}
+
+std::vector<int64_t> joined(std::vector<int64_t> a, const std::vector<int64_t>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+/// The last hidden state of a fixed batch.
+std::vector<float> last_hidden(const Transformer& model) {
+  const TransformerConfig& config = model.config();
+  Machine machine;
+  const int32_t ids[9] = {3, 1, 4, 1, 5, 9, 2, 6, 5}, offsets[3] = {0, 5, 9};
+  const Activations activations = model.forward(machine.context, machine.arena, {ids, offsets, nullptr, 9, 2}, {});
+  const float* hidden = activations.hidden[config.num_hidden_layers];
+  return {hidden, hidden + 9 * config.hidden_size};
+}
+
+/// Orthonormal rows [count, size] by Gram–Schmidt.
+std::vector<float> random_components(int64_t count, int64_t size) {
+  const Philox random{6, 0};
+  std::vector<std::vector<double>> rows;
+  for (int64_t i = 0; i < count; ++i) {
+    std::vector<double> row;
+    for (int64_t j = 0; j < size; ++j) row.push_back(random.normal(static_cast<uint64_t>(i * size + j)));
+    for (int pass = 0; pass < 2; ++pass) {
+      for (const auto& other : rows) {
+        double along = 0;
+        for (size_t j = 0; j < row.size(); ++j) along += row[j] * other[j];
+        for (size_t j = 0; j < row.size(); ++j) row[j] -= along * other[j];
+      }
+    }
+    double length = 0;
+    for (double value : row) length += value * value;
+    for (double& value : row) value /= std::sqrt(length);
+    rows.push_back(row);
+  }
+  std::vector<float> components;
+  for (const auto& row : rows) components.insert(components.end(), row.begin(), row.end());
+  return components;
+}
+
+std::vector<float> permutation_components(const std::vector<int64_t>& kept, int64_t size) {
+  std::vector<float> components(kept.size() * static_cast<size_t>(size), 0.0f);
+  for (size_t i = 0; i < kept.size(); ++i) components[i * static_cast<size_t>(size) + static_cast<size_t>(kept[i])] = 1;
+  return components;
+}
+
+}  // namespace
+
+TEST("equal shapes and the identity layer map give the source, bit for bit") {
+  for (const TransformerConfig& config : {gpt2_like(), llama_like(), bert_like(), student_like()}) {
+    const Transformer source = random_model(config);
+    const Projected projected = run(source, config);
+    CHECK(projected.size() == source.parameters().list().size());
+    for (const Parameter& parameter : source.parameters().list()) {
+      const std::vector<float>* values = find(projected, parameter.name);
+      CHECK(values != nullptr && static_cast<int64_t>(values->size()) == parameter.count &&
+            std::memcmp(values->data(), source.parameters().values() + parameter.offset,
+                        values->size() * sizeof(float)) == 0);
+    }
+  }
+}
+
+TEST("block i of the target is the mapped block of the source, in any order") {
+  const Transformer source = random_model(gpt2_like());
+  TransformerConfig target = gpt2_like();
+  target.num_hidden_layers = 3;
+  const Projected projected = run(source, target, {{4, 1, 1}, WidthMap::kSelection, nullptr});
+  const std::vector<int64_t> d = first(24);
+  CHECK(picks(projected, source, "layers.0.mlp.output.weight", "layers.3.mlp.output.weight", d, first(40)));
+  CHECK(picks(projected, source, "layers.1.mlp.output.weight", "layers.0.mlp.output.weight", d, first(40)));
+  CHECK(picks(projected, source, "layers.2.attention_norm.bias", "layers.0.attention_norm.bias", d, kVector));
+}
+
+TEST("selection takes evenly spread channels of every axis, whole heads first") {
+  const Transformer source = random_model(gpt2_like());
+  TransformerConfig target = gpt2_like();
+  target.vocab_size = 20;
+  target.max_position_embeddings = 5;
+  target.hidden_size = 4;
+  target.num_attention_heads = target.num_key_value_heads = 2;
+  target.head_dim = 3;
+  target.intermediate_size = 3;
+  const Projected projected = run(source, target);
+  // ⌊(2i + 1)·source/(2·target)⌋ by hand: 24 → 4, heads 4 → 2, channels 6 → 3, 40 → 3.
+  const std::vector<int64_t> d = {3, 9, 15, 21}, heads = {1, 3}, channels = {1, 3, 5}, middle = {6, 20, 33};
+  const std::vector<int64_t> attended = channels_of(heads, 6, channels);
+  const std::vector<int64_t> qkv =
+      joined(joined(attended, channels_of(heads, 6, channels, 24)), channels_of(heads, 6, channels, 48));
+  CHECK(attended == std::vector<int64_t>({7, 9, 11, 19, 21, 23}));
+  auto same = [&](const char* name, const std::vector<int64_t>& rows, const std::vector<int64_t>& columns) {
+    return picks(projected, source, name, name, rows, columns);
+  };
+  CHECK(same("embeddings.word", first(20), d));
+  CHECK(same("embeddings.position", first(5), d));
+  CHECK(same("layers.2.attention_norm.weight", d, kVector));
+  CHECK(same("layers.2.attention_norm.bias", d, kVector));
+  CHECK(same("layers.2.attention.qkv.weight", qkv, d));
+  CHECK(same("layers.2.attention.qkv.bias", qkv, kVector));
+  CHECK(same("layers.2.attention.output.weight", d, attended));
+  CHECK(same("layers.2.attention.output.bias", d, kVector));
+  CHECK(same("layers.2.mlp_norm.weight", d, kVector));
+  CHECK(same("layers.2.mlp.input.weight", middle, d));
+  CHECK(same("layers.2.mlp.input.bias", middle, kVector));
+  CHECK(same("layers.2.mlp.output.weight", d, middle));
+  CHECK(same("layers.2.mlp.output.bias", d, kVector));
+  CHECK(same("final_norm.weight", d, kVector));
+}
+
+TEST("selection cuts token types, and maps the masked head and the projection of item features") {
+  const std::vector<int64_t> d = {3, 9, 15, 21};
+  TransformerConfig target = bert_like();
+  target.hidden_size = 4;
+  target.vocab_size = 10;
+  target.type_vocab_size = 1;
+  const Transformer bert = random_model(bert_like());
+  Projected projected = run(bert, target);
+  CHECK(picks(projected, bert, "embeddings.token_type", "embeddings.token_type", {0}, d));
+  CHECK(picks(projected, bert, "embeddings.norm.bias", "embeddings.norm.bias", d, kVector));
+  CHECK(picks(projected, bert, "head.dense.weight", "head.dense.weight", d, d));
+  CHECK(picks(projected, bert, "head.norm.weight", "head.norm.weight", d, kVector));
+  CHECK(picks(projected, bert, "head.bias", "head.bias", first(10), kVector));
+
+  target = student_like();
+  target.hidden_size = 4;
+  const Transformer student = random_model(student_like());
+  projected = run(student, target);
+  CHECK(picks(projected, student, "item_projection.weight", "item_projection.weight", d, first(7)));
+}
+
+TEST("rotary heads keep both halves of each pair, and query heads stay with their key-value head") {
+  const Transformer source = random_model(llama_like());
+  TransformerConfig target = llama_like();
+  target.num_attention_heads = 4;
+  target.num_key_value_heads = 2;
+  target.head_dim = 4;
+  target.intermediate_size = 5;
+  const Projected projected = run(source, target);
+  const std::vector<int64_t> channels = {1, 3, 5, 7};  // the pairs (1, 5) and (3, 7) of head_dim 8
+  // Key-value heads 1 and 3 stay; query heads 2, 3 read the first and 6, 7 the second.
+  const std::vector<int64_t> attended = channels_of({2, 3, 6, 7}, 8, channels);
+  const std::vector<int64_t> qkv =
+      joined(joined(attended, channels_of({1, 3}, 8, channels, 64)), channels_of({1, 3}, 8, channels, 96));
+  CHECK(picks(projected, source, "layers.1.attention.qkv.weight", "layers.1.attention.qkv.weight", qkv, first(24)));
+  CHECK(picks(projected, source, "layers.1.attention.output.weight", "layers.1.attention.output.weight", first(24),
+              attended));
+  // SwiGLU: the same channels of gate and up.
+  const std::vector<int64_t> gate = {4, 12, 20, 28, 36}, up = {44, 52, 60, 68, 76};
+  CHECK(
+      picks(projected, source, "layers.1.mlp.input.weight", "layers.1.mlp.input.weight", joined(gate, up), first(24)));
+  CHECK(picks(projected, source, "layers.1.mlp.output.weight", "layers.1.mlp.output.weight", first(24), gate));
+}
+
+TEST("a target with larger groups takes its query heads from all of the source's") {
+  const Transformer source = random_model(llama_like());
+  TransformerConfig target = llama_like();
+  target.num_key_value_heads = 2;
+  const std::vector<int64_t> qkv =
+      joined(joined(first(64), channels_of({1, 3}, 8, first(8), 64)), channels_of({1, 3}, 8, first(8), 96));
+  CHECK(picks(run(source, target), source, "layers.0.attention.qkv.weight", "layers.0.attention.qkv.weight", qkv,
+              first(24)));
+}
+
+TEST("pca onto single channels gives exactly those channels") {
+  for_each_isa([] {
+    const std::vector<int64_t> kept = {5, 0, 23, 11, 12};
+    const std::vector<float> components = permutation_components(kept, 24);
+    for (const TransformerConfig& config : {gpt2_like(), bert_like(), student_like()}) {
+      const Transformer source = random_model(config);
+      TransformerConfig target = config;
+      target.hidden_size = 5;
+      target.num_attention_heads = target.num_key_value_heads = 2;
+      target.intermediate_size = 3;
+      const Projected projected = run(source, target, {identity_layers(target), WidthMap::kPca, components.data()});
+      const std::vector<int64_t> attended = channels_of({1, 3}, 6, first(6)), middle = {6, 20, 33};
+      const std::vector<int64_t> qkv =
+          joined(joined(attended, channels_of({1, 3}, 6, first(6), 24)), channels_of({1, 3}, 6, first(6), 48));
+      auto same = [&](const char* name, const std::vector<int64_t>& rows, const std::vector<int64_t>& columns) {
+        return picks(projected, source, name, name, rows, columns);
+      };
+      CHECK(same("embeddings.word", first(30), kept));
+      CHECK(same("embeddings.position", first(16), kept));
+      CHECK(same("layers.3.attention_norm.weight", kept, kVector));
+      CHECK(same("layers.3.attention_norm.bias", kept, kVector));
+      CHECK(same("layers.3.attention.qkv.weight", qkv, kept));
+      CHECK(same("layers.3.attention.qkv.bias", qkv, kVector));
+      CHECK(same("layers.3.attention.output.weight", kept, attended));
+      CHECK(same("layers.3.attention.output.bias", kept, kVector));
+      CHECK(same("layers.3.mlp.input.weight", middle, kept));
+      CHECK(same("layers.3.mlp.output.weight", kept, middle));
+      if (config.masked_lm_head) CHECK(same("head.dense.weight", kept, kept));
+      if (config.item_feature_size > 0) CHECK(same("item_projection.weight", kept, first(7)));
+    }
+  });
+}
+
+TEST("a permuted residual stream leaves what the model computes as it was, gains and biases included") {
+  for (const TransformerConfig& config : {gpt2_like(), llama_like(), bert_like()}) {
+    const Transformer source = random_model(config);
+    std::vector<int64_t> order = first(24);
+    std::rotate(order.begin(), order.begin() + 7, order.end());
+    std::swap(order[2], order[19]);
+    const std::vector<float> components = permutation_components(order, 24);
+    const Transformer turned =
+        filled(config, run(source, config, {identity_layers(config), WidthMap::kPca, components.data()}));
+    const std::vector<float> expected = last_hidden(source), hidden = last_hidden(turned);
+    for (size_t i = 0; i < hidden.size(); ++i) {
+      const float x = expected[i / 24 * 24 + static_cast<size_t>(order[i % 24])];
+      CHECK(std::fabs(hidden[i] - x) < 2e-4f * (1 + std::fabs(x)));
+    }
+  }
+}
+
+// RMS norm without gains commutes with any rotation (Ashkboos et al. 2024, arXiv:2401.15024, §3.2).
+TEST("a rotated residual stream leaves an RMS-norm model without gains as it was") {
+  const TransformerConfig config = llama_like();
+  Transformer source = random_model(config);
+  for (const Parameter& parameter : source.parameters().list()) {
+    if (parameter.shape.size() > 1) continue;
+    std::fill_n(source.parameters().values() + parameter.offset, parameter.count, 1.0f);
+  }
+  const std::vector<float> components = random_components(24, 24);
+  const Transformer turned =
+      filled(config, run(source, config, {identity_layers(config), WidthMap::kPca, components.data()}));
+  const std::vector<float> expected = last_hidden(source), hidden = last_hidden(turned);
+  for (size_t row = 0; row < 9; ++row) {
+    for (size_t i = 0; i < 24; ++i) {
+      double x = 0;
+      for (size_t j = 0; j < 24; ++j) x += double{components[i * 24 + j]} * expected[row * 24 + j];
+      CHECK(std::fabs(hidden[row * 24 + i] - x) < 2e-4);
+    }
+  }
+}
+
+TEST("pca turns gains by P∘P, biases by P, and the masked head's product on both sides") {
+  const std::vector<float> P = random_components(5, 24);
+  const Transformer source = random_model(bert_like());
+  TransformerConfig target = bert_like();
+  target.hidden_size = 5;
+  const Projected projected = run(source, target, {identity_layers(target), WidthMap::kPca, P.data()});
+  auto value = [&](const char* name) { return source.parameters().values() + source.parameters().find(name).offset; };
+  for (size_t i = 0; i < 5; ++i) {
+    double gain = 0, bias = 0;
+    for (size_t j = 0; j < 24; ++j) {
+      gain += double{P[i * 24 + j]} * P[i * 24 + j] * value("layers.1.mlp_norm.weight")[j];
+      bias += double{P[i * 24 + j]} * value("layers.1.mlp.output.bias")[j];
+    }
+    CHECK(std::fabs((*find(projected, "layers.1.mlp_norm.weight"))[i] - gain) < 1e-6);
+    CHECK(std::fabs((*find(projected, "layers.1.mlp.output.bias"))[i] - bias) < 1e-6);
+    for (size_t k = 0; k < 5; ++k) {
+      double product = 0;
+      for (size_t j = 0; j < 24; ++j) {
+        for (size_t l = 0; l < 24; ++l) {
+          product += double{P[i * 24 + j]} * value("head.dense.weight")[j * 24 + l] * P[k * 24 + l];
+        }
+      }
+      CHECK(std::fabs((*find(projected, "head.dense.weight"))[i * 5 + k] - product) < 1e-5);
+    }
+  }
+}
+
+TEST("what the source lacks, or has in another width of item features, is left out") {
+  TransformerConfig target = gpt2_like();
+  target.tie_word_embeddings = false;
+  CHECK(find(run(random_model(gpt2_like()), target), "head.output.weight") == nullptr);
+  TransformerConfig tied = llama_like();
+  tied.tie_word_embeddings = true;
+  const Transformer llama = random_model(llama_like());
+  Projected projected = run(llama, tied);
+  CHECK(find(projected, "head.output.weight") == nullptr);
+  CHECK(picks(projected, llama, "embeddings.word", "embeddings.word", first(30), first(24)));
+  TransformerConfig with_biases = llama_like();
+  with_biases.qkv_bias = true;
+  projected = run(llama, with_biases);
+  CHECK(find(projected, "layers.0.attention.qkv.bias") == nullptr);
+  CHECK(find(projected, "layers.0.attention.qkv.weight") != nullptr);
+  TransformerConfig other_features = student_like();
+  other_features.item_feature_size = 6;
+  projected = run(random_model(student_like()), other_features);
+  CHECK(find(projected, "item_projection.weight") == nullptr);
+  CHECK(find(projected, "embeddings.word") != nullptr);
+}
+
+TEST("project refuses maps and targets that do not fit the source") {
+  const Transformer source = random_model(gpt2_like());
+  auto refuses = [&](const TransformerConfig& target, const ProjectionMap& map) {
+    CHECK_ERROR("ERR_INVALID_ARGUMENT", run(source, target, map));
+  };
+  const TransformerConfig good = gpt2_like();
+  refuses(good, {{1, 2, 3}, WidthMap::kSelection, nullptr});
+  refuses(good, {{1, 2, 3, 5}, WidthMap::kSelection, nullptr});
+  refuses(good, {{0, 1, 2, 3}, WidthMap::kSelection, nullptr});
+  refuses(good, {{1, 2, 3, 4}, WidthMap::kPca, nullptr});
+  const ProjectionMap map{{1, 2, 3, 4}, WidthMap::kSelection, nullptr};
+  TransformerConfig target = good;
+  target.hidden_size = 25;
+  refuses(target, map);
+  target = good;
+  target.num_attention_heads = 8;
+  refuses(target, map);
+  target = good;
+  target.head_dim = 7;
+  refuses(target, map);
+  target = good;
+  target.intermediate_size = 41;
+  refuses(target, map);
+  target = good;
+  target.vocab_size = 31;
+  refuses(target, map);
+  target = good;
+  target.max_position_embeddings = 17;
+  refuses(target, map);
+  target = good;
+  target.hidden_act = Activation::kSwiglu;
+  refuses(target, map);
+  target = good;
+  target.hidden_size = 0;
+  refuses(target, map);
+}
