@@ -424,12 +424,24 @@ void Transformer::block_backward(Context& context, Arena& arena, const Activatio
            config_.num_attention_heads + config_.num_key_value_heads, config_.head_dim, config_.rope_theta, -1);
   }
   linear_backward(context, norm_after ? a.input : a.attention_normed, block.qkv.weight, d_qkv, d_normed,
-                  block.qkv.d_weight, block.qkv.d_bias, N, d, config_.qkv_size());
+                  block.qkv.d_weight, nullptr, N, d, config_.qkv_size());
+  if (block.qkv.d_bias != nullptr) qkv_bias_backward(context, d_qkv, block.qkv.d_bias, N);
   if (norm_after) {
     add_in_place(context, d_normed, d_stream, N * d);
   } else {
     norm_backward(context, block.attention_norm, a.input, a.attention_mean, a.attention_rstd, d_normed, d_stream, N);
   }
+}
+
+void Transformer::qkv_bias_backward(Context& context, const float* d_qkv, float* d_bias, int64_t num_rows) const {
+  const int64_t size = config_.qkv_size();
+  if (config_.positions == PositionKind::kRotary) return add_row_sums(context, d_qkv, size, num_rows, size, d_bias);
+  // A key bias adds the same to all scores of a query, which the softmax cancels: its gradient is exactly zero. Summed
+  // in floating point it would be noise, which AdamW would scale up to whole steps.
+  const int64_t keys = config_.attention_size();
+  const int64_t values = keys + config_.num_key_value_heads * config_.head_dim;
+  add_row_sums(context, d_qkv, size, num_rows, keys, d_bias);
+  add_row_sums(context, d_qkv + values, size, num_rows, size - values, d_bias + values);
 }
 
 void Transformer::backward_word_table(Context& context, const float* d_word_table) {

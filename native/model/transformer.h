@@ -155,6 +155,8 @@ class Transformer {
   void block_backward(Context& context, Arena& arena, const Activations& activations, int64_t layer, float* d_stream,
                       const float* teacher_maps, float map_loss_scale) const;
 
+  void qkv_bias_backward(Context& context, const float* d_qkv, float* d_bias, int64_t num_rows) const;
+
   TransformerConfig config_;
   Parameters parameters_;
   AlignedFloats item_features_;

@@ -25,6 +25,10 @@ void gemm(Context& context, int64_t m, int64_t n, int64_t k, MatrixView a, Matri
 void linear_forward(Context& context, const float* x, const float* weight, const float* bias, float* y,
                     int64_t num_rows, int64_t in_features, int64_t out_features);
 
+/// out[j] += Σ over rows of x[row·row_stride + j].   x [num_rows, row_stride], out [num_columns]
+void add_row_sums(Context& context, const float* x, int64_t row_stride, int64_t num_rows, int64_t num_columns,
+                  float* out);
+
 ///   d_x [num_rows, in_features] = (or null), d_weight [out_features, in_features] += (or null),
 ///   d_bias [out_features] += (or null)
 void linear_backward(Context& context, const float* x, const float* weight, const float* d_y, float* d_x,

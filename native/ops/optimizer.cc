@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "cpu/kernels.h"
 
@@ -73,7 +72,7 @@ void sgd(Context& context, float* parameters, const float* gradients, float* buf
 
 void interpolate(Context& context, float* parameters, const float* target, int64_t count, float alpha) {
   if (alpha == 1) {  // θ + (φ − θ) need not be φ in floating point
-    std::memcpy(parameters, target, static_cast<size_t>(count) * sizeof(float));
+    std::copy_n(target, count, parameters);
     return;
   }
   const auto kernel = cpu_kernels().interpolate;
