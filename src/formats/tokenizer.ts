@@ -52,6 +52,14 @@ export async function loadTokenizer(directory: string): Promise<Tokenizer> {
   return createTokenizer(await readTokenizerJson(directory, config), config, directory);
 }
 
+/** Whether a directory holds the files of a tokenizer. @throws LimbeckError ERR_IO */
+export async function hasTokenizer(directory: string): Promise<boolean> {
+  for (const file of ['tokenizer.json', 'vocab.json', 'vocab.txt']) {
+    if (await pathExists(join(directory, file))) return true;
+  }
+  return false;
+}
+
 /**
  * Wraps the content of a tokenizer.json (for example from `trainBytePairTokenizer`); `source` is named in messages.
  *

@@ -10,7 +10,7 @@ import { LimbeckError } from '../errors.js';
 import { loadCheckpoint, saveCheckpoint } from '../formats/checkpoint.js';
 import { writeDirectoryAtomic } from '../formats/files.js';
 import type { ModelFamily } from '../formats/model-config.js';
-import { checkVocabulary, loadTokenizer, type Tokenizer } from '../formats/tokenizer.js';
+import { checkVocabulary, hasTokenizer, loadTokenizer, type Tokenizer } from '../formats/tokenizer.js';
 import { batchesByTokens, gatherBatch } from './batches.js';
 import { causalLabels, IGNORED_LABEL, maskTokens, type TokenizedCorpus, tokenizeCorpus } from './corpus.js';
 import { type Hooks, throwIfAborted } from './hooks.js';
@@ -44,16 +44,23 @@ const EVALUATION_MASK = { probability: 0.15, seed: 0x5eed, position: 0 };
 
 /** A language model with its tokenizer: GPT-2, BERT, Llama or Qwen2. */
 export class LanguageModel {
-  /** @param native the model owns it: dispose() frees it */
+  readonly #tokenizer: Tokenizer | undefined;
+
+  /**
+   * @param native the model owns it: dispose() frees it
+   * @param tokenizer without one, the model takes and gives token ids only
+   */
   constructor(
     readonly native: NativeTransformer,
     readonly family: ModelFamily,
     readonly config: TransformerConfig,
-    readonly tokenizer: Tokenizer,
-  ) {}
+    tokenizer: Tokenizer | undefined,
+  ) {
+    this.#tokenizer = tokenizer;
+  }
 
   /**
-   * Loads a Hugging Face directory: config.json, safetensors, and the tokenizer's files.
+   * Loads a Hugging Face directory: config.json, safetensors, and the tokenizer's files where there are any.
    *
    * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_SAFETENSORS, ERR_UNSUPPORTED_MODEL,
    * ERR_CHECKPOINT_MISMATCH, ERR_TOKENIZER, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO
@@ -61,8 +68,8 @@ export class LanguageModel {
   static async load(engine: NativeEngine, directory: string): Promise<LanguageModel> {
     const { model, family, config } = await loadCheckpoint(engine, directory);
     try {
-      const tokenizer = await loadTokenizer(directory);
-      checkVocabulary(tokenizer, config.vocabSize);
+      const tokenizer = (await hasTokenizer(directory)) ? await loadTokenizer(directory) : undefined;
+      if (tokenizer) checkVocabulary(tokenizer, config.vocabSize);
       return new LanguageModel(model, family, config, tokenizer);
     } catch (error) {
       model.dispose();
@@ -85,6 +92,16 @@ export class LanguageModel {
     const native = engine.createTransformer(config);
     native.initialize(seed, initializerRange);
     return new LanguageModel(native, family, config, tokenizer);
+  }
+
+  /** @throws LimbeckError ERR_TOKENIZER when the model was loaded from a directory without one */
+  get tokenizer(): Tokenizer {
+    if (this.#tokenizer) return this.#tokenizer;
+    throw new LimbeckError(
+      'ERR_TOKENIZER',
+      'This model was loaded without a tokenizer, so it takes token ids only. Put tokenizer.json, vocab.json with ' +
+        'merges.txt, or vocab.txt beside its config.json.',
+    );
   }
 
   get numParameters(): number {
@@ -186,7 +203,7 @@ export class LanguageModel {
       temperature,
       topK,
       seed,
-      eosTokenId: this.tokenizer.eosTokenId ?? -1,
+      eosTokenId: this.#tokenizer?.eosTokenId ?? -1,
     });
     return Array.from(ids);
   }
@@ -199,7 +216,7 @@ export class LanguageModel {
   /** Writes the files of {@link save} into a directory that is there. */
   async writeFiles(directory: string): Promise<void> {
     await saveCheckpoint(directory, { model: this.native, family: this.family, config: this.config });
-    await this.tokenizer.save(directory);
+    await this.#tokenizer?.save(directory);
   }
 
   dispose(): void {
