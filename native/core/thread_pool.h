@@ -23,7 +23,8 @@ class ThreadPool {
   template <typename Task>
   void parallel_for(int64_t count, Task&& task) {
     if (count <= 0) return;
-    run(count, [](void* context, int64_t index, int worker) { (*static_cast<Task*>(context))(index, worker); },
+    run(
+        count, [](void* context, int64_t index, int worker) { (*static_cast<Task*>(context))(index, worker); },
         const_cast<void*>(static_cast<const void*>(&task)));
   }
 

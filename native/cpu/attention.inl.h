@@ -75,12 +75,23 @@ inline void multiply_columns(const SmallProduct& p, int64_t column) {
     if (p.triangle == Triangle::kInnerFrom && row > p.diagonal) first = row - p.diagonal;
     if (first > last) first = last;
     switch (p.rows - row) {
-      case 1: multiply_tile<1, kVectors>(p, row, column, first, last); break;
-      case 2: multiply_tile<2, kVectors>(p, row, column, first, last); break;
-      case 3: multiply_tile<3, kVectors>(p, row, column, first, last); break;
-      case 4: multiply_tile<4, kVectors>(p, row, column, first, last); break;
-      case 5: multiply_tile<5, kVectors>(p, row, column, first, last); break;
-      default: multiply_tile<kTileRows, kVectors>(p, row, column, first, last);
+      case 1:
+        multiply_tile<1, kVectors>(p, row, column, first, last);
+        break;
+      case 2:
+        multiply_tile<2, kVectors>(p, row, column, first, last);
+        break;
+      case 3:
+        multiply_tile<3, kVectors>(p, row, column, first, last);
+        break;
+      case 4:
+        multiply_tile<4, kVectors>(p, row, column, first, last);
+        break;
+      case 5:
+        multiply_tile<5, kVectors>(p, row, column, first, last);
+        break;
+      default:
+        multiply_tile<kTileRows, kVectors>(p, row, column, first, last);
     }
   }
 }
@@ -184,11 +195,11 @@ void attention_forward(const AttentionTask& task, float* y, float* lse, float* m
   const int64_t t = task.length, dim = task.head_dim;
   const float* keys = task.qkv + (task.num_attention_heads + task.key_value_head) * dim;
   const float* values = keys + task.num_key_value_heads * dim;
-  float* keys_transposed = scratch;                                   // [dim, key_stride]
-  float* values_packed = keys_transposed + dim * plan.key_stride;     // [t, width]
-  float* scores = values_packed + t * plan.width;                     // [block_rows, key_stride]
-  float* out = scores + plan.block_rows * plan.key_stride;            // [block_rows, width]
-  float* factors = out + plan.block_rows * plan.width;                // [key_stride]
+  float* keys_transposed = scratch;                                // [dim, key_stride]
+  float* values_packed = keys_transposed + dim * plan.key_stride;  // [t, width]
+  float* scores = values_packed + t * plan.width;                  // [block_rows, key_stride]
+  float* out = scores + plan.block_rows * plan.key_stride;         // [block_rows, width]
+  float* factors = out + plan.block_rows * plan.width;             // [key_stride]
   pack_transposed(keys, plan.row_stride, keys_transposed, plan.key_stride, t, dim);
   pack_rows(values, plan.row_stride, values_packed, plan.width, t, dim);
 
@@ -208,7 +219,8 @@ void attention_forward(const AttentionTask& task, float* y, float* lse, float* m
           for (int64_t j = num_keys; j < t; ++j) maps[map_row + j] = 0;
         }
         if (task.dropout_probability > 0) {
-          dropout_factors(task.seed, task.stream, task.dropout_probability, task.first_map_element + static_cast<uint64_t>(map_row), num_keys, factors);
+          dropout_factors(task.seed, task.stream, task.dropout_probability,
+                          task.first_map_element + static_cast<uint64_t>(map_row), num_keys, factors);
           for (int64_t j = 0; j < num_keys; ++j) row[j] *= factors[j];
         }
       }
@@ -265,17 +277,17 @@ void attention_backward(const AttentionTask& task, const float* y, const float* 
   const int64_t t = task.length, dim = task.head_dim;
   const int64_t key_column = (task.num_attention_heads + task.key_value_head) * dim;
   const int64_t value_column = key_column + task.num_key_value_heads * dim;
-  float* keys_transposed = scratch;                                         // [dim, key_stride]
-  float* values_transposed = keys_transposed + dim * plan.key_stride;       // [dim, key_stride]
-  float* keys_packed = values_transposed + dim * plan.key_stride;           // [t, width]
-  float* d_keys = keys_packed + t * plan.width;                             // [t, width]
-  float* d_values = d_keys + t * plan.width;                                // [t, width]
-  float* scores = d_values + t * plan.width;                                // [block_rows, key_stride]
-  float* d_scores = scores + plan.block_rows * plan.key_stride;             // [block_rows, key_stride]
-  float* queries_packed = d_scores + plan.block_rows * plan.key_stride;     // [block_rows, width]
-  float* d_y_packed = queries_packed + plan.block_rows * plan.width;        // [block_rows, width]
-  float* d_queries = d_y_packed + plan.block_rows * plan.width;             // [block_rows, width]
-  float* factors = d_queries + plan.block_rows * plan.width;                // [key_stride]
+  float* keys_transposed = scratch;                                      // [dim, key_stride]
+  float* values_transposed = keys_transposed + dim * plan.key_stride;    // [dim, key_stride]
+  float* keys_packed = values_transposed + dim * plan.key_stride;        // [t, width]
+  float* d_keys = keys_packed + t * plan.width;                          // [t, width]
+  float* d_values = d_keys + t * plan.width;                             // [t, width]
+  float* scores = d_values + t * plan.width;                             // [block_rows, key_stride]
+  float* d_scores = scores + plan.block_rows * plan.key_stride;          // [block_rows, key_stride]
+  float* queries_packed = d_scores + plan.block_rows * plan.key_stride;  // [block_rows, width]
+  float* d_y_packed = queries_packed + plan.block_rows * plan.width;     // [block_rows, width]
+  float* d_queries = d_y_packed + plan.block_rows * plan.width;          // [block_rows, width]
+  float* factors = d_queries + plan.block_rows * plan.width;             // [key_stride]
   pack_transposed(task.qkv + key_column, plan.row_stride, keys_transposed, plan.key_stride, t, dim);
   pack_transposed(task.qkv + value_column, plan.row_stride, values_transposed, plan.key_stride, t, dim);
   pack_rows(task.qkv + key_column, plan.row_stride, keys_packed, plan.width, t, dim);
@@ -309,7 +321,8 @@ void attention_backward(const AttentionTask& task, const float* y, const float* 
           row.map_loss_scale = map_loss_scale;
         }
         if (task.dropout_probability > 0) {
-          dropout_factors(task.seed, task.stream, task.dropout_probability, task.first_map_element + static_cast<uint64_t>(map_row), row.num_keys, factors);
+          dropout_factors(task.seed, task.stream, task.dropout_probability,
+                          task.first_map_element + static_cast<uint64_t>(map_row), row.num_keys, factors);
           row.factors = factors;
         }
         attention_row_gradient(row);

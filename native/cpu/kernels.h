@@ -26,7 +26,7 @@ struct SgdUpdate {
 
 /// The kernels of one instruction set. What each computes stands at its definition (*.inl.h); they check nothing.
 struct CpuKernels {
-  const char* isa;  // "avx512", "avx2" or "portable"
+  const char* isa;                  // "avx512", "avx2" or "portable"
   int64_t gemm_rows, gemm_columns;  // of a register tile
 
   void (*gemm_block)(int64_t rows, int64_t columns, int64_t k, const float* a_panels, const float* b_panels,

@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cpu/kernels.h"
 #include "cpu/kernel_tables.h"
+#include "cpu/kernels.h"
 
 // From here on alone: what the headers above define must stay runnable on every processor.
 #pragma GCC target("avx2,fma,f16c")

@@ -1,8 +1,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cpu/kernels.h"
 #include "cpu/kernel_tables.h"
+#include "cpu/kernels.h"
 
 namespace limbeck {
 namespace portable {

@@ -6,9 +6,9 @@ namespace limbeck {
 
 /// One row of the loss head. The formulas are those of ops/loss_head.h.
 struct LossRow {
-  float* logits;           // [vocab_size] of the student; the gradient of the row's value replaces it when wanted
-  const float* mask;       // null, or [vocab_size]: 0, or −∞ for a column that takes part only where it is the label
-  const float* teacher;    // null, or dense logits [vocab_size]
+  float* logits;         // [vocab_size] of the student; the gradient of the row's value replaces it when wanted
+  const float* mask;     // null, or [vocab_size]: 0, or −∞ for a column that takes part only where it is the label
+  const float* teacher;  // null, or dense logits [vocab_size]
   const int32_t* top_k_indices;  // null, or distinct columns [top_k]
   const float* top_k_values;     // [top_k] logits
   float teacher_log_sum_exp;     // with top_k
@@ -16,7 +16,7 @@ struct LossRow {
   int64_t vocab_size;
   int32_t label;
   float ce_weight, kd_weight, temperature, fusion, gate;
-  float grad_scale;        // multiplies the gradient
+  float grad_scale;  // multiplies the gradient
   bool wants_gradient;
 };
 

@@ -167,9 +167,12 @@ void Transformer::norm_backward(Context& context, const Norm& norm, const float*
 void Transformer::activation_forward(Context& context, const float* x, float* y, int64_t num_rows) const {
   const int64_t I = config_.intermediate_size;
   switch (config_.hidden_act) {
-    case Activation::kGeluTanh: return gelu_tanh_forward(context, x, y, num_rows * I);
-    case Activation::kGeluErf: return gelu_erf_forward(context, x, y, num_rows * I);
-    case Activation::kSwiglu: return swiglu_forward(context, x, y, num_rows, I);
+    case Activation::kGeluTanh:
+      return gelu_tanh_forward(context, x, y, num_rows * I);
+    case Activation::kGeluErf:
+      return gelu_erf_forward(context, x, y, num_rows * I);
+    case Activation::kSwiglu:
+      return swiglu_forward(context, x, y, num_rows, I);
   }
 }
 
@@ -177,9 +180,12 @@ void Transformer::activation_backward(Context& context, const float* x, const fl
                                       int64_t num_rows) const {
   const int64_t I = config_.intermediate_size;
   switch (config_.hidden_act) {
-    case Activation::kGeluTanh: return gelu_tanh_backward(context, x, d_y, d_x, num_rows * I);
-    case Activation::kGeluErf: return gelu_erf_backward(context, x, d_y, d_x, num_rows * I);
-    case Activation::kSwiglu: return swiglu_backward(context, x, d_y, d_x, num_rows, I);
+    case Activation::kGeluTanh:
+      return gelu_tanh_backward(context, x, d_y, d_x, num_rows * I);
+    case Activation::kGeluErf:
+      return gelu_erf_backward(context, x, d_y, d_x, num_rows * I);
+    case Activation::kSwiglu:
+      return swiglu_backward(context, x, d_y, d_x, num_rows, I);
   }
 }
 
@@ -402,8 +408,7 @@ void Transformer::block_backward(Context& context, Arena& arena, const Activatio
   if (norm_after) {
     add_in_place(context, d_stream, d_normed, N * d);
     std::memset(d_stream, 0, static_cast<size_t>(N * d) * sizeof(float));
-    norm_backward(context, block.attention_norm, a.residual, a.attention_mean, a.attention_rstd, d_normed, d_stream,
-                  N);
+    norm_backward(context, block.attention_norm, a.residual, a.attention_mean, a.attention_rstd, d_normed, d_stream, N);
   } else {
     norm_backward(context, block.mlp_norm, a.residual, a.mlp_mean, a.mlp_rstd, d_normed, d_stream, N);
   }
@@ -455,8 +460,7 @@ void Transformer::backward_word_table(Context& context, const float* d_word_tabl
   }
 }
 
-HeadActivations Transformer::head_forward(Context& context, Arena& arena, const float* hidden,
-                                          int64_t num_rows) const {
+HeadActivations Transformer::head_forward(Context& context, Arena& arena, const float* hidden, int64_t num_rows) const {
   HeadActivations a{};
   a.input = a.output = hidden;
   if (!config_.masked_lm_head) return a;
@@ -486,8 +490,8 @@ void Transformer::head_backward(Context& context, Arena& arena, const HeadActiva
   float* d_activated = zeros(arena, num_rows * d);
   norm_backward(context, head_norm_, a.activated, a.mean, a.rstd, d_output, d_activated, num_rows);
   gelu_erf_backward(context, a.dense, d_activated, d_activated, num_rows * d);
-  linear_backward(context, a.input, head_dense_.weight, d_activated, d_input, head_dense_.d_weight,
-                  head_dense_.d_bias, num_rows, d, d);
+  linear_backward(context, a.input, head_dense_.weight, d_activated, d_input, head_dense_.d_weight, head_dense_.d_bias,
+                  num_rows, d, d);
 }
 
 }  // namespace limbeck

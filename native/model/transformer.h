@@ -34,34 +34,34 @@ struct OutputTable {
 
 /// What one block keeps for its backward pass. Every buffer has N rows.
 struct BlockActivations {
-  const float* input;            // [N, d] residual stream
-  float *attention_normed;       // [N, d] norm before: what attention reads; norm after: = input
+  const float* input;                      // [N, d] residual stream
+  float* attention_normed;                 // [N, d] norm before: what attention reads; norm after: = input
   float *attention_mean, *attention_rstd;  // [N]
-  float *qkv;                    // [N, (H + 2KV)·hd], queries and keys turned
-  float *lse;                    // [N, H]
-  float *attended;               // [N, H·hd]
-  float *residual;               // [N, d] input + attention output
-  float *mlp_normed;             // [N, d] what the feed-forward reads
-  float *mlp_mean, *mlp_rstd;    // [N]
-  float *mlp_input;              // [N, I or 2I] before the activation
-  float *mlp_activated;          // [N, I]
-  float *output_sum;             // [N, d] norm after: residual + feed-forward output; norm before: = output
-  float *output;                 // [N, d] what the next block reads
-  float *maps;                   // Σ H·t², or null
+  float* qkv;                              // [N, (H + 2KV)·hd], queries and keys turned
+  float* lse;                              // [N, H]
+  float* attended;                         // [N, H·hd]
+  float* residual;                         // [N, d] input + attention output
+  float* mlp_normed;                       // [N, d] what the feed-forward reads
+  float *mlp_mean, *mlp_rstd;              // [N]
+  float* mlp_input;                        // [N, I or 2I] before the activation
+  float* mlp_activated;                    // [N, I]
+  float* output_sum;                       // [N, d] norm after: residual + feed-forward output; norm before: = output
+  float* output;                           // [N, d] what the next block reads
+  float* maps;                             // Σ H·t², or null
 };
 
 /// Activations of one forward pass, in the arena given to it.
 struct Activations {
   Batch batch;
-  int32_t* position_ids;        // [N], from 0 in each sequence
-  const float* word_table;      // [V, d]: embeddings.word, or the item table v + A·u
-  float* embedded;              // [N, d] sum of embeddings, before embeddings.norm (norm after)
+  int32_t* position_ids;                 // [N], from 0 in each sequence
+  const float* word_table;               // [V, d]: embeddings.word, or the item table v + A·u
+  float* embedded;                       // [N, d] sum of embeddings, before embeddings.norm (norm after)
   float *embedded_mean, *embedded_rstd;  // [N]
-  BlockActivations* blocks;     // [L], all of them when kept for backward
-  float** hidden;               // [L + 1] hidden states, each [N, d]
-  const float* final_input;     // [N, d] what final_norm reads
-  float *final_mean, *final_rstd;  // [N]
-  int64_t dropout_seed;         // < 0 = none
+  BlockActivations* blocks;              // [L], all of them when kept for backward
+  float** hidden;                        // [L + 1] hidden states, each [N, d]
+  const float* final_input;              // [N, d] what final_norm reads
+  float *final_mean, *final_rstd;        // [N]
+  int64_t dropout_seed;                  // < 0 = none
 };
 
 struct ForwardOptions {
@@ -72,19 +72,19 @@ struct ForwardOptions {
 };
 
 struct BackwardInputs {
-  float* d_final;                     // [N, d] gradient at hidden[L]; overwritten
-  const float* const* d_hidden;       // [L + 1] or null; entries [N, d] or null, added at hidden[l], l < L
-  const float* const* teacher_maps;   // [L] or null; entries or null
+  float* d_final;                    // [N, d] gradient at hidden[L]; overwritten
+  const float* const* d_hidden;      // [L + 1] or null; entries [N, d] or null, added at hidden[l], l < L
+  const float* const* teacher_maps;  // [L] or null; entries or null
   float map_loss_scale;
-  float* d_word_table;                // [V, d] += gradient of word_table
+  float* d_word_table;  // [V, d] += gradient of word_table
 };
 
 /// Rows of `hidden` on their way to logits (masked LM: dense, activation, norm; others: the rows themselves).
 struct HeadActivations {
-  const float* input;  // [R, d]
-  float* dense;        // [R, d] before the activation
-  float* activated;    // [R, d]
-  float *mean, *rstd;  // [R]
+  const float* input;   // [R, d]
+  float* dense;         // [R, d] before the activation
+  float* activated;     // [R, d]
+  float *mean, *rstd;   // [R]
   const float* output;  // [R, d] what the table is multiplied with
 };
 

@@ -17,9 +17,9 @@ int64_t sequence_length(const AttentionShape& shape, int64_t sequence) {
 void check_shape(const AttentionShape& shape, float dropout_probability) {
   if (shape.num_key_value_heads < 1 || shape.head_dim < 1 || shape.num_attention_heads < 1 ||
       shape.num_attention_heads % shape.num_key_value_heads != 0) {
-    throw Error("ERR_INVALID_ARGUMENT", "attention expects the query heads to be a multiple of the key-value heads, got " +
-                                            std::to_string(shape.num_attention_heads) + " and " +
-                                            std::to_string(shape.num_key_value_heads));
+    throw Error("ERR_INVALID_ARGUMENT",
+                "attention expects the query heads to be a multiple of the key-value heads, got " +
+                    std::to_string(shape.num_attention_heads) + " and " + std::to_string(shape.num_key_value_heads));
   }
   if (!(dropout_probability >= 0 && dropout_probability < 1)) {
     throw Error("ERR_INVALID_ARGUMENT",

@@ -45,7 +45,8 @@ void embedding_add_forward(Context& context, const int32_t* ids, const float* ta
                            int64_t hidden_size, int64_t num_embeddings) {
   check_ids(ids, num_rows, num_embeddings);
   const auto add = cpu_kernels().add;
-  for_each_row(context, num_rows, [&](int64_t r) { add(table + ids[r] * hidden_size, y + r * hidden_size, hidden_size); });
+  for_each_row(context, num_rows,
+               [&](int64_t r) { add(table + ids[r] * hidden_size, y + r * hidden_size, hidden_size); });
 }
 
 void embedding_backward(Context& context, const int32_t* ids, const float* d_y, float* d_table, int64_t num_rows,
@@ -72,7 +73,8 @@ void rotary(Context& context, float* x, const int32_t* position_ids, int64_t num
   float* sines = context.scratch.allocate<float>(num_positions * half);
   context.pool.parallel_for(num_positions, [&](int64_t p, int) {
     for (int64_t j = 0; j < half; ++j) {
-      const double frequency = std::pow(static_cast<double>(theta), -2.0 * static_cast<double>(j) / static_cast<double>(head_dim));
+      const double frequency =
+          std::pow(static_cast<double>(theta), -2.0 * static_cast<double>(j) / static_cast<double>(head_dim));
       const double angle = static_cast<double>(first + p) * frequency;
       cosines[p * half + j] = static_cast<float>(std::cos(angle));
       sines[p * half + j] = static_cast<float>(direction * std::sin(angle));

@@ -71,7 +71,8 @@ void multiply(ThreadPool& pool, const Gemm& g, float* packed_b, float* packed_a)
   for (int64_t column = 0; column < g.n; column += block_columns) {
     const int64_t columns = std::min(block_columns, g.n - column);
     const int64_t num_panels = (columns + tile_columns - 1) / tile_columns;
-    const int64_t wanted_groups = num_row_blocks >= 2 * workers ? 1 : (2 * workers + num_row_blocks - 1) / num_row_blocks;
+    const int64_t wanted_groups =
+        num_row_blocks >= 2 * workers ? 1 : (2 * workers + num_row_blocks - 1) / num_row_blocks;
     const int64_t group_panels = std::max<int64_t>(4, (num_panels + wanted_groups - 1) / wanted_groups);
     const int64_t num_groups = (num_panels + group_panels - 1) / group_panels;
     for (int64_t first = 0; first < g.k; first += kBlockDepth) {

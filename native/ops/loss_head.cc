@@ -56,8 +56,9 @@ void check_top_k(Arena& scratch, const TeacherLogits& teacher, int64_t num_rows,
     for (int64_t i = 0; i < teacher.top_k; ++i) {
       const int32_t index = teacher.top_k_indices[r * teacher.top_k + i];
       if (index < 0 || index >= vocab_size || seen_in_row[index] == r) {
-        throw Error("ERR_INVALID_ARGUMENT", "top-k indices of row " + std::to_string(r) + " must be distinct and in [0, " +
-                                                std::to_string(vocab_size) + "), got " + std::to_string(index));
+        throw Error("ERR_INVALID_ARGUMENT", "top-k indices of row " + std::to_string(r) +
+                                                " must be distinct and in [0, " + std::to_string(vocab_size) +
+                                                "), got " + std::to_string(index));
       }
       seen_in_row[index] = r;
     }

@@ -8,14 +8,14 @@ namespace limbeck {
 
 /// Logits over the same vocabulary from a teacher; at most one source is set.
 struct TeacherLogits {
-  const float* dense = nullptr;    // [num_rows, vocab_size]
-  const float* hidden = nullptr;   // [num_rows, teacher_hidden_size], logits = hidden·tableᵀ + bias
-  const float* table = nullptr;    // [vocab_size, teacher_hidden_size]
-  const float* bias = nullptr;     // [vocab_size] or null
+  const float* dense = nullptr;   // [num_rows, vocab_size]
+  const float* hidden = nullptr;  // [num_rows, teacher_hidden_size], logits = hidden·tableᵀ + bias
+  const float* table = nullptr;   // [vocab_size, teacher_hidden_size]
+  const float* bias = nullptr;    // [vocab_size] or null
   int64_t teacher_hidden_size = 0;
-  const int32_t* top_k_indices = nullptr;      // [num_rows, top_k]
-  const float* top_k_values = nullptr;         // [num_rows, top_k] logits
-  const float* log_sum_exp = nullptr;          // [num_rows] over the whole vocabulary at temperature 1
+  const int32_t* top_k_indices = nullptr;  // [num_rows, top_k]
+  const float* top_k_values = nullptr;     // [num_rows, top_k] logits
+  const float* log_sum_exp = nullptr;      // [num_rows] over the whole vocabulary at temperature 1
   int64_t top_k = 0;
   bool present() const { return dense != nullptr || hidden != nullptr || top_k > 0; }
 };
@@ -41,14 +41,15 @@ struct LossHeadResult {
 ///   table    [vocab_size, hidden_size], bias [vocab_size] or null
 ///   labels   [num_rows] in [0, vocab_size), checked
 ///   d_hidden [num_rows, hidden_size] =  (null: value only), d_table [vocab_size, hidden_size] +=, d_bias += or null
-///   allowed  null, or [vocab_size] bytes: 0 = this column takes part only in rows of which it is the label (sampled softmax)
+///   allowed  null, or [vocab_size] bytes: 0 = this column takes part only in rows of which it is the label (sampled
+///   softmax)
 /// With top-k teacher logits, the mass outside the k counts as one remaining class: KL over k + 1 classes, where the
 /// student's remaining class is log(1 − Σ_k p). Temperatures other than 1 (and k = vocab_size) use the k columns alone:
 /// both sides are renormalised over them. Fusion mixes the log-probabilities of the same classes. For the gate, the
 /// teacher ranks a label that it did not list k-th (counted from 0), the best rank it can have.
 /// A teacher with kd_weight 0 is not read (kd_sum = 0); with both weights 0 nothing is computed and both sums are 0.
-/// Error("ERR_INVALID_ARGUMENT"): a label or top-k index out of range, a repeated top-k index, temperature ≤ 0, more than
-/// one source of teacher logits, or a teacher together with `allowed`.
+/// Error("ERR_INVALID_ARGUMENT"): a label or top-k index out of range, a repeated top-k index, temperature ≤ 0, more
+/// than one source of teacher logits, or a teacher together with `allowed`.
 LossHeadResult loss_head(Context& context, const float* hidden, const float* table, const float* bias,
                          const int32_t* labels, const TeacherLogits& teacher, const LossHeadOptions& options,
                          double row_scale, const uint8_t* allowed, float* d_hidden, float* d_table, float* d_bias,

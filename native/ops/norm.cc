@@ -39,8 +39,8 @@ void layer_norm_forward(Context& context, const float* x, const float* gamma, co
                         float* rstd, int64_t num_rows, int64_t hidden_size, float eps) {
   const CpuKernels& kernels = cpu_kernels();
   for_each_row(context, num_rows, [&](int64_t r) {
-    rstd[r] = kernels.layer_norm_forward(x + r * hidden_size, gamma, beta, y + r * hidden_size, mean + r, hidden_size,
-                                         eps);
+    rstd[r] =
+        kernels.layer_norm_forward(x + r * hidden_size, gamma, beta, y + r * hidden_size, mean + r, hidden_size, eps);
   });
 }
 

@@ -35,8 +35,8 @@ double sum_of_pieces(Context& context, int64_t count, Piece&& piece) {
 
 double global_norm(Context& context, const float* x, int64_t count) {
   const auto square_sum = cpu_kernels().square_sum;
-  return std::sqrt(sum_of_pieces(context, count,
-                                 [&](int64_t begin, int64_t size) { return square_sum(x + begin, size); }));
+  return std::sqrt(
+      sum_of_pieces(context, count, [&](int64_t begin, int64_t size) { return square_sum(x + begin, size); }));
 }
 
 void adamw(Context& context, float* parameters, const float* gradients, float* first, float* second, int64_t count,

@@ -139,11 +139,11 @@ void centre_rows(ThreadPool& pool, const float* x, const float* mean, float* cen
   });
 }
 
-/// Calls visit(projected [rows, size], centred [rows, num_columns], rows) for each chunk of rows, where projected is the
-/// centred chunk times basisᵀ.
+/// Calls visit(projected [rows, size], centred [rows, num_columns], rows) for each chunk of rows, where projected is
+/// the centred chunk times basisᵀ.
 template <typename Visit>
-void for_each_projected_chunk(Context& context, const float* x, const float* mean, const float* basis,
-                              int64_t num_rows, int64_t num_columns, int64_t size, Visit&& visit) {
+void for_each_projected_chunk(Context& context, const float* x, const float* mean, const float* basis, int64_t num_rows,
+                              int64_t num_columns, int64_t size, Visit&& visit) {
   Arena::Scope scope(context.scratch);
   const int64_t chunk_rows = std::min(kChunkRows, num_rows);
   float* centred = context.scratch.allocate<float>(chunk_rows * num_columns);
@@ -187,7 +187,8 @@ void pca(Context& context, const float* x, int64_t num_rows, int64_t num_columns
   float* basis_f32 = scratch.allocate<float>(size * num_columns);
   float* product = scratch.allocate<float>(size * num_columns);
   double* lengths = scratch.allocate<double>(size);
-  for (int64_t i = 0; i < size; ++i) fill_normal(basis + i * num_columns, num_columns, seed, static_cast<uint64_t>(i) << 32);
+  for (int64_t i = 0; i < size; ++i)
+    fill_normal(basis + i * num_columns, num_columns, seed, static_cast<uint64_t>(i) << 32);
   orthonormalise_rows(context.pool, basis, size, num_columns, lengths, seed);
   std::copy(basis, basis + size * num_columns, basis_f32);
   for (int iteration = 0; iteration < kPowerIterations; ++iteration) {
@@ -207,12 +208,12 @@ void pca(Context& context, const float* x, int64_t num_rows, int64_t num_columns
   double* rotation = scratch.allocate<double>(size * size);
   float* chunk_gram = scratch.allocate<float>(size * size);
   std::fill(gram, gram + size * size, 0.0);
-  for_each_projected_chunk(context, x, mean, basis_f32, num_rows, num_columns, size,
-                           [&](const float* projected, const float*, int64_t rows) {
-                             gemm(context, size, size, rows, {projected, 1, size}, {projected, size, 1}, nullptr,
-                                  chunk_gram, size, false);
-                             for (int64_t i = 0; i < size * size; ++i) gram[i] += chunk_gram[i];
-                           });
+  for_each_projected_chunk(
+      context, x, mean, basis_f32, num_rows, num_columns, size,
+      [&](const float* projected, const float*, int64_t rows) {
+        gemm(context, size, size, rows, {projected, 1, size}, {projected, size, 1}, nullptr, chunk_gram, size, false);
+        for (int64_t i = 0; i < size * size; ++i) gram[i] += chunk_gram[i];
+      });
   for (int64_t i = 0; i < size; ++i) {
     for (int64_t j = 0; j < i; ++j) {
       const double both = 0.5 * (gram[i * size + j] + gram[j * size + i]);

@@ -72,8 +72,7 @@ int64_t top_k(const float* scores, const uint8_t* excluded, int64_t count, int64
   if (heap.size == k) {
     // A later score that equals the worst has a higher index, so only a greater one enters.
     const auto find_greater = cpu_kernels().find_greater;
-    for (i = find_greater(scores, i, count, values[0]); i < count;
-         i = find_greater(scores, i + 1, count, values[0])) {
+    for (i = find_greater(scores, i, count, values[0]); i < count; i = find_greater(scores, i + 1, count, values[0])) {
       if (!(excluded && excluded[i])) heap.replace_root(scores[i], static_cast<int32_t>(i));
     }
   }

@@ -18,7 +18,8 @@ namespace {
 TransformerConfig folded_config(TransformerConfig config) {
   if (!config.causal) throw Error("ERR_INVALID_ARGUMENT", "A recommender needs a causal model.");
   if (!config.tie_word_embeddings) {
-    throw Error("ERR_INVALID_ARGUMENT", "A recommender needs a tied output table: items are scored by the vectors read.");
+    throw Error("ERR_INVALID_ARGUMENT",
+                "A recommender needs a tied output table: items are scored by the vectors read.");
   }
   // The items live in a table of their own, which can grow.
   config.vocab_size = 1;
@@ -47,8 +48,7 @@ Recommender::Recommender(Context& context, const Transformer& model)
   const float* table = model.word_table(context, context.scratch);
   table_.assign(table, table + num_items_ * d);
   if (item_feature_size_ > 0) {
-    const float* projection =
-        model.parameters().values() + model.parameters().find("item_projection.weight").offset;
+    const float* projection = model.parameters().values() + model.parameters().find("item_projection.weight").offset;
     item_projection_.assign(projection, projection + d * item_feature_size_);
   }
   excluded_.assign(static_cast<size_t>(num_items_), 0);
@@ -87,8 +87,8 @@ int64_t Recommender::recommend(const int32_t* history, int64_t history_length, c
     if (history[i] >= 0) {
       std::memcpy(vectors + i * d, table_.data() + history[i] * d, static_cast<size_t>(d) * sizeof(float));
     } else {
-      gemm(context, 1, d, f, {features + (-1 - int64_t{history[i]}) * f, f, 1}, {item_projection_.data(), 1, f}, nullptr,
-           vectors + i * d, d, false);
+      gemm(context, 1, d, f, {features + (-1 - int64_t{history[i]}) * f, f, 1}, {item_projection_.data(), 1, f},
+           nullptr, vectors + i * d, d, false);
     }
   }
   const int32_t offsets[2] = {0, static_cast<int32_t>(length)};
@@ -157,7 +157,7 @@ void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs,
                 static_cast<size_t>(d) * sizeof(float));
   }
   const int64_t chunk = std::min(S, chunk_rows(V));
-  float* scores = arena.allocate<float>(chunk * V);  // [chunk, V]
+  float* scores = arena.allocate<float>(chunk * V);                             // [chunk, V]
   uint8_t* excluded = arena.allocate<uint8_t>(context.pool.num_threads() * V);  // [threads, V], zero between rows
   std::memset(excluded, 0, static_cast<size_t>(context.pool.num_threads() * V));
   for (int64_t begin = 0; begin < S; begin += chunk) {

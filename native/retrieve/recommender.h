@@ -43,8 +43,8 @@ class Recommender {
  private:
   void check_item(const char* what, int32_t id, int64_t limit) const;
 
-  Transformer model_;         // without an item table
-  std::vector<float> table_;  // [num_items, d], grows by add_items
+  Transformer model_;                   // without an item table
+  std::vector<float> table_;            // [num_items, d], grows by add_items
   std::vector<float> item_projection_;  // A [d, f]
   int64_t num_items_;
   int64_t item_feature_size_;

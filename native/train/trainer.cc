@@ -27,8 +27,7 @@ template <typename T>
 T* gather(Arena& arena, const T* x, const std::vector<int64_t>& rows, int64_t width) {
   T* packed = arena.allocate<T>(static_cast<int64_t>(rows.size()) * width);
   for (size_t r = 0; r < rows.size(); ++r) {
-    std::memcpy(packed + static_cast<int64_t>(r) * width, x + rows[r] * width,
-                static_cast<size_t>(width) * sizeof(T));
+    std::memcpy(packed + static_cast<int64_t>(r) * width, x + rows[r] * width, static_cast<size_t>(width) * sizeof(T));
   }
   return packed;
 }
@@ -63,8 +62,7 @@ void check_teacher(const TransformerConfig& student, const StepInputs& inputs) {
       invalid("layerMap names student layer " + std::to_string(student_layer) + " of " +
               std::to_string(student.num_hidden_layers) + ".");
     }
-    if (teacher.model != nullptr &&
-        (teacher_layer < 1 || teacher_layer > teacher.model->config().num_hidden_layers)) {
+    if (teacher.model != nullptr && (teacher_layer < 1 || teacher_layer > teacher.model->config().num_hidden_layers)) {
       invalid("layerMap names teacher layer " + std::to_string(teacher_layer) + " of " +
               std::to_string(teacher.model->config().num_hidden_layers) + ".");
     }
@@ -76,8 +74,7 @@ void check_teacher(const TransformerConfig& student, const StepInputs& inputs) {
                                             std::to_string(teacher.model->config().vocab_size) +
                                             " entries, the student " + std::to_string(student.vocab_size) + ".");
     }
-    if (weights.attention != 0 &&
-        teacher.model->config().num_attention_heads != student.num_attention_heads) {
+    if (weights.attention != 0 && teacher.model->config().num_attention_heads != student.num_attention_heads) {
       throw Error("ERR_SHAPE_MISMATCH", "The attention loss needs equal head counts: the teacher has " +
                                             std::to_string(teacher.model->config().num_attention_heads) +
                                             ", the student " + std::to_string(student.num_attention_heads) + ".");
@@ -91,8 +88,7 @@ void check_teacher(const TransformerConfig& student, const StepInputs& inputs) {
     if (weights.kd != 0 && !has_logits) invalid("The kd loss needs teacher.logits or teacher.model.");
   }
   if (teacher.head != nullptr && teacher.head->config().vocab_size != student.vocab_size) {
-    throw Error("ERR_SHAPE_MISMATCH", "The teacher's head scores " +
-                                          std::to_string(teacher.head->config().vocab_size) +
+    throw Error("ERR_SHAPE_MISMATCH", "The teacher's head scores " + std::to_string(teacher.head->config().vocab_size) +
                                           " entries and the student " + std::to_string(student.vocab_size) + ".");
   }
 }
@@ -156,9 +152,9 @@ Projection& Trainer::projection(size_t index, int64_t rows, int64_t columns) {
     }
   } else if (projection.rows != rows || projection.columns != columns) {
     throw Error("ERR_SHAPE_MISMATCH", "Projection " + std::to_string(index) + " is [" +
-                                          std::to_string(projection.rows) + ", " +
-                                          std::to_string(projection.columns) + "], expected [" + std::to_string(rows) +
-                                          ", " + std::to_string(columns) + "].");
+                                          std::to_string(projection.rows) + ", " + std::to_string(projection.columns) +
+                                          "], expected [" + std::to_string(rows) + ", " + std::to_string(columns) +
+                                          "].");
   }
   return projection;
 }
@@ -242,13 +238,12 @@ StepResult Trainer::compute_gradients(Context& context, Arena& arena, const Step
   result.num_labels = R;
   float* d_final = zeros(arena, N * d);  // [N, d]
   // The gradient of the word table goes straight to embeddings.word unless the table is v + A·u.
-  float* d_word_table = config.item_feature_size > 0 ? zeros(arena, V * d)
-                                                     : parameters.gradients() + parameters.find("embeddings.word").offset;
-  float* d_output_table = config.tie_word_embeddings
-                              ? d_word_table
-                              : parameters.gradients() + parameters.find("head.output.weight").offset;
-  float* d_output_bias =
-      config.masked_lm_head ? parameters.gradients() + parameters.find("head.bias").offset : nullptr;
+  float* d_word_table = config.item_feature_size > 0
+                            ? zeros(arena, V * d)
+                            : parameters.gradients() + parameters.find("embeddings.word").offset;
+  float* d_output_table =
+      config.tie_word_embeddings ? d_word_table : parameters.gradients() + parameters.find("head.output.weight").offset;
+  float* d_output_bias = config.masked_lm_head ? parameters.gradients() + parameters.find("head.bias").offset : nullptr;
 
   if (weights.ce != 0 || weights.kd != 0) {
     const float* hidden = gather(arena, student.hidden[L], rows, d);
@@ -262,9 +257,8 @@ StepResult Trainer::compute_gradients(Context& context, Arena& arena, const Step
     float* d_rows = arena.allocate<float>(R * d);  // [R, d]
     LossHeadResult sums;
     if (inputs.sampled_negatives > 0) {
-      const SampledTable sampled =
-          sample_table(arena, table, labels, R, inputs.sampled_negatives, V, d,
-                       static_cast<uint64_t>(std::max<int64_t>(inputs.dropout_seed, 0)));
+      const SampledTable sampled = sample_table(arena, table, labels, R, inputs.sampled_negatives, V, d,
+                                                static_cast<uint64_t>(std::max<int64_t>(inputs.dropout_seed, 0)));
       float* d_sampled = zeros(arena, sampled.count * d);
       float* d_sampled_bias = d_output_bias != nullptr ? zeros(arena, sampled.count) : nullptr;
       sums = loss_head(context, head.output, sampled.weight, sampled.bias, sampled.labels, logits, options, 1.0 / R,

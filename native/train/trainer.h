@@ -15,8 +15,8 @@ enum class OptimizerKind { kAdamW, kSgd };
 struct OptimizerOptions {
   OptimizerKind kind = OptimizerKind::kAdamW;
   float beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f;
-  float weight_decay = 0;  // decoupled, on tensors of rank ≥ 2 only
-  float momentum = 0;      // SGD
+  float weight_decay = 0;   // decoupled, on tensors of rank ≥ 2 only
+  float momentum = 0;       // SGD
   float max_grad_norm = 0;  // 0 = no clipping
 };
 
@@ -37,8 +37,8 @@ struct TeacherSignal {
   std::vector<const float*> attentions;  // Σ H·t²
   int64_t teacher_hidden_size = 0;       // of `hidden`
   // Logits: at most one form. All have N rows; rows without a label are not read.
-  const float* dense_logits = nullptr;    // [N, V]
-  const float* logits_hidden = nullptr;   // [N, head's hidden size], with `head`
+  const float* dense_logits = nullptr;   // [N, V]
+  const float* logits_hidden = nullptr;  // [N, head's hidden size], with `head`
   const Transformer* head = nullptr;
   const int32_t* top_k_indices = nullptr;  // [N, top_k]
   const float* top_k_values = nullptr;     // [N, top_k]

@@ -1,3 +1,5 @@
+#include "ops/attention.h"
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -8,7 +10,6 @@
 
 #include "core/error.h"
 #include "core/rng.h"
-#include "ops/attention.h"
 #include "ops/reference_attention.h"
 #include "test.h"
 
@@ -127,8 +128,8 @@ struct Problem {
     for (size_t i = 0; i < out.y.size(); ++i) sum += out.y[i] * d_y[i];
     if (map_loss_scale == 0) return sum;
     const std::vector<double> wide(teacher.begin(), teacher.end());
-    return sum + map_loss_scale * reference_map_divergence(wide.data(), out.maps.data(),
-                                                           static_cast<int64_t>(wide.size()));
+    return sum +
+           map_loss_scale * reference_map_divergence(wide.data(), out.maps.data(), static_cast<int64_t>(wide.size()));
   }
 
   static constexpr uint64_t kSeed = 0x1234567890ull, kStream = 42;
@@ -249,13 +250,11 @@ TEST("the map divergence matches the reference, and stays finite where a student
     const std::vector<double> student(problem.maps.begin(), problem.maps.end());
     const double expected =
         reference_map_divergence(teacher.data(), student.data(), static_cast<int64_t>(teacher.size()));
-    const double value =
-        attention_map_divergence(context, problem.shape, problem.teacher.data(), problem.maps.data());
+    const double value = attention_map_divergence(context, problem.shape, problem.teacher.data(), problem.maps.data());
     CHECK(std::fabs(value - expected) < 1e-5 * std::fabs(expected));
 
     problem.maps[0] = 0;  // the teacher gives it mass
-    CHECK(std::isfinite(
-        attention_map_divergence(context, problem.shape, problem.teacher.data(), problem.maps.data())));
+    CHECK(std::isfinite(attention_map_divergence(context, problem.shape, problem.teacher.data(), problem.maps.data())));
   });
 }
 

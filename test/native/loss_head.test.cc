@@ -1,3 +1,5 @@
+#include "ops/loss_head.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -10,7 +12,6 @@
 
 #include "core/error.h"
 #include "core/rng.h"
-#include "ops/loss_head.h"
 #include "ops/reference_loss.h"
 #include "test.h"
 
@@ -187,8 +188,8 @@ struct Reference {
   LossHeadResult row_value(int64_t row) const {
     const std::vector<double> z = logits(row);
     LossHeadResult out;
-    out.ce_sum = reference_cross_entropy(z, problem.labels[row],
-                                         problem.allowed.empty() ? nullptr : problem.allowed.data());
+    out.ce_sum =
+        reference_cross_entropy(z, problem.labels[row], problem.allowed.empty() ? nullptr : problem.allowed.data());
     if (has_teacher()) {
       out.kd_sum = reference_distillation(z, teacher, row, soft[row],
                                           static_cast<double>(problem.test_case.options.temperature));

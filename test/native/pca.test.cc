@@ -1,3 +1,5 @@
+#include "ops/pca.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -8,7 +10,6 @@
 
 #include "core/error.h"
 #include "core/rng.h"
-#include "ops/pca.h"
 #include "test.h"
 
 using namespace limbeck;
@@ -54,8 +55,8 @@ std::vector<double> exact_variances(const Sample& sample) {
   for (int64_t r = 0; r < sample.rows; ++r) {
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < n; ++j) {
-        a[i * n + j] += (sample.x[r * n + i] - mean[i]) * (sample.x[r * n + j] - mean[j]) /
-                        static_cast<double>(sample.rows - 1);
+        a[i * n + j] +=
+            (sample.x[r * n + i] - mean[i]) * (sample.x[r * n + j] - mean[j]) / static_cast<double>(sample.rows - 1);
       }
     }
   }

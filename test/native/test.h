@@ -32,13 +32,13 @@ void for_each_isa(Body&& body) {
 
 #define LIMBECK_JOIN_(a, b) a##b
 #define LIMBECK_JOIN(a, b) LIMBECK_JOIN_(a, b)
-#define TEST(title)                                                            \
-  static void LIMBECK_JOIN(test_body_, __LINE__)();                            \
-  static const bool LIMBECK_JOIN(test_added_, __LINE__) =                      \
-      limbeck_test::add_test(title, LIMBECK_JOIN(test_body_, __LINE__));       \
+#define TEST(title)                                                      \
+  static void LIMBECK_JOIN(test_body_, __LINE__)();                      \
+  static const bool LIMBECK_JOIN(test_added_, __LINE__) =                \
+      limbeck_test::add_test(title, LIMBECK_JOIN(test_body_, __LINE__)); \
   static void LIMBECK_JOIN(test_body_, __LINE__)()
-#define CHECK(...)                                                     \
-  do {                                                                 \
+#define CHECK(...)                                                            \
+  do {                                                                        \
     if (!(__VA_ARGS__)) limbeck_test::fail(#__VA_ARGS__, __FILE__, __LINE__); \
   } while (false)
 /// Expects limbeck::Error with this code.

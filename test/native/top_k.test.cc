@@ -1,3 +1,5 @@
+#include "ops/top_k.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -5,7 +7,6 @@
 #include <vector>
 
 #include "core/rng.h"
-#include "ops/top_k.h"
 #include "test.h"
 
 using namespace limbeck;
