@@ -180,12 +180,12 @@ export class Engine {
         'distilled student',
         [{ seed: 0, model: student.model }],
         test,
-        studentLatency(student, test),
+        await studentLatency(student, test),
         hooks,
       );
-      const systems = [popularityResult(trainCounts, test), { ...distilled, seeds: [] }];
-      const ks = [1, 5, 10, 20];
-      return { rows: systems.map((system) => resultRow(system, { ks, numItems: student.numItems, seed: 0 })) };
+      const options = { ks: [1, 5, 10, 20], numItems: student.numItems, seed: 0 };
+      const popularity = await resultRow(await popularityResult(trainCounts, test), options);
+      return { rows: [popularity, await resultRow({ ...distilled, seeds: [] }, options)] };
     } finally {
       student.dispose();
     }

@@ -12,7 +12,7 @@ import { prepareDataset } from '../prepare/prepare.js';
 import { Student } from '../recommend/student.js';
 import { SequenceModel } from '../student/sequence-model.js';
 import { cacheSequenceTeacher } from '../student/teacher-cache.js';
-import type { Hooks } from '../teacher/hooks.js';
+import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import { LanguageModel } from '../teacher/language-model.js';
 import { saveEvaluation } from './evaluation-file.js';
 import { type DistillOptions, type DistillSettings, distillOptionsSchema } from './options.js';
@@ -93,16 +93,12 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
     );
     if (languageStudent) models.keep(languageStudent);
 
-    // 7. Recommend: put what was trained into place and open the student as a server would.
+    // 7. Recommend: the student as a server would have it.
     const best = bestOnValidation(distilled);
-    const student = await log.run('recommend', 'write the student', async () => {
-      await teacher.model.save(join(output, 'teacher'));
-      await sequenceTeacher.model.save(join(output, 'sequence-teacher'));
-      await languageStudent?.model.save(join(output, 'language-student'));
-      return assembleStudent(engine, workspace, settings, dataset, best, encoder);
-    });
+    const student = await log.run('recommend', 'assemble the student', () =>
+      assembleStudent(engine, workspace, settings, dataset, best, encoder),
+    );
     models.add(student);
-    await student.save(join(output, 'student'));
 
     // 8. Evaluate.
     const counts = trainCounts(dataset);
@@ -120,7 +116,14 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
         hooks,
       }),
     );
+
+    // Only now do the results take the place of earlier ones.
+    throwIfAborted(hooks.signal);
     const report = { ...results, steps: log.summaries() };
+    await student.save(join(output, 'student'));
+    await teacher.model.save(join(output, 'teacher'));
+    await sequenceTeacher.model.save(join(output, 'sequence-teacher'));
+    await languageStudent?.model.save(join(output, 'language-student'));
     const reportPath = await writeResults(settings, { test, counts, report });
     await workspace.finish();
     models.release(student, teacher.model);
@@ -146,14 +149,15 @@ function bestOnValidation(students: readonly Seeded[]): Seeded {
 async function assembleStudent(
   engine: NativeEngine,
   workspace: Workspace,
-  { output, student: { itemFeatures } }: DistillSettings,
+  { teacher, student: { itemFeatures } }: DistillSettings,
   { items }: Dataset,
   { seed }: Seeded,
   spec: TextEncoderSpec,
 ): Promise<Student> {
   const model = await SequenceModel.load(engine, workspace.path(`distilled-${seed}`));
   if (!itemFeatures) return new Student(engine, model, items);
-  const languageModel = await LanguageModel.load(engine, join(output, 'teacher'));
+  const isAsLoaded = 'directory' in teacher && teacher.adapt === undefined;
+  const languageModel = await LanguageModel.load(engine, isAsLoaded ? teacher.directory : workspace.path('teacher'));
   return new Student(engine, model, items, new TextEncoder(engine, languageModel, spec));
 }
 

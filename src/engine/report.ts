@@ -2,12 +2,18 @@
 import type { NativeEngine } from '../binding.js';
 import { compression } from '../evaluate/language-model.js';
 import { type EvaluationSet, resultRow } from '../evaluate/recommendation.js';
-import type { DistillationReport, LanguageModelResults, LossCurve } from '../evaluate/report-types.js';
+import type {
+  Comparison,
+  DistillationReport,
+  LanguageModelResults,
+  LossCurve,
+  ResultRow,
+} from '../evaluate/report-types.js';
 import type { Dataset } from '../prepare/dataset.js';
 import { Student } from '../recommend/student.js';
 import type { SequenceModel } from '../student/sequence-model.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
-import type { Hooks } from '../teacher/hooks.js';
+import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import type { LanguageModel } from '../teacher/language-model.js';
 import type { DistillSettings } from './options.js';
 import { compareSystems, exampleUsers, modelResult, popularityResult, studentLatency } from './results.js';
@@ -39,16 +45,43 @@ export async function buildReport(
   const recommenderTeacher = { ...sequenceTeacher, seed: settings.sequenceTeacher.training.seed };
   const timed = (model: SequenceModel) => studentLatency(new Student(engine, model, dataset.items), test);
   const first = (models: readonly Seeded[]) => models[0]?.model ?? student.model;
-  const popularity = popularityResult(counts, test);
-  const withoutTeacher = await modelResult('student without distillation', plain, test, timed(first(plain)), hooks);
-  const withTeacher = await modelResult('distilled student', distilled, test, studentLatency(student, test), hooks);
-  const teacherResult = await modelResult('teacher', [recommenderTeacher], test, timed(sequenceTeacher.model), hooks);
+  const popularity = await popularityResult(counts, test);
+  const withoutTeacher = await modelResult(
+    'student without distillation',
+    plain,
+    test,
+    await timed(first(plain)),
+    hooks,
+  );
+  const withTeacher = await modelResult(
+    'distilled student',
+    distilled,
+    test,
+    await studentLatency(student, test),
+    hooks,
+  );
+  const teacherResult = await modelResult(
+    'teacher',
+    [recommenderTeacher],
+    test,
+    await timed(sequenceTeacher.model),
+    hooks,
+  );
   const systems = [popularity, withoutTeacher, teacherResult, withTeacher];
+  const rows: ResultRow[] = [];
+  for (const system of systems) {
+    throwIfAborted(hooks.signal);
+    rows.push(await resultRow(system, { ks: settings.evaluation.ks, numItems: counts.length, seed }));
+  }
+  const comparison: Comparison[] = [];
+  for (const other of [withoutTeacher, teacherResult, popularity]) {
+    comparison.push(await compareSystems(withTeacher, other, seed));
+  }
   return {
     title: settings.title,
     createdAt: new Date().toISOString(),
-    rows: systems.map((system) => resultRow(system, { ks: settings.evaluation.ks, numItems: counts.length, seed })),
-    comparison: [withoutTeacher, teacherResult, popularity].map((other) => compareSystems(withTeacher, other, seed)),
+    rows,
+    comparison,
     ...(languageStudent ? { lm: languageStudent.results } : {}),
     compressionRatio: compression(teacher.model.numParameters + teacherResult.parameters, student.numParameters),
     curves: [

@@ -17,13 +17,13 @@ const RECOMMENDED_IN_EXAMPLES = 10;
 const HISTORY_IN_EXAMPLES = 10;
 
 /** The popularity baseline; `parameters` is one count an item. */
-export function popularityResult(trainCounts: Int32Array, test: EvaluationSet): SystemResult {
+export async function popularityResult(trainCounts: Int32Array, test: EvaluationSet): Promise<SystemResult> {
   const { ranks, topK } = rankByPopularity(trainCounts, test, LIST_LENGTH);
   const byCount = Int32Array.from(trainCounts.keys()).sort(
     (a, b) => (trainCounts[b] ?? 0) - (trainCounts[a] ?? 0) || a - b,
   );
   const histories = historiesOf(test, (item) => item);
-  const latency = measureLatency((i) => {
+  const latency = await measureLatency((i) => {
     mostPopular(byCount, new Set(histories[i % histories.length]), 10);
   }, LATENCY);
   return { name: 'popularity', seeds: [], ranks: [ranks], topK, parameters: trainCounts.length, latency };
@@ -55,7 +55,7 @@ export async function modelResult(
 }
 
 /** Ten recommendations for one user at a time, histories of the test users in turn. */
-export function studentLatency(student: Student, test: EvaluationSet): LatencySummary {
+export async function studentLatency(student: Student, test: EvaluationSet): Promise<LatencySummary> {
   const histories = historiesOf(test, (item) => student.items[item]?.id ?? '');
   return measureLatency((i) => {
     student.recommend({ history: histories[i % histories.length] ?? [], k: Math.min(10, student.numItems) });
@@ -63,9 +63,9 @@ export function studentLatency(student: Student, test: EvaluationSet): LatencySu
 }
 
 /** Paired difference in ndcg@10 over the same users. */
-export function compareSystems(ours: SystemResult, other: SystemResult, seed: number): Comparison {
+export async function compareSystems(ours: SystemResult, other: SystemResult, seed: number): Promise<Comparison> {
   const ndcg = ({ ranks }: SystemResult) => ranks.map((one) => userContributions(one, 'ndcg', 10));
-  const { mean, interval } = bootstrapDifference(ndcg(ours), ndcg(other), { seed });
+  const { mean, interval } = await bootstrapDifference(ndcg(ours), ndcg(other), { seed });
   return { name: `${ours.name} − ${other.name}`, metric: 'ndcgAt10', difference: mean, interval };
 }
 

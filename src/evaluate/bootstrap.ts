@@ -8,6 +8,7 @@
  * @see Efron and Tibshirani 1993, An Introduction to the Bootstrap, §13.3 (percentile interval)
  */
 import { LimbeckError } from '../errors.js';
+import { createPacer } from '../formats/pacer.js';
 import { checkInteger, checkNotEmpty } from './checks.js';
 
 export interface BootstrapOptions {
@@ -32,7 +33,7 @@ export interface BootstrapEstimate {
  * @param values - [S], finite
  * @throws `ERR_EMPTY_DATA` for no users, `ERR_INVALID_ARGUMENT` for options out of range or values that are not finite
  */
-export function bootstrapMean(values: Float64Array, options: BootstrapOptions = {}): BootstrapEstimate {
+export async function bootstrapMean(values: Float64Array, options: BootstrapOptions = {}): Promise<BootstrapEstimate> {
   const { seed = 0, resamples = 1000, confidence = 0.95 } = options;
   checkNotEmpty('values', values);
   checkInteger('seed', seed, 0);
@@ -47,7 +48,9 @@ export function bootstrapMean(values: Float64Array, options: BootstrapOptions = 
   const numUsers = values.length;
   const random = sfc32(seed);
   const means = new Float64Array(resamples);
+  const pause = createPacer();
   for (let resample = 0; resample < resamples; resample++) {
+    await pause();
     let sum = 0;
     for (let draw = 0; draw < numUsers; draw++) sum += values[Math.floor(random() * numUsers)] as number;
     means[resample] = sum / numUsers;
@@ -63,10 +66,10 @@ export function bootstrapMean(values: Float64Array, options: BootstrapOptions = 
  * @param valuesBySeed - one array [S] a seed, users in the same order
  * @throws as {@link bootstrapMean}, and `ERR_INVALID_ARGUMENT` when the seeds have different numbers of users
  */
-export function bootstrapMeanOverSeeds(
+export async function bootstrapMeanOverSeeds(
   valuesBySeed: readonly Float64Array[],
   options: BootstrapOptions = {},
-): BootstrapEstimate {
+): Promise<BootstrapEstimate> {
   return bootstrapMean(averageOverSeeds(valuesBySeed), options);
 }
 
@@ -78,11 +81,11 @@ export function bootstrapMeanOverSeeds(
  * @param b - one array [S] a seed; as many users as `a`, any number of seeds
  * @throws as {@link bootstrapMeanOverSeeds}
  */
-export function bootstrapDifference(
+export async function bootstrapDifference(
   a: readonly Float64Array[],
   b: readonly Float64Array[],
   options: BootstrapOptions = {},
-): BootstrapEstimate {
+): Promise<BootstrapEstimate> {
   const averageA = averageOverSeeds(a);
   const averageB = averageOverSeeds(b);
   checkSameUsers(averageA, averageB);

@@ -1,3 +1,4 @@
+import { createPacer } from '../formats/pacer.js';
 import { checkInteger, checkNotEmpty } from './checks.js';
 
 /** Counts of calls in bins of equal width on a logarithmic axis. */
@@ -34,12 +35,20 @@ const MIN_DURATION_MS = 1e-6;
  * @param call - receives 0 … iterations − 1 (and the same numbers, as far as they go, in the warm-up)
  * @throws `ERR_INVALID_ARGUMENT` for options out of range; whatever `call` throws
  */
-export function measureLatency(call: (i: number) => void, { warmup, iterations }: LatencyOptions): LatencySummary {
+export async function measureLatency(
+  call: (i: number) => void,
+  { warmup, iterations }: LatencyOptions,
+): Promise<LatencySummary> {
   checkInteger('warmup', warmup, 0);
   checkInteger('iterations', iterations, 1);
-  for (let i = 0; i < warmup; i++) call(i % iterations);
+  const pause = createPacer();
+  for (let i = 0; i < warmup; i++) {
+    await pause();
+    call(i % iterations);
+  }
   const durationsMs = new Float64Array(iterations);
   for (let i = 0; i < iterations; i++) {
+    await pause();
     // performance.now() reads the same clock as process.hrtime.bigint(), without allocating a BigInt a call.
     const start = performance.now();
     call(i);

@@ -9,7 +9,7 @@ import {
   rankingMetrics,
   userContributions,
 } from './metrics.js';
-import type { Interval, ResultRow } from './report-types.js';
+import type { ResultRow } from './report-types.js';
 
 /** Histories with their targets, and the items that must not be recommended in each: those of the history. */
 export interface EvaluationSet extends EvaluationCases {
@@ -59,23 +59,23 @@ export interface SystemResult {
 }
 
 /** Means over seeds, with 95 % bootstrap intervals over users. */
-export function resultRow(
+export async function resultRow(
   system: SystemResult,
   options: { readonly ks: readonly number[]; readonly numItems: number; readonly seed: number },
-): ResultRow {
+): Promise<ResultRow> {
   const { ks, numItems, seed } = options;
   const bySeed = system.ranks.map((ranks, i) =>
     rankingMetrics(ranks, { ks, numItems, ...(i === 0 && system.topK !== undefined ? { topK: system.topK } : {}) }),
   );
-  const estimate = (metric: RankingMetricName, k: number): { mean: number; interval: Interval } =>
+  const estimate = (metric: RankingMetricName, k: number) =>
     bootstrapMeanOverSeeds(
       system.ranks.map((ranks) => userContributions(ranks, metric, k)),
       { seed },
     );
-  const recall = estimate('recall', 10);
-  const ndcg = estimate('ndcg', 10);
-  const f1 = estimate('f1', 10);
-  const mrr = estimate('mrr', Number.POSITIVE_INFINITY);
+  const recall = await estimate('recall', 10);
+  const ndcg = await estimate('ndcg', 10);
+  const f1 = await estimate('f1', 10);
+  const mrr = await estimate('mrr', Number.POSITIVE_INFINITY);
   return {
     name: system.name,
     seeds: system.seeds,

@@ -5,6 +5,7 @@
  * @see Sennrich et al. 2016, section 3.2 (arXiv:1508.07909); Radford et al. 2019, section 2.2 (byte level)
  */
 import { LimbeckError } from '../errors.js';
+import { createPacer, type Pause } from './pacer.js';
 import { byteLevelJson, MAX_TOKEN_ID } from './tokenizer-json.js';
 
 export interface BytePairOptions {
@@ -40,7 +41,7 @@ interface Pair {
  *
  * @throws LimbeckError ERR_INVALID_ARGUMENT (options), ERR_EMPTY_DATA (no text)
  */
-export function trainBytePairTokenizer(texts: Iterable<string>, options: BytePairOptions): object {
+export async function trainBytePairTokenizer(texts: Iterable<string>, options: BytePairOptions): Promise<object> {
   const { vocabSize, specialTokens = ['<|endoftext|>'], minFrequency = 2 } = options;
   const smallest = specialTokens.length + NUM_BYTES;
   if (!Number.isInteger(vocabSize) || vocabSize < smallest || vocabSize > MAX_TOKEN_ID) {
@@ -67,15 +68,22 @@ export function trainBytePairTokenizer(texts: Iterable<string>, options: BytePai
   order.forEach((byte, index) => {
     idOfByte[byte] = specialTokens.length + index;
   });
-  const words = countWords(texts, specialTokens, idOfByte);
+  const pause = createPacer();
+  const words = await countWords(pause, texts, specialTokens, idOfByte);
   if (words.length === 0) throw new LimbeckError('ERR_EMPTY_DATA', 'Expected text to train a tokenizer on, got none');
-  const merges = learnMerges(words, tokens, vocabSize, minFrequency);
+  const merges = await learnMerges(pause, words, tokens, vocabSize, minFrequency);
   const vocab = Object.fromEntries(tokens.map((token, id) => [token, id]));
   return byteLevelJson(vocab, merges, specialTokens);
 }
 
 /** Appends new tokens to `tokens` until there are `vocabSize`; returns the merges in order. */
-function learnMerges(words: readonly Word[], tokens: string[], vocabSize: number, minFrequency: number): string[] {
+async function learnMerges(
+  pause: Pause,
+  words: readonly Word[],
+  tokens: string[],
+  vocabSize: number,
+  minFrequency: number,
+): Promise<string[]> {
   const idOf = new Map(tokens.map((token, id) => [token, id]));
   const pairs = new Map<number, Pair>();
   words.forEach(({ symbols, count }, index) => {
@@ -88,6 +96,7 @@ function learnMerges(words: readonly Word[], tokens: string[], vocabSize: number
 
   const merges = new Set<string>();
   while (tokens.length < vocabSize) {
+    await pause();
     const top = queue.pop();
     if (top === undefined || top.count < minFrequency) break;
     const pair = pairs.get(top.key);
@@ -203,10 +212,16 @@ function isBefore(a: { key: number; count: number }, b: { key: number; count: nu
   return a.count > b.count || (a.count === b.count && a.key < b.key);
 }
 
-function countWords(texts: Iterable<string>, specialTokens: readonly string[], idOfByte: readonly number[]): Word[] {
+async function countWords(
+  pause: Pause,
+  texts: Iterable<string>,
+  specialTokens: readonly string[],
+  idOfByte: readonly number[],
+): Promise<Word[]> {
   const counts = new Map<string, number>();
   const special = new RegExp(specialTokens.map((token) => token.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')).join('|'));
   for (const text of texts) {
+    await pause();
     for (const section of specialTokens.length === 0 ? [text] : text.split(special)) {
       for (const word of section.match(WORDS) ?? []) counts.set(word, (counts.get(word) ?? 0) + 1);
     }

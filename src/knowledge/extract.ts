@@ -4,10 +4,10 @@ import { z } from 'zod';
 import { type ForwardRequest, loadBinding } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { makeDirectory, pathExists } from '../formats/files.js';
+import { createPacer } from '../formats/pacer.js';
 import { type WritableTensor, writeSafetensors } from '../formats/safetensors.js';
 import { parseOptions } from '../prepare/parse-options.js';
-import { batchesByTokens } from '../teacher/batches.js';
-import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
+import type { Hooks } from '../teacher/hooks.js';
 import type { LanguageModel, LanguageModelOutput } from '../teacher/language-model.js';
 import { fileChecksum, hexadecimal, Knowledge } from './knowledge.js';
 import { type Manifest, readManifest, writeManifest } from './manifest.js';
@@ -133,19 +133,27 @@ async function extractShard(
     attentions,
     ...(logits === undefined ? {} : { logits }),
   };
-  const packed = model.encode(texts);
-  const order = Int32Array.from({ length: texts.length }, (_, i) => i);
+  const pause = createPacer();
   const outputs: LanguageModelOutput[] = [];
-  for (const indices of batchesByTokens(packed.sequenceOffsets, settings.batchTokens, order)) {
-    throwIfAborted(hooks.signal);
-    const inputIds = Array.from(indices, (i) =>
-      Array.from(packed.inputIds.subarray(packed.sequenceOffsets[i], packed.sequenceOffsets[i + 1])),
-    );
-    outputs.push(await model.forward({ inputIds }, request, hooks));
+  let batch: number[][] = [];
+  let batchTokens = 0;
+  const flush = async () => {
+    if (batch.length > 0) outputs.push(await model.forward({ inputIds: batch }, request, hooks));
+    batch = [];
+    batchTokens = 0;
+  };
+  for (const text of texts) {
+    await pause();
+    const ids = model.tokenizer.encode(text);
+    if (batchTokens + ids.length > settings.batchTokens) await flush();
+    batch.push(ids);
+    batchTokens += ids.length;
   }
+  await flush();
   const lengths = Int32Array.from(
-    order,
-    (i) => (packed.sequenceOffsets[i + 1] ?? 0) - (packed.sequenceOffsets[i] ?? 0),
+    outputs.flatMap(({ sequenceOffsets }) =>
+      Array.from(sequenceOffsets.subarray(1), (offset, s) => offset - (sequenceOffsets[s] ?? 0)),
+    ),
   );
   const tensors: [string, WritableTensor][] = [['lengths', { shape: [lengths.length], data: lengths }]];
   const add = (name: string, columns: number, part: (output: LanguageModelOutput) => Float32Array | undefined) => {
@@ -165,7 +173,11 @@ async function extractShard(
     const indices = Int32Array.from(outputs.flatMap((output) => Array.from(output.topK?.indices ?? [])));
     tensors.push(['top_k.indices', { shape: [indices.length / logits.topK, logits.topK], data: indices }]);
   }
-  return { tensors, tokens: packed.inputIds.length, truncated: packed.truncated };
+  return {
+    tensors,
+    tokens: outputs.reduce((sum, { inputIds }) => sum + inputIds.length, 0),
+    truncated: outputs.reduce((sum, output) => sum + output.truncated, 0),
+  };
 }
 
 function joined(parts: readonly (Float32Array | undefined)[]): Float32Array {
@@ -196,9 +208,11 @@ function checkRequest(model: LanguageModel, texts: readonly string[], settings: 
 function fingerprintOf(model: LanguageModel, texts: readonly string[], settings: Settings): string {
   const { crc32c } = loadBinding();
   const { directory: _directory, batchTokens: _batchTokens, ...request } = settings;
+  // A config that was read from a file has its keys in another order.
+  const config = Object.entries(model.config).sort(([a], [b]) => (a < b ? -1 : 1));
   const weights = model.native.parameters().map(({ name }) => {
     const { buffer, byteOffset, byteLength } = model.native.getParameter(name);
     return `${name} ${crc32c(new Uint8Array(buffer, byteOffset, byteLength))}`;
   });
-  return hexadecimal(crc32c(new TextEncoder().encode(JSON.stringify([weights, model.config, request, texts]))));
+  return hexadecimal(crc32c(new TextEncoder().encode(JSON.stringify([weights, config, request, texts]))));
 }

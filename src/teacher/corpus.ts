@@ -1,5 +1,6 @@
 import type { PackedBatch } from '../binding.js';
 import { LimbeckError } from '../errors.js';
+import { createPacer } from '../formats/pacer.js';
 import type { Tokenizer } from '../formats/tokenizer.js';
 import { hashSeed, randomNumbers } from './batches.js';
 
@@ -18,13 +19,15 @@ export interface TokenizedCorpus {
  * @param options.addEos puts the tokenizer's end-of-text token after each text, when it has one
  * @throws LimbeckError ERR_EMPTY_DATA when no text has a token
  */
-export function tokenizeCorpus(
+export async function tokenizeCorpus(
   tokenizer: Tokenizer,
   texts: readonly string[],
   { maxLength, addEos }: { readonly maxLength: number; readonly addEos: boolean },
-): TokenizedCorpus {
+): Promise<TokenizedCorpus> {
+  const pause = createPacer();
   const pieces: number[][] = [];
   for (const text of texts) {
+    await pause();
     const ids = tokenizer.encode(text);
     if (addEos && tokenizer.eosTokenId !== undefined && ids.at(-1) !== tokenizer.eosTokenId) {
       ids.push(tokenizer.eosTokenId);

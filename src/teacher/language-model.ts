@@ -139,11 +139,11 @@ export class LanguageModel {
    * @throws LimbeckError ERR_EMPTY_DATA, ERR_TOKENIZER, ERR_ABORTED
    */
   async loss(texts: readonly string[], hooks: Hooks = {}): Promise<{ loss: number; numTokens: number }> {
-    return this.corpusLoss(this.tokenize(texts), hooks);
+    return this.corpusLoss(await this.tokenize(texts), hooks);
   }
 
   /** Tokenises a corpus the way this model is trained on it. */
-  tokenize(texts: readonly string[], maxLength = this.config.maxPositionEmbeddings): TokenizedCorpus {
+  tokenize(texts: readonly string[], maxLength = this.config.maxPositionEmbeddings): Promise<TokenizedCorpus> {
     return tokenizeCorpus(this.tokenizer, texts, {
       maxLength: Math.min(maxLength, this.config.maxPositionEmbeddings),
       addEos: this.config.attention === 'causal',

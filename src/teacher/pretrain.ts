@@ -79,8 +79,8 @@ export async function trainLanguageModel(
 ): Promise<FitResult> {
   const settings = parseOptions(languageModelTrainingSchema, options, 'training');
   const { seed, batchTokens, epochs, patience, maskProbability, maxLength } = settings;
-  const train = model.tokenize(corpus.train, maxLength);
-  const validation = model.tokenize(corpus.validation, maxLength);
+  const train = await model.tokenize(corpus.train, maxLength);
+  const validation = await model.tokenize(corpus.validation, maxLength);
   const { teaching } = context;
   const batchesOf = perEpoch((epoch) =>
     batchesByTokens(train.offsets, batchTokens, shuffled(train.offsets.length - 1, seed, epoch)),
@@ -140,7 +140,7 @@ export async function pretrainLanguageModel(
 ): Promise<FitResult & { model: LanguageModel }> {
   const { objective, architecture, tokenizer, training } = parseOptions(pretrainOptionsSchema, options, 'teacher');
   const specialTokens = objective === 'causal' ? ['<|endoftext|>'] : ['[PAD]', '[MASK]'];
-  const json = trainBytePairTokenizer(corpus.train, { vocabSize: tokenizer.vocabSize, specialTokens });
+  const json = await trainBytePairTokenizer(corpus.train, { vocabSize: tokenizer.vocabSize, specialTokens });
   const trained = createTokenizer(json);
   const family = objective === 'causal' ? 'gpt2' : 'bert';
   const config = languageModelConfig(family, trained.vocabSize, architecture);

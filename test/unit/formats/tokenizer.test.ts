@@ -15,7 +15,7 @@ function directoryWith(files: Record<string, string>): string {
   return directory;
 }
 
-const trained = trainBytePairTokenizer(['the cat sat on the mat '.repeat(9)], { vocabSize: 265 });
+const trained = await trainBytePairTokenizer(['the cat sat on the mat '.repeat(9)], { vocabSize: 265 });
 const VOCAB_TXT = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'the', 'cat', '##s', 'cafe', '!'].join('\n');
 
 /** A small BPE tokenizer.json with parts replaced. */

@@ -1,0 +1,176 @@
+import { createHash } from 'node:crypto';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { createEngine, type DistillResult, type Engine, type ProgressEvent } from '../../src/index.js';
+import { tinyOptions } from '../support/tiny.js';
+
+let engine: Engine;
+beforeAll(async () => {
+  engine = await createEngine({ threads: 2 });
+});
+afterAll(() => {
+  engine.dispose();
+});
+
+/** Name and content hash of every file under a folder. */
+function snapshot(folder: string): string[] {
+  return readdirSync(folder, { recursive: true, encoding: 'utf8' })
+    .filter((name) => statSync(join(folder, name)).isFile() && !name.includes('.unfinished'))
+    .sort()
+    .map(
+      (name) =>
+        `${name} ${createHash('sha256')
+          .update(readFileSync(join(folder, name)))
+          .digest('hex')}`,
+    );
+}
+
+describe('a distillation', () => {
+  let folder: string;
+  let result: DistillResult;
+  const events: ProgressEvent[] = [];
+  beforeAll(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'limbeck-distill-'));
+    result = await engine.distill(tinyOptions(folder), { onProgress: (event) => events.push(event) });
+  });
+  afterAll(() => {
+    rmSync(folder, { recursive: true });
+  });
+
+  test('compares popularity, the plain student, the teacher and the distilled student', () => {
+    const { rows } = result.report;
+    expect(rows.map(({ name }) => name)).toEqual([
+      'popularity',
+      'student without distillation',
+      'teacher',
+      'distilled student',
+    ]);
+    for (const row of rows) {
+      for (const metric of ['recallAt10', 'ndcgAt10', 'f1At10', 'mrr'] as const) {
+        expect(row[metric]).toBeGreaterThan(0);
+        expect(row.intervals[metric][0]).toBeLessThanOrEqual(row[metric]);
+        expect(row.intervals[metric][1]).toBeGreaterThanOrEqual(row[metric]);
+      }
+      expect(row.parameters).toBeGreaterThan(0);
+      expect(row.p50LatencyMs).toBeGreaterThan(0);
+    }
+  });
+
+  test('learns the walk through the catalogue better than popularity does', () => {
+    const [popularity, , teacher, distilled] = result.report.rows;
+    expect(teacher?.ndcgAt10).toBeGreaterThan(popularity?.ndcgAt10 ?? 1);
+    expect(distilled?.ndcgAt10).toBeGreaterThan(popularity?.ndcgAt10 ?? 1);
+  });
+
+  test('reports all eight steps, and every part of them to its end', () => {
+    expect(result.report.steps.map(({ step }) => step)).toEqual(
+      expect.arrayContaining([
+        'prepare',
+        'teacher',
+        'extract',
+        'initialise',
+        'transfer',
+        'fineTune',
+        'recommend',
+        'evaluate',
+      ]),
+    );
+    const last = new Map(events.map((event) => [`${event.step} ${event.name}`, event]));
+    expect(last.size).toBeGreaterThan(8);
+    for (const [name, { done, total }] of last) expect(done, name).toBe(total);
+  });
+
+  test('the language student gets better on texts that it never saw', () => {
+    const losses = result.report.lm?.testLossByEpoch ?? [];
+    expect(losses).toHaveLength(2);
+    expect(losses[1]).toBeLessThan(losses[0] ?? 0);
+  });
+
+  test('writes a page that loads nothing from elsewhere', () => {
+    const page = readFileSync(result.reportPath, 'utf8');
+    expect(page).toContain('<svg');
+    expect(page).toContain('distilled student');
+    expect(page).not.toMatch(/(src|href)\s*=\s*["']?(https?:)?\/\//);
+  });
+
+  test('leaves a student that a server opens, and models that load', async () => {
+    const history = ['i1', 'i2', 'i3'];
+    const student = await engine.loadStudent(join(folder, 'out/student'));
+    expect(student.recommend({ history, k: 5 })).toEqual(result.student.recommend({ history, k: 5 }));
+    const teacher = await engine.loadLanguageModel(join(folder, 'out/teacher'));
+    expect(teacher.numParameters).toBe(result.teacher.numParameters);
+    expect((await engine.loadLanguageModel(join(folder, 'out/language-student'))).numHiddenLayers).toBe(1);
+    expect(readdirSync(join(folder, 'out'))).not.toContain('.unfinished');
+  });
+
+  test('is evaluated again to the same figures', async () => {
+    const { rows } = await engine.evaluate(join(folder, 'out'));
+    const [popularity, , , distilled] = result.report.rows;
+    expect(rows.map(({ ndcgAt10 }) => ndcgAt10)).toEqual([popularity?.ndcgAt10, distilled?.ndcgAt10]);
+    expect(rows.map(({ mrr }) => mrr)).toEqual([popularity?.mrr, distilled?.mrr]);
+  });
+
+  test('gives the same student again, on another number of threads', async () => {
+    const other = await createEngine({ threads: 1 });
+    await other.distill(tinyOptions(folder, join(folder, 'again')));
+    other.dispose();
+    const model = (run: string) => readFileSync(join(folder, run, 'student/model.safetensors'));
+    expect(model('again').equals(model('out'))).toBe(true);
+  });
+
+  test.each(['prepare', 'teacher', 'extract', 'fineTune', 'recommend', 'evaluate'] as const)(
+    'stopped in step %s says so and leaves the earlier results as they were',
+    async (step) => {
+      const before = snapshot(join(folder, 'out'));
+      const controller = new AbortController();
+      const options = { ...tinyOptions(folder), title: `Stopped in ${step}` };
+      const run = engine.distill(options, {
+        signal: controller.signal,
+        onProgress: (event) => {
+          if (event.step === step) controller.abort();
+        },
+      });
+      await expect(run).rejects.toMatchObject({ code: 'ERR_ABORTED' });
+      expect(snapshot(join(folder, 'out'))).toEqual(before);
+    },
+  );
+});
+
+describe('a distillation refuses', () => {
+  let folder: string;
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'limbeck-refuse-'));
+  });
+  afterEach(() => {
+    rmSync(folder, { recursive: true });
+  });
+
+  test('an option that it does not have, naming the nearest', async () => {
+    await expect(engine.distill({ ...tinyOptions(folder), seed: [1] } as never)).rejects.toMatchObject({
+      code: 'ERR_UNKNOWN_OPTION',
+      message: expect.stringContaining('"seeds"'),
+    });
+  });
+
+  test('a column that the file does not have, naming the nearest', async () => {
+    const options = tinyOptions(folder);
+    const columns = { user: 'usr', item: 'item' };
+    const data = { ...options.data, interactions: { ...options.data.interactions, columns } };
+    await expect(engine.distill({ ...options, data })).rejects.toMatchObject({
+      code: 'ERR_COLUMN_NOT_FOUND',
+      message: expect.stringContaining('user'),
+    });
+  });
+
+  test('a teacher directory that is not there', async () => {
+    const options = { ...tinyOptions(folder), teacher: { directory: join(folder, 'none') } };
+    await expect(engine.distill(options)).rejects.toMatchObject({ code: 'ERR_FILE_NOT_FOUND' });
+  });
+
+  test('more components than the catalogue can fill', async () => {
+    const options = { ...tinyOptions(folder), knowledge: { components: 4000 } };
+    await expect(engine.distill(options)).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
+  });
+});

@@ -1,0 +1,173 @@
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { createEngine, type Engine, type Student } from '../../../src/index.js';
+
+const fixture = join(import.meta.dirname, '../../fixtures/student');
+const history = ['tt1583421', 'tt1483013', 'tt1980209'];
+let engine: Engine;
+let student: Student;
+let folder: string;
+
+beforeAll(async () => {
+  engine = await createEngine({ threads: 1 });
+});
+afterAll(() => {
+  engine.dispose();
+});
+beforeEach(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'limbeck-student-'));
+  student = await engine.loadStudent(fixture);
+});
+afterEach(() => {
+  rmSync(folder, { recursive: true });
+});
+
+describe('recommend', () => {
+  test('gives k different items, best first, none of the history or the exclusions', () => {
+    const first = student.recommend({ history, k: 5 }).items;
+    expect(first).toHaveLength(5);
+    expect(new Set(first.map(({ id }) => id)).size).toBe(5);
+    expect(first.map(({ score }) => score)).toEqual(first.map(({ score }) => score).toSorted((a, b) => b - a));
+    const exclude = first.slice(0, 2).map(({ id }) => id);
+    const rest = student.recommend({ history, k: 3, exclude }).items;
+    expect(rest).toEqual(first.slice(2));
+    expect([...first, ...rest].some(({ id }) => history.includes(id))).toBe(false);
+  });
+
+  test('depends on the order of the history', () => {
+    const forwards = student.recommend({ history, k: 10 }).items.map(({ score }) => score);
+    const backwards = student.recommend({ history: history.toReversed(), k: 10 }).items.map(({ score }) => score);
+    expect(forwards).not.toEqual(backwards);
+  });
+
+  test('gives fewer than k when the catalogue is exhausted', () => {
+    const { items } = student.recommend({ history, k: student.numItems });
+    expect(items).toHaveLength(student.numItems - history.length);
+  });
+
+  test('leaves unknown ids out and lists them', () => {
+    const { items, unknownItems } = student.recommend({ history: ['nope', ...history], k: 3 });
+    expect(unknownItems).toEqual(['nope']);
+    expect(items).toEqual(student.recommend({ history, k: 3 }).items);
+  });
+
+  test('reads only the end of a history longer than the model, and excludes all of it', () => {
+    const all = student.items.map(({ id }) => id);
+    const long = [...all.slice(0, 30)];
+    const { items } = student.recommend({ history: long, k: 6 });
+    expect(items.every(({ id }) => all.slice(30).includes(id))).toBe(true);
+  });
+
+  test.each([
+    ['k of 0', { history, k: 0 }],
+    ['k larger than the catalogue', { history, k: 37 }],
+    ['k that is not whole', { history, k: 2.5 }],
+    ['an empty history', { history: [] }],
+    ['a history that is no list', { history: 'tt1583421' }],
+    ['a history of numbers', { history: [1] }],
+    ['exclude that is no list', { history, exclude: 'x' }],
+  ])('refuses %s', (_, request) => {
+    expect(() => student.recommend(request as never)).toThrow(
+      expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
+    );
+    expect(student.recommend({ history, k: 3 }).items).toHaveLength(3);
+  });
+
+  test('a history of unknown items has an error of its own', () => {
+    expect(() => student.recommend({ history: ['a', 'b'] })).toThrow(
+      expect.objectContaining({ code: 'ERR_UNKNOWN_ITEMS', message: expect.stringContaining("'a'") }),
+    );
+  });
+
+  test('a disposed student says so', () => {
+    student.dispose();
+    expect(() => student.recommend({ history })).toThrow(expect.objectContaining({ code: 'ERR_DISPOSED' }));
+  });
+});
+
+describe('items by their text', () => {
+  const text = 'Gravity Two. 2014. Sci-Fi, Thriller';
+
+  test('in a history count like the same item in the catalogue', () => {
+    const known = new Set(student.items.map(({ id }) => id));
+    const before = student.recommend({ history: [...history, { text }], k: 10 }).items;
+    student.addItems([{ id: 'new', text }]);
+    const after = student.recommend({ history: [...history, 'new'], k: 10 }).items;
+    expect(after.map(({ id }) => id)).toEqual(before.map(({ id }) => id));
+    for (const [i, { score }] of after.entries()) expect(score).toBeCloseTo(before[i]?.score ?? 0, 4);
+    expect(before.every(({ id }) => known.has(id))).toBe(true);
+  });
+
+  test('can be recommended once added, and stay after save and load', async () => {
+    student.addItems([
+      { id: 'one', text },
+      { id: 'two', text: 'Silent Western. 1950. Western' },
+    ]);
+    const all = student.recommend({ history, k: student.numItems }).items;
+    expect(all.map(({ id }) => id)).toEqual(expect.arrayContaining(['one', 'two']));
+    await student.save(join(folder, 'saved'));
+    const again = await engine.loadStudent(join(folder, 'saved'));
+    expect(again.numItems).toBe(38);
+    const reloaded = again.recommend({ history, k: again.numItems }).items;
+    expect(reloaded.map(({ id }) => id)).toEqual(all.map(({ id }) => id));
+    for (const [i, { score }] of reloaded.entries()) expect(score).toBeCloseTo(all[i]?.score ?? 0, 5);
+  });
+
+  test('refuses an id that is there, and an empty text', () => {
+    expect(() => student.addItems([{ id: 'tt1583421', text }])).toThrow(
+      expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
+    );
+    expect(() => student.recommend({ history: [{ text: '' }] })).toThrow(
+      expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
+    );
+  });
+
+  test('a student without a text encoder knows its catalogue only', async () => {
+    cpSync(fixture, join(folder, 's'), { recursive: true });
+    rmSync(join(folder, 's/text_encoder'), { recursive: true });
+    const plain = await engine.loadStudent(join(folder, 's'));
+    expect(plain.recommend({ history, k: 3 })).toEqual(student.recommend({ history, k: 3 }));
+    expect(() => plain.recommend({ history: [{ text }] })).toThrow(
+      expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT', message: expect.stringContaining('text encoder') }),
+    );
+  });
+});
+
+describe('student directory', () => {
+  test('saved and loaded again recommends the same, score for score', async () => {
+    await student.save(join(folder, 'saved'));
+    const again = await engine.loadStudent(join(folder, 'saved'));
+    expect(again.recommend({ history, k: 10 })).toEqual(student.recommend({ history, k: 10 }));
+    for (const name of ['model.safetensors', 'item_features.safetensors', 'text_encoder/model.safetensors']) {
+      expect(readFileSync(join(folder, 'saved', name)).equals(readFileSync(join(fixture, name))), name).toBe(true);
+    }
+  });
+
+  const items = () => JSON.parse(readFileSync(join(fixture, 'items.json'), 'utf8')) as { id: string; text: string }[];
+  test.each([
+    ['a catalogue that is too short', 'items.json', () => JSON.stringify(items().slice(1)), 'ERR_CHECKPOINT_MISMATCH'],
+    [
+      'a repeated id',
+      'items.json',
+      () => JSON.stringify(items().map((item) => ({ ...item, id: 'same' }))),
+      'ERR_CHECKPOINT_MISMATCH',
+    ],
+    ['a truncated catalogue', 'items.json', () => JSON.stringify(items()).slice(0, 99), 'ERR_FILE_FORMAT'],
+    ['items without text', 'items.json', () => JSON.stringify([{ id: 'x' }]), 'ERR_FILE_FORMAT'],
+    ['truncated features', 'item_features.safetensors', () => 'short', 'ERR_SAFETENSORS'],
+    ['a broken text encoder', 'text_encoder/text_encoder.json', () => '{"format":"?"}', 'ERR_FILE_FORMAT'],
+  ])('refuses %s', async (_, name, content, code) => {
+    cpSync(fixture, join(folder, 's'), { recursive: true });
+    writeFileSync(join(folder, 's', name), content());
+    await expect(engine.loadStudent(join(folder, 's'))).rejects.toMatchObject({ code });
+  });
+
+  test('refuses features of another shape, and a directory that is not there', async () => {
+    cpSync(fixture, join(folder, 's'), { recursive: true });
+    cpSync(join(fixture, 'text_encoder/text_encoder.safetensors'), join(folder, 's/item_features.safetensors'));
+    await expect(engine.loadStudent(join(folder, 's'))).rejects.toMatchObject({ code: 'ERR_CHECKPOINT_MISMATCH' });
+    await expect(engine.loadStudent(join(folder, 'none'))).rejects.toMatchObject({ code: 'ERR_FILE_NOT_FOUND' });
+  });
+});
