@@ -32,14 +32,35 @@ uint32_t Philox::word(uint64_t index) const {
   return words[index % 4];
 }
 
-float Philox::normal(uint64_t index) const {
-  // One block gives two pairs of words, so two radii and four normals.
-  uint32_t words[4];
-  block(index / 4, words);
-  const uint32_t* pair = words + (index % 4 < 2 ? 0 : 2);
+namespace {
+
+/// Two normals from two words (Box & Muller 1958, Ann. Math. Statist. 29(2)).
+void box_muller(const uint32_t pair[2], float out[2]) {
   const double radius = std::sqrt(-2 * std::log((pair[0] + 1.0) * 0x1p-32));
   const double angle = 6.283185307179586 * (pair[1] * 0x1p-32);
-  return static_cast<float>(radius * (index % 2 == 0 ? std::cos(angle) : std::sin(angle)));
+  out[0] = static_cast<float>(radius * std::cos(angle));
+  out[1] = static_cast<float>(radius * std::sin(angle));
+}
+
+}  // namespace
+
+float Philox::normal(uint64_t index) const {
+  uint32_t words[4];
+  block(index / 4, words);
+  float pair[2];
+  box_muller(words + (index % 4 < 2 ? 0 : 2), pair);
+  return pair[index % 2];
+}
+
+void Philox::fill_normal(float* out, uint64_t count) const {
+  for (uint64_t begin = 0; begin < count; begin += 4) {
+    uint32_t words[4];
+    block(begin / 4, words);
+    float normals[4];
+    box_muller(words, normals);
+    box_muller(words + 2, normals + 2);
+    for (uint64_t i = 0; i < 4 && begin + i < count; ++i) out[begin + i] = normals[i];
+  }
 }
 
 }  // namespace limbeck

@@ -18,6 +18,8 @@ struct Philox {
   float uniform(uint64_t index) const { return static_cast<float>(word(index) >> 8) * 0x1p-24f; }
   /// Standard normal (Box–Muller); index counts normals.
   float normal(uint64_t index) const;
+  /// out[i] = normal(i), each block of the generator made once.
+  void fill_normal(float* out, uint64_t count) const;
 };
 
 }  // namespace limbeck

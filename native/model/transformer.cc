@@ -1,5 +1,6 @@
 #include "model/transformer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -112,12 +113,11 @@ void Transformer::initialize(uint64_t seed, float initializer_range) {
     const bool writes_residual = parameter.name.find("attention.output.weight") != std::string::npos ||
                                  parameter.name.find("mlp.output.weight") != std::string::npos;
     const float range = initializer_range * (writes_residual ? residual_scale : 1.0f);
-    for (int64_t i = 0; i < parameter.count; ++i) {
-      if (parameter.shape.size() >= 2) {
-        values[i] = range * random.normal(static_cast<uint64_t>(i));
-      } else {
-        values[i] = is_gain ? 1.0f : 0.0f;
-      }
+    if (parameter.shape.size() >= 2) {
+      random.fill_normal(values, static_cast<uint64_t>(parameter.count));
+      for (int64_t i = 0; i < parameter.count; ++i) values[i] *= range;
+    } else {
+      std::fill(values, values + parameter.count, is_gain ? 1.0f : 0.0f);
     }
   }
 }

@@ -3,6 +3,7 @@
  * it. Letters: S test cases, K length of the lists.
  */
 import { LimbeckError } from '../errors.js';
+import { createPacer } from '../formats/pacer.js';
 import { checkInteger, checkNotEmpty } from './checks.js';
 
 export interface PopularityCases {
@@ -30,7 +31,11 @@ export interface PopularityRanking {
  * @throws `ERR_EMPTY_DATA` for no items or no cases, `ERR_INVALID_ARGUMENT` for ids outside the catalogue or offsets that
  * do not match
  */
-export function rankByPopularity(trainCounts: Int32Array, cases: PopularityCases, topK: number): PopularityRanking {
+export async function rankByPopularity(
+  trainCounts: Int32Array,
+  cases: PopularityCases,
+  topK: number,
+): Promise<PopularityRanking> {
   checkNotEmpty('trainCounts', trainCounts);
   checkCases(cases, trainCounts.length);
   checkInteger('topK', topK, 0);
@@ -42,7 +47,9 @@ export function rankByPopularity(trainCounts: Int32Array, cases: PopularityCases
   const lists = new Int32Array(targets.length * topK).fill(-1);
   // excludedBy[item] = the last case (counted from 1) that excludes it: no clearing between cases.
   const excludedBy = new Int32Array(trainCounts.length);
+  const pause = createPacer();
   for (const [index, target] of targets.entries()) {
+    await pause();
     const stamp = index + 1;
     const targetCount = countOf(target);
     let rank = countAtLeast(byCount, trainCounts, targetCount);

@@ -1,4 +1,5 @@
 /** From ranks to the rows of the results table. */
+import { createPacer } from '../formats/pacer.js';
 import { type Dataset, type EvaluationCases, seenItems, testCases, validationCases } from '../prepare/dataset.js';
 import { bootstrapMeanOverSeeds } from './bootstrap.js';
 import type { LatencySummary } from './latency.js';
@@ -64,9 +65,13 @@ export async function resultRow(
   options: { readonly ks: readonly number[]; readonly numItems: number; readonly seed: number },
 ): Promise<ResultRow> {
   const { ks, numItems, seed } = options;
-  const bySeed = system.ranks.map((ranks, i) =>
-    rankingMetrics(ranks, { ks, numItems, ...(i === 0 && system.topK !== undefined ? { topK: system.topK } : {}) }),
-  );
+  const pause = createPacer();
+  const bySeed: RankingMetrics[] = [];
+  for (const [i, ranks] of system.ranks.entries()) {
+    const lists = i === 0 && system.topK !== undefined ? { topK: system.topK } : {};
+    bySeed.push(rankingMetrics(ranks, { ks, numItems, ...lists }));
+    await pause();
+  }
   const estimate = (metric: RankingMetricName, k: number) =>
     bootstrapMeanOverSeeds(
       system.ranks.map((ranks) => userContributions(ranks, metric, k)),

@@ -267,6 +267,17 @@ TEST("20,000 tiny rounds end, each with its own sum") {
   }
 }
 
+TEST("fill_normal gives the same numbers as normal, for every length") {
+  const Philox random{9, 4};
+  for (const uint64_t count : {0, 1, 3, 4, 5, 63, 64}) {
+    std::vector<float> out(count + 1, -99.0f);
+    random.fill_normal(out.data(), count);
+    bool agrees = out[count] == -99.0f;
+    for (uint64_t i = 0; i < count; ++i) agrees = agrees && out[i] == random.normal(i);
+    CHECK(agrees);
+  }
+}
+
 TEST("pools come and go, with and without work") {
   for (int i = 0; i < 200; ++i) {
     ThreadPool pool(4);
