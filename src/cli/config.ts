@@ -1,19 +1,36 @@
 /** The file that `limbeck distill` reads: YAML or JSON. */
 import { dirname, extname, resolve } from 'node:path';
-import { parseDocument } from 'yaml';
+import { Lexer, Parser, parseDocument } from 'yaml';
 import { LimbeckError } from '../errors.js';
-import { readJsonFile, readTextFile } from '../formats/files.js';
+import { readTextFile } from '../formats/files.js';
+import { parseStrictJson } from '../formats/strict-json.js';
 
 type Json = Record<string, unknown>;
 
+/** In characters; real ones have a few thousand. */
+const MAX_CONFIG_LENGTH = 2 ** 20;
+/** Of the parser's stack, on which a level of YAML is one or two entries; the options have about 5 levels. */
+const MAX_YAML_DEPTH = 64;
+/** A few lines of YAML whose aliases refer to each other could unfold into gigabytes. */
+const MAX_ALIASES = 100;
+
 /**
- * Reads a config file. Paths of data files and of the teacher count from the file's own folder, `output` from the
- * current one.
+ * Reads a config file: JSON when its name ends in `.json`, else YAML. Paths of data files and of the teacher count from
+ * the file's own folder, `output` from the current one. Keys and values are checked by whoever uses them.
  *
- * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT (with the line), ERR_IO
+ * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT (broken, a key twice, too long or too deep; with the line where
+ * there is one), ERR_IO
  */
 export async function readConfig(path: string): Promise<Json> {
-  const content = extname(path) === '.json' ? await readJsonFile(path) : parseYaml(await readTextFile(path), path);
+  const text = await readTextFile(path);
+  if (text.length > MAX_CONFIG_LENGTH) {
+    throw new LimbeckError(
+      'ERR_FILE_FORMAT',
+      `'${path}' has ${text.length} characters; a config may have at most ${MAX_CONFIG_LENGTH}. Is it a data file?`,
+    );
+  }
+  const isJson = extname(path).toLowerCase() === '.json';
+  const content = isJson ? parseStrictJson(text, { file: path }) : parseYaml(text, path);
   if (!isObject(content)) throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': expected keys and values at the top`);
   const folder = dirname(resolve(path));
   const data = isObject(content['data']) ? content['data'] : undefined;
@@ -38,10 +55,36 @@ function withResolved(parent: Json, key: string, name: string, folder: string): 
 }
 
 function parseYaml(text: string, path: string): unknown {
+  checkYamlDepth(text, path);
   const document = parseDocument(text, { uniqueKeys: true, prettyErrors: true });
   const [error] = document.errors;
-  if (error) throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': ${error.message.trim()}`);
-  return document.toJS({ maxAliasCount: 100 });
+  if (error) throw yamlError(path, error);
+  try {
+    return document.toJS({ maxAliasCount: MAX_ALIASES });
+  } catch (error) {
+    // Aliases without an anchor, or too many of them.
+    throw yamlError(path, error);
+  }
+}
+
+/** The parser builds its tree by recursion, where deep nesting would end the process; its first pass keeps a stack. */
+function checkYamlDepth(text: string, path: string): void {
+  const parser = new Parser();
+  let line = 1;
+  for (const lexeme of new Lexer().lex(text)) {
+    for (const _ of parser.next(lexeme)); // The parser moves on only when it is read.
+    if (lexeme.includes('\n')) line += lexeme.split('\n').length - 1;
+    if (parser.stack.length > MAX_YAML_DEPTH) {
+      throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': the nesting at line ${line} is too deep for a config`);
+    }
+  }
+}
+
+function yamlError(path: string, cause: unknown): LimbeckError {
+  const message = cause instanceof Error ? cause.message : String(cause);
+  // What follows the first line is a drawing of the place.
+  const [reason = ''] = message.trim().split('\n');
+  return new LimbeckError('ERR_FILE_FORMAT', `'${path}': ${reason.replace(/:$/, '')}`, { cause });
 }
 
 function isObject(value: unknown): value is Json {

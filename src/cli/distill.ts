@@ -4,13 +4,14 @@ import { createEngine } from '../engine.js';
 import type { DistillationReport, ExampleUser } from '../evaluate/report-types.js';
 import { formatTable } from '../evaluate/table.js';
 import { readConfig } from './config.js';
-import { type CommandContext, print } from './output.js';
+import { type LongCommandContext, print } from './output.js';
 import { showProgress } from './progress.js';
 
 export interface DistillFlags {
   readonly json?: boolean;
   readonly quiet?: boolean;
   readonly output?: string;
+  readonly seeds?: readonly number[];
   readonly threads?: number;
 }
 
@@ -21,18 +22,20 @@ const ITEMS_SHOWN = 5;
 export async function distillCommand(
   path: string,
   flags: DistillFlags,
-  { streams, signal }: CommandContext,
+  { streams, signal }: LongCommandContext,
 ): Promise<void> {
   const start = performance.now();
   const config = await readConfig(path);
   const engine = await createEngine(flags.threads === undefined ? {} : { threads: flags.threads });
+  const progress = flags.quiet ? undefined : showProgress(streams);
   try {
-    const options = { ...config, ...(flags.output === undefined ? {} : { output: flags.output }) };
+    const options = {
+      ...config,
+      ...(flags.output === undefined ? {} : { output: flags.output }),
+      ...(flags.seeds === undefined ? {} : { seeds: flags.seeds }),
+    };
     // The engine checks every key; the cast only says that it is the one to do so.
-    const result = await engine.distill(options as DistillOptions, {
-      signal,
-      ...(flags.quiet ? {} : { onProgress: showProgress(streams) }),
-    });
+    const result = await engine.distill(options as DistillOptions, { signal, onProgress: progress?.onProgress });
     const { report, reportPath, directory } = result;
     const seconds = Math.round((performance.now() - start) / 100) / 10;
     print(streams, flags.json ?? false, summary(report, resolve(reportPath), resolve(directory), seconds), () =>
@@ -46,6 +49,7 @@ export async function distillCommand(
       ].join('\n'),
     );
   } finally {
+    progress?.close();
     engine.dispose();
   }
 }
@@ -69,5 +73,5 @@ function formatUser({ user, history, recommendations, next }: ExampleUser): stri
     return `    ${i + 1}. ${text}${mark}`;
   });
   const last = history.slice(-ITEMS_SHOWN).map(({ text }) => `    · ${text}`);
-  return [`User ${user} watched`, ...last, '  and is recommended', ...hits, ''].join('\n');
+  return [`User ${user} chose`, ...last, '  and is recommended', ...hits, ''].join('\n');
 }

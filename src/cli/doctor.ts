@@ -1,5 +1,5 @@
 import { createRequire } from 'node:module';
-import { freemem, totalmem } from 'node:os';
+import { totalmem } from 'node:os';
 import { loadBinding } from '../binding.js';
 import { type CommandContext, print } from './output.js';
 
@@ -18,7 +18,8 @@ interface Diagnosis {
   readonly cpu: { readonly features: readonly string[]; readonly isa: string; readonly threads: number } | null;
   readonly backends: { readonly cpu: string; readonly cuda: string };
   readonly dataFiles: string;
-  readonly memory: { readonly totalBytes: number; readonly freeBytes: number };
+  /** Of the container, where one sets a limit. */
+  readonly memory: { readonly totalBytes: number; readonly availableBytes: number };
 }
 
 /** `limbeck doctor`: what this machine offers, and what is missing. Returns whether the addon works. */
@@ -32,7 +33,7 @@ export function doctorCommand(flags: { readonly json?: boolean }, { streams }: C
       ...(cpu ? [`processor   ${cpu.isa} in use; has ${cpu.features.join(', ')}`, `threads     ${cpu.threads}`] : []),
       `backends    cpu: ${backends.cpu}; cuda: ${backends.cuda}`,
       `data files  ${dataFiles}`,
-      `memory      ${gibibytes(memory.freeBytes)} GiB free of ${gibibytes(memory.totalBytes)} GiB`,
+      `memory      ${gibibytes(memory.availableBytes)} GiB available of ${gibibytes(memory.totalBytes)} GiB`,
     ].join('\n'),
   );
   return addonError === null;
@@ -55,8 +56,14 @@ function diagnose(): Diagnosis {
     cpu,
     backends: { cpu: addonError === null ? 'ready' : 'the addon does not load', cuda: 'not part of this version' },
     dataFiles: hasDuckDB() ? 'ready (@duckdb/node-api)' : 'not installed: npm install @duckdb/node-api',
-    memory: { totalBytes: totalmem(), freeBytes: freemem() },
+    memory: { totalBytes: memoryLimit(), availableBytes: process.availableMemory() },
   };
+}
+
+/** The machine's memory, or less where a container may have less; without a limit Node reports 0 or a huge number. */
+function memoryLimit(): number {
+  const limit = process.constrainedMemory();
+  return limit > 0 ? Math.min(limit, totalmem()) : totalmem();
 }
 
 function hasDuckDB(): boolean {

@@ -15,7 +15,6 @@ export const EXIT = {
 const BY_CODE: Record<LimbeckErrorCode, number> = {
   ERR_INVALID_ARGUMENT: EXIT.usage,
   ERR_UNKNOWN_OPTION: EXIT.usage,
-  ERR_SHAPE_MISMATCH: EXIT.usage,
   ERR_FILE_NOT_FOUND: EXIT.file,
   ERR_FILE_FORMAT: EXIT.file,
   ERR_EMPTY_DATA: EXIT.file,
@@ -32,6 +31,8 @@ const BY_CODE: Record<LimbeckErrorCode, number> = {
   ERR_NATIVE_ADDON: EXIT.installation,
   ERR_MISSING_DEPENDENCY: EXIT.installation,
   ERR_ABORTED: EXIT.aborted,
+  // Nothing that a person types or stores leads to these; they are ours.
+  ERR_SHAPE_MISMATCH: EXIT.internal,
   ERR_DISPOSED: EXIT.internal,
   ERR_BUSY: EXIT.internal,
   ERR_INTERNAL: EXIT.internal,
@@ -40,9 +41,10 @@ const BY_CODE: Record<LimbeckErrorCode, number> = {
 /** The `code` of an error, where it has one of ours. */
 export function codeOf(error: unknown): LimbeckErrorCode | undefined {
   const code = error instanceof Error && 'code' in error ? error.code : undefined;
-  return typeof code === 'string' && code in BY_CODE ? (code as LimbeckErrorCode) : undefined;
+  return typeof code === 'string' && Object.hasOwn(BY_CODE, code) ? (code as LimbeckErrorCode) : undefined;
 }
 
+/** An error without a code of ours is an internal one. */
 export function exitCodeOf(error: unknown): number {
   const code = codeOf(error);
   return code === undefined ? EXIT.internal : BY_CODE[code];
@@ -50,4 +52,5 @@ export function exitCodeOf(error: unknown): number {
 
 export const EXIT_CODE_HELP = `
 Exit codes: 0 success, 1 internal error, 2 wrong usage or option, 3 a file or its content,
-4 memory, disk or input/output, 5 installation, 130 stopped with Ctrl-C.`;
+4 memory, disk or input/output, 5 installation, 130 stopped with Ctrl-C.
+With --json, an error is the last line of stdout: {"error":{"code","message"}}. LIMBECK_DEBUG=1 prints stacks.`;

@@ -1,14 +1,22 @@
 #!/usr/bin/env node
 /** The `limbeck` command. */
-import { realpathSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { LimbeckError } from '../errors.js';
 import { type DistillFlags, distillCommand } from './distill.js';
 import { doctorCommand, packageVersion } from './doctor.js';
 import { codeOf, EXIT, EXIT_CODE_HELP, exitCodeOf } from './exit-codes.js';
 import { inspectCommand } from './inspect.js';
-import type { CommandContext, Streams } from './output.js';
+import { type CommandContext, printable, type Streams } from './output.js';
 import { evaluateCommand, type RecommendFlags, recommendCommand } from './recommend.js';
+
+/** One Ctrl-C under npm or timeout arrives twice: from the terminal, and passed on by them. */
+const ONE_KEY_PRESS_MS = 100;
+
+interface JsonFlag {
+  readonly json?: boolean;
+}
 
 /**
  * Runs the command.
@@ -20,22 +28,18 @@ export async function run(
   argv: readonly string[],
   streams: Streams = { stdout: process.stdout, stderr: process.stderr },
 ): Promise<number> {
-  const controller = new AbortController();
-  const stop = () => controller.abort();
-  // The second Ctrl-C meets Node's own handler and ends the process at once.
-  process.once('SIGINT', stop);
   let exitCode: number = EXIT.ok;
   try {
-    const program = commands({ streams, signal: controller.signal }, (code) => {
+    const program = commands({ streams }, (code) => {
       exitCode = code;
     });
     await program.parseAsync([...argv], { from: 'user' });
   } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
-    report(error, argv.includes('--json'), streams);
-    return exitCodeOf(error);
-  } finally {
-    process.off('SIGINT', stop);
+    // --help and --version also end by throwing.
+    if (error instanceof CommanderError && error.exitCode === 0) return EXIT.ok;
+    const failure = error instanceof CommanderError ? usageError(error) : error;
+    report(failure, argv.includes('--json'), streams);
+    return exitCodeOf(failure);
   }
   return exitCode;
 }
@@ -46,7 +50,12 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .description('Distils a language model into a small recommender and serves it.')
     .version(packageVersion())
     .exitOverride()
-    .configureOutput({ writeOut: (text) => streams.stdout.write(text), writeErr: (text) => streams.stderr.write(text) })
+    .configureOutput({
+      writeOut: (text) => streams.stdout.write(text),
+      writeErr: (text) => streams.stderr.write(text),
+      // run() reports errors, all in the same form.
+      outputError: () => {},
+    })
     .addHelpText('after', EXIT_CODE_HELP);
   const json = ['--json', 'print one JSON object as the last line of stdout'] as const;
 
@@ -54,15 +63,20 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .command('distill <config>')
     .description('run all eight steps; CONFIG is a YAML or JSON file')
     .option('--output <dir>', 'directory of the results, instead of the one that CONFIG names')
-    .option('--threads <count>', 'compute threads', wholeNumber)
+    .option('--seeds <list>', 'training seeds, separated by commas, instead of those of CONFIG', seeds)
+    .option('--threads <count>', 'compute threads; 0 = all that this machine allows', wholeNumber)
     .option('--quiet', 'show no progress')
     .option(...json)
-    .action((config: string, flags: DistillFlags) => distillCommand(config, flags, context));
+    .action((config: string, flags: DistillFlags) =>
+      stoppable((signal) => distillCommand(config, flags, { streams, signal })),
+    );
   program
     .command('evaluate <dir>')
     .description('rank the test cases of a distillation again, with its student')
     .option(...json)
-    .action((directory: string, flags: { json?: boolean }) => evaluateCommand(directory, flags, context));
+    .action((directory: string, flags: JsonFlag) =>
+      stoppable((signal) => evaluateCommand(directory, flags, { streams, signal })),
+    );
   program
     .command('recommend <dir>')
     .description('recommend items after a history; DIR is a student or the output of a distillation')
@@ -76,15 +90,38 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .command('inspect <path>')
     .description('describe a safetensors file, a model, a student, a knowledge store or an output directory')
     .option(...json)
-    .action((path: string, flags: { json?: boolean }) => inspectCommand(path, flags, context));
+    .action(async (path: string, flags: JsonFlag) => {
+      if (!(await inspectCommand(path, flags, context))) setExitCode(EXIT.file);
+    });
   program
     .command('doctor')
     .description('say what this machine offers and what is missing')
     .option(...json)
-    .action((flags: { json?: boolean }) => {
+    .action((flags: JsonFlag) => {
       if (!doctorCommand(flags, context)) setExitCode(EXIT.installation);
     });
   return program;
+}
+
+/** Work that Ctrl-C stops in order; a second Ctrl-C ends the process at once. */
+async function stoppable(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  const controller = new AbortController();
+  let stoppedAt = 0;
+  const stop = () => {
+    if (!controller.signal.aborted) {
+      stoppedAt = performance.now();
+      controller.abort();
+    } else if (performance.now() - stoppedAt > ONE_KEY_PRESS_MS) {
+      process.off('SIGINT', stop);
+      process.kill(process.pid, 'SIGINT');
+    }
+  };
+  process.on('SIGINT', stop);
+  try {
+    await work(controller.signal);
+  } finally {
+    process.off('SIGINT', stop);
+  }
 }
 
 function wholeNumber(text: string): number {
@@ -93,18 +130,49 @@ function wholeNumber(text: string): number {
   return value;
 }
 
+function seeds(text: string): number[] {
+  return text.split(',').map(wholeNumber);
+}
+
 function ids(text: string, earlier: readonly string[] = []): string[] {
-  return [...earlier, ...text.split(',').filter((id) => id !== '')];
+  const named = text.split(',').map((id) => id.trim());
+  return [...earlier, ...named.filter((id) => id !== '')];
+}
+
+/** What commander found wrong with the arguments, as an error of ours. */
+function usageError({ code, message }: CommanderError): LimbeckError {
+  if (code === 'commander.help') return new LimbeckError('ERR_INVALID_ARGUMENT', 'name a command');
+  const text = message.replace(/^error: /, '').replaceAll('\n', ' ');
+  return new LimbeckError(code === 'commander.unknownOption' ? 'ERR_UNKNOWN_OPTION' : 'ERR_INVALID_ARGUMENT', text);
 }
 
 function report(error: unknown, json: boolean, { stdout, stderr }: Streams): void {
   const message = error instanceof Error ? error.message : String(error);
   const code = codeOf(error) ?? 'ERR_INTERNAL';
-  stderr.write(`error: ${message} (${code})\n`);
-  if (process.env['LIMBECK_DEBUG'] === '1' && error instanceof Error) stderr.write(`${error.stack}\n`);
+  stderr.write(printable(`error: ${message} (${code})\n`));
+  if (process.env['LIMBECK_DEBUG'] === '1' && error instanceof Error) stderr.write(printable(`${error.stack}\n`));
   if (json) stdout.write(`${JSON.stringify({ error: { code, message } })}\n`);
 }
 
-if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
-  process.exitCode = await run(process.argv.slice(2));
+/** Whether Node was started with this file, by its own path or through the link that npm makes. */
+function isMain(): boolean {
+  const [, program] = process.argv;
+  return (
+    program !== undefined &&
+    existsSync(program) &&
+    realpathSync(program) === realpathSync(fileURLToPath(import.meta.url))
+  );
+}
+
+if (isMain()) {
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    // A reader that left, as in `limbeck inspect … | head`, wants no more lines: no failure.
+    if (error.code === 'EPIPE') return;
+    process.exitCode = EXIT.resources;
+    process.stderr.write(`error: cannot write to stdout: ${error.message} (ERR_IO)\n`);
+  });
+  // Nobody is left to be told about stderr, and the work goes on.
+  process.stderr.on('error', () => {});
+  const exitCode = await run(process.argv.slice(2));
+  process.exitCode ??= exitCode;
 }

@@ -3,7 +3,7 @@ import { createEngine } from '../engine.js';
 import { LimbeckError } from '../errors.js';
 import { formatTable } from '../evaluate/table.js';
 import { pathExists } from '../formats/files.js';
-import { type CommandContext, print } from './output.js';
+import { type CommandContext, type LongCommandContext, print } from './output.js';
 import { showProgress } from './progress.js';
 
 export interface RecommendFlags {
@@ -50,13 +50,15 @@ export async function recommendCommand(
 export async function evaluateCommand(
   directory: string,
   flags: { readonly json?: boolean },
-  { streams, signal }: CommandContext,
+  { streams, signal }: LongCommandContext,
 ): Promise<void> {
   const engine = await createEngine();
+  const progress = showProgress(streams);
   try {
-    const { rows } = await engine.evaluate(directory, { signal, onProgress: showProgress(streams) });
+    const { rows } = await engine.evaluate(directory, { signal, onProgress: progress.onProgress });
     print(streams, flags.json ?? false, { rows }, () => formatTable(rows));
   } finally {
+    progress.close();
     engine.dispose();
   }
 }

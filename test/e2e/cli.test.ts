@@ -1,8 +1,12 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+/** The command from outside: in this process, and compiled as a child process (`npm test` compiles it first). */
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { run } from '../../src/cli/main.js';
+import { tinyOptions } from '../support/tiny.js';
 
 const fixtures = join(import.meta.dirname, '../fixtures');
 const student = join(fixtures, 'student');
@@ -100,5 +104,166 @@ describe('limbeck', () => {
     expect(stderr).toContain('"sedes"');
     expect(stderr).toContain('"seeds"');
     expect(stderr).toContain('ERR_UNKNOWN_OPTION');
+  });
+});
+
+const root = join(import.meta.dirname, '../..');
+const program = join(root, 'dist/cli/main.js');
+const gpt2 = join(fixtures, 'gpt2');
+const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+
+interface Result {
+  readonly exitCode: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+function spawned(args: readonly string[], file = program): Promise<Result> {
+  return new Promise((resolve) => {
+    const child = execFile(process.execPath, [file, ...args], (_, stdout, stderr) => {
+      resolve({ exitCode: child.exitCode ?? -1, stdout, stderr });
+    });
+  });
+}
+
+/** Resolves when the child has written `text` to stderr. */
+async function written(child: ChildProcess, text: string): Promise<void> {
+  let seen = '';
+  for await (const chunk of child.stderr ?? []) {
+    seen += String(chunk);
+    if (seen.includes(text)) return;
+  }
+  throw new Error(`The command ended without writing '${text}': ${seen}`);
+}
+
+describe('limbeck as a program', () => {
+  test('prints its version', async () => {
+    expect(await spawned(['--version'])).toEqual({ exitCode: 0, stdout: `${version}\n`, stderr: '' });
+  });
+
+  test('runs through the link that npm makes', async () => {
+    const link = join(folder, 'limbeck');
+    symlinkSync(program, link);
+    expect((await spawned(['--version'], link)).stdout).toBe(`${version}\n`);
+  });
+
+  test('diagnoses this machine as JSON', async () => {
+    const { exitCode, stdout } = await spawned(['doctor', '--json']);
+    expect(exitCode).toBe(0);
+    expect(stdout.trimEnd().split('\n')).toHaveLength(1);
+    expect(JSON.parse(stdout)).toMatchObject({ version, node: process.version, addonError: null });
+  });
+
+  test('inspects a checkpoint as JSON', async () => {
+    const { exitCode, stdout } = await spawned(['inspect', gpt2, '--json']);
+    expect(exitCode).toBe(0);
+    // 3 layers of 48: 131 tokens, 32 positions, 28,272 parameters a layer, and the last norm.
+    expect(JSON.parse(stdout)).toMatchObject({ family: 'gpt2', parameters: (131 + 32) * 48 + 3 * 28_272 + 96 });
+  });
+
+  test('ends with 2 for an unknown command', async () => {
+    const { exitCode, stdout, stderr } = await spawned(['distil']);
+    expect({ exitCode, stdout }).toEqual({ exitCode: 2, stdout: '' });
+    expect(stderr).toContain('Did you mean distill?');
+  });
+
+  test('ends with 3 for a missing file', async () => {
+    const { exitCode, stderr } = await spawned(['inspect', join(folder, 'none.safetensors')]);
+    expect(exitCode).toBe(3);
+    expect(stderr).toContain('ERR_FILE_NOT_FOUND');
+  });
+
+  test('ends with 2 for a config with a misspelled key, and names the nearest', async () => {
+    const config = join(folder, 'misspelled.yaml');
+    writeFileSync(config, 'output: out\nevalution: { ks: [10] }\ndata: {}\n');
+    const { exitCode, stdout } = await spawned(['distill', config, '--json']);
+    expect(exitCode).toBe(2);
+    expect(JSON.parse(stdout).error).toEqual({
+      code: 'ERR_UNKNOWN_OPTION',
+      message: expect.stringContaining('Did you mean "evaluation"?'),
+    });
+  });
+
+  test('does not fail when its reader leaves early', async () => {
+    const child = spawn(process.execPath, [program, 'inspect', join(gpt2, 'model.safetensors')]);
+    child.stdout.destroy();
+    const errors = child.stderr.toArray();
+    const [exitCode] = await once(child, 'close');
+    expect({ exitCode, errors: await errors }).toEqual({ exitCode: 0, errors: [] });
+  });
+});
+
+describe('limbeck distill, stopped with Ctrl-C', () => {
+  const config = join(root, 'examples/movietweetings/distill.yaml');
+  const start = (name: string) => {
+    const args = ['distill', config, '--output', join(folder, name), '--threads', '1', '--json'];
+    return spawn(process.execPath, [program, ...args]);
+  };
+
+  test('ends with 130 and says so, and the run can go on', async () => {
+    const child = start('stopped');
+    const stdout = child.stdout.toArray();
+    await written(child, 'pretrain');
+    child.kill('SIGINT');
+    // npm passes on what the terminal has sent already.
+    child.kill('SIGINT');
+    const [exitCode] = await once(child, 'close');
+    expect(exitCode).toBe(130);
+    expect(JSON.parse((await stdout).join('')).error.code).toBe('ERR_ABORTED');
+    const inspected = await spawned(['inspect', join(folder, 'stopped'), '--json']);
+    expect(JSON.parse(inspected.stdout)).toMatchObject({ isUnfinished: true });
+  });
+});
+
+describe('limbeck distill, to its end', () => {
+  const metrics = ['recallAt10', 'ndcgAt10', 'f1At10', 'mrr', 'parameters', 'p50LatencyMs', 'intervals'];
+
+  test('prints JSON alone on stdout, and leaves what the other commands read', async () => {
+    const config = join(folder, 'config.json');
+    writeFileSync(config, JSON.stringify(tinyOptions(folder, 'never written')));
+    const output = join(folder, 'out');
+    const distilled = await limbeck('distill', config, '--output', output, '--seeds', '4', '--threads', '1', '--json');
+    expect(distilled.exitCode).toBe(0);
+    expect(distilled.stdout.trimEnd().split('\n')).toHaveLength(1);
+    const summary = distilled.json();
+    expect(summary).toMatchObject({
+      comparison: expect.any(Array),
+      lm: { testLossByEpoch: [expect.any(Number), expect.any(Number)] },
+      compressionRatio: expect.any(Number),
+      reportPath: join(output, 'report.html'),
+      directory: output,
+      seconds: expect.any(Number),
+    });
+    expect(summary.examples).toHaveLength(3);
+    const names = summary.rows.map(({ name }: { name: string }) => name);
+    expect(names).toEqual(['popularity', 'student without distillation', 'teacher', 'distilled student']);
+    for (const row of summary.rows) for (const metric of metrics) expect(row).toHaveProperty(metric);
+    expect(summary.rows.at(-1).seeds).toEqual([4]);
+    // Every step was shown, and none as a bar that is redrawn.
+    for (const step of ['1 prepare', '2 teacher', '6 fine-tune', '8 evaluate'])
+      expect(distilled.stderr).toContain(step);
+    expect(distilled.stderr).not.toContain('\r');
+
+    const inspected = (await limbeck('inspect', output, '--json')).json();
+    expect(inspected).toMatchObject({ title: 'Tiny', isUnfinished: false });
+    expect(inspected.rows).toEqual(summary.rows);
+    const inspectedStudent = (await limbeck('inspect', join(output, 'student'), '--json')).json();
+    expect(inspectedStudent.parameters).toBe(summary.rows.at(-1).parameters);
+    const evaluated = (await limbeck('evaluate', output, '--json')).json();
+    expect(evaluated.rows.at(-1).ndcgAt10).toBeCloseTo(summary.rows.at(-1).ndcgAt10, 6);
+    const recommended = await limbeck('recommend', output, '--history', 'i1', '--text', 'Film number 2', '--json');
+    expect(recommended.json().items).toHaveLength(10);
+  });
+
+  test('prints the table, three users and the report to people', async () => {
+    const config = join(folder, 'config.json');
+    writeFileSync(config, JSON.stringify(tinyOptions(folder)));
+    const { exitCode, stdout, stderr } = await limbeck('distill', config, '--quiet');
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: '' });
+    expect(stdout).toMatch(/^distilled student +\d\.\d{4} ± /m);
+    expect(stdout.match(/^User u\d+ chose$/gm)).toHaveLength(3);
+    expect(stdout).toMatch(/^ {4}· Film number \d+/m);
+    expect(stdout).toMatch(/^ {4}1\. Film number \d+/m);
+    expect(stdout).toContain(`Report: ${join(folder, 'out/report.html')}\n`);
   });
 });
