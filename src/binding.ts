@@ -4,6 +4,9 @@
  * Letters: N packed tokens of a batch, S sequences, d hidden size, V vocabulary size (items for a sequence student),
  * L layers, H heads. Hidden state 0 is the embedding output, hidden state l the output of block l (the last one after
  * the final norm). Attention l (1 … L) is the map of block l.
+ *
+ * Float arrays above 1 MiB are read in place by work that runs in the background: do not change or transfer them until
+ * its promise settles.
  */
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
