@@ -13,16 +13,21 @@ export interface TokenizedCorpus {
 }
 
 /**
- * Tokenises texts; one longer than maxLength is cut into pieces of that length. Pieces of a single token are left out
- * where there are others: nothing can be predicted in them.
+ * Tokenises texts; one longer than maxLength is cut into pieces of that length. Pieces shorter than minLength are left
+ * out: nothing can be predicted in them.
  *
+ * @param options.minLength 2 for causal models, where the first token is not predicted. @defaultValue 2
  * @param options.addEos puts the tokenizer's end-of-text token after each text, when it has one
- * @throws LimbeckError ERR_EMPTY_DATA when no text has a token
+ * @throws LimbeckError ERR_EMPTY_DATA when no piece is left
  */
 export async function tokenizeCorpus(
   tokenizer: Tokenizer,
   texts: readonly string[],
-  { maxLength, addEos }: { readonly maxLength: number; readonly addEos: boolean },
+  {
+    maxLength,
+    minLength = 2,
+    addEos,
+  }: { readonly maxLength: number; readonly minLength?: number; readonly addEos: boolean },
 ): Promise<TokenizedCorpus> {
   const pause = createPacer();
   const pieces: number[][] = [];
@@ -34,18 +39,18 @@ export async function tokenizeCorpus(
     }
     for (let begin = 0; begin < ids.length; begin += maxLength) {
       const piece = ids.slice(begin, begin + maxLength);
-      if (piece.length > 1 || begin === 0) pieces.push(piece);
+      if (piece.length >= minLength) pieces.push(piece);
     }
   }
-  const useful = pieces.filter((piece) => piece.length > 0);
-  if (useful.length === 0)
-    throw new LimbeckError('ERR_EMPTY_DATA', 'Expected at least one text with a token, got none');
-  const offsets = new Int32Array(useful.length + 1);
-  useful.forEach((piece, i) => {
+  if (pieces.length === 0) {
+    throw new LimbeckError('ERR_EMPTY_DATA', `Expected at least one text of ${minLength} or more tokens, got none`);
+  }
+  const offsets = new Int32Array(pieces.length + 1);
+  pieces.forEach((piece, i) => {
     offsets[i + 1] = (offsets[i] ?? 0) + piece.length;
   });
-  const ids = new Int32Array(offsets[useful.length] ?? 0);
-  useful.forEach((piece, i) => {
+  const ids = new Int32Array(offsets[pieces.length] ?? 0);
+  pieces.forEach((piece, i) => {
     ids.set(piece, offsets[i]);
   });
   return { ids, offsets };

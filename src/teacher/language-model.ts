@@ -146,6 +146,7 @@ export class LanguageModel {
   tokenize(texts: readonly string[], maxLength = this.config.maxPositionEmbeddings): Promise<TokenizedCorpus> {
     return tokenizeCorpus(this.tokenizer, texts, {
       maxLength: Math.min(maxLength, this.config.maxPositionEmbeddings),
+      minLength: this.config.attention === 'causal' ? 2 : 1,
       addEos: this.config.attention === 'causal',
     });
   }
