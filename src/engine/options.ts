@@ -29,7 +29,7 @@ const knowledgeSchema = z.strictObject({
 });
 
 const sequenceTrainingSchema = z.strictObject({
-  architecture: sequenceArchitectureSchema.prefault({ hiddenSize: 128, numAttentionHeads: 4, dropout: 0.3 }),
+  architecture: sequenceArchitectureSchema.prefault({ hiddenSize: 128, numAttentionHeads: 4, dropout: 0.4 }),
   training: fineTuneOptionsSchema.omit({ losses: true, layerMap: true, interpolation: true }).prefault({}),
 });
 
@@ -39,7 +39,7 @@ const studentSchema = z.strictObject({
   initialise: z.enum(['random', 'width']).default('random'),
   /** Gives the student the item features, so that it knows new items by their text. */
   itemFeatures: z.boolean().default(true),
-  training: fineTuneOptionsSchema.prefault({ losses: { ce: 0.5, kd: 0.5, temperature: 2 } }),
+  training: fineTuneOptionsSchema.prefault({ losses: { ce: 0.7, kd: 0.3, gate: 0.2 } }),
 });
 
 const evaluationSchema = z.strictObject({
