@@ -1,0 +1,251 @@
+import { cpSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { loadBinding, type NativeEngine } from '../../../src/binding.js';
+import { type ExtractOptions, extractKnowledge } from '../../../src/knowledge/extract.js';
+import { fuseLayers, itemFeatures, reduceDimension } from '../../../src/knowledge/fuse.js';
+import { Knowledge } from '../../../src/knowledge/knowledge.js';
+import { loadTextEncoder, saveTextEncoder, TextEncoder } from '../../../src/knowledge/text-encoder.js';
+import { LanguageModel } from '../../../src/teacher/language-model.js';
+import { pretrainLanguageModel } from '../../../src/teacher/pretrain.js';
+
+const texts = Array.from(
+  { length: 40 },
+  (_, i) => `number ${i} of ${['red', 'green', 'blue'][i % 3]} things, ${1900 + i}`,
+);
+let engine: NativeEngine;
+let model: LanguageModel;
+let root: string;
+let folder: string;
+let count = 0;
+beforeAll(async () => {
+  root = mkdtempSync(join(tmpdir(), 'limbeck-knowledge-'));
+  engine = loadBinding().createEngine({ threads: 2 });
+  const architecture = {
+    hiddenSize: 16,
+    numHiddenLayers: 2,
+    numAttentionHeads: 2,
+    maxPositionEmbeddings: 32,
+    dropout: 0,
+  };
+  const options = { architecture, tokenizer: { vocabSize: 300 }, training: { epochs: 1 } };
+  model = (await pretrainLanguageModel(engine, { train: texts, validation: texts.slice(0, 9) }, options)).model;
+});
+afterAll(() => {
+  engine.dispose();
+  rmSync(root, { recursive: true });
+});
+beforeEach(() => {
+  folder = join(root, String(count++));
+});
+afterEach(() => {
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const request = (): ExtractOptions => ({ directory: folder, hiddenStates: [0, 2], pooling: 'mean', shardTexts: 15 });
+const shard = (index: number) => join(folder, `knowledge-0000${index}.safetensors`);
+
+describe('extraction', () => {
+  test('keeps what a forward pass of each text gives', async () => {
+    const everything = { attentions: [1], logits: { topK: 3 }, pooling: 'none' } as const;
+    const knowledge = await extractKnowledge(model, texts, { ...request(), ...everything });
+    const { sequenceOffsets, hiddenStates, attentions, topK } = await model.forward(texts, {
+      hiddenStates: [0, 2],
+      attentions: [1],
+      logits: { topK: 3 },
+    });
+    expect(await knowledge.sequenceOffsets()).toEqual(sequenceOffsets);
+    expect(await knowledge.hiddenState(2)).toEqual(hiddenStates[1]);
+    expect(await knowledge.attentions(1)).toEqual(attentions[0]);
+    expect(await knowledge.topK()).toEqual(topK);
+  });
+
+  test('keeps dense logits, and one pooled row a text', async () => {
+    const knowledge = await extractKnowledge(model, texts, { ...request(), logits: 'dense' });
+    const { hiddenStates, logits } = await model.forward(texts, {
+      hiddenStates: [0, 2],
+      pooling: 'mean',
+      logits: 'dense',
+    });
+    expect(await knowledge.hiddenState(0)).toEqual(hiddenStates[0]);
+    expect(await knowledge.logits()).toEqual(logits);
+  });
+
+  test('stopped after a shard goes on behind it, and ends with the same bits', async () => {
+    const controller = new AbortController();
+    const onProgress = ({ done }: { done: number }) => {
+      if (done === 15) controller.abort();
+    };
+    const stopped = extractKnowledge(model, texts, request(), { signal: controller.signal, onProgress });
+    await expect(stopped).rejects.toMatchObject({ code: 'ERR_ABORTED' });
+    await expect(Knowledge.open(folder)).rejects.toMatchObject({
+      code: 'ERR_FILE_FORMAT',
+      message: expect.stringContaining('unfinished'),
+    });
+    const written = statSync(shard(0)).mtimeMs;
+    const knowledge = await extractKnowledge(model, texts, request());
+    expect(statSync(shard(0)).mtimeMs).toBe(written);
+    const whole = await extractKnowledge(model, texts, { ...request(), directory: join(folder, 'whole') });
+    expect(await knowledge.hiddenState(2)).toEqual(await whole.hiddenState(2));
+  });
+
+  test('by a teacher that was saved and loaded belongs to the same store', async () => {
+    await extractKnowledge(model, texts, request());
+    const written = statSync(shard(2)).mtimeMs;
+    await model.save(join(folder, 'model'));
+    const again = await LanguageModel.load(engine, join(folder, 'model'));
+    await extractKnowledge(again, texts, request());
+    expect(statSync(shard(2)).mtimeMs).toBe(written);
+  });
+
+  test('refuses a directory that holds knowledge of other texts, and leaves it alone', async () => {
+    await extractKnowledge(model, texts, request());
+    const before = readFileSync(join(folder, 'manifest.json'), 'utf8');
+    await expect(extractKnowledge(model, texts.slice(1), request())).rejects.toMatchObject({
+      code: 'ERR_CHECKPOINT_MISMATCH',
+    });
+    expect(readFileSync(join(folder, 'manifest.json'), 'utf8')).toBe(before);
+  });
+
+  test('extracts again what a damaged shard had', async () => {
+    const expected = await (await extractKnowledge(model, texts, request())).hiddenState(2);
+    const bytes = readFileSync(shard(1));
+    bytes[bytes.length - 5] = (bytes.at(-5) ?? 0) ^ 0x40;
+    writeFileSync(shard(1), bytes);
+    await expect(Knowledge.open(folder)).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });
+    expect(await (await extractKnowledge(model, texts, request())).hiddenState(2)).toEqual(expected);
+  });
+
+  test.each([
+    ['a layer that the teacher does not have', { hiddenStates: [3] }, 'ERR_INVALID_ARGUMENT'],
+    ['nothing to extract', { hiddenStates: [] }, 'ERR_INVALID_ARGUMENT'],
+    ['an unknown option', { layer: 1 }, 'ERR_UNKNOWN_OPTION'],
+  ])('refuses %s', async (_, options, code) => {
+    await expect(extractKnowledge(model, texts, { ...request(), ...options })).rejects.toMatchObject({ code });
+  });
+
+  test('refuses no texts', async () => {
+    await expect(extractKnowledge(model, [], request())).rejects.toMatchObject({ code: 'ERR_EMPTY_DATA' });
+  });
+
+  test.each([
+    ['names a file outside', (manifest: string) => manifest.replace('knowledge-00001', '../knowledge-00001')],
+    ['is cut short', (manifest: string) => manifest.slice(0, 200)],
+    ['lists too few texts', (manifest: string) => manifest.replace('"texts": 15', '"texts": 14')],
+  ])('refuses a manifest that %s', async (_, change) => {
+    await extractKnowledge(model, texts, request());
+    const path = join(folder, 'manifest.json');
+    writeFileSync(path, change(readFileSync(path, 'utf8')));
+    await expect(Knowledge.open(folder)).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });
+  });
+
+  test('says what was not extracted', async () => {
+    const knowledge = await extractKnowledge(model, texts, request());
+    await expect(knowledge.hiddenState(1)).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
+  });
+});
+
+describe('fusion', () => {
+  const size = { rows: 3, columns: 2 };
+  const a = Float32Array.of(1, 2, 3, 4, 5, 6);
+  const b = Float32Array.of(3, 2, 1, 0, 1, 2);
+
+  test('by mean, by given weights, and side by side', async () => {
+    expect((await fuseLayers(engine, [a, b], size, { method: 'mean' })).values).toEqual(
+      Float32Array.of(2, 2, 2, 2, 3, 4),
+    );
+    const weighted = await fuseLayers(engine, [a, b], size, { method: 'weights', weights: [2, -1] });
+    expect(weighted.values).toEqual(Float32Array.of(-1, 2, 5, 8, 9, 10));
+    const wide = await fuseLayers(engine, [a, b], size, { method: 'concat' });
+    expect(wide.columns).toBe(4);
+    expect(wide.values).toEqual(Float32Array.of(1, 2, 3, 2, 3, 4, 1, 0, 5, 6, 1, 2));
+  });
+
+  test('learns the weight of the layer in which items that follow each other agree', async () => {
+    const rows = 64;
+    const columns = 8;
+    const noise = (seed: number) =>
+      Float32Array.from({ length: rows * columns }, (_, i) => Math.sin(seed * (i + 1) * 12.9898) * 2);
+    const telling = noise(3);
+    for (let row = 1; row < rows; row += 2) telling.copyWithin(row * columns, (row - 1) * columns, row * columns);
+    const queries = Int32Array.from({ length: rows / 2 }, (_, i) => 2 * i);
+    const pairs = { queries, targets: queries.map((row) => row + 1) };
+    const fused = await fuseLayers(engine, [noise(1), telling], { rows, columns }, { method: 'weights' }, { pairs });
+    expect(fused.weights[1]).toBeGreaterThan(0.8);
+    expect((fused.weights[0] ?? 0) + (fused.weights[1] ?? 0)).toBeCloseTo(1, 5);
+  });
+
+  test.each([
+    ['weights of another number', { method: 'weights', weights: [1] }, 'ERR_INVALID_ARGUMENT'],
+    ['weights for a mean', { method: 'mean', weights: [1, 1] }, 'ERR_INVALID_ARGUMENT'],
+    ['weights to learn without pairs', { method: 'weights' }, 'ERR_INVALID_ARGUMENT'],
+  ] as const)('refuses %s', async (_, options, code) => {
+    await expect(fuseLayers(engine, [a, b], size, options as never)).rejects.toMatchObject({ code });
+  });
+
+  test('dimension reduction keeps the directions of most variance', async () => {
+    const rows = 50;
+    const x = Float32Array.from({ length: rows * 3 }, (_, i) => Math.sin(i * 7.1) * ([10, 1, 0.1][i % 3] ?? 0));
+    const { values, explainedVariance } = await reduceDimension(engine, x, { rows, columns: 3, components: 2 });
+    expect(values).toHaveLength(rows * 2);
+    expect(explainedVariance[0]).toBeGreaterThan(20 * (explainedVariance[1] ?? 0));
+  });
+});
+
+describe('item features', () => {
+  test.each(['mean', 'concat'] as const)(
+    'fused by %s have variance 1, and a text encoder gives the same ones',
+    async (method) => {
+      const knowledge = await extractKnowledge(model, texts, request());
+      const { features, encoder: spec } = await itemFeatures(engine, knowledge, { fusion: { method }, components: 4 });
+      for (let component = 0; component < 4; component++) {
+        const column = texts.map((_, row) => features[row * 4 + component] ?? 0);
+        const mean = column.reduce((sum, value) => sum + value, 0) / column.length;
+        const variance = column.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (column.length - 1);
+        expect(mean).toBeCloseTo(0, 3);
+        expect(variance).toBeCloseTo(1, 2);
+      }
+      await saveTextEncoder(join(folder, 'encoder'), model, spec);
+      const encoder = await loadTextEncoder(engine, join(folder, 'encoder'));
+      expect(encoder.featureSize).toBe(4);
+      const encoded = encoder.encode(texts);
+      encoded.forEach((value, i) => {
+        expect(value).toBeCloseTo(features[i] ?? 0, 3);
+      });
+      cpSync(join(folder, 'encoder'), join(folder, 'broken'), { recursive: true });
+      writeFileSync(join(folder, 'broken/text_encoder.json'), '{"format": "limbeck-text-encoder", "version": 2}');
+      await expect(loadTextEncoder(engine, join(folder, 'broken'))).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });
+      encoder.dispose();
+      expect(() => encoder.encode(texts)).toThrow(expect.objectContaining({ code: 'ERR_DISPOSED' }));
+    },
+  );
+
+  test('refuse more components than there are directions, and knowledge that is not pooled', async () => {
+    const knowledge = await extractKnowledge(model, texts, request());
+    await expect(itemFeatures(engine, knowledge, { components: 41 })).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+    });
+    const single = await extractKnowledge(model, texts, {
+      ...request(),
+      directory: join(folder, 'none'),
+      pooling: 'none',
+    });
+    await expect(itemFeatures(engine, single, { components: 2 })).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+    });
+  });
+
+  test('a text encoder refuses a spec that does not fit its model', () => {
+    const spec = {
+      layers: [9],
+      fusion: 'sum' as const,
+      weights: Float32Array.of(1),
+      mean: new Float32Array(16),
+      components: new Float32Array(32),
+    };
+    expect(() => new TextEncoder(engine, model, spec)).toThrow(
+      expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
+    );
+  });
+});

@@ -1,0 +1,86 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { loadBinding, type NativeEngine } from '../../../src/binding.js';
+import { distillLanguageModel } from '../../../src/student/language-student.js';
+import type { LanguageModel } from '../../../src/teacher/language-model.js';
+import { pretrainLanguageModel } from '../../../src/teacher/pretrain.js';
+
+const train = Array.from(
+  { length: 120 },
+  (_, i) => `film ${i % 10} is ${['good', 'bad', 'long'][i % 3]} and ${['old', 'new'][i % 2]}`,
+);
+const corpus = { train, validation: train.slice(0, 24) };
+const architecture = {
+  hiddenSize: 16,
+  numHiddenLayers: 1,
+  numAttentionHeads: 2,
+  maxPositionEmbeddings: 32,
+  dropout: 0,
+};
+const training = { epochs: 4, learningRate: 0.01, batchTokens: 256, seed: 1 };
+let engine: NativeEngine;
+let teacher: LanguageModel;
+beforeAll(async () => {
+  engine = loadBinding().createEngine({ threads: 2 });
+  const shape = { ...architecture, hiddenSize: 32, numHiddenLayers: 2 };
+  const options = { architecture: shape, tokenizer: { vocabSize: 290 }, training };
+  teacher = (await pretrainLanguageModel(engine, corpus, options)).model;
+});
+afterAll(() => {
+  engine.dispose();
+});
+
+describe('a language student', () => {
+  test('learns every term that its teacher offers: logits, hidden states, attention maps', async () => {
+    const losses = { ce: 0.5, kd: 1, hidden: 0.5, attention: 0.5, temperature: 2 };
+    const { model, epochs } = await distillLanguageModel(engine, teacher, corpus, { architecture, training, losses });
+    expect(model.config.hiddenSize).toBe(16);
+    expect(model.tokenizer).toBe(teacher.tokenizer);
+    for (const term of ['ce', 'kd', 'hidden', 'attention'] as const) {
+      expect(epochs[0]?.[term], term).toBeGreaterThan(0);
+      expect(epochs.at(-1)?.[term], term).toBeLessThan(epochs[0]?.[term] ?? 0);
+    }
+  });
+
+  test('from the width-reduced teacher starts elsewhere than at random', async () => {
+    const first = async (initialise: 'random' | 'width') => {
+      const options = { architecture, initialise, training: { ...training, epochs: 1, learningRate: 1e-6 } };
+      return (await distillLanguageModel(engine, teacher, corpus, options)).epochs[0]?.ce;
+    };
+    expect(await first('width')).not.toBe(await first('random'));
+  });
+
+  test('interpolated at 1 towards a teacher of its own shape is that teacher', async () => {
+    const shape = { ...architecture, hiddenSize: 32, numHiddenLayers: 2 };
+    const options = { architecture: shape, training: { ...training, epochs: 1 }, interpolation: { alpha: 1 } };
+    const { model } = await distillLanguageModel(engine, teacher, corpus, options);
+    const [ours, theirs] = await Promise.all([model.loss(corpus.validation), teacher.loss(corpus.validation)]);
+    expect(ours).toEqual(theirs);
+  });
+
+  test('tells its caller about every epoch, with the student to measure', async () => {
+    const seen: number[] = [];
+    await distillLanguageModel(
+      engine,
+      teacher,
+      corpus,
+      { architecture, training },
+      {
+        afterEpoch: async ({ epoch }, student) => {
+          expect((await student.loss(corpus.validation)).loss).toBeGreaterThan(0);
+          seen.push(epoch);
+        },
+      },
+    );
+    expect(seen).toEqual([1, 2, 3, 4]);
+  });
+
+  test('refuses attention maps of another number of heads, and unknown options', async () => {
+    const heads = { ...architecture, numAttentionHeads: 4 };
+    await expect(
+      distillLanguageModel(engine, teacher, corpus, { architecture: heads, training, losses: { attention: 1 } }),
+    ).rejects.toMatchObject({ code: 'ERR_SHAPE_MISMATCH', message: expect.stringContaining('heads') });
+    await expect(
+      distillLanguageModel(engine, teacher, corpus, { architectur: architecture } as never),
+    ).rejects.toMatchObject({ code: 'ERR_UNKNOWN_OPTION', message: expect.stringContaining('architecture') });
+  });
+});
