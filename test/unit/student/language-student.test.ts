@@ -78,7 +78,7 @@ describe('a language student', () => {
     const heads = { ...architecture, numAttentionHeads: 4 };
     await expect(
       distillLanguageModel(engine, teacher, corpus, { architecture: heads, training, losses: { attention: 1 } }),
-    ).rejects.toMatchObject({ code: 'ERR_SHAPE_MISMATCH', message: expect.stringContaining('heads') });
+    ).rejects.toMatchObject({ code: 'ERR_SHAPE_MISMATCH', message: expect.stringContaining('head') });
     await expect(
       distillLanguageModel(engine, teacher, corpus, { architectur: architecture } as never),
     ).rejects.toMatchObject({ code: 'ERR_UNKNOWN_OPTION', message: expect.stringContaining('architecture') });
