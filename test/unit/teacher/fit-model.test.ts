@@ -1,0 +1,261 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { type FitOptions, fitModel, learningRateAt, type StepPosition } from '../../../src/teacher/fit-model.js';
+import type { Hooks, ProgressEvent } from '../../../src/teacher/hooks.js';
+import { CROSS_ENTROPY } from '../../../src/teacher/pretrain.js';
+import { copyParameters } from '../../../src/teacher/training-checkpoint.js';
+import { countOf, fakeModel, fakeTrainer, temporaryDirectory } from './fake-model.js';
+
+const folder = temporaryDirectory();
+
+describe('learningRateAt', () => {
+  const schedule = { learningRate: 0.4, warmupRatio: 0.3, minLearningRateRatio: 0.1 };
+  const rates = Array.from({ length: 10 }, (_, step) => learningRateAt(schedule, step, 10));
+
+  test('warms up linearly from above 0, and peaks on the first step after', () => {
+    expect(rates.slice(0, 4)).toEqual([0.1, 0.2, expect.closeTo(0.3, 12), 0.4]);
+  });
+
+  test('falls along half a cosine towards the smallest rate', () => {
+    const falling = rates.slice(3);
+    expect(falling).toEqual(falling.toSorted((a, b) => b - a));
+    expect(learningRateAt({ ...schedule, warmupRatio: 0 }, 5, 10)).toBeCloseTo((0.4 + 0.04) / 2, 12);
+    expect(learningRateAt(schedule, 10, 10)).toBeCloseTo(0.04, 12);
+    expect(learningRateAt(schedule, 99, 10)).toBeCloseTo(0.04, 12);
+  });
+
+  test('without warm-up the first step has the peak', () => {
+    expect(learningRateAt({ ...schedule, warmupRatio: 0 }, 0, 10)).toBe(0.4);
+    expect(learningRateAt(schedule, 0, 1)).toBe(0.4);
+  });
+});
+
+interface Run {
+  readonly options: FitOptions;
+  readonly positions: StepPosition[];
+}
+
+/** Two steps an epoch; validation is best with the parameters of step 4, the end of epoch 2. */
+function run(changes: Partial<FitOptions> = {}): Run {
+  const model = fakeModel();
+  const trainer = fakeTrainer(model);
+  trainer.setProjection(0, 1, 3, Float32Array.of(0.1, 0.2, 0.3));
+  const positions: StepPosition[] = [];
+  const options: FitOptions = {
+    model,
+    trainer,
+    projections: [[1, 3]],
+    epochs: 6,
+    stepsOf: () => 2,
+    schedule: { learningRate: 0.1, warmupRatio: 0.2, minLearningRateRatio: 0.1 },
+    patience: 0,
+    seed: 5,
+    request: async (position) => {
+      positions.push(position);
+      return {
+        inputIds: Int32Array.of(position.step % 7, position.epoch),
+        sequenceOffsets: Int32Array.of(0, 2),
+        labels: Int32Array.of(1, -100),
+        learningRate: position.learningRate,
+        dropoutSeed: position.dropoutSeed,
+        losses: CROSS_ENTROPY,
+        sampledNegatives: 0,
+      };
+    },
+    validate: async () => Math.abs(countOf(model) - 4),
+    describe: { step: 'teacher', name: 'fake' },
+    ...changes,
+  };
+  return { options, positions };
+}
+
+/** Everything of a finished run that a resumed one must give again. */
+async function outcome({ options }: Run, hooks?: Hooks) {
+  const { epochs, bestEpoch, stepCount } = await fitModel(options, hooks);
+  return {
+    epochs: epochs.map(({ seconds: _, ...record }) => record),
+    bestEpoch,
+    stepCount,
+    parameters: copyParameters(options.model),
+    state: options.trainer.getState(),
+    projection: options.trainer.getProjection(0),
+  };
+}
+
+describe('fitModel', () => {
+  test('tells each step its place, its learning rate and a dropout seed of its own', async () => {
+    const { options, positions } = run({ stepsOf: (epoch) => epoch, epochs: 3 });
+    await fitModel(options);
+    expect(positions.map(({ epoch, index, step }) => [epoch, index, step])).toEqual([
+      [1, 0, 0],
+      [2, 0, 1],
+      [2, 1, 2],
+      [3, 0, 3],
+      [3, 1, 4],
+      [3, 2, 5],
+    ]);
+    for (const { step, totalSteps, learningRate, dropoutSeed } of positions) {
+      expect(totalSteps).toBe(6);
+      expect(learningRate).toBe(learningRateAt(options.schedule, step, 6));
+      expect(Number.isInteger(dropoutSeed) && dropoutSeed >= 0 && dropoutSeed < 2 ** 31).toBe(true);
+    }
+    expect(new Set(positions.map(({ dropoutSeed }) => dropoutSeed)).size).toBe(6);
+  });
+
+  test('ends with the parameters of the best epoch', async () => {
+    const { options } = run();
+    const { bestEpoch, stepCount, epochs } = await fitModel(options);
+    expect(epochs.map(({ validationLoss }) => validationLoss)).toEqual([2, 0, 2, 4, 6, 8]);
+    expect({ bestEpoch, stepCount }).toEqual({ bestEpoch: 2, stepCount: 12 });
+    expect(countOf(options.model)).toBe(4);
+  });
+
+  test('an epoch that is only as good as the best one does not replace it', async () => {
+    const { options } = run({ validate: async () => 1 });
+    expect((await fitModel(options)).bestEpoch).toBe(1);
+    expect(countOf(options.model)).toBe(2);
+  });
+
+  test('records means over the steps of the epoch', async () => {
+    const losses: number[] = [];
+    const { options } = run({ epochs: 2 });
+    const { epochs } = await fitModel(options, { onProgress: ({ loss }) => loss !== undefined && losses.push(loss) });
+    const mean = ((losses[2] ?? 0) + (losses[3] ?? 0)) / 2;
+    expect(epochs[1]).toMatchObject({
+      epoch: 2,
+      trainLoss: expect.closeTo(mean, 12),
+      ce: expect.closeTo(2 * mean, 12),
+    });
+    expect(epochs[1]).toMatchObject({ kd: expect.closeTo(3 * mean, 12), attention: expect.closeTo(5 * mean, 12) });
+    expect(epochs[1]?.seconds).toBeGreaterThan(0);
+  });
+
+  test('stops after `patience` epochs without a better value', async () => {
+    const { options, positions } = run({ epochs: 50, patience: 2 });
+    const { epochs, bestEpoch, stepCount } = await fitModel(options);
+    expect({ count: epochs.length, bestEpoch, stepCount }).toEqual({ count: 4, bestEpoch: 2, stepCount: 8 });
+    expect(positions).toHaveLength(8);
+    expect(countOf(options.model)).toBe(4);
+  });
+
+  test('calls afterStep on the new parameters and afterEpoch with the record', async () => {
+    const seen: string[] = [];
+    const { options } = run({
+      epochs: 2,
+      afterStep: ({ step }) => seen.push(`step ${step}: ${countOf(options.model)}`),
+      afterEpoch: async ({ epoch }) => {
+        seen.push(`epoch ${epoch}`);
+      },
+    });
+    await fitModel(options);
+    expect(seen).toEqual(['step 0: 1', 'step 1: 2', 'epoch 1', 'step 2: 3', 'step 3: 4', 'epoch 2']);
+  });
+
+  test('reports progress that ends at its total, with early stopping too', async () => {
+    const events: ProgressEvent[] = [];
+    const { options } = run({ epochs: 50, patience: 2 });
+    await fitModel(options, { onProgress: (event) => events.push(event) });
+    expect(events.slice(0, 8).map(({ done }) => done)).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+    expect(events[0]).toEqual({ step: 'teacher', name: 'fake', done: 1, total: 100, loss: expect.any(Number) });
+    expect(events[2]?.validationLoss).toBe(2);
+    expect(events.at(-1)).toMatchObject({ done: 100, total: 100 });
+  });
+
+  test('stops between two steps when the signal is aborted', async () => {
+    const controller = new AbortController();
+    const { options, positions } = run();
+    const fit = fitModel(options, {
+      signal: controller.signal,
+      onProgress: ({ done }) => done === 3 && controller.abort(),
+    });
+    await expect(fit).rejects.toThrow(expect.objectContaining({ code: 'ERR_ABORTED' }));
+    expect(positions).toHaveLength(3);
+  });
+});
+
+describe('a run with a checkpoint', () => {
+  const checkpointAt = (name: string) => ({ path: join(folder, name), fingerprint: 'f', everySteps: 3 });
+
+  test('changes nothing, and leaves no file when it is complete', async () => {
+    const checkpoint = checkpointAt('complete');
+    let wasThere = false;
+    const found = await outcome(run({ checkpoint }), { onProgress: () => (wasThere ||= existsSync(checkpoint.path)) });
+    expect(found).toEqual(await outcome(run()));
+    expect(wasThere).toBe(true);
+    expect(existsSync(checkpoint.path)).toBe(false);
+  });
+
+  // States lie after steps 2, 3, 4, 6, 8, 9, 10 and 12: ends of epochs and every third step.
+  test.each([
+    [0, 0],
+    [1, 0],
+    [2, 2],
+    [3, 3],
+    [5, 4],
+    [7, 6],
+    [9, 9],
+    [11, 10],
+  ])('killed at step %i goes on from step %i and ends with the same bits', async (killedAt, resumedAt) => {
+    const whole = await outcome(run());
+    const checkpoint = checkpointAt(`killed-${killedAt}`);
+    const first = run({ checkpoint });
+    const request = async (position: StepPosition) => {
+      if (position.step === killedAt) throw new Error('killed');
+      return first.options.request(position);
+    };
+    await expect(fitModel({ ...first.options, request })).rejects.toThrow('killed');
+
+    const second = run({ checkpoint });
+    expect(await outcome(second)).toEqual(whole);
+    expect(second.positions[0]?.step).toBe(resumedAt);
+    expect(existsSync(checkpoint.path)).toBe(false);
+  });
+
+  test('killed after the last step trains no more, and gives the same bits', async () => {
+    const whole = await outcome(run());
+    const checkpoint = checkpointAt('last');
+    const kill = ({ loss }: ProgressEvent) => {
+      if (loss === undefined) throw new Error('killed');
+    };
+    await expect(fitModel(run({ checkpoint }).options, { onProgress: kill })).rejects.toThrow('killed');
+    const second = run({ checkpoint });
+    expect(await outcome(second)).toEqual(whole);
+    expect(second.positions).toEqual([]);
+  });
+
+  test('counts the epochs of the killed run towards its patience', async () => {
+    const changes = { epochs: 50, patience: 2, checkpoint: checkpointAt('patience') };
+    const first = run(changes);
+    const request = async (position: StepPosition) => {
+      if (position.step === 7) throw new Error('killed');
+      return first.options.request(position);
+    };
+    await expect(fitModel({ ...first.options, request })).rejects.toThrow('killed');
+    const second = run(changes);
+    expect(await outcome(second)).toMatchObject({ bestEpoch: 2, stepCount: 8 });
+    expect(countOf(second.options.model)).toBe(4);
+  });
+
+  test('keeps its state when it is aborted', async () => {
+    const checkpoint = checkpointAt('aborted');
+    const controller = new AbortController();
+    const fit = fitModel(run({ checkpoint }).options, {
+      signal: controller.signal,
+      onProgress: ({ done }) => done === 5 && controller.abort(),
+    });
+    await expect(fit).rejects.toThrow(expect.objectContaining({ code: 'ERR_ABORTED' }));
+    expect(existsSync(checkpoint.path)).toBe(true);
+    expect(await outcome(run({ checkpoint }))).toEqual(await outcome(run()));
+  });
+
+  test('refuses the state of another run before the first step', async () => {
+    const checkpoint = checkpointAt('mismatch');
+    const stopped = run({ checkpoint, validate: () => Promise.reject(new Error('stop')), stepsOf: () => 5 });
+    await expect(fitModel(stopped.options)).rejects.toThrow('stop');
+    const other = run({ checkpoint: { ...checkpoint, fingerprint: 'g' } });
+    await expect(fitModel(other.options)).rejects.toThrow(expect.objectContaining({ code: 'ERR_CHECKPOINT_MISMATCH' }));
+    expect(other.positions).toEqual([]);
+    expect(existsSync(checkpoint.path)).toBe(true);
+  });
+});

@@ -1,0 +1,237 @@
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import type { NativeEngine } from '../../../src/binding.js';
+import { trainBytePairTokenizer } from '../../../src/formats/bpe-trainer.js';
+import { createTokenizer, type Tokenizer } from '../../../src/formats/tokenizer.js';
+import { LanguageModel } from '../../../src/teacher/language-model.js';
+import { languageModelConfig } from '../../../src/teacher/pretrain.js';
+import { temporaryDirectory } from './fake-model.js';
+import { createNativeEngine, TEXTS, TINY } from './texts.js';
+
+const folder = temporaryDirectory();
+let engine: NativeEngine;
+let tokenizer: Tokenizer;
+let maskedTokenizer: Tokenizer;
+const models: LanguageModel[] = [];
+
+beforeAll(async () => {
+  engine = createNativeEngine();
+  tokenizer = createTokenizer(await trainBytePairTokenizer(TEXTS, { vocabSize: 300 }));
+  const special = { vocabSize: 300, specialTokens: ['[PAD]', '[MASK]'] };
+  maskedTokenizer = createTokenizer(await trainBytePairTokenizer(TEXTS, special));
+});
+afterEach(() => {
+  for (const model of models.splice(0)) model.dispose();
+});
+afterAll(() => {
+  engine.dispose();
+});
+
+/** Untrained; the wide range of the weights makes its answers differ. */
+function create(family: 'gpt2' | 'bert' = 'gpt2', tokens = family === 'gpt2' ? tokenizer : maskedTokenizer) {
+  const config = languageModelConfig(family, tokens.vocabSize, TINY.architecture);
+  const model = LanguageModel.create(engine, family, config, tokens, { seed: 4, initializerRange: 0.3 });
+  models.push(model);
+  return model;
+}
+
+async function load(directory: string): Promise<LanguageModel> {
+  const model = await LanguageModel.load(engine, directory);
+  models.push(model);
+  return model;
+}
+
+const code = (value: string) => expect.objectContaining({ code: value });
+
+/** −log softmax(row)[target], in double precision. */
+function crossEntropy(row: Float32Array, target: number): number {
+  const largest = Math.max(...row);
+  return Math.log(row.reduce((sum, logit) => sum + Math.exp(logit - largest), 0)) + largest - (row[target] ?? 0);
+}
+
+describe('forward', () => {
+  test('gives the tokens that were read and what was asked for about them', async () => {
+    const model = create();
+    const texts = TEXTS.slice(0, 3);
+    const output = await model.forward(texts, { hiddenStates: [0, 2], attentions: [1], logits: 'dense' });
+    const ids = texts.map((text) => tokenizer.encode(text));
+    const tokens = ids.flat().length;
+    expect(Array.from(output.inputIds)).toEqual(ids.flat());
+    expect(Array.from(output.sequenceOffsets, (_, s) => ids.slice(0, s).flat().length)).toEqual(
+      Array.from(output.sequenceOffsets),
+    );
+    expect(output.hiddenStates.map(({ length }) => length)).toEqual([tokens * 32, tokens * 32]);
+    expect(output.attentions[0]).toHaveLength(ids.reduce((sum, { length }) => sum + 2 * length * length, 0));
+    expect(output.logits).toHaveLength(tokens * tokenizer.vocabSize);
+    expect(output.truncated).toBe(0);
+  });
+
+  test('takes token ids too, and a text does not see the others of its batch', async () => {
+    const model = create();
+    const inputIds = TEXTS.slice(0, 2).map((text) => tokenizer.encode(text));
+    const together = await model.forward({ inputIds }, { hiddenStates: [2], pooling: 'last' });
+    const alone = await model.forward([TEXTS[1] ?? ''], { hiddenStates: [2], pooling: 'last' });
+    const [expected, found] = [alone.hiddenStates[0] ?? [], together.hiddenStates[0]?.slice(32) ?? []];
+    expect(found).toHaveLength(32);
+    for (const [i, value] of found.entries()) expect(value).toBeCloseTo(expected[i] ?? Number.NaN, 5);
+  });
+
+  test('reads the beginning of a text longer than the model, and counts such texts', async () => {
+    const model = create();
+    const long = Array.from({ length: 40 }, (_, i) => i + 1);
+    const cut = await model.forward({ inputIds: [long, [1, 2]] }, { logits: 'dense' });
+    expect(cut.truncated).toBe(1);
+    expect(cut.sequenceOffsets).toEqual(Int32Array.of(0, 32, 34));
+    expect(Array.from(cut.inputIds)).toEqual([...long.slice(0, 32), 1, 2]);
+  });
+
+  test('refuses nothing, an empty text, an id outside the vocabulary, and an aborted signal', async () => {
+    const model = create();
+    await expect(model.forward([], {})).rejects.toThrow(code('ERR_EMPTY_DATA'));
+    await expect(model.forward(['a cat', ''], {})).rejects.toThrow(/Text 1/);
+    const outside = model.forward({ inputIds: [[0, tokenizer.vocabSize]] }, { logits: 'dense' });
+    await expect(outside).rejects.toThrow(code('ERR_INVALID_ARGUMENT'));
+    const aborted = model.forward(['a cat'], {}, { signal: AbortSignal.abort() });
+    await expect(aborted).rejects.toThrow(code('ERR_ABORTED'));
+  });
+
+  test('refuses a model that was disposed of', async () => {
+    const model = create();
+    model.dispose();
+    await expect(model.forward(['a cat'], { logits: 'dense' })).rejects.toThrow(code('ERR_DISPOSED'));
+  });
+});
+
+describe('loss', () => {
+  test('is the mean cross-entropy of the next token, over all texts', async () => {
+    const model = create();
+    const texts = TEXTS.slice(0, 4);
+    const { vocabSize, eosTokenId = Number.NaN } = tokenizer;
+    let sum = 0;
+    let count = 0;
+    for (const text of texts) {
+      const ids = [...tokenizer.encode(text), eosTokenId];
+      const { logits = new Float32Array() } = await model.forward({ inputIds: [ids] }, { logits: 'dense' });
+      for (let i = 0; i + 1 < ids.length; i++) {
+        sum += crossEntropy(logits.subarray(i * vocabSize, (i + 1) * vocabSize), ids[i + 1] ?? 0);
+        count++;
+      }
+    }
+    const { loss, numTokens } = await model.loss(texts);
+    expect(numTokens).toBe(count);
+    expect(loss).toBeCloseTo(sum / count, 4);
+  });
+
+  test('of a masked language model is the same at every call', async () => {
+    const model = create('bert');
+    const first = await model.loss(TEXTS);
+    expect(first.numTokens).toBeGreaterThan(TEXTS.length);
+    expect(first.loss).toBeGreaterThan(0);
+    expect(await model.loss(TEXTS)).toEqual(first);
+  });
+
+  test('of a bidirectional model without a mask token is ERR_TOKENIZER with a remedy', async () => {
+    await expect(create('bert', tokenizer).loss(TEXTS)).rejects.toThrow(
+      expect.objectContaining({ code: 'ERR_TOKENIZER', message: expect.stringMatching(/\[MASK\]/) }),
+    );
+  });
+
+  test('refuses texts in which nothing can be predicted, and an aborted signal', async () => {
+    const model = create();
+    await expect(model.loss([])).rejects.toThrow(code('ERR_EMPTY_DATA'));
+    await expect(model.loss([''])).rejects.toThrow(code('ERR_EMPTY_DATA'));
+    await expect(model.loss(TEXTS, { signal: AbortSignal.abort() })).rejects.toThrow(code('ERR_ABORTED'));
+  });
+});
+
+describe('generate', () => {
+  test('with temperature 0 takes the best next token, again and again', async () => {
+    const model = create();
+    const ids = tokenizer.encode('the cat');
+    const expected: number[] = [];
+    for (let i = 0; i < 6; i++) {
+      const inputIds = [[...ids, ...expected]];
+      const { logits = new Float32Array() } = await model.forward({ inputIds }, { logits: 'dense' });
+      const last = logits.subarray(-tokenizer.vocabSize);
+      expected.push(last.indexOf(Math.max(...last)));
+    }
+    expect(expected).not.toContain(tokenizer.eosTokenId);
+    expect(await model.generateIds(ids, { maxNewTokens: 6 })).toEqual(expected);
+    expect(await model.generate('the cat', { maxNewTokens: 6 })).toBe(tokenizer.decode(expected));
+  });
+
+  test('draws by its seed', async () => {
+    const model = create();
+    const draw = (seed: number) => model.generateIds([60, 70], { maxNewTokens: 12, temperature: 1, seed });
+    const first = await draw(1);
+    expect(await draw(1)).toEqual(first);
+    expect(await draw(2)).not.toEqual(first);
+    expect(await model.generateIds([60, 70], { maxNewTokens: 12, temperature: 1, topK: 1, seed: 1 })).toEqual(
+      await model.generateIds([60, 70], { maxNewTokens: 12 }),
+    );
+  });
+
+  test('refuses numbers out of range', async () => {
+    const model = create();
+    for (const wrong of [{ maxNewTokens: -1 }, { maxNewTokens: 2, temperature: -1 }, { maxNewTokens: 2, topK: -1 }]) {
+      await expect(model.generateIds([60], wrong)).rejects.toThrow(code('ERR_INVALID_ARGUMENT'));
+    }
+    await expect(model.generateIds([], { maxNewTokens: 2 })).rejects.toThrow(/ERR_|./);
+  });
+});
+
+describe('a directory', () => {
+  test.each(['gpt2', 'bert'] as const)('a %s that was saved and loaded gives the same logits', async (family) => {
+    const model = create(family);
+    const directory = join(folder, family);
+    await model.save(directory);
+    expect(readdirSync(directory).toSorted()).toEqual([
+      'config.json',
+      'model.safetensors',
+      'tokenizer.json',
+      'tokenizer_config.json',
+    ]);
+    const again = await load(directory);
+    expect(again).toMatchObject({ family, config: model.config, numParameters: model.numParameters });
+    const before = await model.forward(TEXTS.slice(0, 5), { logits: 'dense' });
+    const after = await again.forward(TEXTS.slice(0, 5), { logits: 'dense' });
+    expect(after.inputIds).toEqual(before.inputIds);
+    expect(after.logits).toEqual(before.logits);
+  });
+
+  test('a model without tokenizer files takes token ids, and says what texts need', async () => {
+    const model = create();
+    const directory = join(folder, 'ids-only');
+    await model.save(directory);
+    rmSync(join(directory, 'tokenizer.json'));
+    const again = await load(directory);
+    expect(await again.generateIds([60, 70], { maxNewTokens: 3 })).toEqual(
+      await model.generateIds([60, 70], { maxNewTokens: 3 }),
+    );
+    await expect(again.forward(['a cat'], {})).rejects.toThrow(
+      expect.objectContaining({ code: 'ERR_TOKENIZER', message: expect.stringMatching(/tokenizer\.json/) }),
+    );
+  });
+
+  test('a tokenizer with more tokens than the model is refused', async () => {
+    const directory = join(folder, 'mismatch');
+    await create().save(directory);
+    const words = Array.from({ length: 5_000 }, (_, i) => `w${i}x${i * i}`);
+    const larger = await trainBytePairTokenizer(words, { vocabSize: 500 });
+    writeFileSync(join(directory, 'tokenizer.json'), JSON.stringify(larger));
+    await expect(LanguageModel.load(engine, directory)).rejects.toThrow(code('ERR_TOKENIZER'));
+    const config = languageModelConfig('gpt2', 100, TINY.architecture);
+    expect(() => LanguageModel.create(engine, 'gpt2', config, tokenizer, { seed: 1 })).toThrow(code('ERR_TOKENIZER'));
+  });
+
+  test('saving over a directory replaces it as a whole', async () => {
+    const directory = join(folder, 'replaced');
+    await create().save(directory);
+    writeFileSync(join(directory, 'stale.txt'), 'from before');
+    const model = create('bert');
+    await model.save(directory);
+    expect(readdirSync(directory)).not.toContain('stale.txt');
+    expect(JSON.parse(readFileSync(join(directory, 'config.json'), 'utf8'))).toMatchObject({ model_type: 'bert' });
+  });
+});
