@@ -48,7 +48,7 @@ const shard = (index: number) => join(folder, `knowledge-0000${index}.safetensor
 
 describe('extraction', () => {
   test('keeps what a forward pass of each text gives', async () => {
-    const everything = { attentions: [1], logits: { topK: 3 }, pooling: 'none' } as const;
+    const everything = { attentions: [1], logits: { topK: 3 }, pooling: 'none' as const };
     const knowledge = await extractKnowledge(model, texts, { ...request(), ...everything });
     const { sequenceOffsets, hiddenStates, attentions, topK } = await model.forward(texts, {
       hiddenStates: [0, 2],
