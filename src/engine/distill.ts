@@ -124,6 +124,7 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
     await teacher.model.save(join(output, 'teacher'));
     await sequenceTeacher.model.save(join(output, 'sequence-teacher'));
     await languageStudent?.model.save(join(output, 'language-student'));
+    await workspace.publish('knowledge');
     const reportPath = await writeResults(settings, { test, counts, report });
     await workspace.finish();
     models.release(student, teacher.model);

@@ -3,7 +3,7 @@ import type { NativeEngine } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { perplexity } from '../evaluate/language-model.js';
 import type { LanguageModelResults } from '../evaluate/report-types.js';
-import { pathExists, writeFileAtomic } from '../formats/files.js';
+import { pathExists } from '../formats/files.js';
 import { extractKnowledge } from '../knowledge/extract.js';
 import { type ItemPairs, itemFeatures, type TextEncoderSpec } from '../knowledge/fuse.js';
 import { type Dataset, trainSequences } from '../prepare/dataset.js';
@@ -189,31 +189,25 @@ export async function trainLanguageStudent(
 ): Promise<(Trained<LanguageModel> & { readonly results: LanguageModelResults }) | undefined> {
   const options = settings.languageStudent;
   if (options === undefined) return undefined;
-  const testLossByEpoch: number[] = [];
-  const trained = await stage(
-    workspace,
-    'language-student',
-    (directory) => LanguageModel.load(engine, directory),
-    async () => {
-      const { model, epochs } = await distillLanguageModel(engine, teacher, corpus, options, {
-        ...hooks,
-        describe: { step: 'fineTune', name: 'language student' },
-        afterEpoch: async (_, student) => {
-          testLossByEpoch.push((await student.loss(corpus.test, hooks)).loss);
-        },
-      });
-      return { model, history: epochs };
-    },
-  );
-  const losses = await workspace.json('language-student-test-loss', async () => testLossByEpoch);
-  const teacherTestLoss = await workspace.json(
-    'teacher-test-loss',
-    async () => (await teacher.loss(corpus.test, hooks)).loss,
-  );
+  // Epochs before a kill were measured then.
+  const testLossByEpoch = (await workspace.readJson<number[]>('language-student-test-loss')) ?? [];
+  const load = (directory: string) => LanguageModel.load(engine, directory);
+  const trained = await stage(workspace, 'language-student', load, async () => {
+    const { model, epochs } = await distillLanguageModel(engine, teacher, corpus, options, {
+      ...hooks,
+      checkpoint: workspace.checkpoint('language-student'),
+      describe: { step: 'fineTune', name: 'language student' },
+      afterEpoch: async ({ epoch }, student) => {
+        testLossByEpoch[epoch - 1] = (await student.loss(corpus.test, hooks)).loss;
+        await workspace.saveJson('language-student-test-loss', testLossByEpoch);
+      },
+    });
+    return { model, history: epochs };
+  });
   const results = {
-    testLossByEpoch: losses,
-    perplexityByEpoch: losses.map((loss) => perplexity(loss, 1)),
-    teacherTestLoss,
+    testLossByEpoch,
+    perplexityByEpoch: testLossByEpoch.map((loss) => perplexity(loss, 1)),
+    teacherTestLoss: (await teacher.loss(corpus.test, hooks)).loss,
     teacherParameters: teacher.numParameters,
     studentParameters: trained.model.numParameters,
   };
@@ -230,12 +224,12 @@ async function stage<Model extends { save(directory: string): Promise<void>; dis
   const directory = workspace.path(name);
   const historyName = `${name}-history`;
   if (await pathExists(directory)) {
-    const history = await workspace.json<readonly EpochRecord[]>(historyName, async () => []);
-    return { model: await load(directory), history };
+    const history = await workspace.readJson<readonly EpochRecord[]>(historyName);
+    return { model: await load(directory), history: history ?? [] };
   }
   const { model, history } = await make();
   try {
-    await writeFileAtomic(workspace.path(`${historyName}.json`), `${JSON.stringify(history)}\n`);
+    await workspace.saveJson(historyName, history);
     await model.save(directory);
   } catch (error) {
     model.dispose();

@@ -2,7 +2,7 @@
  * Where an unfinished run keeps its stages: `<output>/.unfinished/`. A stage that is there was finished and is loaded;
  * results of an earlier run stay untouched until the new ones take their place at the end.
  */
-import { rm } from 'node:fs/promises';
+import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { loadBinding } from '../binding.js';
 import { LimbeckError } from '../errors.js';
@@ -48,18 +48,27 @@ export class Workspace {
     return join(this.directory, ...names);
   }
 
-  /** What `make` returns, kept as JSON: a stage that was finished before is read back. */
-  async json<T>(name: string, make: () => Promise<T>): Promise<T> {
+  /** What {@link saveJson} kept under this name. */
+  async readJson<T>(name: string): Promise<T | undefined> {
     const path = this.path(`${name}.json`);
-    if (await pathExists(path)) return (await readJsonFile(path)) as T;
-    const value = await make();
-    await writeFileAtomic(path, `${JSON.stringify(value)}\n`);
-    return value;
+    return (await pathExists(path)) ? ((await readJsonFile(path)) as T) : undefined;
+  }
+
+  /** @throws LimbeckError ERR_NO_SPACE, ERR_IO */
+  async saveJson(name: string, value: unknown): Promise<void> {
+    await writeFileAtomic(this.path(`${name}.json`), `${JSON.stringify(value)}\n`);
   }
 
   /** The training state that a fit resumes from. */
   checkpoint(name: string): { path: string; fingerprint: string; everySteps: number } {
     return { path: this.path(`${name}.checkpoint.safetensors`), fingerprint: this.fingerprint, everySteps: 200 };
+  }
+
+  /** Puts a stage's directory into the output, in place of an earlier one. */
+  async publish(name: string): Promise<void> {
+    const target = join(this.output, name);
+    await rm(target, { recursive: true, force: true });
+    await rename(this.path(name), target);
   }
 
   /** Removes the stages; the results must be in place. */

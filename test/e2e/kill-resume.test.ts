@@ -52,7 +52,7 @@ function models(output: string): Map<string, Buffer> {
   return new Map(names.sort().map((name) => [name, readFileSync(join(output, name))]));
 }
 
-test('a distillation killed in the teacher, and again in a student, ends with the bits of one that was not', async () => {
+test('a distillation killed in the teacher, in a student and in the language student ends with the bits of one that was not', async () => {
   const whole = join(folder, 'whole');
   const broken = join(folder, 'broken');
   expect((await distil(whole)).signal).toBeNull();
@@ -60,6 +60,7 @@ test('a distillation killed in the teacher, and again in a student, ends with th
   expect((await distil(broken, { name: 'pretrain', done: 2 })).signal).toBe('SIGKILL');
   expect(existsSync(join(broken, 'student'))).toBe(false);
   expect((await distil(broken, { name: 'distilled student 1 of 1', done: 9 })).signal).toBe('SIGKILL');
+  expect((await distil(broken, { name: 'language student', done: 3 })).signal).toBe('SIGKILL');
   const last = await distil(broken);
   expect(last.signal).toBeNull();
   expect(last.parts).not.toContain('pretrain'); // finished before the second kill, not done again
@@ -68,4 +69,7 @@ test('a distillation killed in the teacher, and again in a student, ends with th
   const found = models(broken);
   expect([...found.keys()]).toEqual([...expected.keys()]);
   for (const [name, bytes] of expected) expect(found.get(name)?.equals(bytes), name).toBe(true);
+  const lossesOf = (output: string) => JSON.parse(readFileSync(join(output, 'report.json'), 'utf8')).lm.testLossByEpoch;
+  expect(lossesOf(broken)).toEqual(lossesOf(whole));
+  expect(lossesOf(whole)).toHaveLength(2);
 });
