@@ -24,15 +24,23 @@ struct SgdUpdate {
   float grad_scale;
 };
 
+/// Products of packed panels (cpu/gemm.inl.h) of 32-bit words: floats, or pairs of bfloat16.
+struct GemmKernels {
+  int64_t rows, columns;  // of a register tile
+  int64_t word_elements;  // values of k in a word
+  int64_t block_words;    // depth of a block that suits the caches
+
+  void (*multiply)(int64_t rows, int64_t columns, int64_t words, const float* a_panels, const float* b_panels,
+                   const float* bias, float* c, int64_t ldc, bool accumulate);
+  void (*pack_a)(const float* x, int64_t stride, int64_t k_stride, int64_t count, int64_t k, float* out);
+  void (*pack_b)(const float* x, int64_t stride, int64_t k_stride, int64_t count, int64_t k, float* out);
+};
+
 /// The kernels of one instruction set. What each computes stands at its definition (*.inl.h); they check nothing.
 struct CpuKernels {
-  const char* isa;                  // "avx512", "avx2" or "portable"
-  int64_t gemm_rows, gemm_columns;  // of a register tile
+  const char* isa;  // "avx512", "avx2" or "portable"
+  GemmKernels gemm_float32, gemm_bfloat16;
 
-  void (*gemm_block)(int64_t rows, int64_t columns, int64_t k, const float* a_panels, const float* b_panels,
-                     const float* bias, float* c, int64_t ldc, bool accumulate);
-  void (*pack_a_panel)(const float* x, int64_t stride, int64_t k_stride, int64_t count, int64_t k, float* out);
-  void (*pack_b_panel)(const float* x, int64_t stride, int64_t k_stride, int64_t count, int64_t k, float* out);
   void (*gemv)(int64_t n, int64_t k, const float* a, int64_t a_stride, const float* b, int64_t row_stride,
                int64_t column_stride, const float* bias, float* c, bool accumulate);
   void (*add_rows)(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out);

@@ -13,11 +13,8 @@
 constexpr CpuKernels make_kernels(const char* isa) {
   CpuKernels kernels{};
   kernels.isa = isa;
-  kernels.gemm_rows = kGemmRows;
-  kernels.gemm_columns = kGemmColumns;
-  kernels.gemm_block = gemm_block;
-  kernels.pack_a_panel = pack_a_panel;
-  kernels.pack_b_panel = pack_b_panel;
+  kernels.gemm_float32 = make_gemm_kernels<Float32Words>();
+  kernels.gemm_bfloat16 = make_gemm_kernels<BFloat16Words>();
   kernels.gemv = gemv;
   kernels.add_rows = add_rows;
   kernels.add = add;

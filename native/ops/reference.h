@@ -12,7 +12,7 @@ namespace limbeck {
 // What linear.h, norm.h, activation.h, embedding.h and optimizer.h define, in plain loops over one number type: the
 // specification of those ops, compared with in tests. Shapes are those of the op.
 
-/// A MatrixView (ops/linear.h) of any number type.
+/// A MatrixView (ops/gemm.h) of any number type.
 template <typename T>
 struct ReferenceMatrix {
   const T* data;

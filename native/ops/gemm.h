@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+
+#include "ops/context.h"
+
+namespace limbeck {
+
+/// A row-major or transposed matrix: element (i, j) is data[i * row_stride + j * column_stride]; one stride is 1.
+struct MatrixView {
+  const float* data;
+  int64_t row_stride;
+  int64_t column_stride;
+};
+
+/// C = A·B (or C += A·B), A [m, k], B [k, n], C [m, n] row-major with leading dimension ldc. fp32 accumulation; the
+/// order of every sum depends on the shapes alone, never on the number of threads. bias [n] may be null; it is not
+/// added when C is accumulated to. C must not overlap A or B. m, n or k may be 0 (k = 0 gives zeros plus bias).
+/// With context.precision kBFloat16, A and B are rounded to bfloat16 as they are packed.
+void gemm(Context& context, int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, const float* bias, float* c,
+          int64_t ldc, bool accumulate);
+
+}  // namespace limbeck
