@@ -317,7 +317,7 @@ export interface NativeEngine {
 export interface CpuInfo {
   /** Instruction sets the processor and the operating system offer. */
   readonly features: readonly string[];
-  /** The set in use: `avx512`, `avx2` or `portable` (`LIMBECK_FORCE_ISA` overrides). */
+  /** The set in use: `avx512bf16`, `avx512`, `avx2` or `portable` (`LIMBECK_FORCE_ISA` overrides). */
   readonly isa: string;
   readonly availableThreads: number;
 }

@@ -84,7 +84,7 @@ struct PeakLoop {
 
 PeakLoop peak_loop(const char* isa) {
 #if defined(__x86_64__)
-  if (std::strcmp(isa, "avx512") == 0) return {avx512::fma_loop, 16};
+  if (std::strncmp(isa, "avx512", 6) == 0) return {avx512::fma_loop, 16};
   if (std::strcmp(isa, "avx2") == 0) return {avx2::fma_loop, 8};
 #else
   static_cast<void>(isa);

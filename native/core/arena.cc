@@ -1,15 +1,11 @@
 #include "core/arena.h"
 
 #include <cstdlib>
-#include <fstream>
 #include <new>
 #include <string>
 
 #include "core/error.h"
-
-#ifndef __linux__
-#include <limits>
-#endif
+#include "core/memory.h"
 
 namespace limbeck {
 namespace {
@@ -30,22 +26,13 @@ void* allocate_block(size_t size_bytes) {
                                            " are available. Use smaller batches or a smaller model.");
     }
   }
-  void* data = std::aligned_alloc(kAlignment, size_bytes);
+  void* data = allocate_aligned(size_bytes);
   if (data == nullptr) {
     throw Error("ERR_OUT_OF_MEMORY",
                 "The system refused " + std::to_string(size_bytes) + " bytes. Use smaller batches or a smaller model.");
   }
   return data;
 }
-
-#ifdef __linux__
-/// The number in a one-number file, or `missing` when there is none ("max", no such file).
-size_t read_number(const char* path, size_t missing) {
-  std::ifstream file(path);
-  unsigned long long value = 0;
-  return file >> value ? static_cast<size_t>(value) : missing;
-}
-#endif
 
 }  // namespace
 
@@ -98,31 +85,6 @@ size_t Arena::capacity_bytes() const {
   size_t total = 0;
   for (const Block& block : blocks_) total += block.size_bytes;
   return total;
-}
-
-size_t available_memory_bytes() {
-#ifdef __linux__
-  size_t available = SIZE_MAX;
-  std::ifstream meminfo("/proc/meminfo");
-  std::string key;
-  while (meminfo >> key) {
-    unsigned long long kibibytes = 0;
-    if (key == "MemAvailable:" && meminfo >> kibibytes) {
-      available = static_cast<size_t>(kibibytes) * 1024;
-      break;
-    }
-    meminfo.ignore(256, '\n');
-  }
-  const size_t limit = read_number("/sys/fs/cgroup/memory.max", SIZE_MAX);
-  if (limit != SIZE_MAX) {
-    const size_t used = read_number("/sys/fs/cgroup/memory.current", 0);
-    const size_t left = limit > used ? limit - used : 0;
-    if (left < available) available = left;
-  }
-  return available;
-#else
-  return std::numeric_limits<size_t>::max();
-#endif
 }
 
 }  // namespace limbeck

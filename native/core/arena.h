@@ -55,7 +55,4 @@ class Arena {
   size_t used_ = 0;     // bytes used of it
 };
 
-/// Bytes that this process may still take: MemAvailable and the cgroup limit, whichever is less.
-size_t available_memory_bytes();
-
 }  // namespace limbeck

@@ -23,10 +23,15 @@ struct Float32Words {
 struct BFloat16Words {
   static constexpr int64_t kElements = 2;
   static VecF multiply_add(VecF sum, VecF a, VecF b) {
+#if defined(LIMBECK_HAS_DOT_PRODUCTS)
+    return reinterpret_cast<VecF>(
+        _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
+#else
     const VecI left = reinterpret_cast<VecI>(a), right = reinterpret_cast<VecI>(b);
     constexpr int32_t kHigh = static_cast<int32_t>(0xFFFF0000u);
     sum += reinterpret_cast<VecF>(left & kHigh) * reinterpret_cast<VecF>(right & kHigh);
     return sum + reinterpret_cast<VecF>(left << 16) * reinterpret_cast<VecF>(right << 16);
+#endif
   }
 };
 

@@ -9,6 +9,7 @@ extern const CpuKernels kPortableKernels;
 #if defined(__x86_64__)
 extern const CpuKernels kAvx2Kernels;
 extern const CpuKernels kAvx512Kernels;
+extern const CpuKernels kAvx512Bf16Kernels;  // with the dot products of bfloat16 and int8
 #endif
 
 }  // namespace limbeck

@@ -27,14 +27,23 @@ bool has_avx512() {
 #endif
 }
 
+bool has_avx512bf16() {
+#if defined(__x86_64__)
+  return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+#else
+  return false;
+#endif
+}
+
 const CpuKernels& choose_kernels() {
   const char* forced = std::getenv("LIMBECK_FORCE_ISA");
   if (forced != nullptr && *forced != '\0') {
     if (const CpuKernels* kernels = kernels_for_isa(forced)) return *kernels;
-    throw Error("ERR_INVALID_ARGUMENT", std::string("LIMBECK_FORCE_ISA is '") + forced +
-                                            "'; expected avx512, avx2 or portable, and one that this processor has.");
+    throw Error("ERR_INVALID_ARGUMENT",
+                std::string("LIMBECK_FORCE_ISA is '") + forced +
+                    "'; expected avx512bf16, avx512, avx2 or portable, and one that this processor has.");
   }
-  for (const char* isa : {"avx512", "avx2"}) {
+  for (const char* isa : {"avx512bf16", "avx512", "avx2"}) {
     if (const CpuKernels* kernels = kernels_for_isa(isa)) return *kernels;
   }
   return kPortableKernels;
@@ -55,6 +64,7 @@ const CpuKernels& cpu_kernels() {
 
 const CpuKernels* kernels_for_isa(const std::string& isa) {
 #if defined(__x86_64__)
+  if (isa == "avx512bf16" && has_avx512bf16()) return &kAvx512Bf16Kernels;
   if (isa == "avx512" && has_avx512()) return &kAvx512Kernels;
   if (isa == "avx2" && has_avx2()) return &kAvx2Kernels;
 #endif

@@ -38,7 +38,7 @@ struct GemmKernels {
 
 /// The kernels of one instruction set. What each computes stands at its definition (*.inl.h); they check nothing.
 struct CpuKernels {
-  const char* isa;  // "avx512", "avx2" or "portable"
+  const char* isa;  // "avx512bf16", "avx512", "avx2" or "portable"
   GemmKernels gemm_float32, gemm_bfloat16;
 
   void (*gemv)(int64_t n, int64_t k, const float* a, int64_t a_stride, const float* b, int64_t row_stride,

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "core/memory.h"
 #include "ops/linear.h"
 #include "ops/loss_head.h"
 #include "ops/top_k.h"

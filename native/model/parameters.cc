@@ -4,8 +4,8 @@
 #include <cstring>
 #include <utility>
 
-#include "core/arena.h"
 #include "core/error.h"
+#include "core/memory.h"
 
 namespace limbeck {
 
@@ -23,7 +23,7 @@ AlignedFloats allocate_floats(int64_t count) {
     throw Error("ERR_OUT_OF_MEMORY", "This needs " + std::to_string(size_bytes) + " bytes of memory and " +
                                          std::to_string(available) + " are available. Use a smaller model.");
   }
-  void* data = std::aligned_alloc(64, size_bytes);
+  void* data = allocate_aligned(size_bytes);
   if (data == nullptr) {
     throw Error("ERR_OUT_OF_MEMORY", "Could not allocate " + std::to_string(size_bytes) + " bytes.");
   }

@@ -5,7 +5,7 @@
 #include <new>
 #include <sstream>
 
-#include "core/arena.h"
+#include "core/memory.h"
 
 namespace limbeck {
 

@@ -8,6 +8,7 @@
 
 #include "core/arena.h"
 #include "core/crc32c.h"
+#include "core/memory.h"
 #include "core/rng.h"
 #include "core/thread_pool.h"
 #include "test.h"

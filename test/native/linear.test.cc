@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -144,6 +145,45 @@ TEST("gemm gives the same bits on 1, 2 and 3 threads") {
       CHECK(product.run(2) == alone);
       CHECK(product.run(3) == alone);
     });
+  }
+}
+
+TEST("gemm in bfloat16 equals the reference of rounded operands, in every layout and for odd depths") {
+  const auto round = [](std::vector<float> x) {
+    for (float& value : x) {
+      uint32_t bits;
+      std::memcpy(&bits, &value, sizeof bits);
+      bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000u;
+      std::memcpy(&value, &bits, sizeof bits);
+    }
+    return x;
+  };
+  for (const Shape& shape : {Shape{4, 1, 1}, Shape{6, 16, 8}, Shape{15, 33, 257}, Shape{17, 100, 64},
+                             Shape{50, 40, 1025}, Shape{100, 257, 65}, Shape{30, 20, 9000}}) {
+    for (const int layout : {0, 1, 2, 3}) {
+      const bool a_transposed = (layout & 1) != 0, b_transposed = (layout & 2) != 0;
+      const auto a = normals(shape.m * shape.k, 1), b = normals(shape.k * shape.n, 2), bias = normals(shape.n, 3);
+      const auto wide_a = widen(round(a)), wide_b = widen(round(b)), wide_bias = widen(bias);
+      const int64_t a_row = a_transposed ? 1 : shape.k, a_column = a_transposed ? shape.m : 1;
+      const int64_t b_row = b_transposed ? 1 : shape.n, b_column = b_transposed ? shape.k : 1;
+      std::vector<double> expected(static_cast<size_t>(shape.m * shape.n));
+      reference_gemm<double>(shape.m, shape.n, shape.k, {wide_a.data(), a_row, a_column},
+                             {wide_b.data(), b_row, b_column}, wide_bias.data(), expected.data(), shape.n, false);
+      for_each_isa([&] {
+        std::vector<float> first;
+        for (const int num_threads : {1, 2}) {
+          ThreadPool pool(num_threads);
+          Arena arena;
+          Context context{pool, arena, Precision::kBFloat16};
+          std::vector<float> c(expected.size(), kNaN);
+          gemm(context, shape.m, shape.n, shape.k, {a.data(), a_row, a_column}, {b.data(), b_row, b_column},
+               bias.data(), c.data(), shape.n, false);
+          CHECK(largest_error(c, expected, std::sqrt(static_cast<double>(shape.k + 1))) < kTolerance);
+          if (num_threads == 1) first = c;
+          CHECK(c == first);
+        }
+      });
+    }
   }
 }
 

@@ -21,7 +21,7 @@ std::string error_code(const std::function<void()>& body);
 template <typename Body>
 void for_each_isa(Body&& body) {
   const limbeck::CpuKernels& chosen = limbeck::cpu_kernels();
-  for (const char* isa : {"portable", "avx2", "avx512"}) {
+  for (const char* isa : {"portable", "avx2", "avx512", "avx512bf16"}) {
     const limbeck::CpuKernels* kernels = limbeck::kernels_for_isa(isa);
     if (kernels == nullptr) continue;
     limbeck::set_cpu_kernels_for_testing(*kernels);

@@ -119,7 +119,7 @@ describe('the addon', () => {
 
   it('names the instruction set in use', () => {
     const info = binding.cpuInfo();
-    expect(['avx512', 'avx2', 'portable']).toContain(info.isa);
+    expect(['avx512bf16', 'avx512', 'avx2', 'portable']).toContain(info.isa);
     expect(info.availableThreads).toBeGreaterThanOrEqual(1);
     expect(Array.isArray(info.features)).toBe(true);
   });

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <cstddef>
+
+namespace limbeck {
+
+/// 64-byte aligned memory for std::free(), or null. What spans huge pages is aligned to them and asks for them: a table
+/// of a hundred megabytes has more small pages than the processor remembers.
+void* allocate_aligned(size_t size_bytes);
+
+/// Bytes that this process may still take: MemAvailable and the cgroup limit, whichever is less.
+size_t available_memory_bytes();
+
+}  // namespace limbeck

@@ -1,0 +1,27 @@
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/kernel_tables.h"
+#include "cpu/kernels.h"
+
+// From here on alone: what the headers above define must stay runnable on every processor.
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma")
+
+namespace limbeck {
+namespace avx512bf16 {
+
+constexpr int64_t kLanes = 16;
+#define LIMBECK_HAS_DOT_PRODUCTS  // of bfloat16 and of int8
+#include "cpu/kernels.inl.h"
+
+}  // namespace avx512bf16
+
+constexpr CpuKernels kAvx512Bf16Kernels = avx512bf16::make_kernels("avx512bf16");
+
+}  // namespace limbeck
+
+#endif
