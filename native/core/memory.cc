@@ -2,13 +2,16 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
+#include <string>
+
+#include "core/error.h"
 
 #ifdef __linux__
 #include <sys/mman.h>
 
 #include <fstream>
-#include <string>
 #endif
 
 namespace limbeck {
@@ -66,6 +69,23 @@ size_t available_memory_bytes() {
 #else
   return std::numeric_limits<size_t>::max();
 #endif
+}
+
+void AlignedFloatsDeleter::operator()(float* data) const { std::free(data); }
+
+AlignedFloats allocate_floats(int64_t count) {
+  const size_t size_bytes = round_up((static_cast<size_t>(count) + 1) * sizeof(float), kAlignment);
+  const size_t available = available_memory_bytes();
+  if (size_bytes > available) {
+    throw Error("ERR_OUT_OF_MEMORY", "This needs " + std::to_string(size_bytes) + " bytes of memory and " +
+                                         std::to_string(available) + " are available. Use a smaller model.");
+  }
+  void* data = allocate_aligned(size_bytes);
+  if (data == nullptr) {
+    throw Error("ERR_OUT_OF_MEMORY", "Could not allocate " + std::to_string(size_bytes) + " bytes.");
+  }
+  std::memset(data, 0, size_bytes);
+  return AlignedFloats(static_cast<float*>(data));
 }
 
 }  // namespace limbeck

@@ -231,6 +231,23 @@ void attention_forward(const AttentionTask& task, float* y, float* lse, float* m
   }
 }
 
+/// Attention of one query: y [dim] = Σ softmax(scale·query·keysᵀ)·values.
+///   keys, values [length, stride] of which dim columns are read; scores [length rounded up to whole vectors]
+void attend_row(const float* query, const float* keys, const float* values, int64_t stride, int64_t length, int64_t dim,
+                float* y, float* scores) {
+  for (int64_t j = 0; j < length; ++j) {
+    VecF sum = broadcast(0.0f);
+    for_each_vector(dim, [&](int64_t c, auto get, auto) { sum += get(query + c) * get(keys + j * stride + c); });
+    scores[j] = horizontal_sum(sum);
+  }
+  attention_softmax(scores, length, length, 1.0f / __builtin_sqrtf(static_cast<float>(dim)));
+  for_each_vector(dim, [&](int64_t c, auto get, auto put) {
+    VecF sum = broadcast(0.0f);
+    for (int64_t j = 0; j < length; ++j) sum += scores[j] * get(values + j * stride + c);
+    put(y + c, sum);
+  });
+}
+
 /// One row of the backward pass. In: raw scores and d(dropped probabilities). Out: scores ← dropped probabilities,
 /// d_scores ← gradient of the raw scores; zeros up to num_columns.
 struct AttentionRowGradient {

@@ -74,6 +74,8 @@ struct CpuKernels {
   void (*attention_forward)(const AttentionTask& task, float* y, float* lse, float* maps, float* scratch);
   void (*attention_backward)(const AttentionTask& task, const float* y, const float* lse, const float* d_y,
                              float* d_qkv, const float* teacher_maps, float map_loss_scale, float* scratch);
+  void (*attend_row)(const float* query, const float* keys, const float* values, int64_t stride, int64_t length,
+                     int64_t dim, float* y, float* scores);
   double (*divergence)(const float* teacher, const float* student, int64_t count);
 
   LossRowValue (*loss_row)(const LossRow& row, float* scratch);

@@ -37,6 +37,7 @@ constexpr CpuKernels make_kernels(const char* isa) {
   kernels.sgd = sgd;
   kernels.attention_forward = attention_forward;
   kernels.attention_backward = attention_backward;
+  kernels.attend_row = attend_row;
   kernels.divergence = divergence;
   kernels.loss_row = loss_row;
   kernels.log_sum_exp = log_sum_exp;

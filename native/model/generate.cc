@@ -45,7 +45,6 @@ class Generator {
   float **keys_, **values_;                          // [L], each [num_positions, KV·hd]
   BlockActivations block_;                           // of one row, shared by all blocks
   float *embedded_, *stream_;                        // [d]
-  float* scores_;                                    // [H / KV, num_positions]
   float* logits_;                                    // [V]
 };
 
@@ -63,7 +62,6 @@ Generator::Generator(Context& context, Arena& arena, const Transformer& model, i
       block_(model.allocate_block(arena, 1)),
       embedded_(arena.allocate<float>(config_.hidden_size)),
       stream_(arena.allocate<float>(config_.hidden_size)),
-      scores_(arena.allocate<float>(config_.num_attention_heads / config_.num_key_value_heads * num_positions)),
       logits_(arena.allocate<float>(config_.vocab_size)) {
   for (int64_t l = 0; l < config_.num_hidden_layers; ++l) {
     keys_[l] = arena.allocate<float>(num_positions * key_value_size_);
@@ -154,27 +152,10 @@ void Generator::remember(int64_t layer, const float* qkv, int64_t num_rows) {
   }
 }
 
-// The newest token sees all cached ones and itself. The query heads of one key-value head are the rows of a product.
+// The newest token sees all cached ones and itself.
 void Generator::attend(int64_t layer) {
-  const int64_t hd = config_.head_dim, length = length_ + 1;
-  const int64_t group = config_.num_attention_heads / config_.num_key_value_heads;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(hd));
-  for (int64_t head = 0; head < config_.num_key_value_heads; ++head) {
-    const float* queries = block_.qkv + head * group * hd;  // [group, hd]
-    const float* keys = keys_[layer] + head * hd;           // [length, hd]
-    const float* values = values_[layer] + head * hd;       // [length, hd]
-    float* attended = block_.attended + head * group * hd;  // [group, hd]
-    gemm(context_, group, length, hd, {queries, hd, 1}, {keys, 1, key_value_size_}, nullptr, scores_, length, false);
-    for (int64_t row = 0; row < group; ++row) {
-      float* scores = scores_ + row * length;
-      const float highest = *std::max_element(scores, scores + length);
-      double sum = 0;
-      for (int64_t t = 0; t < length; ++t) sum += scores[t] = std::exp((scores[t] - highest) * scale);
-      const float inverse = static_cast<float>(1 / sum);
-      for (int64_t t = 0; t < length; ++t) scores[t] *= inverse;
-    }
-    gemm(context_, group, hd, length, {scores_, length, 1}, {values, key_value_size_, 1}, nullptr, attended, hd, false);
-  }
+  attend_row(context_, model_.attention_shape({}), block_.qkv, keys_[layer], values_[layer], key_value_size_,
+             length_ + 1, block_.attended);
 }
 
 const float* Generator::logits(const float* hidden) {

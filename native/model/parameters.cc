@@ -1,34 +1,13 @@
 #include "model/parameters.h"
 
-#include <cstdlib>
-#include <cstring>
 #include <utility>
 
 #include "core/error.h"
-#include "core/memory.h"
 
 namespace limbeck {
 
 namespace {
 constexpr int64_t kAlignmentFloats = 16;  // 64 bytes: one cache line, one AVX-512 register
-}
-
-void AlignedFloatsDeleter::operator()(float* data) const { std::free(data); }
-
-AlignedFloats allocate_floats(int64_t count) {
-  const size_t size_bytes =
-      (static_cast<size_t>(count) + kAlignmentFloats) / kAlignmentFloats * kAlignmentFloats * sizeof(float);
-  const size_t available = available_memory_bytes();
-  if (size_bytes > available) {
-    throw Error("ERR_OUT_OF_MEMORY", "This needs " + std::to_string(size_bytes) + " bytes of memory and " +
-                                         std::to_string(available) + " are available. Use a smaller model.");
-  }
-  void* data = allocate_aligned(size_bytes);
-  if (data == nullptr) {
-    throw Error("ERR_OUT_OF_MEMORY", "Could not allocate " + std::to_string(size_bytes) + " bytes.");
-  }
-  std::memset(data, 0, size_bytes);
-  return AlignedFloats(static_cast<float*>(data));
 }
 
 Parameters::Parameters(const TransformerConfig& config) {

@@ -1,11 +1,11 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "core/memory.h"
 #include "model/config.h"
 
 namespace limbeck {
@@ -16,13 +16,6 @@ struct Parameter {
   int64_t offset;  // floats from the start of the flat array, a multiple of 16 (64 bytes)
   int64_t count;   // product of shape
 };
-
-/// 64-byte aligned, zeroed floats. Throws Error("ERR_OUT_OF_MEMORY").
-struct AlignedFloatsDeleter {
-  void operator()(float* data) const;
-};
-using AlignedFloats = std::unique_ptr<float[], AlignedFloatsDeleter>;
-AlignedFloats allocate_floats(int64_t count);
 
 /// Every parameter of a model in one flat array, and their gradients in another of the same layout. The gaps between
 /// parameters stay zero in both, so that whole-array passes (norm, optimiser) need no special case.

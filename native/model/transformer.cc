@@ -79,7 +79,7 @@ Transformer::Norm Transformer::norm(const std::string& name) const {
 }
 
 Transformer::Linear Transformer::linear(const std::string& name) const {
-  Linear result{value(name + ".weight"), value(name + ".bias"), nullptr, nullptr};
+  Linear result{value(name + ".weight"), value(name + ".bias"), nullptr, nullptr, nullptr};
   if (parameters_.has_gradients()) {
     float* gradients = const_cast<Parameters&>(parameters_).gradients();
     if (result.weight != nullptr) result.d_weight = gradients + (result.weight - parameters_.values());
@@ -142,6 +142,33 @@ const float* Transformer::word_table(Context& context, Arena& arena) const {
 OutputTable Transformer::output_table(const float* word_table) const {
   const float* weight = config_.tie_word_embeddings ? word_table : value("head.output.weight");
   return {weight, value("head.bias")};
+}
+
+void Transformer::pack_weights() {
+  const int64_t d = config_.hidden_size;
+  auto pack = [](Linear& linear, int64_t in_features, int64_t out_features) {
+    linear.packed =
+        std::make_shared<const PackedMatrix>(MatrixView{linear.weight, 1, in_features}, in_features, out_features);
+  };
+  for (Block& block : blocks_) {
+    pack(block.qkv, d, config_.qkv_size());
+    pack(block.attention_output, config_.attention_size(), d);
+    pack(block.mlp_input, d, config_.mlp_input_size());
+    pack(block.mlp_output, config_.intermediate_size, d);
+  }
+}
+
+void Transformer::linear_columns(Context& context, const Linear& linear, const float* x, float* y, int64_t num_rows,
+                                 int64_t in_features, int64_t first_column, int64_t num_columns, int64_t ldy) const {
+  constexpr int64_t kMinPackedRows = 4, kPackedColumns = 64;  // see ops/gemm.h
+  const float* bias = linear.bias == nullptr ? nullptr : linear.bias + first_column;
+  const MatrixView rows{x, in_features, 1};
+  if (linear.packed != nullptr && num_rows >= kMinPackedRows && first_column % kPackedColumns == 0) {
+    gemm_packed(context, num_rows, first_column, num_columns, rows, *linear.packed, bias, y, ldy);
+  } else {
+    gemm(context, num_rows, num_columns, in_features, rows,
+         {linear.weight + first_column * in_features, 1, in_features}, bias, y, ldy, false);
+  }
 }
 
 void Transformer::norm_forward(Context& context, const Norm& norm, const float* x, float* y, float* mean, float* rstd,
@@ -270,6 +297,10 @@ Activations Transformer::forward(Context& context, Arena& arena, const Batch& ba
     BlockActivations& block = activations.blocks[l];
     block.input = activations.hidden[l];
     block.output = l + 1 == L ? final_input : activations.hidden[l + 1];
+    if (options.last_rows_only && l + 1 == L) {
+      last_block_forward(context, arena, activations, block);
+      continue;
+    }
     const bool keep_maps = options.keep_maps != nullptr && options.keep_maps[l] != 0;
     block.maps = keep_maps ? arena.allocate<float>(attention_map_floats(attention_shape(batch))) : nullptr;
     block_forward(context, activations, l, block);
@@ -279,7 +310,7 @@ Activations Transformer::forward(Context& context, Arena& arena, const Batch& ba
     activations.final_mean = arena.allocate<float>(N);
     activations.final_rstd = arena.allocate<float>(N);
     norm_forward(context, final_norm_, final_input, activations.hidden[L], activations.final_mean,
-                 activations.final_rstd, N);
+                 activations.final_rstd, options.last_rows_only ? batch.num_sequences : N);
   }
   return activations;
 }
@@ -298,15 +329,25 @@ void Transformer::block_forward(Context& context, const Activations& activations
     norm_forward(context, block.attention_norm, a.input, a.attention_normed, a.attention_mean, a.attention_rstd, N);
     attention_input = a.attention_normed;
   }
-  linear_forward(context, attention_input, block.qkv.weight, block.qkv.bias, a.qkv, N, d, config_.qkv_size());
+  linear_columns(context, block.qkv, attention_input, a.qkv, N, d, 0, config_.qkv_size(), config_.qkv_size());
   if (config_.positions == PositionKind::kRotary) {
     rotary(context, a.qkv, activations.position_ids, N, config_.qkv_size(),
            config_.num_attention_heads + config_.num_key_value_heads, config_.head_dim, config_.rope_theta, 1);
   }
   attention_forward(context, attention_shape(batch), a.qkv, a.attended, a.lse, a.maps,
                     drops ? config_.attention_dropout : 0.0f, seed, attention_stream(layer));
-  linear_forward(context, a.attended, block.attention_output.weight, block.attention_output.bias, a.residual, N,
-                 config_.attention_size(), d);
+  feed_forward(context, activations, layer, a, N);
+}
+
+void Transformer::feed_forward(Context& context, const Activations& activations, int64_t layer, BlockActivations& a,
+                               int64_t N) const {
+  const Block& block = blocks_[static_cast<size_t>(layer)];
+  const int64_t d = config_.hidden_size;
+  const bool norm_after = config_.norm_placement == NormPlacement::kAfter;
+  const bool drops = activations.dropout_seed >= 0;
+  const uint64_t seed = drops ? static_cast<uint64_t>(activations.dropout_seed) : 0;
+
+  linear_columns(context, block.attention_output, a.attended, a.residual, N, config_.attention_size(), 0, d, d);
   if (drops && config_.hidden_dropout > 0) {
     dropout(context, a.residual, N * d, config_.hidden_dropout, seed, attention_output_stream(layer));
   }
@@ -317,17 +358,59 @@ void Transformer::block_forward(Context& context, const Activations& activations
   } else {
     norm_forward(context, block.mlp_norm, a.residual, a.mlp_normed, a.mlp_mean, a.mlp_rstd, N);
   }
-  linear_forward(context, a.mlp_normed, block.mlp_input.weight, block.mlp_input.bias, a.mlp_input, N, d,
+  linear_columns(context, block.mlp_input, a.mlp_normed, a.mlp_input, N, d, 0, config_.mlp_input_size(),
                  config_.mlp_input_size());
   activation_forward(context, a.mlp_input, a.mlp_activated, N);
   float* sum = norm_after ? a.output_sum : a.output;
-  linear_forward(context, a.mlp_activated, block.mlp_output.weight, block.mlp_output.bias, sum, N,
-                 config_.intermediate_size, d);
+  linear_columns(context, block.mlp_output, a.mlp_activated, sum, N, config_.intermediate_size, 0, d, d);
   if (drops && config_.hidden_dropout > 0) {
     dropout(context, sum, N * d, config_.hidden_dropout, seed, mlp_output_stream(layer));
   }
   add_in_place(context, norm_after ? a.mlp_normed : a.residual, sum, N * d);
   if (norm_after) norm_forward(context, block.mlp_norm, sum, a.output, a.mlp_mean, a.mlp_rstd, N);
+}
+
+// Every row gives keys and values; the rest is done for the last row of each sequence, in the first S rows of the
+// block's buffers.
+void Transformer::last_block_forward(Context& context, Arena& arena, const Activations& activations,
+                                     BlockActivations& a) const {
+  const int64_t layer = config_.num_hidden_layers - 1;
+  const Block& block = blocks_[static_cast<size_t>(layer)];
+  const Batch& batch = activations.batch;
+  const int64_t N = batch.num_tokens, S = batch.num_sequences, d = config_.hidden_size;
+  const int64_t H = config_.num_attention_heads, KV = config_.num_key_value_heads, hd = config_.head_dim;
+  const int64_t queries = H * hd, key_values = 2 * KV * hd;  // columns
+
+  const float* attention_input = a.input;
+  if (config_.norm_placement == NormPlacement::kBefore) {
+    norm_forward(context, block.attention_norm, a.input, a.attention_normed, a.attention_mean, a.attention_rstd, N);
+    attention_input = a.attention_normed;
+  }
+  float* last_input = arena.allocate<float>(S * d);          // [S, d] the stream
+  float* last_normed = arena.allocate<float>(S * d);         // [S, d] what queries are made of
+  float* last_queries = arena.allocate<float>(S * queries);  // [S, H·hd]
+  int32_t* last_positions = arena.allocate<int32_t>(S);      // [S]
+  for (int64_t s = 0; s < S; ++s) {
+    const int64_t row = int64_t{batch.sequence_offsets[s + 1]} - 1;
+    std::memcpy(last_input + s * d, a.input + row * d, static_cast<size_t>(d) * sizeof(float));
+    std::memcpy(last_normed + s * d, attention_input + row * d, static_cast<size_t>(d) * sizeof(float));
+    last_positions[s] = activations.position_ids[row];
+  }
+  linear_columns(context, block.qkv, attention_input, a.qkv, N, d, queries, key_values, key_values);  // [N, 2KV·hd]
+  linear_columns(context, block.qkv, last_normed, last_queries, S, d, 0, queries, queries);
+  if (config_.positions == PositionKind::kRotary) {
+    rotary(context, a.qkv, activations.position_ids, N, key_values, KV, hd, config_.rope_theta, 1);
+    rotary(context, last_queries, last_positions, S, queries, H, hd, config_.rope_theta, 1);
+  }
+  const AttentionShape shape = attention_shape(batch);
+  for (int64_t s = 0; s < S; ++s) {
+    const int64_t first = batch.sequence_offsets[s], length = batch.sequence_offsets[s + 1] - first;
+    const float* keys = a.qkv + first * key_values;
+    attend_row(context, shape, last_queries + s * queries, keys, keys + KV * hd, key_values, length,
+               a.attended + s * queries);
+  }
+  a.input = last_input;
+  feed_forward(context, activations, layer, a, S);
 }
 
 void Transformer::backward(Context& context, Arena& arena, const Activations& activations,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "model/parameters.h"
 #include "ops/attention.h"
 #include "ops/context.h"
+#include "ops/gemm.h"
 
 namespace limbeck {
 
@@ -58,7 +60,7 @@ struct Activations {
   float* embedded;                       // [N, d] sum of embeddings, before embeddings.norm (norm after)
   float *embedded_mean, *embedded_rstd;  // [N]
   BlockActivations* blocks;              // [L], all of them when kept for backward
-  float** hidden;                        // [L + 1] hidden states, each [N, d]
+  float** hidden;                        // [L + 1] hidden states, each [N, d] (see last_rows_only)
   const float* final_input;              // [N, d] what final_norm reads
   float *final_mean, *final_rstd;        // [N]
   int64_t dropout_seed;                  // < 0 = none
@@ -69,6 +71,8 @@ struct ForwardOptions {
   int64_t dropout_seed = -1;  // < 0 = no dropout
   /// [L] or null: 1 = keep the attention maps of that block.
   const uint8_t* keep_maps = nullptr;
+  /// hidden[L] holds only the last row of each sequence, [S, d], and the last block computes no other. Inference only.
+  bool last_rows_only = false;
 };
 
 struct BackwardInputs {
@@ -109,6 +113,9 @@ class Transformer {
   const float* word_table(Context& context, Arena& arena) const;
   OutputTable output_table(const float* word_table) const;
 
+  /// Packs the weights of the blocks for faster forward passes; afterwards the parameters must not change.
+  void pack_weights();
+
   Activations forward(Context& context, Arena& arena, const Batch& batch, const ForwardOptions& options) const;
   /// Adds to parameters().gradients(), except to the word table (see BackwardInputs) .
   void backward(Context& context, Arena& arena, const Activations& activations, const BackwardInputs& inputs);
@@ -132,6 +139,7 @@ class Transformer {
   struct Linear {
     const float *weight, *bias;  // [out, in], [out] or null
     float *d_weight, *d_bias;
+    std::shared_ptr<const PackedMatrix> packed;  // weightᵀ, after pack_weights()
   };
   struct Block {
     Norm attention_norm, mlp_norm;
@@ -144,6 +152,9 @@ class Transformer {
   /// Looks up every pointer of the blocks once; again after gradients appear.
   void bind();
 
+  /// y [num_rows, ldy] = columns first_column … first_column + num_columns − 1 of x·weightᵀ + bias
+  void linear_columns(Context& context, const Linear& linear, const float* x, float* y, int64_t num_rows,
+                      int64_t in_features, int64_t first_column, int64_t num_columns, int64_t ldy) const;
   void norm_forward(Context& context, const Norm& norm, const float* x, float* y, float* mean, float* rstd,
                     int64_t num_rows) const;
   void norm_backward(Context& context, const Norm& norm, const float* x, const float* mean, const float* rstd,
@@ -152,6 +163,11 @@ class Transformer {
   void activation_backward(Context& context, const float* x, const float* d_y, float* d_x, int64_t num_rows) const;
   BlockActivations allocate_block(Arena& arena, int64_t num_rows) const;
   void block_forward(Context& context, const Activations& activations, int64_t layer, BlockActivations& block) const;
+  void last_block_forward(Context& context, Arena& arena, const Activations& activations,
+                          BlockActivations& block) const;
+  /// The second half of a block, from `residual` and `mlp_normed` on.
+  void feed_forward(Context& context, const Activations& activations, int64_t layer, BlockActivations& block,
+                    int64_t num_rows) const;
   void block_backward(Context& context, Arena& arena, const Activations& activations, int64_t layer, float* d_stream,
                       const float* teacher_maps, float map_loss_scale) const;
 

@@ -98,6 +98,18 @@ void attention_forward(Context& context, const AttentionShape& shape, const floa
                 });
 }
 
+void attend_row(Context& context, const AttentionShape& shape, const float* queries, const float* keys,
+                const float* values, int64_t row_stride, int64_t length, float* y) {
+  const Arena::Scope scope(context.scratch);
+  float* scores = context.scratch.allocate<float>((length + 15) / 16 * 16);
+  const int64_t group = shape.num_attention_heads / shape.num_key_value_heads, dim = shape.head_dim;
+  for (int64_t head = 0; head < shape.num_attention_heads; ++head) {
+    const int64_t column = head / group * dim;
+    cpu_kernels().attend_row(queries + head * dim, keys + column, values + column, row_stride, length, dim,
+                             y + head * dim, scores);
+  }
+}
+
 void attention_backward(Context& context, const AttentionShape& shape, const float* qkv, const float* y,
                         const float* lse, const float* d_y, float* d_qkv, const float* teacher_maps,
                         float map_loss_scale, float dropout_probability, uint64_t seed, uint64_t stream) {

@@ -29,6 +29,11 @@ int64_t attention_map_floats(const AttentionShape& shape);
 void attention_forward(Context& context, const AttentionShape& shape, const float* qkv, float* y, float* lse,
                        float* maps, float dropout_probability, uint64_t seed, uint64_t stream);
 
+/// The same for one query row that sees all `length` keys, without dropout: y [H·head_dim] = . queries [H·head_dim];
+/// keys, values [length, row_stride], of which KV·head_dim columns are read.
+void attend_row(Context& context, const AttentionShape& shape, const float* queries, const float* keys,
+                const float* values, int64_t row_stride, int64_t length, float* y);
+
 ///   d_qkv [N, (H + 2·KV)·head_dim] =
 ///   teacher_maps null, or the teacher's probabilities in the layout of maps: adds the gradient of
 ///                map_loss_scale · Σ KL(teacher ‖ student), which is map_loss_scale·(student·Σteacher − teacher) on

@@ -44,6 +44,7 @@ Recommender::Recommender(Context& context, const Transformer& model)
                 model.parameters().values() + model.parameters().find(parameter.name).offset,
                 static_cast<size_t>(parameter.count) * sizeof(float));
   }
+  model_.pack_weights();
   const Arena::Scope scope(context.scratch);
   const float* table = model.word_table(context, context.scratch);
   table_.assign(table, table + num_items_ * d);
@@ -94,8 +95,10 @@ int64_t Recommender::recommend(const int32_t* history, int64_t history_length, c
   const int32_t offsets[2] = {0, static_cast<int32_t>(length)};
   Batch batch{history, offsets, nullptr, length, 1};
   batch.input_vectors = vectors;
-  const Activations activations = model_.forward(context, serving_arena_, batch, {});
-  const float* last = activations.hidden[config.num_hidden_layers] + (length - 1) * d;  // [d]
+  ForwardOptions options;
+  options.last_rows_only = true;
+  const Activations activations = model_.forward(context, serving_arena_, batch, options);
+  const float* last = activations.hidden[config.num_hidden_layers];  // [d]
   gemm(context, 1, num_items_, d, {last, d, 1}, {table_.data(), 1, d}, nullptr, scores_.data(), num_items_, false);
 
   for (int64_t i = 0; i < num_excluded; ++i) excluded_[static_cast<size_t>(exclude[i])] = 1;
@@ -149,13 +152,10 @@ void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs,
   embedding_forward(context, batch.input_ids, table_.data(), vectors, batch.num_tokens, d, V);
   batch.input_vectors = vectors;
   check_batch(config, batch);
-  const Activations activations = model_.forward(context, arena, batch, {});
-  const float* hidden = activations.hidden[config.num_hidden_layers];
-  float* last = arena.allocate<float>(S * d);  // [S, d]
-  for (int64_t s = 0; s < S; ++s) {
-    std::memcpy(last + s * d, hidden + (int64_t{batch.sequence_offsets[s + 1]} - 1) * d,
-                static_cast<size_t>(d) * sizeof(float));
-  }
+  ForwardOptions options;
+  options.last_rows_only = true;
+  const Activations activations = model_.forward(context, arena, batch, options);
+  const float* last = activations.hidden[config.num_hidden_layers];  // [S, d]
   const int64_t chunk = std::min(S, chunk_rows(V));
   float* scores = arena.allocate<float>(chunk * V);                             // [chunk, V]
   uint8_t* excluded = arena.allocate<uint8_t>(context.pool.num_threads() * V);  // [threads, V], zero between rows
