@@ -6,6 +6,7 @@
 
 #include "cpu/attention.h"
 #include "cpu/loss.h"
+#include "cpu/retrieve.h"
 
 namespace limbeck {
 
@@ -80,6 +81,8 @@ struct CpuKernels {
 
   LossRowValue (*loss_row)(const LossRow& row, float* scratch);
   double (*log_sum_exp)(const float* x, int64_t count);
+  void (*quantised_bounds)(const int8_t* table, const float* scales, int64_t num_blocks, const QuantisedQuery& query,
+                           float* upper);
   int64_t (*find_greater)(const float* x, int64_t begin, int64_t count, float threshold);
 };
 

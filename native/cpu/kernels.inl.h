@@ -9,6 +9,7 @@
 #include "cpu/elementwise.inl.h"
 #include "cpu/gemm.inl.h"
 #include "cpu/loss.inl.h"
+#include "cpu/retrieve.inl.h"
 
 constexpr CpuKernels make_kernels(const char* isa) {
   CpuKernels kernels{};
@@ -41,6 +42,7 @@ constexpr CpuKernels make_kernels(const char* isa) {
   kernels.divergence = divergence;
   kernels.loss_row = loss_row;
   kernels.log_sum_exp = log_sum_exp;
+  kernels.quantised_bounds = quantised_bounds;
   kernels.find_greater = find_greater;
   return kernels;
 }

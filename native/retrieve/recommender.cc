@@ -35,8 +35,8 @@ int64_t chunk_rows(int64_t num_items) { return std::max<int64_t>(1, (int64_t{1} 
 
 Recommender::Recommender(Context& context, const Transformer& model)
     : model_(folded_config(model.config())),
-      num_items_(model.config().vocab_size),
-      item_feature_size_(model.config().item_feature_size) {
+      item_feature_size_(model.config().item_feature_size),
+      items_(model.config().hidden_size) {
   const TransformerConfig& config = model_.config();
   const int64_t d = config.hidden_size;
   for (const Parameter& parameter : model_.parameters().list()) {
@@ -47,13 +47,12 @@ Recommender::Recommender(Context& context, const Transformer& model)
   model_.pack_weights();
   const Arena::Scope scope(context.scratch);
   const float* table = model.word_table(context, context.scratch);
-  table_.assign(table, table + num_items_ * d);
+  items_.append(table, model.config().vocab_size);
   if (item_feature_size_ > 0) {
     const float* projection = model.parameters().values() + model.parameters().find("item_projection.weight").offset;
     item_projection_.assign(projection, projection + d * item_feature_size_);
   }
-  excluded_.assign(static_cast<size_t>(num_items_), 0);
-  scores_.resize(static_cast<size_t>(num_items_));
+  excluded_.assign(static_cast<size_t>(num_items()), 0);
 }
 
 void Recommender::check_item(const char* what, int32_t id, int64_t limit) const {
@@ -73,10 +72,10 @@ int64_t Recommender::recommend(const int32_t* history, int64_t history_length, c
     throw Error("ERR_INVALID_ARGUMENT", "This student has no item features, so it knows no items by text.");
   }
   for (int64_t i = 0; i < history_length; ++i) {
-    if (history[i] < -num_features) check_item("history", history[i], num_items_);
-    if (history[i] >= 0) check_item("history", history[i], num_items_);
+    if (history[i] < -num_features) check_item("history", history[i], num_items());
+    if (history[i] >= 0) check_item("history", history[i], num_items());
   }
-  for (int64_t i = 0; i < num_excluded; ++i) check_item("exclude", exclude[i], num_items_);
+  for (int64_t i = 0; i < num_excluded; ++i) check_item("exclude", exclude[i], num_items());
 
   const int64_t d = config.hidden_size, f = item_feature_size_;
   const int64_t length = std::min(history_length, config.max_position_embeddings);
@@ -86,7 +85,7 @@ int64_t Recommender::recommend(const int32_t* history, int64_t history_length, c
   float* vectors = serving_arena_.allocate<float>(length * d);  // [length, d]
   for (int64_t i = 0; i < length; ++i) {
     if (history[i] >= 0) {
-      std::memcpy(vectors + i * d, table_.data() + history[i] * d, static_cast<size_t>(d) * sizeof(float));
+      std::memcpy(vectors + i * d, items_.vectors() + history[i] * d, static_cast<size_t>(d) * sizeof(float));
     } else {
       gemm(context, 1, d, f, {features + (-1 - int64_t{history[i]}) * f, f, 1}, {item_projection_.data(), 1, f},
            nullptr, vectors + i * d, d, false);
@@ -99,10 +98,9 @@ int64_t Recommender::recommend(const int32_t* history, int64_t history_length, c
   options.last_rows_only = true;
   const Activations activations = model_.forward(context, serving_arena_, batch, options);
   const float* last = activations.hidden[config.num_hidden_layers];  // [d]
-  gemm(context, 1, num_items_, d, {last, d, 1}, {table_.data(), 1, d}, nullptr, scores_.data(), num_items_, false);
 
   for (int64_t i = 0; i < num_excluded; ++i) excluded_[static_cast<size_t>(exclude[i])] = 1;
-  const int64_t count = top_k(scores_.data(), excluded_.data(), num_items_, k, item_ids, scores);
+  const int64_t count = items_.top_k(context, last, excluded_.data(), k, item_ids, scores);
   for (int64_t i = 0; i < num_excluded; ++i) excluded_[static_cast<size_t>(exclude[i])] = 0;
   return count;
 }
@@ -116,19 +114,16 @@ int64_t Recommender::add_items(const float* features, int64_t num_features) {
     throw Error("ERR_SHAPE_MISMATCH", "Expected features of " + std::to_string(f) + " numbers an item, got " +
                                           std::to_string(num_features) + " in all.");
   }
-  const int64_t added = num_features / f, first = num_items_;
+  const int64_t added = num_features / f, first = num_items();
   for (int64_t i = 0; i < num_features; ++i) {
     if (!std::isfinite(features[i])) throw Error("ERR_INVALID_ARGUMENT", "Item features must be finite.");
   }
-  const size_t total = static_cast<size_t>(num_items_ + added);
-  table_.resize(total * static_cast<size_t>(d));
-  excluded_.resize(total, 0);
-  scores_.resize(total);
+  excluded_.resize(static_cast<size_t>(first + added), 0);
   serving_arena_.reset();
   Context context{serving_pool_, serving_arena_};
-  gemm(context, added, d, f, {features, f, 1}, {item_projection_.data(), 1, f}, nullptr, table_.data() + first * d, d,
-       false);
-  num_items_ += added;
+  float* vectors = serving_arena_.allocate<float>(added * d);  // [added, d]
+  gemm(context, added, d, f, {features, f, 1}, {item_projection_.data(), 1, f}, nullptr, vectors, d, false);
+  items_.append(vectors, added);
   return first;
 }
 
@@ -136,7 +131,7 @@ void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs,
                        float* top_k_scores) const {
   const TransformerConfig& config = model_.config();
   Batch batch = inputs.batch;
-  const int64_t S = batch.num_sequences, V = num_items_, d = config.hidden_size, k = inputs.top_k;
+  const int64_t S = batch.num_sequences, V = num_items(), d = config.hidden_size, k = inputs.top_k;
   for (int64_t i = 0; i < batch.num_tokens; ++i) check_item("inputIds", batch.input_ids[i], V);
   if (inputs.exclude_offsets[0] != 0) throw Error("ERR_INVALID_ARGUMENT", "excludeOffsets must begin with 0.");
   for (int64_t s = 0; s < S; ++s) {
@@ -149,7 +144,7 @@ void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs,
 
   arena.reset();
   float* vectors = arena.allocate<float>(batch.num_tokens * d);  // [N, d]
-  embedding_forward(context, batch.input_ids, table_.data(), vectors, batch.num_tokens, d, V);
+  embedding_forward(context, batch.input_ids, items_.vectors(), vectors, batch.num_tokens, d, V);
   batch.input_vectors = vectors;
   check_batch(config, batch);
   ForwardOptions options;
@@ -162,7 +157,7 @@ void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs,
   std::memset(excluded, 0, static_cast<size_t>(context.pool.num_threads() * V));
   for (int64_t begin = 0; begin < S; begin += chunk) {
     const int64_t rows = std::min(chunk, S - begin);
-    gemm(context, rows, V, d, {last + begin * d, d, 1}, {table_.data(), 1, d}, nullptr, scores, V, false);
+    gemm(context, rows, V, d, {last + begin * d, d, 1}, {items_.vectors(), 1, d}, nullptr, scores, V, false);
     context.pool.parallel_for(rows, [&](int64_t row, int worker) {
       const int64_t s = begin + row;
       const float* x = scores + row * V;

@@ -5,6 +5,7 @@
 
 #include "model/transformer.h"
 #include "ops/context.h"
+#include "retrieve/item_table.h"
 
 namespace limbeck {
 
@@ -21,7 +22,7 @@ class Recommender {
  public:
   explicit Recommender(Context& context, const Transformer& model);
 
-  int64_t num_items() const { return num_items_; }
+  int64_t num_items() const { return items_.num_items(); }
   int64_t item_feature_size() const { return item_feature_size_; }
 
   /// The best k items after `history` (its last maxPositionEmbeddings items are read), on the calling thread. Best
@@ -44,15 +45,13 @@ class Recommender {
   void check_item(const char* what, int32_t id, int64_t limit) const;
 
   Transformer model_;                   // without an item table
-  std::vector<float> table_;            // [num_items, d], grows by add_items
   std::vector<float> item_projection_;  // A [d, f]
-  int64_t num_items_;
   int64_t item_feature_size_;
+  ItemTable items_;  // grows by add_items
   // Of the synchronous path; the pool has no thread but the caller's.
   ThreadPool serving_pool_{1};
   Arena serving_arena_;
   std::vector<uint8_t> excluded_;  // [num_items], zero between calls
-  std::vector<float> scores_;      // [num_items]
 };
 
 }  // namespace limbeck

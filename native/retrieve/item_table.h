@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/memory.h"
+#include "ops/context.h"
+
+namespace limbeck {
+
+/// Item vectors [num_items, hidden_size] that queries are ranked by, in fp32 and in int8. A search reads the int8
+/// table, a quarter of the bytes, keeps the items whose score may reach the best k given the rounding errors, and
+/// scores those in fp32: its answer is that of a search in fp32.
+class ItemTable {
+ public:
+  explicit ItemTable(int64_t hidden_size) : hidden_size_(hidden_size) {}
+
+  int64_t num_items() const { return num_items_; }
+  /// [num_items, hidden_size]
+  const float* vectors() const { return vectors_.data(); }
+
+  /// vectors [count, hidden_size]
+  void append(const float* vectors, int64_t count);
+
+  /// The k best items for query [hidden_size] whose excluded[id] is 0, best first, equal scores by lower id; returns
+  /// how many. Allocates nothing unless k is larger than before. Not thread-safe.
+  int64_t top_k(Context& context, const float* query, const uint8_t* excluded, int64_t k, int32_t* ids, float* scores);
+
+ private:
+  struct Candidate {
+    int32_t id;
+    float upper;
+  };
+  bool quantise_query(const float* query);
+  int64_t find_candidates(const uint8_t* excluded, int64_t k);
+
+  int64_t hidden_size_;
+  int64_t num_items_ = 0;
+  std::vector<float> vectors_;     // [num_items, hidden_size]
+  std::vector<int8_t> quantised_;  // cpu/retrieve.h
+  std::vector<float> scales_;      // [num_items rounded up to 16], 0 beyond the last
+  // Largest norm of an item's rounding error over its scale; infinite once an item is not finite.
+  float worst_error_ = 0;
+
+  // Of the search in hand.
+  std::vector<int16_t> values_;
+  std::vector<int8_t> parts_;
+  int64_t value_sum_ = 0, high_sum_ = 0;
+  float query_scale_ = 0, margin_ = 0;
+  std::vector<Candidate> candidates_;
+  std::vector<float> best_lower_;  // heap of the k best lower bounds, the least first
+  std::vector<float> scores_;      // [num_items] when all are scored
+};
+
+}  // namespace limbeck
