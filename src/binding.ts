@@ -265,10 +265,13 @@ export interface NativeTextEncoder {
 export interface NativeEngineOptions {
   /** Compute threads; 0 = what the cgroup and the affinity mask allow. */
   readonly threads: number;
+  /** What operands of products are rounded to in background work; sums are fp32. @defaultValue float32 */
+  readonly precision?: 'float32' | 'bfloat16' | 'fastest';
 }
 
 export interface NativeEngine {
   readonly threads: number;
+  readonly precision: 'float32' | 'bfloat16';
   createTransformer(config: TransformerConfig): NativeTransformer;
   createTrainer(model: NativeTransformer, options: OptimizerOptions): NativeTrainer;
   /** Takes a snapshot: later training of the model does not change the recommender. */

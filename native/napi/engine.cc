@@ -11,6 +11,7 @@
 #include "napi/text_encoder.h"
 #include "napi/trainer.h"
 #include "napi/transformer.h"
+#include "ops/gemm.h"
 #include "ops/pca.h"
 #include "train/layer_weights.h"
 
@@ -57,6 +58,7 @@ void Engine::define(Napi::Env env) {
   JsClass::define(env, "Engine",
                   {
                       getter<&Engine::threads>("threads"),
+                      getter<&Engine::precision>("precision"),
                       method<&Engine::create_transformer>("createTransformer"),
                       method<&Engine::create_trainer>("createTrainer"),
                       method<&Engine::create_recommender>("createRecommender"),
@@ -70,9 +72,19 @@ void Engine::define(Napi::Env env) {
 }
 
 Napi::Object Engine::create(Napi::Env env, const Napi::Value& options) {
-  const int64_t threads = Fields(options, "options").integer("threads", 0, kMaxThreads);
+  const Fields fields(options, "options");
+  const int64_t threads = fields.integer("threads", 0, kMaxThreads);
+  Precision precision = Precision::kFloat32;
+  if (!fields.get("precision").IsUndefined()) {
+    enum class Choice { kFloat32, kBFloat16, kFastest };
+    const Choice choice = fields.choice<Choice>(
+        "precision", {{"float32", Choice::kFloat32}, {"bfloat16", Choice::kBFloat16}, {"fastest", Choice::kFastest}});
+    precision = choice == Choice::kFastest    ? fastest_precision()
+                : choice == Choice::kBFloat16 ? Precision::kBFloat16
+                                              : Precision::kFloat32;
+  }
   const Napi::Object object = construct(env);
-  Engine::Unwrap(object)->queue_ = TaskQueue::start(env, static_cast<int>(threads));
+  Engine::Unwrap(object)->queue_ = TaskQueue::start(env, static_cast<int>(threads), precision);
   return object;
 }
 
@@ -84,6 +96,10 @@ const std::shared_ptr<TaskQueue>& Engine::queue() const {
 
 Napi::Value Engine::threads(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), queue()->num_threads());
+}
+
+Napi::Value Engine::precision(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), queue()->precision() == Precision::kBFloat16 ? "bfloat16" : "float32");
 }
 
 Napi::Value Engine::create_transformer(const Napi::CallbackInfo& info) {

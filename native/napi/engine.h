@@ -24,6 +24,7 @@ class Engine : public JsClass<Engine> {
   /// Error("ERR_DISPOSED") once the engine was disposed of.
   const std::shared_ptr<TaskQueue>& queue() const;
   Napi::Value threads(const Napi::CallbackInfo& info);
+  Napi::Value precision(const Napi::CallbackInfo& info);
   Napi::Value create_transformer(const Napi::CallbackInfo& info);
   Napi::Value create_trainer(const Napi::CallbackInfo& info);
   Napi::Value create_recommender(const Napi::CallbackInfo& info);

@@ -9,13 +9,14 @@ namespace {
 constexpr char kDisposed[] = "The engine was disposed of. Create another one.";
 }
 
-std::shared_ptr<TaskQueue> TaskQueue::start(Napi::Env env, int num_threads) {
-  const std::shared_ptr<TaskQueue> queue(new TaskQueue(env, num_threads));
+std::shared_ptr<TaskQueue> TaskQueue::start(Napi::Env env, int num_threads, Precision precision) {
+  const std::shared_ptr<TaskQueue> queue(new TaskQueue(env, num_threads, precision));
   queue->thread_ = std::thread([raw = queue.get()] { raw->work(); });
   return queue;
 }
 
-TaskQueue::TaskQueue(Napi::Env env, int num_threads) : env_(env), pool_(num_threads) {
+TaskQueue::TaskQueue(Napi::Env env, int num_threads, Precision precision)
+    : env_(env), pool_(num_threads), precision_(precision) {
   notifier_ = Notifier::New(env, "limbeck", 0, 1, this);
   notifier_.Unref(env);  // an idle engine does not keep the process alive
   // Hooks run in reverse order: this one before the one that Node added for the notifier.
@@ -58,7 +59,7 @@ void TaskQueue::work() {
     try {
       arena_.reset();
       scratch_.reset();
-      Context context{pool_, scratch_};
+      Context context{pool_, scratch_, precision_};
       task.run(context, arena_);
     } catch (...) {
       task.error = std::current_exception();

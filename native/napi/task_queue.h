@@ -41,12 +41,13 @@ class Hold {
 /// destroyed on the JS thread of one environment; when that environment ends, the thread ends with it.
 class TaskQueue : public std::enable_shared_from_this<TaskQueue> {
  public:
-  static std::shared_ptr<TaskQueue> start(Napi::Env env, int num_threads);
+  static std::shared_ptr<TaskQueue> start(Napi::Env env, int num_threads, Precision precision);
   ~TaskQueue();
   TaskQueue(const TaskQueue&) = delete;
   TaskQueue& operator=(const TaskQueue&) = delete;
 
   int num_threads() const { return pool_.num_threads(); }
+  Precision precision() const { return precision_; }
   /// Any thread: whether a long task should end early, because the engine is being disposed.
   bool is_stopping() const { return is_stopping_.load(std::memory_order_relaxed); }
 
@@ -89,7 +90,7 @@ class TaskQueue : public std::enable_shared_from_this<TaskQueue> {
   static void settle_finished(Napi::Env env, Napi::Function function, TaskQueue* queue, void* data);
   using Notifier = Napi::TypedThreadSafeFunction<TaskQueue, void, settle_finished>;
 
-  TaskQueue(Napi::Env env, int num_threads);
+  TaskQueue(Napi::Env env, int num_threads, Precision precision);
   Napi::Promise enqueue(std::unique_ptr<Task> task);
   void settle(std::unique_ptr<Task> task);
   void work();
@@ -99,6 +100,7 @@ class TaskQueue : public std::enable_shared_from_this<TaskQueue> {
 
   Napi::Env env_;
   ThreadPool pool_;
+  Precision precision_;
   Arena arena_;    // of the running task's activations
   Arena scratch_;  // of the ops
   Notifier notifier_;

@@ -1,6 +1,8 @@
 #include "ops/gemm.h"
 
 #include <algorithm>
+#include <chrono>
+#include <vector>
 
 #include "cpu/kernels.h"
 
@@ -193,6 +195,28 @@ void gemm_packed(Context& context, int64_t m, int64_t first_column, int64_t n, M
     multiply_packed(context.pool, kernels, plan, g, 0, n, first, depth,
                     {b.data_.get() + padded * first + first_column * depth, padded}, packed_a);
   }
+}
+
+Precision fastest_precision() {
+  static const Precision fastest = [] {
+    constexpr int64_t kSize = 192, kRepeats = 5;
+    ThreadPool pool(1);
+    Arena scratch;
+    std::vector<float> x(kSize * kSize, 1.0f), c(kSize * kSize);
+    const auto best_time = [&](Precision precision) {
+      Context context{pool, scratch, precision};
+      auto best = std::chrono::steady_clock::duration::max();
+      for (int64_t i = 0; i < kRepeats; ++i) {
+        const auto begin = std::chrono::steady_clock::now();
+        gemm(context, kSize, kSize, kSize, {x.data(), kSize, 1}, {x.data(), kSize, 1}, nullptr, c.data(), kSize, false);
+        best = std::min(best, std::chrono::steady_clock::now() - begin);
+      }
+      return best;
+    };
+    return best_time(Precision::kBFloat16) < best_time(Precision::kFloat32) ? Precision::kBFloat16
+                                                                            : Precision::kFloat32;
+  }();
+  return fastest;
 }
 
 }  // namespace limbeck

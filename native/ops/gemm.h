@@ -39,4 +39,7 @@ class PackedMatrix {
 void gemm_packed(Context& context, int64_t m, int64_t first_column, int64_t n, MatrixView a, const PackedMatrix& b,
                  const float* bias, float* c, int64_t ldc);
 
+/// The precision in which this processor multiplies faster; measured at the first call, in a few milliseconds.
+Precision fastest_precision();
+
 }  // namespace limbeck

@@ -46,7 +46,7 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
   const settings = parseOptions(distillOptionsSchema, options, 'distill');
   const { output, seeds } = settings;
   await checkOutput(output);
-  const workspace = await Workspace.open(output, settings);
+  const workspace = await Workspace.open(output, { ...settings, precision: engine.precision });
   const context = { engine, settings, workspace, hooks };
   const log = new StepLog(hooks);
   const models = new Disposables();

@@ -15,7 +15,7 @@ export class Workspace {
   private constructor(
     readonly output: string,
     readonly directory: string,
-    /** CRC-32C of the settings that the run was started with. */
+    /** CRC-32C of the settings and the precision that the run was started with. */
     readonly fingerprint: string,
   ) {}
 

@@ -124,6 +124,28 @@ describe('the addon', () => {
     expect(Array.isArray(info.features)).toBe(true);
   });
 
+  it('multiplies in bfloat16 when asked: near fp32, not the same', async () => {
+    const inputIds = Int32Array.from({ length: 12 }, (_, i) => (i * 5) % CONFIG.vocabSize);
+    const batch = { inputIds, sequenceOffsets: Int32Array.of(0, 5, 12) };
+    const hidden: Float32Array[] = [];
+    for (const precision of ['float32', 'bfloat16'] as const) {
+      const other = binding.createEngine({ threads: 1, precision });
+      expect(other.precision).toBe(precision);
+      const model = other.createTransformer(CONFIG);
+      model.initialize(3, 0.2);
+      const result = await model.forward({ ...batch, hiddenStates: [CONFIG.numHiddenLayers] });
+      hidden.push(result.hiddenStates[0] ?? new Float32Array());
+      other.dispose();
+    }
+    const [wide, narrow] = hidden as [Float32Array, Float32Array];
+    const difference = Math.hypot(...wide.map((x, i) => x - Number(narrow[i]))) / Math.hypot(...wide);
+    expect(difference).toBeGreaterThan(1e-5);
+    expect(difference).toBeLessThan(2e-2);
+    const fastest = binding.createEngine({ threads: 1, precision: 'fastest' });
+    expect(['float32', 'bfloat16']).toContain(fastest.precision);
+    fastest.dispose();
+  });
+
   it('is loaded once and refused with a remedy when there is none', () => {
     expect(loadBinding()).toBe(binding);
     expect(codeOf(() => loadAddon(['/nowhere/limbeck.node']))).toBe('ERR_NATIVE_ADDON');
