@@ -125,8 +125,8 @@ describe('the addon', () => {
   });
 
   it('multiplies in bfloat16 when asked: near fp32, not the same', async () => {
-    const inputIds = Int32Array.from({ length: 12 }, (_, i) => (i * 5) % CONFIG.vocabSize);
-    const batch = { inputIds, sequenceOffsets: Int32Array.of(0, 5, 12) };
+    const inputIds = Int32Array.from({ length: 10 }, (_, i) => (i * 5) % CONFIG.vocabSize);
+    const batch = { inputIds, sequenceOffsets: Int32Array.of(0, 5, 10) };
     const hidden: Float32Array[] = [];
     for (const precision of ['float32', 'bfloat16'] as const) {
       const other = binding.createEngine({ threads: 1, precision });
