@@ -1,81 +1,196 @@
 /**
- * `npm run bench`: matrix products against the measured FMA peak, and one recommendation against its floor. Writes
- * `bench/results/<name>.json`; `--print` only shows it.
+ * `npm run bench [-- FILTER] [--check] [--json] [--rounds N]`: every workload by Limbeck and its peers, and a table of
+ * matrix products, in turns. Each trial is a process of its own; a peer whose numbers differ from ours is refused, not
+ * timed. `--json` writes bench/results/<date>-<cpu>.json; `--check` exits with 1 when a bar is missed.
  */
-import { execFileSync } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
-import { availableParallelism, cpus } from 'node:os';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpus, tmpdir, totalmem } from 'node:os';
 import { join, resolve } from 'node:path';
+import { parseArgs } from 'node:util';
 import { loadBinding } from '../dist/binding.js';
-import { createEngine } from '../dist/index.js';
+import { WORKLOADS } from './workloads.mjs';
 
 const root = resolve(import.meta.dirname, '..');
-const SEED = 1;
-const STUDENT = { hiddenSize: 64, numHiddenLayers: 2, numAttentionHeads: 2, maxHistory: 50, dropout: 0 };
-const ITEMS = 2414;
-const HISTORY = 20;
-const CALLS = 5000;
+const bench = import.meta.dirname;
+const TOLERANCE = 2e-3; // of a number that trials must agree on, relative to the largest
+
+const { values: options, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    check: { type: 'boolean', default: false },
+    json: { type: 'boolean', default: false },
+    rounds: { type: 'string', default: '5' },
+    python: { type: 'string', default: process.env.PYTHON ?? 'python3' },
+  },
+});
+const rounds = Number(options.rounds);
+const cpu = loadBinding().cpuInfo();
+const threads = cpu.availableThreads;
+const pythonEnv = { ...process.env, OMP_NUM_THREADS: String(threads) };
+
+/** Why PyTorch cannot be compared with, or its version. */
+function findTorch() {
+  const result = spawnSync(options.python, ['-c', 'import torch; print(torch.__version__)'], { encoding: 'utf8' });
+  if (result.status === 0) return { version: result.stdout.trim() };
+  return { reason: `'${options.python} -c "import torch"' fails` };
+}
+
+function installPeers() {
+  if (existsSync(join(bench, 'node_modules/onnxruntime-node'))) return;
+  console.error('Installing the peers of bench/package.json …');
+  // Their install scripts download GPU libraries that no row uses.
+  execFileSync('npm', ['ci', '--ignore-scripts', '--no-audit', '--no-fund'], { cwd: bench, stdio: 'inherit' });
+}
+
+function median(values) {
+  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
+}
+
+function run(command, args, env = process.env) {
+  const result = spawnSync(command, args, { cwd: root, env, encoding: 'utf8', maxBuffer: 1 << 26 });
+  if (result.status !== 0) throw new Error(`${command} ${args[0]}: ${result.stderr.trim().split('\n').at(-1)}`);
+  return JSON.parse(result.stdout.trim().split('\n').at(-1));
+}
+
+function agrees(ours, theirs, task) {
+  if (ours.length !== theirs.length) return false;
+  if (task === 'request' || task === 'evaluate') return ours.every((id, i) => id === theirs[i]);
+  const largest = Math.max(...ours.map(Math.abs));
+  return ours.every((x, i) => Math.abs(x - theirs[i]) <= TOLERANCE * largest);
+}
+
+/** Medians over the rounds, and the spread of the value. */
+function summarise(trials) {
+  const values = trials.map(({ value }) => value);
+  return {
+    value: median(values),
+    min: Math.min(...values),
+    max: Math.max(...values),
+    ...(trials[0].p99 !== undefined && { p99: median(trials.map(({ p99 }) => p99)) }),
+    ...(trials[0].copy !== undefined && { copy: median(trials.map(({ copy }) => copy)) }),
+    peakBytes: median(trials.map(({ peakBytes }) => peakBytes)),
+  };
+}
+
+function judge(bar, rowTrials) {
+  const [ours, theirs] = [rowTrials.limbeck, rowTrials[bar.peer]];
+  if (ours === undefined || theirs === undefined) return undefined;
+  const pick = (trial) => (bar.memory ? trial.peakBytes : bar.p99 ? trial.p99 : trial.value);
+  // Pair by pair, so that a change of the machine between rounds cancels.
+  const ratio = median(ours.map((trial, i) => pick(trial) / pick(theirs[i])));
+  const passed = bar.atLeast === undefined ? ratio <= bar.atMost : ratio >= bar.atLeast;
+  return { ...bar, ratio, passed };
+}
+
+function measureWorkload(name, torch) {
+  const workload = WORKLOADS[name];
+  if (workload.needs !== undefined && workload.needs !== cpu.isa) {
+    return { name, title: workload.title, skipped: `needs ${workload.needs}, this machine has ${cpu.isa}` };
+  }
+  const directory = mkdtempSync(join(tmpdir(), 'limbeck-bench-'));
+  const json = JSON.stringify(workload);
+  const args = [name, directory, String(threads)];
+  const peers = {
+    limbeck: () => run(process.execPath, [join(bench, 'trial.mjs'), ...args]),
+  };
+  const missing = {};
+  try {
+    execFileSync(process.execPath, [join(bench, 'trial.mjs'), ...args, '--write'], { cwd: root, stdio: 'inherit' });
+    if (torch.version === undefined) missing.torch = torch.reason;
+    else {
+      const script = join(bench, 'peers/torch_trial.py');
+      peers.torch = () => run(options.python, ['-W', 'ignore', script, json, directory, String(threads)], pythonEnv);
+    }
+    const hasOnnx = workload.bars.some(({ peer }) => peer === 'onnxruntime');
+    if (hasOnnx && torch.version === undefined) missing.onnxruntime = 'its graph is exported by PyTorch';
+    else if (hasOnnx) {
+      execFileSync(options.python, ['-W', 'ignore', join(bench, 'peers/export_onnx.py'), json, directory], {
+        env: pythonEnv,
+        stdio: ['ignore', 'ignore', 'inherit'],
+      });
+      peers.onnxruntime = () => run(process.execPath, [join(bench, 'peers/onnx_trial.mjs'), ...args]);
+    }
+    const trials = Object.fromEntries(Object.keys(peers).map((peer) => [peer, []]));
+    for (let round = 0; round < rounds; round++) {
+      for (const [peer, trial] of Object.entries(peers)) trials[peer].push(trial());
+    }
+    for (const [peer, [first]] of Object.entries(trials)) {
+      if (agrees(trials.limbeck[0].check, first.check, workload.task)) continue;
+      missing[peer] = `its numbers differ from ours: ${first.check} and ${trials.limbeck[0].check}`;
+      delete trials[peer];
+    }
+    const bars = workload.bars.map((bar) => judge(bar, trials)).filter((bar) => bar !== undefined);
+    const results = Object.fromEntries(Object.entries(trials).map(([peer, list]) => [peer, summarise(list)]));
+    return { name, title: workload.title, unit: workload.unit, results, bars, missing };
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
 
 /** GFLOP/s of matrix products, one thread and all, beside the FMA peak of the same run. */
 function benchProducts() {
   const build = join(root, 'build/bench');
-  const options = { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] };
-  execFileSync('cmake', ['-S', 'native', '-B', build, '-DCMAKE_BUILD_TYPE=Release'], options);
-  execFileSync(
-    'cmake',
-    ['--build', build, '--target', 'bench_gemm', '--parallel', String(availableParallelism())],
-    options,
-  );
-  return JSON.parse(execFileSync(join(build, 'bench_gemm'), { encoding: 'utf8' }));
+  const quiet = { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] };
+  execFileSync('cmake', ['-S', 'native', '-B', build, '-DCMAKE_BUILD_TYPE=Release'], quiet);
+  execFileSync('cmake', ['--build', build, '--target', 'bench_gemm', '--parallel', String(threads)], quiet);
+  return JSON.parse(execFileSync(join(build, 'bench_gemm'), { encoding: 'utf8', cwd: root }));
 }
 
-/** One recommendation; the floor is its arithmetic at the peak of one thread. */
-async function benchRecommend(peakGflops) {
-  const engine = await createEngine({ threads: 1 });
-  const model = engine.createSequenceModel(STUDENT, { numItems: ITEMS, seed: SEED });
-  const items = Array.from({ length: ITEMS }, (_, i) => ({ id: String(i), text: `item ${i}` }));
-  const student = engine.createStudent(model, items);
-  const histories = Array.from({ length: 100 }, (_, user) =>
-    Array.from({ length: HISTORY }, (_, i) => String((user * 131 + i * 37) % ITEMS)),
-  );
-  const durations = new Float64Array(CALLS);
-  for (let i = -500; i < CALLS; i++) {
-    const start = performance.now();
-    student.recommend({ history: histories[(i + 500) % histories.length], k: 10 });
-    if (i >= 0) durations[i] = performance.now() - start;
+function format(value) {
+  return value >= 100 ? value.toFixed(0) : value.toPrecision(3);
+}
+
+function printRow({ title, unit, results, bars, missing, skipped }) {
+  console.log(`\n${title}`);
+  if (skipped !== undefined) return console.log(`  not run: ${skipped}`);
+  for (const [peer, { value, min, max, p99, peakBytes }] of Object.entries(results)) {
+    const tail = p99 === undefined ? '' : `, p99 ${format(p99)}`;
+    const spread = `(${format(min)} to ${format(max)}${tail})`;
+    console.log(`  ${peer.padEnd(12)} ${format(value)} ${unit} ${spread}, ${(peakBytes / 2 ** 20).toFixed(0)} MiB`);
   }
-  durations.sort();
-  const at = (share) => durations[Math.floor(share * (CALLS - 1))];
-  const { hiddenSize: d, numHiddenLayers: layers } = STUDENT;
-  const flops = 2 * HISTORY * layers * 12 * d * d + 2 * layers * HISTORY * HISTORY * d + 2 * ITEMS * d;
-  student.dispose();
-  engine.dispose();
-  const floorMs = flops / (peakGflops * 1e6);
-  return {
-    items: ITEMS,
-    history: HISTORY,
-    p50Ms: at(0.5),
-    p95Ms: at(0.95),
-    p99Ms: at(0.99),
-    floorMs,
-    ratio: at(0.5) / floorMs,
-  };
+  for (const [peer, reason] of Object.entries(missing)) console.log(`  ${peer.padEnd(12)} not compared: ${reason}`);
+  for (const { peer, ratio, atLeast, atMost, memory, p99, passed } of bars) {
+    const what = memory ? 'memory' : p99 ? 'p99' : unit === 'ms' ? 'p50' : 'rate';
+    const bound = atLeast === undefined ? `≤ ${atMost}` : `≥ ${atLeast}`;
+    console.log(`  ${what} ${format(ratio)} × ${peer}, bar ${bound}: ${passed ? 'met' : 'MISSED'}`);
+  }
 }
 
-const products = benchProducts();
-const peak = products.peakGflops1 ?? products.peakGflops;
-const result = {
-  commit: execFileSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).trim(),
-  date: new Date().toISOString(),
-  seed: SEED,
-  node: process.version,
-  cpu: { model: cpus()[0]?.model.trim(), ...loadBinding().cpuInfo() },
-  products,
-  recommend: await benchRecommend(peak),
-};
-console.log(JSON.stringify(result, null, 2));
-if (!process.argv.includes('--print')) {
-  mkdirSync(join(root, 'bench/results'), { recursive: true });
-  const file = `cpu-${result.cpu.isa}-${result.date.slice(0, 10)}.json`;
-  writeFileSync(join(root, 'bench/results', file), `${JSON.stringify(result, null, 2)}\n`);
+const filter = positionals[0] ?? '';
+const names = Object.keys(WORKLOADS).filter((name) => name.includes(filter));
+const torch = findTorch();
+console.log(`${cpus()[0]?.model.trim()}, ${cpu.isa}, ${threads} threads; PyTorch: ${torch.version ?? torch.reason}`);
+if (names.length > 0) installPeers();
+const products = 'products'.includes(filter) ? benchProducts() : undefined;
+for (const { m, n, k, layout, gflops1, share1, shareAll } of products?.shapes ?? []) {
+  const shares = `${(100 * share1).toFixed(0)} % of the FMA peak on one thread, ${(100 * shareAll).toFixed(0)} % on all`;
+  console.log(`product ${m} × ${n} × ${k} ${layout}: ${gflops1} GFLOP/s, ${shares}`);
 }
+const rows = [];
+for (const name of names) {
+  const row = measureWorkload(name, torch);
+  rows.push(row);
+  printRow(row);
+}
+if (options.json) {
+  const date = new Date().toISOString();
+  const result = {
+    commit: execFileSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).trim(),
+    date,
+    seed: 1,
+    rounds,
+    node: process.version,
+    torch: torch.version ?? null,
+    cpu: { model: cpus()[0]?.model.trim(), memoryBytes: totalmem(), ...cpu },
+    products,
+    rows,
+  };
+  mkdirSync(join(bench, 'results'), { recursive: true });
+  const file = join(bench, 'results', `${date.slice(0, 10)}-${cpu.isa}.json`);
+  writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`);
+  console.log(`\n${file}`);
+}
+const missed = rows.flatMap(({ bars = [] }) => bars).filter(({ passed }) => !passed).length;
+if (missed > 0) console.log(`\n${missed} bars missed`);
+if (options.check && missed > 0) process.exitCode = 1;

@@ -110,7 +110,7 @@ export interface NativeTransformer {
   itemTable(): Float32Array;
   forward(request: ForwardRequest): Promise<ForwardResult>;
   /** θ ← θ + alpha·(φ − θ) for one parameter. */
-  interpolate(name: string, target: Float32Array, alpha: number): void;
+  interpolate(name: string, target: Float32Array, alpha: number): Promise<void>;
   /** φ(source) for every parameter of this model's shape, as named arrays; nothing is changed. */
   project(source: NativeTransformer, map: ProjectionMap): Promise<{ name: string; values: Float32Array }[]>;
   generate(request: GenerateRequest): Promise<Int32Array>;

@@ -1,5 +1,7 @@
 // The kernels of one instruction set and their table. Included by kernels_<isa>.cc inside the namespace of the set,
-// after kLanes is defined and the target pragma is on.
+// after LIMBECK_LANES is defined and the target pragma is on. (The pragma does not define __AVX2__ and its like.)
+
+constexpr int64_t kLanes = LIMBECK_LANES;  // floats of a vector
 
 #include "cpu/vec.inl.h"
 //

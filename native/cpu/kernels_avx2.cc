@@ -14,7 +14,7 @@
 namespace limbeck {
 namespace avx2 {
 
-constexpr int64_t kLanes = 8;
+#define LIMBECK_LANES 8
 #include "cpu/kernels.inl.h"
 
 }  // namespace avx2

@@ -1,5 +1,8 @@
 #if defined(__x86_64__)
 
+// GCC's own headers make values from nothing, and warn of it (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
 #include <immintrin.h>
 
 #include <cstddef>
@@ -14,7 +17,7 @@
 namespace limbeck {
 namespace avx512 {
 
-constexpr int64_t kLanes = 16;
+#define LIMBECK_LANES 16
 #include "cpu/kernels.inl.h"
 
 }  // namespace avx512

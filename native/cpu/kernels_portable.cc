@@ -7,7 +7,7 @@
 namespace limbeck {
 namespace portable {
 
-constexpr int64_t kLanes = 4;
+#define LIMBECK_LANES 4
 #include "cpu/kernels.inl.h"
 
 }  // namespace portable

@@ -5,9 +5,9 @@ typedef uint64_t VecU64 __attribute__((vector_size(kLanes * 4)));
 /// Lane by lane the 64-bit product of the low 32 bits of a and a 32-bit constant; high halves of a are ignored.
 inline VecU64 multiply_low_halves(VecU64 a, uint64_t b) {
   const VecU64 constant = b - VecU64{};
-#if defined(__AVX512F__)
+#if LIMBECK_LANES == 16
   return reinterpret_cast<VecU64>(_mm512_mul_epu32(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(constant)));
-#elif defined(__AVX2__)
+#elif LIMBECK_LANES == 8
   return reinterpret_cast<VecU64>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(constant)));
 #else
   return (a & 0xFFFFFFFFu) * constant;

@@ -2,6 +2,8 @@
 
 /// Integer dot products of one block of items with the query. `high` and `low` parts are summed apart: their weighted
 /// sum may not fit 32 bits.
+constexpr int64_t kQuantisedPrefetch = 2048;  // bytes between those asked for and those used
+
 inline void quantised_block(const int8_t* block, const QuantisedQuery& query, float (&dots)[kQuantisedItems]) {
 #if defined(LIMBECK_HAS_DOT_PRODUCTS)
   // The instruction multiplies unsigned by signed bytes: items are taken 128 higher, and 128·Σ query is subtracted.
@@ -10,6 +12,7 @@ inline void quantised_block(const int8_t* block, const QuantisedQuery& query, fl
   __m512i low[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
   const int8_t* parts = query.parts;
   for (int64_t w = 0; w < query.words; ++w, block += 64, parts += 8) {
+    __builtin_prefetch(block + kQuantisedPrefetch);
     const __m512i items = _mm512_xor_si512(_mm512_loadu_si512(block), offset);
     int32_t high_word, low_word;
     __builtin_memcpy(&high_word, parts, 4);
@@ -23,11 +26,12 @@ inline void quantised_block(const int8_t* block, const QuantisedQuery& query, fl
   const __m512i lows = _mm512_sub_epi32(_mm512_add_epi32(low[0], low[1]), _mm512_set1_epi32(low_offset));
   const VecF high_sums = __builtin_convertvector(reinterpret_cast<VecI>(highs), VecF);
   store(dots, high_sums * 128.0f + __builtin_convertvector(reinterpret_cast<VecI>(lows), VecF));
-#elif defined(__AVX2__)
+#elif LIMBECK_LANES >= 8
   // Each vector of 16 products holds four items; the two halves of an item's word are added at the end.
   __m256i sums[4];
   for (int i = 0; i < 4; ++i) sums[i] = _mm256_setzero_si256();
   for (int64_t w = 0; w < query.words; ++w, block += 64) {
+    __builtin_prefetch(block + kQuantisedPrefetch);
     int64_t word;
     __builtin_memcpy(&word, query.values + 4 * w, sizeof word);
     const __m256i values = _mm256_set1_epi64x(word);

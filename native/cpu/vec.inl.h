@@ -116,9 +116,9 @@ inline VecF log(VecF x) {
 inline VecF sigmoid(VecF x) { return 1.0f / (1.0f + exp(-x)); }
 
 inline VecF sqrt(VecF x) {
-#if defined(__AVX512F__)
+#if LIMBECK_LANES == 16
   return reinterpret_cast<VecF>(_mm512_sqrt_ps(reinterpret_cast<__m512>(x)));
-#elif defined(__AVX2__)
+#elif LIMBECK_LANES == 8
   return reinterpret_cast<VecF>(_mm256_sqrt_ps(reinterpret_cast<__m256>(x)));
 #else
   for (int lane = 0; lane < kLanes; ++lane) x[lane] = __builtin_sqrtf(x[lane]);

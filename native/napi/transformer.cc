@@ -142,7 +142,7 @@ void TransformerObject::define(Napi::Env env) {
                       method<&TransformerObject::initialize>("initialize"),
                       method<&TransformerObject::set_item_features>("setItemFeatures"),
                       method<&TransformerObject::item_table>("itemTable"),
-                      method<&TransformerObject::interpolate>("interpolate"),
+                      promise_method<&TransformerObject::interpolate>("interpolate"),
                       promise_method<&TransformerObject::forward>("forward"),
                       promise_method<&TransformerObject::project>("project"),
                       promise_method<&TransformerObject::generate>("generate"),
@@ -227,16 +227,18 @@ Napi::Value TransformerObject::item_table(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value TransformerObject::interpolate(const Napi::CallbackInfo& info) {
-  Parameters& parameters = idle().transformer.parameters();
-  const Parameter& parameter = parameters.find(to_string(info[0], "name"));
+  const std::shared_ptr<SharedModel> model = state();
+  const Parameter& parameter = model->transformer.parameters().find(to_string(info[0], "name"));
   const float alpha = to_float(info[2], "alpha");
-  const ArrayView<float> target = float32_view(info[1], "target of " + parameter.name);
-  check_count("target of " + parameter.name, target.count, parameter.count);
-  ThreadPool pool(1);
-  Arena scratch;
-  Context context{pool, scratch};
-  limbeck::interpolate(context, parameters.values() + parameter.offset, target.data, parameter.count, alpha);
-  return info.Env().Undefined();
+  auto target = std::make_shared<FloatInput>(info[1], "target of " + parameter.name, parameter.count);
+  return queue().submit(
+      {Hold(model)},
+      [model, target, offset = parameter.offset, alpha](Context& context, Arena&) {
+        limbeck::interpolate(context, model->transformer.parameters().values() + offset, target->data(),
+                             target->count(), alpha);
+        return true;
+      },
+      [target](Napi::Env env, bool) { return env.Undefined(); });
 }
 
 Napi::Value TransformerObject::forward(const Napi::CallbackInfo& info) {

@@ -124,7 +124,10 @@ LossHeadResult loss_head(Context& context, const float* hidden, const float* tab
         row.fusion = options.fusion;
         row.gate = options.gate;
         if (is_factorised) row.teacher = teacher_logits + r * vocab_size;
-        if (teacher.dense) row.teacher = teacher.dense + (begin + r) * vocab_size;
+        if (teacher.dense) {
+          const int64_t dense_row = teacher.dense_rows ? teacher.dense_rows[begin + r] : begin + r;
+          row.teacher = teacher.dense + dense_row * vocab_size;
+        }
         if (teacher.top_k > 0) {
           row.top_k = teacher.top_k;
           row.top_k_indices = teacher.top_k_indices + (begin + r) * teacher.top_k;

@@ -8,10 +8,11 @@ namespace limbeck {
 
 /// Logits over the same vocabulary from a teacher; at most one source is set.
 struct TeacherLogits {
-  const float* dense = nullptr;   // [num_rows, vocab_size]
-  const float* hidden = nullptr;  // [num_rows, teacher_hidden_size], logits = hidden·tableᵀ + bias
-  const float* table = nullptr;   // [vocab_size, teacher_hidden_size]
-  const float* bias = nullptr;    // [vocab_size] or null
+  const float* dense = nullptr;         // [·, vocab_size]
+  const int64_t* dense_rows = nullptr;  // [num_rows] the row of `dense` for each row; null = the same
+  const float* hidden = nullptr;        // [num_rows, teacher_hidden_size], logits = hidden·tableᵀ + bias
+  const float* table = nullptr;         // [vocab_size, teacher_hidden_size]
+  const float* bias = nullptr;          // [vocab_size] or null
   int64_t teacher_hidden_size = 0;
   const int32_t* top_k_indices = nullptr;  // [num_rows, top_k]
   const float* top_k_values = nullptr;     // [num_rows, top_k] logits

@@ -127,10 +127,36 @@ int64_t Recommender::add_items(const float* features, int64_t num_features) {
   return first;
 }
 
+// Some sequences at a time, so that their activations stay in the cache.
+void Recommender::last_hidden(Context& context, Arena& arena, const Batch& batch, float* last) const {
+  constexpr int64_t kTokens = 4096;
+  const TransformerConfig& config = model_.config();
+  const int64_t d = config.hidden_size;
+  ForwardOptions options;
+  options.last_rows_only = true;
+  std::vector<int32_t> offsets;
+  for (int64_t first = 0, end = 0; first < batch.num_sequences; first = end) {
+    const int32_t begin = batch.sequence_offsets[first];
+    offsets.assign(1, 0);
+    do offsets.push_back(batch.sequence_offsets[++end] - begin);
+    while (end < batch.num_sequences && batch.sequence_offsets[end + 1] - begin <= kTokens);
+    Batch part{batch.input_ids + begin, offsets.data(), nullptr, offsets.back(), end - first};
+    const Arena::Scope scope(arena);
+    float* vectors = arena.allocate<float>(part.num_tokens * d);  // [tokens of the part, d]
+    embedding_forward(context, part.input_ids, items_.vectors(), vectors, part.num_tokens, d, num_items());
+    part.input_vectors = vectors;
+    const Activations activations = model_.forward(context, arena, part, options);
+    std::memcpy(last + first * d, activations.hidden[config.num_hidden_layers],
+                static_cast<size_t>(part.num_sequences * d) * sizeof(float));
+  }
+}
+
 void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs, int32_t* ranks, int32_t* top_k_ids,
                        float* top_k_scores) const {
   const TransformerConfig& config = model_.config();
   Batch batch = inputs.batch;
+  batch.input_vectors = items_.vectors();  // ids are checked here, against this catalogue
+  check_batch(config, batch);
   const int64_t S = batch.num_sequences, V = num_items(), d = config.hidden_size, k = inputs.top_k;
   for (int64_t i = 0; i < batch.num_tokens; ++i) check_item("inputIds", batch.input_ids[i], V);
   if (inputs.exclude_offsets[0] != 0) throw Error("ERR_INVALID_ARGUMENT", "excludeOffsets must begin with 0.");
@@ -143,14 +169,8 @@ void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs,
   for (int32_t i = 0; i < inputs.exclude_offsets[S]; ++i) check_item("excludeIds", inputs.exclude_ids[i], V);
 
   arena.reset();
-  float* vectors = arena.allocate<float>(batch.num_tokens * d);  // [N, d]
-  embedding_forward(context, batch.input_ids, items_.vectors(), vectors, batch.num_tokens, d, V);
-  batch.input_vectors = vectors;
-  check_batch(config, batch);
-  ForwardOptions options;
-  options.last_rows_only = true;
-  const Activations activations = model_.forward(context, arena, batch, options);
-  const float* last = activations.hidden[config.num_hidden_layers];  // [S, d]
+  float* last = arena.allocate<float>(S * d);  // [S, d]
+  last_hidden(context, arena, inputs.batch, last);
   const int64_t chunk = std::min(S, chunk_rows(V));
   float* scores = arena.allocate<float>(chunk * V);                             // [chunk, V]
   uint8_t* excluded = arena.allocate<uint8_t>(context.pool.num_threads() * V);  // [threads, V], zero between rows

@@ -43,6 +43,8 @@ class Recommender {
 
  private:
   void check_item(const char* what, int32_t id, int64_t limit) const;
+  /// The hidden state of the last row of each sequence: last [S, d] = .
+  void last_hidden(Context& context, Arena& arena, const Batch& batch, float* last) const;
 
   Transformer model_;                   // without an item table
   std::vector<float> item_projection_;  // A [d, f]

@@ -110,7 +110,8 @@ TeacherLogits teacher_logits(Context& context, Arena& arena, const TeacherSignal
     logits.bias = table.bias;
     logits.teacher_hidden_size = width;
   } else if (signal.dense_logits != nullptr) {
-    logits.dense = gather(arena, signal.dense_logits, rows, vocab_size);
+    logits.dense = signal.dense_logits;  // read in place: they are the largest input of a step
+    logits.dense_rows = rows.data();
   } else if (signal.top_k > 0) {
     logits.top_k = signal.top_k;
     logits.top_k_indices = gather(arena, signal.top_k_indices, rows, signal.top_k);

@@ -46,9 +46,13 @@ export async function projectTeacher(
  * @param alpha 0 leaves the student as it is, 1 makes it the projected teacher; values outside [0, 1] extrapolate
  * @throws LimbeckError ERR_INVALID_ARGUMENT when α is not finite
  */
-export function interpolateParameters(student: NativeTransformer, teacher: ProjectedTeacher, alpha: number): void {
+export async function interpolateParameters(
+  student: NativeTransformer,
+  teacher: ProjectedTeacher,
+  alpha: number,
+): Promise<void> {
   if (!Number.isFinite(alpha)) throw new LimbeckError('ERR_INVALID_ARGUMENT', `alpha: expected a number, got ${alpha}`);
-  for (const { name, values } of teacher.parameters) student.interpolate(name, values, alpha);
+  await Promise.all(teacher.parameters.map(({ name, values }) => student.interpolate(name, values, alpha)));
 }
 
 /** Principal axes [min(d_student, d_teacher, rows), d_teacher] of teacher states [rows, d_teacher]. */

@@ -73,7 +73,7 @@ export interface FitOptions {
   readonly patience: number;
   readonly seed: number;
   readonly request: (position: StepPosition) => StepRequest | Promise<StepRequest>;
-  readonly afterStep?: ((position: StepPosition) => void) | undefined;
+  readonly afterStep?: ((position: StepPosition) => Promise<void>) | undefined;
   /** Less is better; the parameters of the best epoch are kept. */
   readonly validate: () => Promise<number>;
   readonly afterEpoch?: ((record: EpochRecord) => Promise<void>) | undefined;
@@ -144,7 +144,7 @@ export async function fitModel(options: FitOptions, hooks: Hooks = {}): Promise<
         dropoutSeed: hashSeed(options.seed, state.step),
       };
       const result = await trainer.step(await options.request(position));
-      options.afterStep?.(position);
+      await options.afterStep?.(position);
       addTo(state.sums, result);
       state.index++;
       state.step++;

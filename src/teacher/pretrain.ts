@@ -33,7 +33,7 @@ export interface LanguageModelTeaching {
   /** Shapes of the projections set on the trainer before. */
   readonly prepare?: (trainer: NativeTrainer) => readonly (readonly [number, number])[];
   readonly losses: (position: StepPosition) => LossOptions;
-  readonly afterStep?: ((position: StepPosition) => void) | undefined;
+  readonly afterStep?: ((position: StepPosition) => Promise<void>) | undefined;
 }
 
 export interface TrainLanguageModelContext extends Hooks {

@@ -109,7 +109,10 @@ struct Problem {
 
   TeacherLogits teacher() const {
     TeacherLogits out;
-    if (test_case.source == Source::kDense) out.dense = dense_f32.data();
+    if (test_case.source == Source::kDense) {
+      out.dense = dense_f32.data();
+      out.dense_rows = dense_rows.data();
+    }
     if (test_case.source == Source::kFactorised) {
       out.hidden = teacher_hidden.data();
       out.table = teacher_table.data();
@@ -130,7 +133,14 @@ struct Problem {
     ThreadPool pool(num_threads);
     Arena arena;
     Context context{pool, arena};
-    dense_f32.assign(dense.begin(), dense.end());
+    // The teacher's rows lie in reverse, with a row of NaN between each and the next, which nobody may read.
+    dense_rows.clear();
+    dense_f32.assign(2 * dense.size(), std::numeric_limits<float>::quiet_NaN());
+    for (int64_t r = 0; !dense.empty() && r < test_case.num_rows; ++r) {
+      dense_rows.push_back(2 * (test_case.num_rows - 1 - r));
+      std::copy_n(dense.begin() + r * test_case.vocab_size, test_case.vocab_size,
+                  dense_f32.begin() + dense_rows.back() * test_case.vocab_size);
+    }
     d_hidden.assign(hidden.size(), std::numeric_limits<float>::quiet_NaN());
     d_table.assign(table.size(), kInitialGradient);
     d_bias.assign(bias.size(), kInitialGradient);
@@ -146,6 +156,7 @@ struct Problem {
   Case test_case;
   std::vector<float> hidden, table, bias, teacher_hidden, teacher_table, teacher_bias, values, log_sum_exp, dense_f32;
   std::vector<double> dense;
+  std::vector<int64_t> dense_rows;
   std::vector<int32_t> labels, indices;
   std::vector<uint8_t> allowed;
   std::vector<float> d_hidden, d_table, d_bias;

@@ -197,16 +197,16 @@ describe('a transformer', () => {
     expect(model.numParameters).toBe(total);
   });
 
-  it('gives back the values that were set', () => {
+  it('gives back the values that were set', async () => {
     const model = createModel();
     const values = Float32Array.from({ length: 8 }, (_, i) => i / 4);
     model.setParameter('final_norm.bias', values);
     expect(model.getParameter('final_norm.bias')).toEqual(values);
-    model.interpolate('final_norm.bias', new Float32Array(8), 0.5);
+    await model.interpolate('final_norm.bias', new Float32Array(8), 0.5);
     expect(model.getParameter('final_norm.bias')).toEqual(values.map((value) => value / 2));
   });
 
-  it('refuses unknown names, wrong lengths and wrong types', () => {
+  it('refuses unknown names, wrong lengths and wrong types', async () => {
     const model = createModel();
     expect(codeOf(() => model.getParameter('nothing'))).toBe('ERR_INVALID_ARGUMENT');
     expect(codeOf(() => model.getParameter(untyped(3)))).toBe('ERR_INVALID_ARGUMENT');
@@ -214,8 +214,13 @@ describe('a transformer', () => {
     expect(codeOf(() => model.setParameter('final_norm.bias', untyped(new Float64Array(8))))).toBe(
       'ERR_INVALID_ARGUMENT',
     );
-    expect(codeOf(() => model.interpolate('final_norm.bias', new Float32Array(8), Number.NaN))).toBe(
+    const target = new Float32Array(8);
+    expect((await rejectionOf(model.interpolate('final_norm.bias', target, Number.NaN))).code).toBe(
       'ERR_INVALID_ARGUMENT',
+    );
+    expect((await rejectionOf(model.interpolate('nothing', target, 1))).code).toBe('ERR_INVALID_ARGUMENT');
+    expect((await rejectionOf(model.interpolate('final_norm.bias', new Float32Array(7), 1))).code).toBe(
+      'ERR_SHAPE_MISMATCH',
     );
     expect(codeOf(() => model.initialize(-1, 0.1))).toBe('ERR_INVALID_ARGUMENT');
     expect(codeOf(() => model.setItemFeatures(new Float32Array(8)))).toBe('ERR_INVALID_ARGUMENT');
@@ -747,7 +752,6 @@ describe('an object at work', () => {
       () => model.getGradient('embeddings.word'),
       () => model.initialize(1, 0.1),
       () => model.itemTable(),
-      () => model.interpolate('final_norm.bias', new Float32Array(8), 1),
       () => model.dispose(),
       () => engine.createRecommender(model),
       () => trainer.getState(),

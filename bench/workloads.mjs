@@ -1,0 +1,162 @@
+/**
+ * The workloads of the bench: a model's shape, its inputs (the same numbers in every trial and every peer), what is
+ * timed, and the bar. Every model is a GPT-2 checkpoint, so that each peer opens the same weights.
+ */
+
+/** @typedef {'forward' | 'train' | 'evaluate' | 'interpolate' | 'request'} Task */
+
+/** 32-bit linear congruential generator (Numerical Recipes, §7.1), which is as short in Python. */
+export class Random {
+  /** @param {number} seed */
+  constructor(seed) {
+    this.state = seed >>> 0;
+  }
+  /** @param {number} limit */
+  integer(limit) {
+    this.state = (Math.imul(this.state, 1664525) + 1013904223) >>> 0;
+    return this.state % limit;
+  }
+}
+
+const GPT2 = {
+  vocabSize: 50257,
+  hiddenSize: 768,
+  numHiddenLayers: 12,
+  numAttentionHeads: 12,
+  maxPositionEmbeddings: 1024,
+};
+const BEAUTY = {
+  vocabSize: 12101,
+  hiddenSize: 64,
+  numHiddenLayers: 2,
+  numAttentionHeads: 2,
+  maxPositionEmbeddings: 50,
+};
+
+/**
+ * `bar`: how many times better than the peer (`atLeast`: our rate over its; `atMost`: our time or memory over its).
+ * `needs`: an instruction set without which the row is not run.
+ */
+export const WORKLOADS = {
+  forward: {
+    title: 'teacher forward, GPT-2 124M, B8 T128, all hidden states',
+    task: 'forward',
+    model: GPT2,
+    sequences: 8,
+    length: 128,
+    unit: 'tokens/s',
+    bars: [{ peer: 'onnxruntime', atLeast: 1.25 }],
+  },
+  'forward-bf16': {
+    title: 'the same in bfloat16',
+    task: 'forward',
+    model: GPT2,
+    sequences: 8,
+    length: 128,
+    precision: 'bfloat16',
+    needs: 'avx512bf16',
+    unit: 'tokens/s',
+    bars: [{ peer: 'torch', atLeast: 1.3 }],
+  },
+  'ce-kd-step': {
+    title: 'CE + KD step, 4 layers d 256, V 50,257, B16 T64',
+    task: 'train',
+    model: { ...GPT2, hiddenSize: 256, numHiddenLayers: 4, numAttentionHeads: 4, maxPositionEmbeddings: 64 },
+    sequences: 16,
+    length: 64,
+    distils: true,
+    unit: 'tokens/s',
+    bars: [
+      { peer: 'torch', atLeast: 6 },
+      { peer: 'torch', memory: true, atMost: 0.35 },
+    ],
+  },
+  'ce-kd-step-bf16': {
+    title: 'the same in bfloat16',
+    task: 'train',
+    model: { ...GPT2, hiddenSize: 256, numHiddenLayers: 4, numAttentionHeads: 4, maxPositionEmbeddings: 64 },
+    sequences: 16,
+    length: 64,
+    distils: true,
+    precision: 'bfloat16',
+    needs: 'avx512bf16',
+    unit: 'tokens/s',
+    bars: [{ peer: 'torch', atLeast: 8 }],
+  },
+  'lm-step': {
+    title: 'LM step, 6 layers d 384, V 50,257, B16 T64',
+    task: 'train',
+    model: { ...GPT2, hiddenSize: 384, numHiddenLayers: 6, numAttentionHeads: 6, maxPositionEmbeddings: 64 },
+    sequences: 16,
+    length: 64,
+    unit: 'tokens/s',
+    bars: [{ peer: 'torch', atLeast: 3.5 }],
+  },
+  'lm-step-bf16': {
+    title: 'the same in bfloat16',
+    task: 'train',
+    model: { ...GPT2, hiddenSize: 384, numHiddenLayers: 6, numAttentionHeads: 6, maxPositionEmbeddings: 64 },
+    sequences: 16,
+    length: 64,
+    precision: 'bfloat16',
+    needs: 'avx512bf16',
+    unit: 'tokens/s',
+    bars: [{ peer: 'torch', atLeast: 3 }],
+  },
+  'sequence-step': {
+    title: 'sequence student, 2 layers d 64, T 50, full CE over 12,101 items',
+    task: 'train',
+    model: BEAUTY,
+    sequences: 128,
+    length: 50,
+    unit: 'targets/s',
+    bars: [{ peer: 'torch', atLeast: 6 }],
+  },
+  evaluate: {
+    title: 'full-ranking evaluation of it, top 20 of 12,101',
+    task: 'evaluate',
+    model: BEAUTY,
+    sequences: 1024,
+    length: 50,
+    k: 20,
+    unit: 'users/s',
+    bars: [{ peer: 'torch', atLeast: 5 }],
+  },
+  interpolate: {
+    title: 'interpolation of 124M parameters',
+    task: 'interpolate',
+    model: { ...GPT2, vocabSize: 161_000, numHiddenLayers: 1, numAttentionHeads: 12 },
+    unit: 'GB/s',
+    bars: [{ peer: 'torch', atLeast: 0.95 }],
+  },
+  request: {
+    title: 'one request, 2 layers d 64, history 50, exact top 10 of 100,000',
+    task: 'request',
+    model: { ...BEAUTY, vocabSize: 100_000 },
+    length: 50,
+    k: 10,
+    unit: 'ms',
+    bars: [
+      { peer: 'onnxruntime', atMost: 0.25 },
+      { peer: 'onnxruntime', p99: true, atMost: 0.35 },
+    ],
+  },
+  'top10-1m': {
+    title: 'exact top 10 of 1,000,000 × 128',
+    task: 'request',
+    model: { ...BEAUTY, vocabSize: 1_000_000, hiddenSize: 128, numHiddenLayers: 1, maxPositionEmbeddings: 2 },
+    length: 1,
+    k: 10,
+    unit: 'ms',
+    bars: [{ peer: 'torch', atMost: 1 }],
+  },
+};
+
+/** Ids of `sequences` sequences of `length`, end to end; the label of a token is the next id, of the last −100. */
+export function sequenceInputs({ model, sequences = 1, length }, seed = 1) {
+  const random = new Random(seed);
+  const inputIds = Int32Array.from({ length: sequences * length }, () => random.integer(model.vocabSize));
+  const labels = inputIds.map((_, i) => ((i + 1) % length === 0 ? -100 : inputIds[i + 1]));
+  const sequenceOffsets = Int32Array.from({ length: sequences + 1 }, (_, s) => s * length);
+  return { inputIds, labels, sequenceOffsets };
+}
