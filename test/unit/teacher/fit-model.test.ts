@@ -143,7 +143,9 @@ describe('fitModel', () => {
     const seen: string[] = [];
     const { options } = run({
       epochs: 2,
-      afterStep: async ({ step }) => seen.push(`step ${step}: ${countOf(options.model)}`),
+      afterStep: async ({ step }) => {
+        seen.push(`step ${step}: ${countOf(options.model)}`);
+      },
       afterEpoch: async ({ epoch }) => {
         seen.push(`epoch ${epoch}`);
       },
