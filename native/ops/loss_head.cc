@@ -12,10 +12,10 @@
 namespace limbeck {
 namespace {
 
-// A chunk of logits should stay in the cache between its products, but below 128 rows the table (and its gradient)
-// would be read from memory too often for too little arithmetic, and above 256 nothing is gained.
-constexpr int64_t kChunkFloats = (int64_t{2} << 20) / sizeof(float);
-constexpr int64_t kMinChunkRows = 128, kMaxChunkRows = 256;
+// Each chunk of logits reads the table twice, and its gradient once, so that few rows mean many passes over both; beyond
+// this size (100 MiB, or 1,024 rows) nothing is gained.
+constexpr int64_t kChunkFloats = (int64_t{100} << 20) / sizeof(float);
+constexpr int64_t kMinChunkRows = 128, kMaxChunkRows = 1024;
 
 int64_t chunk_row_count(int64_t num_rows, int64_t vocab_size) {
   const int64_t rows = std::clamp(kChunkFloats / vocab_size / 8 * 8, kMinChunkRows, kMaxChunkRows);
