@@ -163,9 +163,10 @@ const torch = findTorch();
 console.log(`${cpus()[0]?.model.trim()}, ${cpu.isa}, ${threads} threads; PyTorch: ${torch.version ?? torch.reason}`);
 if (names.length > 0) installPeers();
 const products = 'products'.includes(filter) ? benchProducts() : undefined;
-for (const { m, n, k, layout, gflops1, share1, shareAll } of products?.shapes ?? []) {
+for (const { m, n, k, layout, gflops1, share1, shareAll, bfloat16Gflops1 } of products?.shapes ?? []) {
   const shares = `${(100 * share1).toFixed(0)} % of the FMA peak on one thread, ${(100 * shareAll).toFixed(0)} % on all`;
-  console.log(`product ${m} × ${n} × ${k} ${layout}: ${gflops1} GFLOP/s, ${shares}`);
+  const bfloat16 = bfloat16Gflops1 === undefined ? '' : `; bfloat16 ${bfloat16Gflops1} GFLOP/s`;
+  console.log(`product ${m} × ${n} × ${k} ${layout}: ${gflops1} GFLOP/s, ${shares}${bfloat16}`);
 }
 const rows = [];
 for (const name of names) {

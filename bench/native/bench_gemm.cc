@@ -137,8 +137,8 @@ struct Product {
     return shape.layout[1] == 't' ? View{data.data(), 1, shape.k} : View{data.data(), shape.n, 1};
   }
 
-  void run(ThreadPool& pool, Arena& arena) {
-    Context context{pool, arena};
+  void run(ThreadPool& pool, Arena& arena, Precision precision = Precision::kFloat32) {
+    Context context{pool, arena, precision};
     gemm(context, shape.m, shape.n, shape.k, a_view<MatrixView>(a), b_view<MatrixView>(b), nullptr, c.data(), shape.n,
          false);
   }
@@ -162,6 +162,7 @@ struct Product {
 int main() {
   const char* isa = cpu_kernels().isa;
   const PeakLoop peak = peak_loop(isa);
+  const bool has_bfloat16 = std::strcmp(isa, "avx512bf16") == 0;
   ThreadPool one(1), all(0);
   Arena arena;
   for (const Shape& shape : {Shape{192, 64, 2048, "tn"}, Shape{200, 150, 64, "nt"}, Shape{150, 100, 300, "nn"}}) {
@@ -179,8 +180,11 @@ int main() {
         2.0 * static_cast<double>(shape.m) * static_cast<double>(shape.n) * static_cast<double>(shape.k);
     product.run(all, arena);
     arena.reset();
-    std::vector<double> gflops[2], shares[2];
+    std::vector<double> gflops[2], shares[2], bfloat16;
     for (int repeat = 0; repeat < kRepeats; ++repeat) {
+      if (has_bfloat16) {
+        bfloat16.push_back(measure(flops, [&] { product.run(one, arena, Precision::kBFloat16); }));
+      }
       for (const int index : {0, 1}) {
         ThreadPool& pool = index == 0 ? one : all;
         const double peak_gflops = measure_peak(peak);
@@ -192,10 +196,12 @@ int main() {
     }
     std::printf(
         "%s{\"m\":%lld,\"n\":%lld,\"k\":%lld,\"layout\":\"%s\",\"gflops1\":%.1f,\"share1\":%.3f,"
-        "\"gflopsAll\":%.1f,\"shareAll\":%.3f}",
+        "\"gflopsAll\":%.1f,\"shareAll\":%.3f",
         &shape == kShapes ? "" : ",", static_cast<long long>(shape.m), static_cast<long long>(shape.n),
         static_cast<long long>(shape.k), shape.layout, median(gflops[0]), median(shares[0]), median(gflops[1]),
         median(shares[1]));
+    if (has_bfloat16) std::printf(",\"bfloat16Gflops1\":%.1f", median(bfloat16));
+    std::printf("}");
   }
   std::printf("],\"peakGflops\":%.1f}\n", median(peaks));
   return 0;

@@ -12,8 +12,8 @@
 namespace limbeck {
 namespace {
 
-// Each chunk of logits reads the table twice, and its gradient once, so that few rows mean many passes over both; beyond
-// this size (100 MiB, or 1,024 rows) nothing is gained.
+// Each chunk of logits reads the table twice, and its gradient once, so that few rows mean many passes over both;
+// beyond this size (100 MiB, or 1,024 rows) nothing is gained.
 constexpr int64_t kChunkFloats = (int64_t{100} << 20) / sizeof(float);
 constexpr int64_t kMinChunkRows = 128, kMaxChunkRows = 1024;
 

@@ -95,7 +95,7 @@ void check_teacher(const TransformerConfig& student, const StepInputs& inputs) {
 
 /// The teacher's logits for the labelled rows, in the form in which they came.
 TeacherLogits teacher_logits(Context& context, Arena& arena, const TeacherSignal& signal,
-                             const Activations* activations, const std::vector<int64_t>& rows, int64_t vocab_size) {
+                             const Activations* activations, const std::vector<int64_t>& rows) {
   TeacherLogits logits;
   const Transformer* head = signal.model != nullptr ? signal.model : signal.head;
   if (head != nullptr) {
@@ -252,7 +252,7 @@ StepResult Trainer::compute_gradients(Context& context, Arena& arena, const Step
     for (int64_t r = 0; r < R; ++r) labels[r] = inputs.labels[rows[static_cast<size_t>(r)]];
     const HeadActivations head = model_->head_forward(context, arena, hidden, R);
     TeacherLogits logits;
-    if (weights.kd != 0) logits = teacher_logits(context, arena, *signal, teacher, rows, V);
+    if (weights.kd != 0) logits = teacher_logits(context, arena, *signal, teacher, rows);
     const OutputTable table = model_->output_table(student.word_table);
     const LossHeadOptions options{weights.ce, weights.kd, weights.temperature, weights.fusion, weights.gate};
     float* d_rows = arena.allocate<float>(R * d);  // [R, d]
