@@ -19,7 +19,7 @@
 namespace limbeck {
 namespace {
 
-constexpr auto kSpinTime = std::chrono::microseconds(30);
+constexpr auto kSpinTime = std::chrono::microseconds(200);
 constexpr int kChecksPerClockRead = 64;
 
 inline void pause() {
