@@ -1,6 +1,10 @@
-// GEMM against the peak of the processor, measured in the same run: prints one JSON object. GFLOP/s are medians of
-// alternating repeats; a share is the median of gemm/peak of neighbouring measurements, so that a change of clock
-// between repeats cancels. LIMBECK_FORCE_ISA chooses another instruction set.
+// Products against the peak of the processor, measured in the same run: prints one JSON object. GFLOP/s are medians of
+// alternating repeats; a share is the median of product/peak of neighbouring measurements on as many threads, so that a
+// change of clock between repeats cancels. LIMBECK_FORCE_ISA chooses another instruction set.
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -9,6 +13,7 @@
 #include <cstring>
 #include <vector>
 
+#include "core/memory.h"
 #include "core/rng.h"
 #include "cpu/kernels.h"
 #include "ops/linear.h"
@@ -18,39 +23,53 @@ namespace {
 
 // Independent accumulators: more than the latency of an FMA times the two that start in a cycle, and few enough for
 // the 16 registers of AVX2.
-#define LIMBECK_ACCUMULATORS 12
+constexpr int kAccumulators = 12, kWideAccumulators = 16;
 
-/// Defines `void fma_loop(iterations, out)`, which does LIMBECK_ACCUMULATORS·kLanes FMAs an iteration in registers
-/// alone. They converge to 1: neither overflow nor denormals slow them.
-#define LIMBECK_FMA_LOOP(kLanes)                                                                                     \
-  void fma_loop(int64_t iterations, float* out) {                                                                    \
-    typedef float Vec __attribute__((vector_size(kLanes * sizeof(float))));                                          \
-    Vec sums[LIMBECK_ACCUMULATORS];                                                                                  \
-    const Vec scale = out[0] - Vec{}, shift = out[1] - Vec{};                                                        \
-    for (int i = 0; i < LIMBECK_ACCUMULATORS; ++i) sums[i] = static_cast<float>(i) - Vec{};                          \
-    for (int64_t iteration = 0; iteration < iterations; ++iteration) {                                               \
-      _Pragma("GCC unroll 16") for (int i = 0; i < LIMBECK_ACCUMULATORS; ++i) { sums[i] = sums[i] * scale + shift; } \
-    }                                                                                                                \
-    for (int i = 1; i < LIMBECK_ACCUMULATORS; ++i) sums[0] += sums[i];                                               \
-    out[2] = sums[0][0];                                                                                             \
+/// Defines a loop that multiplies and adds in registers alone: kCount times an iteration, `step` of (sum, a, b).
+/// Sums converge to 1: neither overflow nor denormals slow them.
+#define LIMBECK_PEAK_LOOP(name, Vec, kCount, step) \
+  void name(int64_t iterations, float* out) {                                                       \
+    Vec sums[kCount];                                                                        \
+    const Vec scale = out[0] - Vec{}, shift = out[1] - Vec{};                                       \
+    for (int i = 0; i < kCount; ++i) sums[i] = static_cast<float>(i) - Vec{};                \
+    for (int64_t iteration = 0; iteration < iterations; ++iteration) {                              \
+      _Pragma("GCC unroll 16") for (int i = 0; i < kCount; ++i) {                            \
+        const Vec sum = sums[i];                                                                    \
+        sums[i] = step;                                                                             \
+      }                                                                                             \
+    }                                                                                               \
+    for (int i = 1; i < kCount; ++i) sums[0] += sums[i];                                     \
+    out[2] = sums[0][0];                                                                            \
   }
 
 namespace portable {
-LIMBECK_FMA_LOOP(4)
+typedef float Vec __attribute__((vector_size(16)));
+LIMBECK_PEAK_LOOP(fma_loop, Vec, kAccumulators, sum* scale + shift)
 }  // namespace portable
 
 #if defined(__x86_64__)
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 namespace avx2 {
-LIMBECK_FMA_LOOP(8)
+typedef float Vec __attribute__((vector_size(32)));
+LIMBECK_PEAK_LOOP(fma_loop, Vec, kAccumulators, sum* scale + shift)
 }  // namespace avx2
 #pragma GCC pop_options
 
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma")
 namespace avx512 {
-LIMBECK_FMA_LOOP(16)
+typedef float Vec __attribute__((vector_size(64)));
+LIMBECK_PEAK_LOOP(fma_loop, Vec, kWideAccumulators, sum* scale + shift)
+// Pairs of a small and a negligible bfloat16: the sums stay finite.
+LIMBECK_PEAK_LOOP(bfloat16_loop, Vec, kWideAccumulators,
+                  reinterpret_cast<Vec>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
+                                                         reinterpret_cast<__m512bh>(scale),
+                                                         reinterpret_cast<__m512bh>(shift))))
+LIMBECK_PEAK_LOOP(int8_loop, Vec, kWideAccumulators,
+                  reinterpret_cast<Vec>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum),
+                                                            reinterpret_cast<__m512i>(scale),
+                                                            reinterpret_cast<__m512i>(shift))))
 }  // namespace avx512
 #pragma GCC pop_options
 #endif
@@ -77,25 +96,39 @@ double measure(double flops, Body&& body) {
   return flops * static_cast<double>(calls) / seconds * 1e-9;
 }
 
-struct PeakLoop {
-  void (*loop)(int64_t iterations, float* out);
-  int lanes;
+/// A kind of operands, and the loop that shows how fast the processor can multiply them.
+struct Kind {
+  const char* name;
+  Precision precision;
+  void (*peak_loop)(int64_t iterations, float* out);
+  double iteration_flops;
 };
 
-PeakLoop peak_loop(const char* isa) {
+std::vector<Kind> kinds_of(const char* isa) {
 #if defined(__x86_64__)
-  if (std::strncmp(isa, "avx512", 6) == 0) return {avx512::fma_loop, 16};
-  if (std::strcmp(isa, "avx2") == 0) return {avx2::fma_loop, 8};
+  std::vector<Kind> kinds;
+  if (std::strncmp(isa, "avx512", 6) == 0) {
+    kinds.push_back({"float32", Precision::kFloat32, avx512::fma_loop, 2.0 * kWideAccumulators * 16});
+    if (std::strcmp(isa, "avx512bf16") == 0) {
+      kinds.push_back({"bfloat16", Precision::kBFloat16, avx512::bfloat16_loop, 4.0 * kWideAccumulators * 16});
+    }
+    return kinds;
+  }
+  if (std::strcmp(isa, "avx2") == 0) return {{"float32", Precision::kFloat32, avx2::fma_loop, 2.0 * kAccumulators * 8}};
 #else
   static_cast<void>(isa);
 #endif
-  return {portable::fma_loop, 4};
+  return {{"float32", Precision::kFloat32, portable::fma_loop, 2.0 * kAccumulators * 4}};
 }
 
-double measure_peak(const PeakLoop& peak) {
+double measure_peak(const Kind& kind, ThreadPool& pool) {
   constexpr int64_t kIterations = 100000;
-  float out[3] = {0.999f, 0.001f, 0};
-  return measure(2.0 * LIMBECK_ACCUMULATORS * peak.lanes * kIterations, [&] { peak.loop(kIterations, out); });
+  return measure(kind.iteration_flops * kIterations * pool.num_threads(), [&] {
+    pool.parallel_for(pool.num_threads(), [&](int64_t, int) {
+      float out[3] = {0.999f, 0.001f, 0};
+      kind.peak_loop(kIterations, out);
+    });
+  });
 }
 
 double median(std::vector<double> values) {
@@ -110,59 +143,77 @@ struct Shape {
 };
 
 constexpr Shape kShapes[] = {
-    {512, 512, 512, "nn"},  {1024, 1024, 1024, "nn"}, {2048, 2048, 2048, "nn"}, {2048, 192, 64, "nt"},
-    {2048, 2414, 64, "nt"}, {192, 64, 2048, "tn"},    {2048, 64, 256, "nt"},
+    // Square ones.
+    {512, 512, 512, "nn"},
+    {1024, 1024, 1024, "nn"},
+    {2048, 2048, 2048, "nn"},
+    {4096, 4096, 4096, "nn"},
+    // GPT-2 124M over 1,024 tokens: the blocks forward, and a weight gradient.
+    {1024, 2304, 768, "nt"},
+    {1024, 768, 768, "nt"},
+    {1024, 3072, 768, "nt"},
+    {1024, 768, 3072, "nt"},
+    {3072, 768, 1024, "tn"},
+    // A language student of width 256: the head over a vocabulary, forward and both gradients.
+    {256, 50257, 256, "nt"},
+    {256, 256, 50257, "nn"},
+    {50257, 256, 256, "tn"},
+    // A sequence student of width 64.
+    {2048, 192, 64, "nt"},
+    {2048, 64, 256, "nt"},
+    {2048, 12101, 64, "nt"},
+    {192, 64, 2048, "tn"},
 };
 
+AlignedFloats normals(int64_t count, uint64_t stream) {
+  const Philox random{1, stream};
+  AlignedFloats out = allocate_floats(count);
+  random.fill_normal(out.get(), static_cast<uint64_t>(count));
+  return out;
+}
+
+/// Operands where a model has them: in memory of huge pages.
 struct Product {
   explicit Product(const Shape& shape)
       : shape(shape),
         a(normals(shape.m * shape.k, 1)),
         b(normals(shape.k * shape.n, 2)),
-        c(static_cast<size_t>(shape.m * shape.n)) {}
-
-  static std::vector<float> normals(int64_t count, uint64_t stream) {
-    const Philox random{1, stream};
-    std::vector<float> out(static_cast<size_t>(count));
-    for (size_t i = 0; i < out.size(); ++i) out[i] = random.normal(i);
-    return out;
-  }
+        c(allocate_floats(shape.m * shape.n)) {}
 
   template <typename View, typename T>
-  View a_view(const std::vector<T>& data) const {
-    return shape.layout[0] == 't' ? View{data.data(), 1, shape.m} : View{data.data(), shape.k, 1};
+  View a_view(const T* data) const {
+    return shape.layout[0] == 't' ? View{data, 1, shape.m} : View{data, shape.k, 1};
   }
   template <typename View, typename T>
-  View b_view(const std::vector<T>& data) const {
-    return shape.layout[1] == 't' ? View{data.data(), 1, shape.k} : View{data.data(), shape.n, 1};
+  View b_view(const T* data) const {
+    return shape.layout[1] == 't' ? View{data, 1, shape.k} : View{data, shape.n, 1};
   }
 
   void run(ThreadPool& pool, Arena& arena, Precision precision = Precision::kFloat32) {
     Context context{pool, arena, precision};
-    gemm(context, shape.m, shape.n, shape.k, a_view<MatrixView>(a), b_view<MatrixView>(b), nullptr, c.data(), shape.n,
-         false);
+    gemm(context, shape.m, shape.n, shape.k, a_view<MatrixView>(a.get()), b_view<MatrixView>(b.get()), nullptr, c.get(),
+         shape.n, false);
   }
 
   bool is_right(ThreadPool& pool, Arena& arena) {
-    std::fill(c.begin(), c.end(), std::nanf(""));
+    const int64_t count = shape.m * shape.n;
+    std::fill(c.get(), c.get() + count, std::nanf(""));
     run(pool, arena);
-    const std::vector<double> wide_a(a.begin(), a.end()), wide_b(b.begin(), b.end());
-    std::vector<double> expected(c.size());
-    reference_gemm<double>(shape.m, shape.n, shape.k, a_view<ReferenceMatrix<double>>(wide_a),
-                           b_view<ReferenceMatrix<double>>(wide_b), nullptr, expected.data(), shape.n, false);
-    return largest_error(c, expected, std::sqrt(static_cast<double>(shape.k))) < kTolerance;
+    const std::vector<double> wide_a(a.get(), a.get() + shape.m * shape.k), wide_b(b.get(), b.get() + shape.k * shape.n);
+    std::vector<double> expected(static_cast<size_t>(count));
+    reference_gemm<double>(shape.m, shape.n, shape.k, a_view<ReferenceMatrix<double>>(wide_a.data()),
+                           b_view<ReferenceMatrix<double>>(wide_b.data()), nullptr, expected.data(), shape.n, false);
+    return largest_error({c.get(), c.get() + count}, expected, std::sqrt(static_cast<double>(shape.k))) < kTolerance;
   }
 
   Shape shape;
-  std::vector<float> a, b, c;
+  AlignedFloats a, b, c;
 };
 
 }  // namespace
 
 int main() {
   const char* isa = cpu_kernels().isa;
-  const PeakLoop peak = peak_loop(isa);
-  const bool has_bfloat16 = std::strcmp(isa, "avx512bf16") == 0;
   ThreadPool one(1), all(0);
   Arena arena;
   for (const Shape& shape : {Shape{192, 64, 2048, "tn"}, Shape{200, 150, 64, "nt"}, Shape{150, 100, 300, "nn"}}) {
@@ -172,37 +223,34 @@ int main() {
                  shape.layout);
     return 1;
   }
-  std::vector<double> peaks;
   std::printf("{\"isa\":\"%s\",\"threads\":%d,\"shapes\":[", isa, all.num_threads());
-  for (const Shape& shape : kShapes) {
-    Product product(shape);
-    const double flops =
-        2.0 * static_cast<double>(shape.m) * static_cast<double>(shape.n) * static_cast<double>(shape.k);
-    product.run(all, arena);
-    arena.reset();
-    std::vector<double> gflops[2], shares[2], bfloat16;
-    for (int repeat = 0; repeat < kRepeats; ++repeat) {
-      if (has_bfloat16) {
-        bfloat16.push_back(measure(flops, [&] { product.run(one, arena, Precision::kBFloat16); }));
+  bool is_first = true;
+  for (const Kind& kind : kinds_of(isa)) {
+    for (const Shape& shape : kShapes) {
+      Product product(shape);
+      const double flops =
+          2.0 * static_cast<double>(shape.m) * static_cast<double>(shape.n) * static_cast<double>(shape.k);
+      product.run(all, arena, kind.precision);
+      arena.reset();
+      std::vector<double> rates[2], shares[2];
+      for (int repeat = 0; repeat < kRepeats; ++repeat) {
+        for (const int index : {0, 1}) {
+          ThreadPool& pool = index == 0 ? one : all;
+          const double peak = measure_peak(kind, pool);
+          rates[index].push_back(measure(flops, [&] { product.run(pool, arena, kind.precision); }));
+          shares[index].push_back(rates[index].back() / peak);
+        }
       }
-      for (const int index : {0, 1}) {
-        ThreadPool& pool = index == 0 ? one : all;
-        const double peak_gflops = measure_peak(peak);
-        const double rate = measure(flops, [&] { product.run(pool, arena); });
-        peaks.push_back(peak_gflops);
-        gflops[index].push_back(rate);
-        shares[index].push_back(rate / (peak_gflops * pool.num_threads()));
-      }
+      std::printf(
+          "%s{\"kind\":\"%s\",\"m\":%lld,\"n\":%lld,\"k\":%lld,\"layout\":\"%s\",\"gflops1\":%.1f,\"share1\":%.3f,"
+          "\"gflopsAll\":%.1f,\"shareAll\":%.3f}",
+          is_first ? "" : ",", kind.name, static_cast<long long>(shape.m), static_cast<long long>(shape.n),
+          static_cast<long long>(shape.k), shape.layout, median(rates[0]), median(shares[0]), median(rates[1]),
+          median(shares[1]));
+      std::fflush(stdout);
+      is_first = false;
     }
-    std::printf(
-        "%s{\"m\":%lld,\"n\":%lld,\"k\":%lld,\"layout\":\"%s\",\"gflops1\":%.1f,\"share1\":%.3f,"
-        "\"gflopsAll\":%.1f,\"shareAll\":%.3f",
-        &shape == kShapes ? "" : ",", static_cast<long long>(shape.m), static_cast<long long>(shape.n),
-        static_cast<long long>(shape.k), shape.layout, median(gflops[0]), median(shares[0]), median(gflops[1]),
-        median(shares[1]));
-    if (has_bfloat16) std::printf(",\"bfloat16Gflops1\":%.1f", median(bfloat16));
-    std::printf("}");
   }
-  std::printf("],\"peakGflops\":%.1f}\n", median(peaks));
+  std::printf("]}\n");
   return 0;
 }

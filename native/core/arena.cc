@@ -12,8 +12,6 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 constexpr size_t kSmallestBlock = size_t{1} << 20;
-// Below this a look at the system's memory costs more than it could save.
-constexpr size_t kCheckedBytes = size_t{64} << 20;
 
 size_t round_up(size_t size_bytes) { return (size_bytes + kAlignment - 1) / kAlignment * kAlignment; }
 

@@ -4,7 +4,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <mutex>
 #include <string>
+#include <vector>
 
 #include "core/error.h"
 
@@ -31,11 +33,71 @@ size_t read_number(const char* path, size_t missing) {
 }
 #endif
 
+size_t float_bytes(int64_t count) { return round_up((static_cast<size_t>(count) + 1) * sizeof(float), kAlignment); }
+
+float* allocate_checked(size_t size_bytes) {
+  const size_t available = size_bytes < kCheckedBytes ? SIZE_MAX : available_memory_bytes();
+  if (size_bytes > available) {
+    throw Error("ERR_OUT_OF_MEMORY", "This needs " + std::to_string(size_bytes) + " bytes of memory and " +
+                                         std::to_string(available) + " are available. Use a smaller model.");
+  }
+  void* data = allocate_aligned(size_bytes);
+  if (data == nullptr) {
+    throw Error("ERR_OUT_OF_MEMORY", "Could not allocate " + std::to_string(size_bytes) + " bytes.");
+  }
+  return static_cast<float*>(data);
+}
+
+/// Large buffers for FloatBuffer that are not in use.
+class SpareBuffers {
+ public:
+  float* take(size_t size_bytes) {
+    if (size_bytes < kHugePage) return nullptr;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (Spare& spare : spares_) {
+      if (spare.size_bytes != size_bytes) continue;
+      float* data = spare.data;
+      spare = spares_.back();
+      spares_.pop_back();
+      kept_bytes_ -= size_bytes;
+      return data;
+    }
+    return nullptr;
+  }
+
+  /// False when there are enough of them.
+  bool keep(float* data, size_t size_bytes) {
+    if (size_bytes < kHugePage) return false;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (kept_bytes_ + size_bytes > kMaxKeptBytes) return false;
+    spares_.push_back({data, size_bytes});
+    kept_bytes_ += size_bytes;
+    return true;
+  }
+
+ private:
+  // The hidden states of a few batches.
+  static constexpr size_t kMaxKeptBytes = size_t{128} << 20;
+  struct Spare {
+    float* data;
+    size_t size_bytes;
+  };
+  std::mutex mutex_;
+  std::vector<Spare> spares_;
+  size_t kept_bytes_ = 0;
+};
+
+/// Never destroyed: buffers come back until the process ends.
+SpareBuffers& spare_buffers() {
+  static auto* buffers = new SpareBuffers;
+  return *buffers;
+}
+
 }  // namespace
 
 void* allocate_aligned(size_t size_bytes) {
 #ifdef __linux__
-  if (size_bytes >= 2 * kHugePage) {
+  if (size_bytes >= kHugePage) {
     size_bytes = round_up(size_bytes, kHugePage);
     void* data = std::aligned_alloc(kHugePage, size_bytes);
     // A wish: where the system refuses it, the memory is the same with small pages.
@@ -74,18 +136,20 @@ size_t available_memory_bytes() {
 void AlignedFloatsDeleter::operator()(float* data) const { std::free(data); }
 
 AlignedFloats allocate_floats(int64_t count) {
-  const size_t size_bytes = round_up((static_cast<size_t>(count) + 1) * sizeof(float), kAlignment);
-  const size_t available = available_memory_bytes();
-  if (size_bytes > available) {
-    throw Error("ERR_OUT_OF_MEMORY", "This needs " + std::to_string(size_bytes) + " bytes of memory and " +
-                                         std::to_string(available) + " are available. Use a smaller model.");
-  }
-  void* data = allocate_aligned(size_bytes);
-  if (data == nullptr) {
-    throw Error("ERR_OUT_OF_MEMORY", "Could not allocate " + std::to_string(size_bytes) + " bytes.");
-  }
-  std::memset(data, 0, size_bytes);
-  return AlignedFloats(static_cast<float*>(data));
+  const size_t size_bytes = float_bytes(count);
+  AlignedFloats data(allocate_checked(size_bytes));
+  std::memset(data.get(), 0, size_bytes);
+  return data;
+}
+
+FloatBuffer::FloatBuffer(int64_t count) : count_(count) {
+  float* data = spare_buffers().take(float_bytes(count));
+  if (data == nullptr) data = allocate_checked(float_bytes(count));
+  data_ = {data, Deleter{count}};
+}
+
+void FloatBuffer::give_back(float* data, int64_t count) {
+  if (data != nullptr && !spare_buffers().keep(data, float_bytes(count))) std::free(data);
 }
 
 }  // namespace limbeck

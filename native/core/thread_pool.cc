@@ -49,11 +49,16 @@ struct ThreadPool::State {
   std::vector<std::thread> threads;
 
   // Written by the caller before `round` goes up; read by workers after they saw it.
-  int64_t count = 0;
   Function function = nullptr;
   void* context = nullptr;
 
-  alignas(64) std::atomic<int64_t> next{0};
+  /// A worker's own part of the range: contiguous, and the same for the same count, so that what it wrote in one round
+  /// is in its cache in the next. When it is done it takes from the others' parts.
+  struct alignas(64) Part {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+  std::vector<Part> parts;
   alignas(64) std::atomic<int> working{0};
   alignas(64) std::atomic<uint64_t> round{0};
   std::atomic<bool> stops{false};
@@ -64,13 +69,17 @@ struct ThreadPool::State {
   std::exception_ptr error;          // guarded by mutex
 
   void work(int worker) {
+    const int num_workers = static_cast<int>(parts.size());
     try {
-      for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
-        function(context, index, worker);
+      for (int i = 0; i < num_workers; ++i) {
+        Part& part = parts[static_cast<size_t>((worker + i) % num_workers)];
+        for (int64_t index; (index = part.next.fetch_add(1, std::memory_order_relaxed)) < part.end;) {
+          function(context, index, worker);
+        }
       }
     } catch (...) {
       // What is left of the range is not begun.
-      next.store(count, std::memory_order_relaxed);
+      for (Part& part : parts) part.next.store(part.end, std::memory_order_relaxed);
       const std::lock_guard<std::mutex> lock(mutex);
       if (!error) error = std::current_exception();
     }
@@ -106,6 +115,7 @@ struct ThreadPool::State {
 
 ThreadPool::ThreadPool(int num_threads) : state_(std::make_unique<State>()) {
   if (num_threads <= 0) num_threads = available_threads();
+  state_->parts = std::vector<State::Part>(static_cast<size_t>(num_threads));
   try {
     for (int worker = 1; worker < num_threads; ++worker) {
       state_->threads.emplace_back([state = state_.get(), worker] { state->run_worker(worker); });
@@ -126,10 +136,14 @@ void ThreadPool::run(int64_t count, Function function, void* context) {
     for (int64_t index = 0; index < count; ++index) function(context, index, 0);
     return;
   }
-  state.count = count;
   state.function = function;
   state.context = context;
-  state.next.store(0, std::memory_order_relaxed);
+  const auto num_workers = static_cast<int64_t>(state.parts.size());
+  for (int64_t worker = 0; worker < num_workers; ++worker) {
+    State::Part& part = state.parts[static_cast<size_t>(worker)];
+    part.next.store(count * worker / num_workers, std::memory_order_relaxed);
+    part.end = count * (worker + 1) / num_workers;
+  }
   state.working.store(static_cast<int>(state.threads.size()), std::memory_order_relaxed);
   {
     // Under the lock, so that no worker falls asleep between its last look and the wake-up.

@@ -9,8 +9,8 @@ constexpr int64_t kGemmColumns = kGemmVectors * kLanes;
 // Accumulators of a tile: as many as hide the latency of two FMA pipes and leave registers for the operands.
 constexpr int kGemmRows = kLanes == 16 ? 14 : 6;
 // A panel of A this deep stays in the first-level cache while a group of panels of B, in the second, passes by.
-constexpr int64_t kGemmBlockWords = 512;
-constexpr int64_t kGemmGroupColumns = 8 * kGemmColumns;
+constexpr int64_t kGemmBlockWords = 768;
+constexpr int64_t kGemmGroupColumns = 6 * kGemmColumns;
 constexpr int64_t kLineFloats = 16;     // of a cache line
 constexpr int64_t kGemmPrefetch = 512;  // floats of B between those asked for and those used
 
@@ -35,9 +35,35 @@ struct BFloat16Words {
   }
 };
 
+/// How a tile finds word p of its row i in A.
+struct PackedRows {
+  // a[p·kGemmRows + i]
+  explicit PackedRows(int64_t) {}
+  float at(const float* a, int i) const { return a[i]; }
+  int64_t step() const { return kGemmRows; }
+  int64_t tile_offset(int64_t row, int64_t words) const { return row * words; }
+};
+struct DirectColumns {
+  // a[p·stride + i]: A is transposed.
+  explicit DirectColumns(int64_t stride) : stride(stride) {}
+  float at(const float* a, int i) const { return a[i]; }
+  int64_t step() const { return stride; }
+  int64_t tile_offset(int64_t row, int64_t) const { return row; }
+  int64_t stride;
+};
+struct DirectRows {
+  // a[i·stride + p]. The base of every third row is all that registers hold; an address adds the rest.
+  explicit DirectRows(int64_t stride) : stride(stride) {}
+  float at(const float* a, int i) const { return (a + i / 3 * 3 * stride)[i % 3 * stride]; }
+  int64_t step() const { return 1; }
+  int64_t tile_offset(int64_t row, int64_t) const { return row * stride; }
+  int64_t stride;
+};
+
 struct GemmTile {
   int64_t words;
-  const float* a;  // [words, kGemmRows]
+  const float* a;
+  int64_t a_stride;
   const float* b;  // [words, kGemmColumns]
   float* c;        // [rows, ldc]
   int64_t ldc;
@@ -47,8 +73,9 @@ struct GemmTile {
 };
 
 /// c = a·b + bias, or c += a·b. Not inlined: among other loops the compiler would keep accumulators on the stack.
-template <typename Words, int kRows>
+template <typename Words, typename Rows, int kRows>
 __attribute__((noinline)) void gemm_tile(const GemmTile& tile) {
+  const Rows rows(tile.a_stride);
   VecF sums[kRows][kGemmVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
@@ -60,7 +87,7 @@ __attribute__((noinline)) void gemm_tile(const GemmTile& tile) {
   }
   const float* __restrict a = tile.a;
   const float* __restrict b = tile.b;
-  for (int64_t p = tile.words; p > 0; --p, a += kGemmRows, b += kGemmColumns) {
+  for (int64_t p = tile.words; p > 0; --p, a += rows.step(), b += kGemmColumns) {
     // A panel of B is read once a row of tiles: without this, each read waits for the third-level cache.
 #pragma GCC unroll 4
     for (int64_t line = 0; line < kGemmColumns; line += kLineFloats) __builtin_prefetch(b + kGemmPrefetch + line);
@@ -69,7 +96,7 @@ __attribute__((noinline)) void gemm_tile(const GemmTile& tile) {
     for (int v = 0; v < kGemmVectors; ++v) right[v] = load(b + v * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const VecF left = broadcast(a[i]);
+      const VecF left = broadcast(rows.at(a, i));
 #pragma GCC unroll 4
       for (int v = 0; v < kGemmVectors; ++v) sums[i][v] = Words::multiply_add(sums[i][v], left, right[v]);
     }
@@ -103,97 +130,65 @@ __attribute__((noinline)) void gemm_tile(const GemmTile& tile) {
   }
 }
 
-/// The kernel of `rows` rows.
-template <typename Words, int kRows = kGemmRows>
-inline void gemm_tile_rows(const GemmTile& tile, int64_t rows) {
+/// The kernel of `num_rows` rows.
+template <typename Words, typename Rows, int kRows = kGemmRows>
+inline void gemm_tile_rows(const GemmTile& tile, int64_t num_rows) {
   if constexpr (kRows == 1) {
-    gemm_tile<Words, 1>(tile);
+    gemm_tile<Words, Rows, 1>(tile);
   } else {
-    if (rows == kRows) {
-      gemm_tile<Words, kRows>(tile);
+    if (num_rows == kRows) {
+      gemm_tile<Words, Rows, kRows>(tile);
     } else {
-      gemm_tile_rows<Words, kRows - 1>(tile, rows);
+      gemm_tile_rows<Words, Rows, kRows - 1>(tile, num_rows);
     }
   }
 }
 
-/// c [rows, columns] = or += the product of packed panels; bias [columns] is added where c is written first. A group of
-/// columns small enough for the second-level cache meets all rows before the next one does.
-template <typename Words>
-void gemm_multiply(int64_t rows, int64_t columns, int64_t words, const float* a_panels, const float* b_panels,
-                   const float* bias, float* c, int64_t ldc, bool accumulate) {
+/// c [num_rows, columns] = or += the product with packed panels; bias [columns] is added where c is written first. A
+/// group of columns small enough for the second-level cache meets all rows before the next one does.
+template <typename Words, typename Rows>
+void gemm_multiply(int64_t num_rows, int64_t columns, int64_t words, const float* a, int64_t a_stride,
+                   const float* b_panels, const float* bias, float* c, int64_t ldc, bool accumulate) {
   for (int64_t group = 0; group < columns; group += kGemmGroupColumns) {
     const int64_t group_end = columns - group < kGemmGroupColumns ? columns : group + kGemmGroupColumns;
-    for (int64_t row = 0; row < rows; row += kGemmRows) {
+    for (int64_t row = 0; row < num_rows; row += kGemmRows) {
       for (int64_t column = group; column < group_end; column += kGemmColumns) {
-        const int64_t width = columns - column < kGemmColumns ? columns - column : kGemmColumns;
-        const float* tile_bias = accumulate || bias == nullptr ? nullptr : bias + column;
-        const GemmTile tile{
-            words,     a_panels + row * words, b_panels + column * words, c + row * ldc + column, ldc, width, tile_bias,
-            accumulate};
-        if (rows - row >= kGemmRows) {
-          gemm_tile<Words, kGemmRows>(tile);
-        } else {
-          gemm_tile_rows<Words, kGemmRows - 1>(tile, rows - row);
-        }
+        const GemmTile tile{words,
+                            a + Rows(a_stride).tile_offset(row, words),
+                            a_stride,
+                            b_panels + column * words,
+                            c + row * ldc + column,
+                            ldc,
+                            columns - column < kGemmColumns ? columns - column : kGemmColumns,
+                            accumulate || bias == nullptr ? nullptr : bias + column,
+                            accumulate};
+        gemm_tile_rows<Words, Rows>(tile, num_rows - row < kGemmRows ? num_rows - row : kGemmRows);
       }
     }
   }
 }
 
-typedef float Vec4 __attribute__((vector_size(16)));
-
-inline Vec4 load4(const float* x) {
-  Vec4 v;
-  __builtin_memcpy(&v, x, sizeof v);
-  return v;
-}
-inline void store4(float* x, Vec4 v) { __builtin_memcpy(x, &v, sizeof v); }
-
-/// out[j·out_stride + i] = x[i·stride + j] for i, j < 4.
-inline void transpose4(const float* x, int64_t stride, float* out, int64_t out_stride) {
-  const Vec4 r0 = load4(x), r1 = load4(x + stride), r2 = load4(x + 2 * stride), r3 = load4(x + 3 * stride);
-  const Vec4 low01 = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), high01 = __builtin_shufflevector(r0, r1, 2, 6, 3, 7);
-  const Vec4 low23 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5), high23 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
-  store4(out, __builtin_shufflevector(low01, low23, 0, 1, 4, 5));
-  store4(out + out_stride, __builtin_shufflevector(low01, low23, 2, 3, 6, 7));
-  store4(out + 2 * out_stride, __builtin_shufflevector(high01, high23, 0, 1, 4, 5));
-  store4(out + 3 * out_stride, __builtin_shufflevector(high01, high23, 2, 3, 6, 7));
+/// Swaps bit `kBit` of the number of a row with that of a column. A transposition is one swap for every bit.
+template <int kBit, size_t... kColumns>
+inline void swap_bit(VecF (&rows)[kLanes], std::index_sequence<kColumns...>) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if ((i & kBit) != 0) continue;
+    const VecF upper = rows[i], lower = rows[i | kBit];
+    rows[i] =
+        __builtin_shufflevector(upper, lower, ((kColumns & kBit) != 0 ? kLanes + (kColumns ^ kBit) : kColumns)...);
+    rows[i | kBit] =
+        __builtin_shufflevector(upper, lower, ((kColumns & kBit) != 0 ? kLanes + kColumns : kColumns ^ kBit)...);
+  }
 }
 
-/// The same for i < 2.
-inline void transpose2(const float* x, int64_t stride, float* out, int64_t out_stride) {
-  const Vec4 r0 = load4(x), r1 = load4(x + stride);
-  float pairs[8];
-  store4(pairs, __builtin_shufflevector(r0, r1, 0, 4, 1, 5));
-  store4(pairs + 4, __builtin_shufflevector(r0, r1, 2, 6, 3, 7));
-  for (int j = 0; j < 4; ++j) __builtin_memcpy(out + j * out_stride, pairs + 2 * j, 2 * sizeof(float));
-}
-
-/// out [k, kTile] = element (i, p) of x at x[i·stride + p·k_stride] for i < count, zeros for the others.
-template <int64_t kTile>
-inline void pack_floats(const float* x, int64_t stride, int64_t k_stride, int64_t count, int64_t k, float* out) {
-  if (stride == 1 && count == kTile) {
-    for (int64_t p = 0; p < k; ++p) __builtin_memcpy(out + p * kTile, x + p * k_stride, kTile * sizeof(float));
-    return;
-  }
-  int64_t i = 0;
-  if (k_stride == 1) {
-    const int64_t whole = k / 4 * 4;
-    for (; i + 2 <= count; i += i + 4 <= count ? 4 : 2) {
-      if (i + 4 <= count) {
-        for (int64_t p = 0; p < whole; p += 4) transpose4(x + i * stride + p, stride, out + p * kTile + i, kTile);
-      } else {
-        for (int64_t p = 0; p < whole; p += 4) transpose2(x + i * stride + p, stride, out + p * kTile + i, kTile);
-      }
-    }
-    for (int64_t p = whole; p < k; ++p) {
-      for (int64_t lane = 0; lane < i; ++lane) out[p * kTile + lane] = x[lane * stride + p];
-    }
-  }
-  for (; i < kTile; ++i) {
-    for (int64_t p = 0; p < k; ++p) out[p * kTile + i] = i < count ? x[i * stride + p * k_stride] : 0.0f;
-  }
+/// rows[i][j] becomes rows[j][i].
+inline void transpose(VecF (&rows)[kLanes]) {
+  constexpr auto kColumns = std::make_index_sequence<kLanes>{};
+  swap_bit<1>(rows, kColumns);
+  swap_bit<2>(rows, kColumns);
+  if constexpr (kLanes >= 8) swap_bit<4>(rows, kColumns);
+  if constexpr (kLanes >= 16) swap_bit<8>(rows, kColumns);
 }
 
 /// The upper half of the nearest bfloat16 (ties to even), in place of the float; NaN stays NaN.
@@ -203,34 +198,129 @@ inline VecI round_to_bfloat16(VecF x) {
   return x == x ? rounded : (bits | 0x00400000);
 }
 
-/// One panel of words: [⌈k / Words::kElements⌉, kTile].
-template <typename Words, int64_t kTile>
-void pack_panel(const float* x, int64_t stride, int64_t k_stride, int64_t count, int64_t k, float* out) {
+typedef int16_t VecHalves __attribute__((vector_size(kLanes * sizeof(int32_t))));
+
+template <size_t... kWords>
+inline VecF neighbours_to_words(VecF first, VecF second, std::index_sequence<kWords...>) {
+  return reinterpret_cast<VecF>(__builtin_shufflevector(reinterpret_cast<VecHalves>(round_to_bfloat16(first)),
+                                                        reinterpret_cast<VecHalves>(round_to_bfloat16(second)),
+                                                        static_cast<int>(2 * kWords + 1)...));
+}
+
+/// Words of 2·kLanes floats that follow each other: bfloat16 in the order of the floats.
+inline VecF neighbours_to_words(VecF first, VecF second) {
+#if defined(LIMBECK_HAS_DOT_PRODUCTS)
+  return reinterpret_cast<VecF>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(second), reinterpret_cast<__m512>(first)));
+#else
+  return neighbours_to_words(first, second, std::make_index_sequence<2 * kLanes>{});
+#endif
+}
+
+/// Word j = bfloat16 of low[j], then of high[j].
+inline VecF pair_to_words(VecF low, VecF high) {
+#if defined(LIMBECK_HAS_DOT_PRODUCTS)
+  const __m512i halves = reinterpret_cast<__m512i>(neighbours_to_words(low, high));
+  const __m512i lows = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(halves));
+  const __m512i highs = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(halves, 1));
+  return reinterpret_cast<VecF>(_mm512_or_si512(lows, _mm512_slli_epi32(highs, 16)));
+#else
+  constexpr int32_t kHigh = static_cast<int32_t>(0xFFFF0000u);
+  return reinterpret_cast<VecF>(((round_to_bfloat16(low) >> 16) & 0xFFFF) | (round_to_bfloat16(high) & kHigh));
+#endif
+}
+
+/// kLanes words of a row whose k lie side by side, from the first of `count` floats on; zeros beyond.
+template <typename Words>
+inline VecF load_words(const float* x, int64_t count) {
+  const auto part = [&](int64_t first) {
+    if (count >= first + kLanes) return load(x + first);
+    return count > first ? load_first(x + first, count - first) : VecF{};
+  };
   if constexpr (Words::kElements == 1) {
-    pack_floats<kTile>(x, stride, k_stride, count, k, out);
+    return part(0);
   } else {
-    constexpr int64_t kChunk = 64;
-    float floats[kChunk * kTile + kLanes] = {};
-    for (int64_t first = 0; first < k; first += kChunk) {
-      const int64_t size = k - first < kChunk ? k - first : kChunk;
-      pack_floats<kTile>(x + first * k_stride, stride, k_stride, count, size, floats);
-      if (size % 2 != 0) {
-        for (int64_t i = 0; i < kTile; ++i) floats[size * kTile + i] = 0;
+    return neighbours_to_words(part(0), part(kLanes));
+  }
+}
+
+/// One panel of words [⌈k / Words::kElements⌉, kTile] from rows whose k lie side by side.
+template <typename Words, int64_t kTile>
+inline void pack_rows(const float* x, int64_t stride, int64_t count, int64_t k, float* out) {
+  constexpr int64_t kStep = kLanes * Words::kElements;
+  constexpr int64_t kAhead = 4 * kLineFloats;  // of each row, beyond what is in work
+  const int64_t words = (k + Words::kElements - 1) / Words::kElements;
+  for (int64_t p = 0; p < k; p += kStep) {
+    const int64_t left_words = words - p / Words::kElements;
+    float* to = out + p / Words::kElements * kTile;
+    for (int64_t first = 0; first < kTile; first += kLanes) {
+      VecF rows[kLanes];
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kLanes; ++i) {
+        const bool exists = first + i < count;
+        const float* row = x + (exists ? first + i : 0) * stride + p;
+        for (int64_t line = 0; line < kStep; line += kLineFloats) __builtin_prefetch(row + kAhead + line);
+        rows[i] = exists ? load_words<Words>(row, k - p) : VecF{};
       }
-      for (int64_t p = 0; p < size; p += 2, out += kTile) {
-        for (int64_t i = 0; i < kTile; i += kLanes) {
-          constexpr int32_t kHigh = static_cast<int32_t>(0xFFFF0000u);
-          const VecI low = round_to_bfloat16(load(floats + p * kTile + i));
-          const VecI high = round_to_bfloat16(load(floats + (p + 1) * kTile + i));
-          const VecF words = reinterpret_cast<VecF>(((low >> 16) & 0xFFFF) | (high & kHigh));
-          if (i + kLanes <= kTile) {
-            store(out + i, words);
-          } else {
-            store_first(out + i, words, kTile - i);
-          }
+      transpose(rows);
+#pragma GCC unroll 16
+      for (int64_t w = 0; w < kLanes; ++w) {
+        if (w >= left_words) break;
+        if constexpr (kTile % kLanes == 0) {
+          store(to + w * kTile + first, rows[w]);
+        } else if (first + kLanes <= kTile) {
+          store(to + w * kTile + first, rows[w]);
+        } else {
+          store_first(to + w * kTile + first, rows[w], kTile - first);
         }
       }
     }
+  }
+}
+
+/// The same from rows that lie side by side, for all panels at once: what is read is read in the order of memory.
+template <typename Words, int64_t kTile>
+inline void pack_columns(const float* x, int64_t k_stride, int64_t count, int64_t k, int64_t panel_floats, float* out) {
+  const auto words_at = [&](int64_t p, auto get) {
+    if constexpr (Words::kElements == 1) {
+      return get(x + p * k_stride);
+    } else {
+      return pair_to_words(get(x + p * k_stride), p + 1 < k ? get(x + (p + 1) * k_stride) : VecF{});
+    }
+  };
+  constexpr int64_t kAheadRows = 8;
+  for (int64_t p = 0; p < k; p += Words::kElements, out += kTile) {
+    for (int64_t line = 0; line < count; line += kLineFloats) {
+      for (int64_t e = 0; e < Words::kElements; ++e) __builtin_prefetch(x + (p + kAheadRows + e) * k_stride + line);
+    }
+    for (int64_t panel = 0; panel * kTile < count; ++panel) {
+      float* to = out + panel * panel_floats;
+      for (int64_t lane = 0; lane < kTile; lane += kLanes) {
+        const int64_t i = panel * kTile + lane, left = count - i;
+        const int64_t width = kTile - lane < kLanes ? kTile - lane : kLanes;
+        VecF words{};
+        if (left >= kLanes) {
+          words = words_at(p, [&](const float* row) { return load(row + i); });
+        } else if (left > 0) {
+          words = words_at(p, [&](const float* row) { return load_first(row + i, left); });
+        }
+        if (width == kLanes) {
+          store(to + lane, words);
+        } else {
+          store_first(to + lane, words, width);
+        }
+      }
+    }
+  }
+}
+
+/// Packs element (i, p) at x[i·stride + p·k_stride], i < count and p < k, one stride being 1: panels of kTile rows,
+/// each [⌈k / Words::kElements⌉, kTile] words and panel_floats after the one before, with zeros for missing rows.
+template <typename Words, int64_t kTile>
+void pack_panels(const float* x, int64_t stride, int64_t k_stride, int64_t count, int64_t k, int64_t panel_floats,
+                 float* out) {
+  if (stride == 1) return pack_columns<Words, kTile>(x, k_stride, count, k, panel_floats, out);
+  for (int64_t i = 0; i < count; i += kTile, out += panel_floats) {
+    pack_rows<Words, kTile>(x + i * stride, stride, count - i < kTile ? count - i : kTile, k, out);
   }
 }
 
@@ -241,10 +331,41 @@ constexpr GemmKernels make_gemm_kernels() {
   kernels.columns = kGemmColumns;
   kernels.word_elements = Words::kElements;
   kernels.block_words = kGemmBlockWords;
-  kernels.multiply = gemm_multiply<Words>;
-  kernels.pack_a = pack_panel<Words, kGemmRows>;
-  kernels.pack_b = pack_panel<Words, kGemmColumns>;
+  kernels.multiply = gemm_multiply<Words, PackedRows>;
+  if constexpr (Words::kElements == 1) {
+    kernels.multiply_rows = gemm_multiply<Words, DirectRows>;
+    kernels.multiply_columns = gemm_multiply<Words, DirectColumns>;
+  }
+  kernels.pack_a = pack_panels<Words, kGemmRows>;
+  kernels.pack_b = pack_panels<Words, kGemmColumns>;
   return kernels;
+}
+
+/// sums[r] = a·rows[r], four dot products of length k at a time; each is the same whatever its neighbours are.
+inline void dot_rows(int64_t k, const float* a, const float* const (&rows)[4], float (&sums)[4]) {
+  VecF partial[4] = {};
+  int64_t p = 0;
+  for (; p + kLanes <= k; p += kLanes) {
+    const VecF left = load(a + p);
+    for (int r = 0; r < 4; ++r) partial[r] += left * load(rows[r] + p);
+  }
+  if (p < k) {
+    const VecF left = load_first(a + p, k - p);
+    for (int r = 0; r < 4; ++r) partial[r] += left * load_first(rows[r] + p, k - p);
+  }
+  for (int r = 0; r < 4; ++r) sums[r] = horizontal_sum(partial[r]);
+}
+
+/// out[i] = a·(row ids[i] of the table [n, k]), with the bits of gemv().
+void gather_dots(int64_t k, const float* a, const float* table, const int32_t* ids, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; i += 4) {
+    const int64_t size = count - i < 4 ? count - i : 4;
+    const float* rows[4];
+    for (int64_t r = 0; r < 4; ++r) rows[r] = table + int64_t{ids[i + (r < size ? r : 0)]} * k;
+    float sums[4];
+    dot_rows(k, a, rows, sums);
+    for (int64_t r = 0; r < size; ++r) out[i + r] = sums[r];
+  }
 }
 
 /// One row of A against B [k, n] without packing: what a product of few rows takes, as it reads B once.
@@ -258,19 +379,11 @@ void gemv(int64_t n, int64_t k, const float* a, int64_t a_stride, const float* b
       const int64_t count = n - j < 4 ? n - j : 4;
       const float* rows[4];
       for (int64_t r = 0; r < 4; ++r) rows[r] = b + (j + (r < count ? r : 0)) * column_stride;
-      VecF sums[4] = {};
-      int64_t p = 0;
-      for (; p + kLanes <= k; p += kLanes) {
-        const VecF left = load(a + p);
-        for (int r = 0; r < 4; ++r) sums[r] += left * load(rows[r] + p);
-      }
-      if (p < k) {
-        const VecF left = load_first(a + p, k - p);
-        for (int r = 0; r < 4; ++r) sums[r] += left * load_first(rows[r] + p, k - p);
-      }
+      float sums[4];
+      dot_rows(k, a, rows, sums);
       for (int64_t r = 0; r < count; ++r) {
         const float offset = accumulate ? c[j + r] : bias == nullptr ? 0.0f : bias[j + r];
-        c[j + r] = offset + horizontal_sum(sums[r]);
+        c[j + r] = offset + sums[r];
       }
     }
     return;

@@ -31,10 +31,16 @@ struct GemmKernels {
   int64_t word_elements;  // values of k in a word
   int64_t block_words;    // depth of a block that suits the caches
 
-  void (*multiply)(int64_t rows, int64_t columns, int64_t words, const float* a_panels, const float* b_panels,
-                   const float* bias, float* c, int64_t ldc, bool accumulate);
-  void (*pack_a)(const float* x, int64_t stride, int64_t k_stride, int64_t count, int64_t k, float* out);
-  void (*pack_b)(const float* x, int64_t stride, int64_t k_stride, int64_t count, int64_t k, float* out);
+  using Multiply = void (*)(int64_t num_rows, int64_t columns, int64_t words, const float* a, int64_t a_stride,
+                            const float* b_panels, const float* bias, float* c, int64_t ldc, bool accumulate);
+  Multiply multiply;  // a is packed
+  // Of A as it lies, a_stride between its rows, or between its columns: what a product with few columns takes. Null
+  // where words hold two values.
+  Multiply multiply_rows, multiply_columns;
+  void (*pack_a)(const float* x, int64_t stride, int64_t k_stride, int64_t count, int64_t k, int64_t panel_floats,
+                 float* out);
+  void (*pack_b)(const float* x, int64_t stride, int64_t k_stride, int64_t count, int64_t k, int64_t panel_floats,
+                 float* out);
 };
 
 /// The kernels of one instruction set. What each computes stands at its definition (*.inl.h); they check nothing.
@@ -44,6 +50,7 @@ struct CpuKernels {
 
   void (*gemv)(int64_t n, int64_t k, const float* a, int64_t a_stride, const float* b, int64_t row_stride,
                int64_t column_stride, const float* bias, float* c, bool accumulate);
+  void (*gather_dots)(int64_t k, const float* a, const float* table, const int32_t* ids, int64_t count, float* out);
   void (*add_rows)(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out);
 
   void (*add)(const float* x, float* y, int64_t count);
@@ -81,8 +88,8 @@ struct CpuKernels {
 
   LossRowValue (*loss_row)(const LossRow& row, float* scratch);
   double (*log_sum_exp)(const float* x, int64_t count);
-  void (*quantised_bounds)(const int8_t* table, const float* scales, int64_t num_blocks, const QuantisedQuery& query,
-                           float* upper);
+  uint64_t (*quantised_bounds)(const uint8_t* table, const float* scales, int64_t num_blocks,
+                               const QuantisedQuery& query, float threshold, float* upper);
   int64_t (*find_greater)(const float* x, int64_t begin, int64_t count, float threshold);
 };
 

@@ -19,6 +19,7 @@ constexpr CpuKernels make_kernels(const char* isa) {
   kernels.gemm_float32 = make_gemm_kernels<Float32Words>();
   kernels.gemm_bfloat16 = make_gemm_kernels<BFloat16Words>();
   kernels.gemv = gemv;
+  kernels.gather_dots = gather_dots;
   kernels.add_rows = add_rows;
   kernels.add = add;
   kernels.subtract = subtract;

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "cpu/kernel_tables.h"
 #include "cpu/kernels.h"

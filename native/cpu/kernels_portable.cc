@@ -1,5 +1,6 @@
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "cpu/kernel_tables.h"
 #include "cpu/kernels.h"

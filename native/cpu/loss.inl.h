@@ -73,13 +73,13 @@ int64_t find_greater(const float* x, int64_t begin, int64_t count, float thresho
   const VecF limit = broadcast(threshold);
   int64_t i = begin;
   for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
-    // NaN compares false, so that the limit takes its place.
-    VecF largest = limit;
-    for (int v = 0; v < 4; ++v) {
-      const VecF scores = load(x + i + v * kLanes);
-      largest = scores > largest ? scores : largest;
-    }
-    if (horizontal_max(largest) > threshold) break;
+    VecI is_greater{};
+    for (int v = 0; v < 4; ++v) is_greater |= load(x + i + v * kLanes) > limit;
+    if (lane_mask(is_greater) != 0) break;
+  }
+  for (; i + kLanes <= count; i += kLanes) {
+    const uint32_t mask = lane_mask(load(x + i) > limit);
+    if (mask != 0) return i + __builtin_ctz(mask);
   }
   for (; i < count; ++i) {
     if (x[i] > threshold) return i;

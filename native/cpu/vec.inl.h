@@ -14,16 +14,24 @@ inline VecF broadcast(float x) { return x - VecF{}; }
 /// Where a is NaN: b.
 inline VecF max(VecF a, VecF b) { return a > b ? a : b; }
 
-/// The first count < kLanes floats, then zeros.
+/// The first count < kLanes floats, then zeros. Nothing behind them is read.
 inline VecF load_first(const float* x, int64_t count) {
+#if LIMBECK_LANES == 16
+  return reinterpret_cast<VecF>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), x));
+#else
   float lanes[kLanes] = {};
   __builtin_memcpy(lanes, x, static_cast<size_t>(count) * sizeof(float));
   return load(lanes);
+#endif
 }
 inline void store_first(float* x, VecF v, int64_t count) {
+#if LIMBECK_LANES == 16
+  _mm512_mask_storeu_ps(x, static_cast<__mmask16>((1u << count) - 1), reinterpret_cast<__m512>(v));
+#else
   float lanes[kLanes];
   store(lanes, v);
   __builtin_memcpy(x, lanes, static_cast<size_t>(count) * sizeof(float));
+#endif
 }
 
 /// How a body reads and writes: a whole vector, or the first `count` floats of one.
@@ -63,6 +71,19 @@ inline float horizontal_max(VecF v) {
     }
   }
   return largest[0];
+}
+
+/// Bit i: whether lane i of a comparison holds.
+inline uint32_t lane_mask(VecI holds) {
+#if LIMBECK_LANES == 16
+  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(holds));
+#elif LIMBECK_LANES == 8
+  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(holds)));
+#else
+  uint32_t mask = 0;
+  for (int lane = 0; lane < kLanes; ++lane) mask |= static_cast<uint32_t>(holds[lane] != 0) << lane;
+  return mask;
+#endif
 }
 
 /// eˣ to 2 ulp: x = n·ln 2 + r, |r| ≤ ln 2/2, polynomial of degree 6 in r (Cephes expf). Below −86.6 it is 0; NaN

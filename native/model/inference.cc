@@ -61,15 +61,14 @@ int64_t output_rows(const ForwardInputs& inputs) {
   return inputs.pooling == Pooling::kNone ? inputs.batch.num_tokens : inputs.batch.num_sequences;
 }
 
-/// The results exist twice for a moment: here, and as the caller's copy.
 void check_output_memory(const Transformer& model, const ForwardInputs& inputs) {
   const TransformerConfig& config = model.config();
   int64_t floats = static_cast<int64_t>(inputs.hidden_states.size()) * output_rows(inputs) * config.hidden_size;
   floats += static_cast<int64_t>(inputs.attentions.size()) * attention_map_floats(model.attention_shape(inputs.batch));
   if (inputs.logits == LogitsForm::kDense) floats += num_logit_rows(inputs) * config.vocab_size;
   if (inputs.logits == LogitsForm::kTopK) floats += num_logit_rows(inputs) * (2 * inputs.top_k + 1);
-  const size_t size_bytes = static_cast<size_t>(floats) * 2 * sizeof(float);
-  if (size_bytes < (size_t{64} << 20)) return;  // a look at the system's memory costs more than it could save
+  const size_t size_bytes = static_cast<size_t>(floats) * sizeof(float);
+  if (size_bytes < kCheckedBytes) return;
   const size_t available = available_memory_bytes();
   if (size_bytes > available) {
     throw Error("ERR_OUT_OF_MEMORY", "The results need " + std::to_string(size_bytes) + " bytes and " +
@@ -78,9 +77,10 @@ void check_output_memory(const Transformer& model, const ForwardInputs& inputs) 
   }
 }
 
-std::vector<float> pool(const Batch& batch, const float* hidden, int64_t d, Pooling pooling) {
-  if (pooling == Pooling::kNone) return std::vector<float>(hidden, hidden + batch.num_tokens * d);
-  std::vector<float> pooled(static_cast<size_t>(batch.num_sequences * d), 0.0f);  // [S, d]
+/// One row a sequence: the mean of its tokens, or the last one.   hidden [N, d] → [S, d]
+FloatBuffer pool(const Batch& batch, const float* hidden, int64_t d, Pooling pooling) {
+  FloatBuffer pooled(batch.num_sequences * d);
+  std::memset(pooled.data(), 0, static_cast<size_t>(pooled.count()) * sizeof(float));
   for (int64_t s = 0; s < batch.num_sequences; ++s) {
     float* row = pooled.data() + s * d;
     const int64_t begin = batch.sequence_offsets[s], end = batch.sequence_offsets[s + 1];
@@ -114,7 +114,7 @@ void compute_logits(Context& context, Arena& arena, const Transformer& model, co
   const float* head = model.head_forward(context, arena, hidden, rows).output;  // [rows, d]
   const OutputTable table = model.output_table(activations.word_table);
   if (inputs.logits == LogitsForm::kDense) {
-    outputs.logits.resize(static_cast<size_t>(rows * V));
+    outputs.logits = FloatBuffer(rows * V);
     linear_forward(context, head, table.weight, table.bias, outputs.logits.data(), rows, d, V);
     return;
   }
@@ -159,23 +159,41 @@ void compute_loss(Context& context, Arena& arena, const Transformer& model, cons
 
 }  // namespace
 
-ForwardOutputs run_forward(Context& context, Arena& arena, const Transformer& model, const ForwardInputs& inputs) {
+ForwardOutputs run_forward(Context& context, Arena& arena, Transformer& model, const ForwardInputs& inputs) {
   const TransformerConfig& config = model.config();
   check_inputs(config, inputs);
   check_output_memory(model, inputs);
   arena.reset();
-  std::vector<uint8_t> keep_maps(static_cast<size_t>(config.num_hidden_layers), 0);
+  const int64_t L = config.num_hidden_layers, N = inputs.batch.num_tokens, d = config.hidden_size;
+  std::vector<uint8_t> keep_maps(static_cast<size_t>(L), 0);
   for (int64_t layer : inputs.attentions) keep_maps[static_cast<size_t>(layer - 1)] = 1;
-  const Activations activations = model.forward(context, arena, inputs.batch, {false, -1, keep_maps.data()});
-
   ForwardOutputs outputs;
+  // Whole hidden states are computed where the caller will find them.
+  std::vector<float*> hidden_buffers(static_cast<size_t>(L + 1), nullptr);
   for (int64_t layer : inputs.hidden_states) {
-    outputs.hidden_states.push_back(pool(inputs.batch, activations.hidden[layer], config.hidden_size, inputs.pooling));
+    if (inputs.pooling != Pooling::kNone) break;
+    outputs.hidden_states.emplace_back(N * d);
+    float*& buffer = hidden_buffers[static_cast<size_t>(layer)];
+    if (buffer == nullptr) buffer = outputs.hidden_states.back().data();
+  }
+  model.pack_weights(context);
+  ForwardOptions options;
+  options.keep_maps = keep_maps.data();
+  options.hidden_buffers = hidden_buffers.data();
+  const Activations activations = model.forward(context, arena, inputs.batch, options);
+  for (size_t i = 0; i < inputs.hidden_states.size(); ++i) {
+    const float* hidden = activations.hidden[inputs.hidden_states[i]];
+    if (inputs.pooling != Pooling::kNone) {
+      outputs.hidden_states.push_back(pool(inputs.batch, hidden, d, inputs.pooling));
+    } else if (outputs.hidden_states[i].data() != hidden) {  // asked for twice
+      std::memcpy(outputs.hidden_states[i].data(), hidden, static_cast<size_t>(N * d) * sizeof(float));
+    }
   }
   const int64_t map_floats = attention_map_floats(model.attention_shape(inputs.batch));
   for (int64_t layer : inputs.attentions) {
-    const float* maps = activations.blocks[layer - 1].maps;
-    outputs.attentions.emplace_back(maps, maps + map_floats);
+    outputs.attentions.emplace_back(map_floats);
+    std::memcpy(outputs.attentions.back().data(), activations.blocks[layer - 1].maps,
+                static_cast<size_t>(map_floats) * sizeof(float));
   }
   if (inputs.logits != LogitsForm::kNone) compute_logits(context, arena, model, inputs, activations, outputs);
   if (inputs.labels != nullptr) compute_loss(context, arena, model, inputs, activations, outputs);

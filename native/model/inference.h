@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/memory.h"
 #include "model/transformer.h"
 
 namespace limbeck {
@@ -24,20 +25,20 @@ struct ForwardInputs {
 };
 
 struct ForwardOutputs {
-  std::vector<std::vector<float>> hidden_states;  // each [N or S, d]
-  std::vector<std::vector<float>> attentions;     // each: S maps [H, t, t]
-  std::vector<float> logits;                      // [rows, V]
-  std::vector<int32_t> top_k_indices;             // [rows, K], best first
-  std::vector<float> top_k_values;                // [rows, K]
-  std::vector<float> log_sum_exp;                 // [rows] over the whole vocabulary
-  double loss_sum = 0;                            // Σ cross-entropy over labelled tokens
+  std::vector<FloatBuffer> hidden_states;  // each [N or S, d]
+  std::vector<FloatBuffer> attentions;     // each: S maps [H, t, t]
+  FloatBuffer logits;                      // [rows, V]
+  std::vector<int32_t> top_k_indices;      // [rows, K], best first
+  std::vector<float> top_k_values;         // [rows, K]
+  std::vector<float> log_sum_exp;          // [rows] over the whole vocabulary
+  double loss_sum = 0;                     // Σ cross-entropy over labelled tokens
   int64_t num_labels = 0;
 };
 
 /// One forward pass without dropout. Top-k logits go chunk of rows by chunk of rows: no [rows, V] matrix is written.
 /// Resets `arena`. Throws Error("ERR_INVALID_ARGUMENT") for a layer, row, label or id out of range, and
 /// Error("ERR_OUT_OF_MEMORY") when the results alone would not fit.
-ForwardOutputs run_forward(Context& context, Arena& arena, const Transformer& model, const ForwardInputs& inputs);
+ForwardOutputs run_forward(Context& context, Arena& arena, Transformer& model, const ForwardInputs& inputs);
 
 /// Layer fusion: y = Σ weights[i]·tensors[i].   tensors: each [count], y [count] =
 void weighted_sum(Context& context, const std::vector<const float*>& tensors, const std::vector<float>& weights,

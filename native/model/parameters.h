@@ -32,8 +32,14 @@ class Parameters {
   /// Number of parameters, without gaps.
   int64_t num_parameters() const;
 
-  float* values() { return values_.get(); }
+  /// For writing: call it anew each time, since it counts as a change.
+  float* values() {
+    ++version_;
+    return values_.get();
+  }
   const float* values() const { return values_.get(); }
+  /// Goes up whenever the values may have changed.
+  uint64_t version() const { return version_; }
   /// Allocated, zeroed, at the first call: a model that only serves has none.
   float* gradients();
   bool has_gradients() const { return gradients_ != nullptr; }
@@ -44,6 +50,7 @@ class Parameters {
   std::vector<Parameter> list_;
   std::unordered_map<std::string, size_t> index_;
   int64_t flat_count_ = 0;
+  uint64_t version_ = 0;
   AlignedFloats values_;
   AlignedFloats gradients_;
 };

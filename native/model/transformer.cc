@@ -144,18 +144,32 @@ OutputTable Transformer::output_table(const float* word_table) const {
   return {weight, value("head.bias")};
 }
 
-void Transformer::pack_weights() {
+void Transformer::pack_weights(Context& context) {
+  if (is_packed() && packed_precision_ == context.precision) return;
   const int64_t d = config_.hidden_size;
-  auto pack = [](Linear& linear, int64_t in_features, int64_t out_features) {
-    linear.packed =
-        std::make_shared<const PackedMatrix>(MatrixView{linear.weight, 1, in_features}, in_features, out_features);
+  const auto for_each_linear = [&](auto&& body) {
+    for (Block& block : blocks_) {
+      body(block.qkv, d, config_.qkv_size());
+      body(block.attention_output, config_.attention_size(), d);
+      body(block.mlp_input, d, config_.mlp_input_size());
+      body(block.mlp_output, config_.intermediate_size, d);
+    }
   };
-  for (Block& block : blocks_) {
-    pack(block.qkv, d, config_.qkv_size());
-    pack(block.attention_output, config_.attention_size(), d);
-    pack(block.mlp_input, d, config_.mlp_input_size());
-    pack(block.mlp_output, config_.intermediate_size, d);
-  }
+  int64_t count = 0;
+  for_each_linear([&](Linear& linear, int64_t in_features, int64_t out_features) {
+    linear.packed = nullptr;
+    count += in_features * out_features;
+  });
+  packed_version_ = UINT64_MAX;
+  const size_t size_bytes = static_cast<size_t>(count) * sizeof(float);
+  // Twice as much must be free: the activations need some as well.
+  if (size_bytes >= kCheckedBytes && 2 * size_bytes > available_memory_bytes()) return;
+  for_each_linear([&](Linear& linear, int64_t in_features, int64_t out_features) {
+    linear.packed = std::make_shared<const PackedMatrix>(context, MatrixView{linear.weight, 1, in_features},
+                                                         in_features, out_features);
+  });
+  packed_version_ = parameters_.version();
+  packed_precision_ = context.precision;
 }
 
 void Transformer::linear_columns(Context& context, const Linear& linear, const float* x, float* y, int64_t num_rows,
@@ -163,7 +177,7 @@ void Transformer::linear_columns(Context& context, const Linear& linear, const f
   constexpr int64_t kMinPackedRows = 4, kPackedColumns = 64;  // see ops/gemm.h
   const float* bias = linear.bias == nullptr ? nullptr : linear.bias + first_column;
   const MatrixView rows{x, in_features, 1};
-  if (linear.packed != nullptr && num_rows >= kMinPackedRows && first_column % kPackedColumns == 0) {
+  if (is_packed() && linear.packed != nullptr && num_rows >= kMinPackedRows && first_column % kPackedColumns == 0) {
     gemm_packed(context, num_rows, first_column, num_columns, rows, *linear.packed, bias, y, ldy);
   } else {
     gemm(context, num_rows, num_columns, in_features, rows,
@@ -255,7 +269,10 @@ Activations Transformer::forward(Context& context, Arena& arena, const Batch& ba
     }
   }
   activations.hidden = arena.allocate<float*>(L + 1);
-  for (int64_t l = 0; l <= L; ++l) activations.hidden[l] = arena.allocate<float>(N * d);
+  for (int64_t l = 0; l <= L; ++l) {
+    float* buffer = options.hidden_buffers == nullptr ? nullptr : options.hidden_buffers[l];
+    activations.hidden[l] = buffer != nullptr ? buffer : arena.allocate<float>(N * d);
+  }
 
   activations.word_table = batch.input_vectors == nullptr ? word_table(context, arena) : nullptr;
   activations.embedded = norm_after ? arena.allocate<float>(N * d) : activations.hidden[0];

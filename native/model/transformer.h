@@ -71,6 +71,8 @@ struct ForwardOptions {
   int64_t dropout_seed = -1;  // < 0 = no dropout
   /// [L] or null: 1 = keep the attention maps of that block.
   const uint8_t* keep_maps = nullptr;
+  /// [L + 1] or null; an entry [N, d] or null: where that hidden state goes instead of the arena.
+  float* const* hidden_buffers = nullptr;
   /// hidden[L] holds only the last row of each sequence, [S, d], and the last block computes no other. Inference only.
   bool last_rows_only = false;
 };
@@ -113,8 +115,9 @@ class Transformer {
   const float* word_table(Context& context, Arena& arena) const;
   OutputTable output_table(const float* word_table) const;
 
-  /// Packs the weights of the blocks for faster forward passes; afterwards the parameters must not change.
-  void pack_weights();
+  /// Packs the weights of the blocks, in the precision of the context, for faster inference until the parameters
+  /// change. Does nothing when that is done already; gives packed weights up when memory is short.
+  void pack_weights(Context& context);
 
   Activations forward(Context& context, Arena& arena, const Batch& batch, const ForwardOptions& options) const;
   /// Adds to parameters().gradients(), except to the word table (see BackwardInputs) .
@@ -139,7 +142,7 @@ class Transformer {
   struct Linear {
     const float *weight, *bias;  // [out, in], [out] or null
     float *d_weight, *d_bias;
-    std::shared_ptr<const PackedMatrix> packed;  // weightᵀ, after pack_weights()
+    std::shared_ptr<const PackedMatrix> packed;  // weightᵀ, see is_packed()
   };
   struct Block {
     Norm attention_norm, mlp_norm;
@@ -152,6 +155,8 @@ class Transformer {
   /// Looks up every pointer of the blocks once; again after gradients appear.
   void bind();
 
+  /// Whether the packed weights are those of the parameters.
+  bool is_packed() const { return packed_version_ == parameters_.version(); }
   /// y [num_rows, ldy] = columns first_column … first_column + num_columns − 1 of x·weightᵀ + bias
   void linear_columns(Context& context, const Linear& linear, const float* x, float* y, int64_t num_rows,
                       int64_t in_features, int64_t first_column, int64_t num_columns, int64_t ldy) const;
@@ -180,6 +185,8 @@ class Transformer {
   Norm embedding_norm_{}, final_norm_{}, head_norm_{};
   Linear head_dense_{};
   bool bound_with_gradients_ = false;
+  uint64_t packed_version_ = UINT64_MAX;
+  Precision packed_precision_ = Precision::kFloat32;
 };
 
 }  // namespace limbeck

@@ -12,8 +12,6 @@ namespace limbeck {
 namespace {
 
 constexpr int64_t kCopiedFloats = (int64_t{1} << 20) / static_cast<int64_t>(sizeof(float));
-// Below this a look at the system's memory costs more than it could save.
-constexpr int64_t kCheckedBytes = int64_t{64} << 20;
 
 Napi::Error make_error(Napi::Env env, const char* code, const std::string& message) {
   Napi::Error error = Napi::Error::New(env, message);
@@ -109,7 +107,7 @@ void check_count(const std::string& what, int64_t count, int64_t expected) {
 }
 
 void check_memory(int64_t size_bytes) {
-  if (size_bytes < kCheckedBytes) return;
+  if (size_bytes < static_cast<int64_t>(kCheckedBytes)) return;
   const size_t available = available_memory_bytes();
   if (static_cast<size_t>(size_bytes) > available) {
     throw Error("ERR_OUT_OF_MEMORY", "The result needs " + std::to_string(size_bytes) + " bytes and " +
@@ -183,6 +181,26 @@ Napi::Value new_float32_array(Napi::Env env, const std::vector<float>& values) {
 
 Napi::Value new_int32_array(Napi::Env env, const std::vector<int32_t>& values) {
   return new_int32_array(env, values.data(), static_cast<int64_t>(values.size()));
+}
+
+Napi::Value new_float32_array(Napi::Env env, FloatBuffer buffer) {
+  constexpr int64_t kCopiedCount = 16384;  // less is sooner copied than handed over
+  if (buffer.count() > kCopiedCount) {
+    const auto give_back = [](napi_env, void* data, void* count) {
+      FloatBuffer::give_back(static_cast<float*>(data), static_cast<int64_t>(reinterpret_cast<intptr_t>(count)));
+    };
+    napi_value array_buffer = nullptr;
+    const napi_status status = napi_create_external_arraybuffer(
+        env, buffer.data(), static_cast<size_t>(buffer.count()) * sizeof(float), give_back,
+        reinterpret_cast<void*>(static_cast<intptr_t>(buffer.count())), &array_buffer);
+    if (status == napi_ok) {
+      buffer.release();
+      return Napi::Float32Array::New(env, static_cast<size_t>(buffer.count()), Napi::ArrayBuffer(env, array_buffer), 0);
+    }
+    // Some embedders keep all array buffers inside a cage of their own.
+    if (status != napi_no_external_buffers_allowed) throw Napi::Error::New(env);
+  }
+  return new_float32_array(env, buffer.data(), buffer.count());
 }
 
 Fields::Fields(const Napi::Value& value, std::string path) : path_(std::move(path)) {

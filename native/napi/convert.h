@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/memory.h"
 #include "model/transformer.h"
 
 namespace limbeck {
@@ -58,6 +59,8 @@ Napi::Value new_float32_array(Napi::Env env, const float* data, int64_t count);
 Napi::Value new_int32_array(Napi::Env env, const int32_t* data, int64_t count);
 Napi::Value new_float32_array(Napi::Env env, const std::vector<float>& values);
 Napi::Value new_int32_array(Napi::Env env, const std::vector<int32_t>& values);
+/// Hands the memory over where the embedder allows it, and copies elsewhere.
+Napi::Value new_float32_array(Napi::Env env, FloatBuffer buffer);
 
 constexpr int64_t kMaxInt32 = INT32_MAX;
 constexpr int64_t kMaxSafeInteger = (int64_t{1} << 53) - 1;

@@ -103,16 +103,17 @@ ForwardRequest read_forward_request(const Fields& fields, const TransformerConfi
   return request;
 }
 
-Napi::Value forward_result(Napi::Env env, const ForwardRequest& request, const ForwardOutputs& outputs) {
-  const auto arrays = [&](const std::vector<std::vector<float>>& tensors) {
+Napi::Value forward_result(Napi::Env env, const ForwardRequest& request, ForwardOutputs& outputs) {
+  const auto arrays = [&](std::vector<FloatBuffer>& tensors) {
     Napi::Array list = Napi::Array::New(env, tensors.size());
-    for (uint32_t i = 0; i < tensors.size(); ++i) list.Set(i, new_float32_array(env, tensors[i]));
+    for (uint32_t i = 0; i < tensors.size(); ++i) list.Set(i, new_float32_array(env, std::move(tensors[i])));
     return list;
   };
   Napi::Object result = Napi::Object::New(env);
   result.Set("hiddenStates", arrays(outputs.hidden_states));
   result.Set("attentions", arrays(outputs.attentions));
-  if (request.inputs.logits == LogitsForm::kDense) result.Set("logits", new_float32_array(env, outputs.logits));
+  if (request.inputs.logits == LogitsForm::kDense)
+    result.Set("logits", new_float32_array(env, std::move(outputs.logits)));
   if (request.inputs.logits == LogitsForm::kTopK) {
     Napi::Object top_k = Napi::Object::New(env);
     top_k.Set("indices", new_int32_array(env, outputs.top_k_indices));
@@ -250,7 +251,7 @@ Napi::Value TransformerObject::forward(const Napi::CallbackInfo& info) {
       [model, request](Context& context, Arena& arena) {
         return run_forward(context, arena, model->transformer, request->view());
       },
-      [request](Napi::Env env, const ForwardOutputs& outputs) { return forward_result(env, *request, outputs); });
+      [request](Napi::Env env, ForwardOutputs& outputs) { return forward_result(env, *request, outputs); });
 }
 
 Napi::Value TransformerObject::project(const Napi::CallbackInfo& info) {

@@ -11,15 +11,26 @@ namespace {
 
 // Of A, a block of at most this many rows is packed at a time, and stays in the second-level cache.
 constexpr int64_t kBlockRows = 84;
-// Of B, at most this many words are packed at a time (4 MiB), and stay in the third-level cache; of one column at most
-// kPackedDepth.
+// Of B, at most this many words are packed at a time (4 MiB), and stay in the third-level cache: rather all columns of
+// a few k than all k of a few columns, since A is packed anew for every cut of the columns.
 constexpr int64_t kPackedWords = int64_t{1} << 20;
-constexpr int64_t kPackedDepth = 4096;
+// Panels of B that one task packs: rows of B that lie side by side are read that far.
+constexpr int64_t kPackedPanels = 8;
+// A packed B of at most this many words (512 KiB) each worker packs for itself: it lies in its own second-level cache,
+// where another's would have to be fetched from, and nobody waits.
+constexpr int64_t kPrivateWords = int64_t{1} << 17;
+// With at most this many panels of B, packing A costs more than it saves.
+constexpr int64_t kDirectPanels = 2;
+constexpr int64_t kPageFloats = 1024;
 // With fewer rows than this, packing B costs more than it saves.
 constexpr int64_t kMinPackedRows = 4;
 constexpr int64_t kGemvColumns = 512;
 // Tasks for every worker, so that one that is held up does not hold up the others.
 constexpr int64_t kTasksPerWorker = 4;
+
+const GemmKernels& kernels_of(Precision precision) {
+  return precision == Precision::kBFloat16 ? cpu_kernels().gemm_bfloat16 : cpu_kernels().gemm_float32;
+}
 
 int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 int64_t round_up(int64_t value, int64_t multiple) { return divide_up(value, multiple) * multiple; }
@@ -38,15 +49,16 @@ struct GemmPlan {
   /// is_packed: B is packed whole.
   GemmPlan(const GemmKernels& kernels, const Gemm& g, int num_workers, bool is_packed) {
     const int64_t words = divide_up(g.k, kernels.word_elements);
-    const int64_t packed_words = is_packed ? words : std::min(words, kPackedDepth);
-    packed_depth = packed_words * kernels.word_elements;
     // Even blocks, so that the last one is not a sliver.
-    block_words = divide_up(packed_words, divide_up(packed_words, kernels.block_words));
+    block_words = divide_up(words, divide_up(words, kernels.block_words));
     packed_columns = round_up(g.n, kernels.columns);
+    int64_t packed_words = words;
     if (!is_packed) {
-      const int64_t most_panels = std::max<int64_t>(1, kPackedWords / (packed_words * kernels.columns));
+      const int64_t most_panels = std::max<int64_t>(1, kPackedWords / (block_words * kernels.columns));
       packed_columns = std::min(packed_columns, most_panels * kernels.columns);
+      packed_words = std::min(words, std::max<int64_t>(1, kPackedWords / (block_words * packed_columns)) * block_words);
     }
+    packed_depth = packed_words * kernels.word_elements;
     row_tiles = divide_up(g.m, kernels.rows);
     const int64_t wanted = num_workers == 1 ? 1 : kTasksPerWorker * num_workers;
     num_row_blocks = std::max(divide_up(row_tiles, kBlockRows / kernels.rows), wanted);
@@ -54,14 +66,24 @@ struct GemmPlan {
     block_tiles = divide_up(row_tiles, num_row_blocks);
     const int64_t panels = packed_columns / kernels.columns;
     num_column_groups = std::min(panels, divide_up(wanted, num_row_blocks));
-    packed_a_floats = round_up(block_tiles * kernels.rows * block_words, 16);
+    // Rows a multiple of a page apart would meet in a few sets of the first-level cache.
+    const bool meets_in_cache = g.a.row_stride % kPageFloats == 0 && g.k > 1;
+    if (divide_up(g.n, kernels.columns) <= kDirectPanels && kernels.multiply_rows != nullptr) {
+      if (g.a.row_stride == 1) multiply_direct = kernels.multiply_columns;
+      if (g.a.column_stride == 1 && !meets_in_cache) multiply_direct = kernels.multiply_rows;
+    }
+    packed_a_floats = multiply_direct != nullptr ? 0 : round_up(block_tiles * kernels.rows * block_words, 16);
     packed_b_floats = round_up(packed_columns * packed_words, 16);
+    is_private = !is_packed && num_workers > 1 && packed_columns >= g.n && packed_words >= words &&
+                 packed_b_floats <= kPrivateWords;
   }
 
   int64_t packed_depth, block_words, packed_columns;
   int64_t row_tiles, num_row_blocks, block_tiles;
   int64_t num_column_groups;
   int64_t packed_a_floats, packed_b_floats;
+  bool is_private;                                  // every worker packs a B of its own
+  GemmKernels::Multiply multiply_direct = nullptr;  // instead of packing A
 };
 
 /// part `index` of `count` even parts of [0, total)
@@ -74,24 +96,36 @@ struct PackedColumns {
   int64_t num_columns;  // with the padding of the last panel
 };
 
-/// Panels [begin, end) of B [depth, columns].
-void pack_panels(const GemmKernels& kernels, MatrixView b, int64_t depth, int64_t columns, int64_t block_words,
-                 int64_t begin, int64_t end, float* packed) {
-  const int64_t padded = round_up(columns, kernels.columns), block_depth = block_words * kernels.word_elements;
-  for (int64_t j = begin * kernels.columns; j < end * kernels.columns; j += kernels.columns) {
-    for (int64_t p = 0; p < depth; p += block_depth) {
-      const int64_t size = std::min(block_depth, depth - p);
-      kernels.pack_b(b.data + p * b.row_stride + j * b.column_stride, b.column_stride, b.row_stride,
-                     std::min(kernels.columns, columns - j), size,
-                     packed + padded * (p / kernels.word_elements) + j * divide_up(size, kernels.word_elements));
-    }
-  }
-}
+/// How B [depth, columns] is packed: in tasks that do not depend on each other.
+struct PackPlan {
+  PackPlan(const GemmKernels& kernels, MatrixView b, int64_t depth, int64_t columns, int64_t block_words)
+      : kernels(kernels),
+        b(b),
+        depth(depth),
+        columns(columns),
+        padded(round_up(columns, kernels.columns)),
+        block_depth(block_words * kernels.word_elements),
+        num_groups(divide_up(padded / kernels.columns, kPackedPanels)),
+        num_tasks(divide_up(depth, block_depth) * num_groups) {}
 
-/// Columns [column, column + columns) of C = or += rows [first, first + depth) of packed B.
-/// packed_a [threads, packed_a_floats]
+  void run(int64_t task, float* packed) const {
+    const int64_t p = task / num_groups * block_depth, j = task % num_groups * kPackedPanels * kernels.columns;
+    const int64_t size = std::min(block_depth, depth - p), words = divide_up(size, kernels.word_elements);
+    kernels.pack_b(b.data + p * b.row_stride + j * b.column_stride, b.column_stride, b.row_stride,
+                   std::min(kPackedPanels * kernels.columns, columns - j), size, words * kernels.columns,
+                   packed + padded * (p / kernels.word_elements) + j * words);
+  }
+
+  const GemmKernels& kernels;
+  MatrixView b;
+  int64_t depth, columns, padded, block_depth, num_groups, num_tasks;
+};
+
+/// Columns [column, column + columns) of C = or += rows [first, first + depth) of packed B, which find_b gives a
+/// worker. packed_a [threads, packed_a_floats]
+template <typename FindB>
 void multiply_packed(ThreadPool& pool, const GemmKernels& kernels, const GemmPlan& plan, const Gemm& g, int64_t column,
-                     int64_t columns, int64_t first, int64_t depth, const PackedColumns& b, float* packed_a) {
+                     int64_t columns, int64_t first, int64_t depth, FindB&& find_b, float* packed_a) {
   const int64_t block_depth = plan.block_words * kernels.word_elements;
   const int64_t num_panels = divide_up(columns, kernels.columns);
   pool.parallel_for(plan.num_row_blocks * plan.num_column_groups, [&](int64_t task, int worker) {
@@ -102,38 +136,58 @@ void multiply_packed(ThreadPool& pool, const GemmKernels& kernels, const GemmPla
     const int64_t right =
         std::min(columns, part_begin(num_panels, group + 1, plan.num_column_groups) * kernels.columns);
     if (left >= right) return;
+    const PackedColumns b = find_b(worker);
     float* a_panels = packed_a + worker * plan.packed_a_floats;
     for (int64_t p = 0; p < depth; p += block_depth) {
       const int64_t size = std::min(block_depth, depth - p);
       const int64_t words = divide_up(size, kernels.word_elements);
-      const float* a = g.a.data + (first + p) * g.a.column_stride;
-      for (int64_t i = row; i < end_row; i += kernels.rows) {
-        kernels.pack_a(a + i * g.a.row_stride, g.a.row_stride, g.a.column_stride, std::min(kernels.rows, end_row - i),
-                       size, a_panels + (i - row) * words);
+      const float* a = g.a.data + row * g.a.row_stride + (first + p) * g.a.column_stride;
+      GemmKernels::Multiply multiply = plan.multiply_direct;
+      int64_t a_stride = std::max(g.a.row_stride, g.a.column_stride);
+      if (multiply == nullptr) {
+        a_stride = kernels.rows * words;
+        kernels.pack_a(a, g.a.row_stride, g.a.column_stride, end_row - row, size, a_stride, a_panels);
+        a = a_panels;
+        multiply = kernels.multiply;
       }
-      kernels.multiply(end_row - row, right - left, words, a_panels,
-                       b.data + b.num_columns * (p / kernels.word_elements) + left * words,
-                       g.bias == nullptr ? nullptr : g.bias + column + left, g.c + row * g.ldc + column + left, g.ldc,
-                       g.accumulate || first + p > 0);
+      multiply(end_row - row, right - left, words, a, a_stride,
+               b.data + b.num_columns * (p / kernels.word_elements) + left * words,
+               g.bias == nullptr ? nullptr : g.bias + column + left, g.c + row * g.ldc + column + left, g.ldc,
+               g.accumulate || first + p > 0);
     }
   });
 }
 
-/// packed_b [packed_b_floats], packed_a [threads, packed_a_floats]
-void multiply(ThreadPool& pool, const GemmKernels& kernels, const GemmPlan& plan, const Gemm& g, float* packed_b,
+/// packed_b [packed_b_floats], or [threads, packed_b_floats] when it is private; packed_a [threads, packed_a_floats]
+void multiply(Context& context, const GemmKernels& kernels, const GemmPlan& plan, const Gemm& g, float* packed_b,
               float* packed_a) {
+  ThreadPool& pool = context.pool;
+  if (plan.is_private) {
+    const PackPlan pack(kernels, g.b, g.k, g.n, plan.block_words);
+    uint8_t* is_packed = context.scratch.allocate<uint8_t>(pool.num_threads());
+    std::fill(is_packed, is_packed + pool.num_threads(), uint8_t{0});
+    const auto find_b = [&](int worker) {
+      float* own = packed_b + worker * plan.packed_b_floats;
+      for (int64_t task = 0; is_packed[worker] == 0 && task < pack.num_tasks; ++task) pack.run(task, own);
+      is_packed[worker] = 1;
+      return PackedColumns{own, pack.padded};
+    };
+    return multiply_packed(pool, kernels, plan, g, 0, g.n, 0, g.k, find_b, packed_a);
+  }
   for (int64_t column = 0; column < g.n; column += plan.packed_columns) {
     const int64_t columns = std::min(plan.packed_columns, g.n - column);
-    const int64_t num_panels = divide_up(columns, kernels.columns);
     for (int64_t first = 0; first < g.k; first += plan.packed_depth) {
       const int64_t depth = std::min(plan.packed_depth, g.k - first);
       const MatrixView b{g.b.data + first * g.b.row_stride + column * g.b.column_stride, g.b.row_stride,
                          g.b.column_stride};
-      pool.parallel_for(num_panels, [&](int64_t panel, int) {
-        pack_panels(kernels, b, depth, columns, plan.block_words, panel, panel + 1, packed_b);
-      });
-      multiply_packed(pool, kernels, plan, g, column, columns, first, depth, {packed_b, num_panels * kernels.columns},
-                      packed_a);
+      const PackPlan pack(kernels, b, depth, columns, plan.block_words);
+      pool.parallel_for(pack.num_tasks, [&](int64_t task, int) { pack.run(task, packed_b); });
+      multiply_packed(
+          pool, kernels, plan, g, column, columns, first, depth,
+          [&](int) {
+            return PackedColumns{packed_b, pack.padded};
+          },
+          packed_a);
     }
   }
 }
@@ -164,36 +218,45 @@ void gemm(Context& context, int64_t m, int64_t n, int64_t k, MatrixView a, Matri
     return;
   }
   if (m < kMinPackedRows) return multiply_rows(context.pool, g);
-  const GemmKernels& kernels =
-      context.precision == Precision::kBFloat16 ? cpu_kernels().gemm_bfloat16 : cpu_kernels().gemm_float32;
+  const GemmKernels& kernels = kernels_of(context.precision);
   const GemmPlan plan(kernels, g, context.pool.num_threads(), false);
   const Arena::Scope scope(context.scratch);
-  float* packed_b = context.scratch.allocate<float>(plan.packed_b_floats);
-  float* packed_a = context.scratch.allocate<float>(plan.packed_a_floats * context.pool.num_threads());
-  multiply(context.pool, kernels, plan, g, packed_b, packed_a);
+  const int num_threads = context.pool.num_threads();
+  float* packed_b = context.scratch.allocate<float>(plan.packed_b_floats * (plan.is_private ? num_threads : 1));
+  float* packed_a = context.scratch.allocate<float>(plan.packed_a_floats * num_threads);
+  multiply(context, kernels, plan, g, packed_b, packed_a);
 }
 
-PackedMatrix::PackedMatrix(MatrixView b, int64_t k, int64_t n) : k_(k), n_(n) {
-  const GemmKernels& kernels = cpu_kernels().gemm_float32;
+PackedMatrix::PackedMatrix(Context& context, MatrixView b, int64_t k, int64_t n)
+    : k_(k), n_(n), precision_(context.precision) {
+  const GemmKernels& kernels = kernels_of(precision_);
   const GemmPlan plan(kernels, {1, n, k, {}, b, nullptr, nullptr, n, false}, 1, true);
   data_ = allocate_floats(plan.packed_b_floats);
-  pack_panels(kernels, b, k, n, plan.block_words, 0, divide_up(n, kernels.columns), data_.get());
+  const PackPlan pack(kernels, b, k, n, plan.block_words);
+  context.pool.parallel_for(pack.num_tasks, [&](int64_t task, int) { pack.run(task, data_.get()); });
 }
 
 void gemm_packed(Context& context, int64_t m, int64_t first_column, int64_t n, MatrixView a, const PackedMatrix& b,
                  const float* bias, float* c, int64_t ldc) {
   if (m <= 0 || n <= 0) return;
-  const GemmKernels& kernels = cpu_kernels().gemm_float32;
+  const GemmKernels& kernels = kernels_of(b.precision_);
   const Gemm g{m, n, b.k_, a, {}, bias, c, ldc, false};
   const GemmPlan plan(kernels, g, context.pool.num_threads(), true);
   const Arena::Scope scope(context.scratch);
   float* packed_a = context.scratch.allocate<float>(plan.packed_a_floats * context.pool.num_threads());
-  // A block of k begins at padded·(its first word), and in it the column first_column at first_column·(its words).
-  const int64_t padded = round_up(b.n_, kernels.columns);
-  for (int64_t first = 0; first < b.k_; first += plan.block_words) {
-    const int64_t depth = std::min(plan.block_words, b.k_ - first);
-    multiply_packed(context.pool, kernels, plan, g, 0, n, first, depth,
-                    {b.data_.get() + padded * first + first_column * depth, padded}, packed_a);
+  // In the block of k whose words begin at p, B begins at padded·p, and the column first_column at first_column·(the
+  // words of the block) behind it.
+  const int64_t padded = round_up(b.n_, kernels.columns), block_depth = plan.block_words * kernels.word_elements;
+  for (int64_t first = 0; first < b.k_; first += block_depth) {
+    const int64_t depth = std::min(block_depth, b.k_ - first);
+    const float* block = b.data_.get() + padded * (first / kernels.word_elements) +
+                         first_column * divide_up(depth, kernels.word_elements);
+    multiply_packed(
+        context.pool, kernels, plan, g, 0, n, first, depth,
+        [&](int) {
+          return PackedColumns{block, padded};
+        },
+        packed_a);
   }
 }
 

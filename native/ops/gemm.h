@@ -21,21 +21,22 @@ struct MatrixView {
 void gemm(Context& context, int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, const float* bias, float* c,
           int64_t ldc, bool accumulate);
 
-/// A right operand B [k, n] packed once in fp32, for weights that many products read. Belongs to the instruction set in
-/// use when it was made.
+/// A right operand B [k, n] packed once, in the precision of the context, for weights that many products read. Belongs
+/// to the instruction set in use when it was made.
 class PackedMatrix {
  public:
-  PackedMatrix(MatrixView b, int64_t k, int64_t n);
+  PackedMatrix(Context& context, MatrixView b, int64_t k, int64_t n);
 
  private:
   friend void gemm_packed(Context&, int64_t, int64_t, int64_t, MatrixView, const PackedMatrix&, const float*, float*,
                           int64_t);
   int64_t k_, n_;
+  Precision precision_;
   AlignedFloats data_;
 };
 
-/// C = A·B[:, first_column … first_column + n − 1] + bias, A [m, k], B packed, bias [n] or null; else as gemm() in
-/// fp32. first_column must be a multiple of 64.
+/// C = A·B[:, first_column … first_column + n − 1] + bias, A [m, k], B packed, bias [n] or null; else as gemm(), in the
+/// precision in which B was packed. first_column must be a multiple of 64.
 void gemm_packed(Context& context, int64_t m, int64_t first_column, int64_t n, MatrixView a, const PackedMatrix& b,
                  const float* bias, float* c, int64_t ldc);
 

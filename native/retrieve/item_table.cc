@@ -15,13 +15,13 @@ namespace {
 
 constexpr int64_t kItems = kQuantisedItems, kWordDimensions = kQuantisedWordDimensions;
 constexpr float kLevels = 127;  // of an int8, without −128: the range is even
-// Bounds are computed for this many blocks at a time; they stay in the first-level cache.
+// Bounds are computed for this many blocks at a time; they stay in the first-level cache. At most 64.
 constexpr int64_t kBlocksAtOnce = 64;
 // With fewer items, or when an eighth of them is wanted, scoring all is as fast.
 constexpr int64_t kMinItems = 1024, kMinItemsPerResult = 8;
 // Candidates kept before those that fell behind are dropped.
 constexpr size_t kMaxCandidates = 4096;
-// Beyond it, sums of a block of products would not fit 32 bits.
+// Up to it, sums of products are whole numbers that fp32 holds.
 constexpr int64_t kMaxHiddenSize = 1024;
 // Relative to |query|·|item|·(hidden_size + 8): the rounding of fp32 scores and of the bounds themselves.
 constexpr float kRounding = 2.5e-7f;
@@ -50,27 +50,29 @@ void ItemTable::append(const float* vectors, int64_t count) {
   scales_.resize(static_cast<size_t>(num_blocks * kItems), 0.0f);
   scores_.resize(static_cast<size_t>(total));
   candidates_.reserve(kMaxCandidates);
+  candidate_ids_.reserve(kMaxCandidates);
   values_.resize(static_cast<size_t>(words * kWordDimensions), 0);
-  parts_.resize(static_cast<size_t>(words * 2 * kWordDimensions), 0);
   for (int64_t item = first; item < total; ++item) {
     const float* row = vectors + (item - first) * d;
     const float scale = largest_magnitude(row, d) / kLevels;
-    if (!std::isfinite(scale) || !std::isfinite(norm(row, d))) {
+    const float length = norm(row, d);
+    if (!std::isfinite(scale) || !std::isfinite(length)) {
       worst_error_ = std::numeric_limits<float>::infinity();
       continue;
     }
     if (scale == 0) continue;  // a zero vector: bound and score are 0
-    int8_t* block = quantised_.data() + item / kItems * words * kItems * kWordDimensions;
+    uint8_t* block = quantised_.data() + item / kItems * words * kItems * kWordDimensions;
     double square = 0;
     for (int64_t j = 0; j < d; ++j) {
       const float level = std::clamp(std::nearbyint(row[j] / scale), -kLevels, kLevels);
       block[(j / kWordDimensions * kItems + item % kItems) * kWordDimensions + j % kWordDimensions] =
-          static_cast<int8_t>(level);
+          static_cast<uint8_t>(static_cast<int32_t>(level) + kQuantisedOffset);
       const double error = static_cast<double>(row[j]) / static_cast<double>(scale) - static_cast<double>(level);
       square += error * error;
     }
     scales_[static_cast<size_t>(item)] = scale;
     worst_error_ = std::max(worst_error_, static_cast<float>(std::sqrt(square)));
+    worst_length_ = std::max(worst_length_, length / scale);
   }
   num_items_ = total;
 }
@@ -81,25 +83,20 @@ bool ItemTable::quantise_query(const float* query) {
   const float largest = largest_magnitude(query, d), length = norm(query, d);
   if (!std::isfinite(worst_error_) || !std::isfinite(length) || largest < 1e-30f) return false;
   query_scale_ = largest / static_cast<float>(kQuantisedQueryMax);
-  value_sum_ = high_sum_ = 0;
-  double query_error = 0;
+  value_sum_ = 0;
+  double square = 0;
   for (int64_t j = 0; j < d; ++j) {
     const auto value = static_cast<int32_t>(std::nearbyint(query[j] / query_scale_));
-    const int32_t high = (value + 64) >> 7, low = value - 128 * high;
-    values_[static_cast<size_t>(j)] = static_cast<int16_t>(value);
-    int8_t* word = parts_.data() + j / kWordDimensions * 2 * kWordDimensions;
-    word[j % kWordDimensions] = static_cast<int8_t>(high);
-    word[kWordDimensions + j % kWordDimensions] = static_cast<int8_t>(low);
+    values_[static_cast<size_t>(j)] = static_cast<int8_t>(value);
     value_sum_ += value;
-    high_sum_ += high;
-    query_error +=
-        std::fabs(static_cast<double>(query[j]) - static_cast<double>(query_scale_) * static_cast<double>(value));
+    const double error = static_cast<double>(query[j]) - static_cast<double>(query_scale_) * static_cast<double>(value);
+    square += error * error;
   }
-  // |query·item − scale·values·levels| ≤ |query|·|error of the item| + Σ|error of the query|·127, for an item of scale
-  // 1; such an item is no longer than 127·√d.
-  const float item_length = kLevels * std::sqrt(static_cast<float>(d));
-  margin_ = length * worst_error_ + static_cast<float>(query_error) * kLevels +
-            kRounding * static_cast<float>(d + 8) * length * item_length;
+  // With query = scale·values + e and item = levels + f (an item of scale 1), query·item − scale·values·levels is
+  // (query − e)·f + e·item.
+  const auto query_error = static_cast<float>(std::sqrt(square));
+  margin_ = (length + query_error) * worst_error_ + query_error * worst_length_ +
+            kRounding * static_cast<float>(d + 8) * length * worst_length_;
   return true;
 }
 
@@ -108,7 +105,7 @@ int64_t ItemTable::find_candidates(const uint8_t* excluded, int64_t k) {
   const CpuKernels& kernels = cpu_kernels();
   const int64_t words = words_of(hidden_size_), block_bytes = words * kItems * kWordDimensions;
   const int64_t num_blocks = (num_items_ + kItems - 1) / kItems;
-  const QuantisedQuery query{values_.data(), parts_.data(), words, value_sum_, high_sum_, query_scale_, margin_};
+  const QuantisedQuery query{values_.data(), words, value_sum_, query_scale_, margin_};
   const auto is_behind = [&](const Candidate& candidate) { return candidate.upper < best_lower_.front(); };
   candidates_.clear();
   best_lower_.clear();
@@ -117,28 +114,32 @@ int64_t ItemTable::find_candidates(const uint8_t* excluded, int64_t k) {
   for (int64_t first = 0; first < num_blocks; first += kBlocksAtOnce) {
     const int64_t blocks = std::min(kBlocksAtOnce, num_blocks - first);
     const float* scales = scales_.data() + first * kItems;
-    kernels.quantised_bounds(quantised_.data() + first * block_bytes, scales, blocks, query, upper);
     const int64_t count = std::min(blocks * kItems, num_items_ - first * kItems);
-    for (int64_t i = kernels.find_greater(upper, 0, count, threshold); i < count;
-         i = kernels.find_greater(upper, i + 1, count, threshold)) {
-      const int64_t id = first * kItems + i;
-      if (excluded[id] != 0) continue;
-      if (candidates_.size() == kMaxCandidates) {
-        candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(), is_behind), candidates_.end());
-        if (candidates_.size() > kMaxCandidates / 2) return -1;
-      }
-      candidates_.push_back({static_cast<int32_t>(id), upper[i]});
-      const float lower = upper[i] - 2 * scales[i] * margin_;
-      if (static_cast<int64_t>(best_lower_.size()) < k) {
-        best_lower_.push_back(lower);
-        std::push_heap(best_lower_.begin(), best_lower_.end(), std::greater<float>());
-      } else if (lower > best_lower_.front()) {
-        std::pop_heap(best_lower_.begin(), best_lower_.end(), std::greater<float>());
-        best_lower_.back() = lower;
-        std::push_heap(best_lower_.begin(), best_lower_.end(), std::greater<float>());
-      }
-      if (static_cast<int64_t>(best_lower_.size()) == k) {
-        threshold = std::nextafter(best_lower_.front(), -std::numeric_limits<float>::infinity());
+    uint64_t found =
+        kernels.quantised_bounds(quantised_.data() + first * block_bytes, scales, blocks, query, threshold, upper);
+    for (; found != 0; found &= found - 1) {
+      const int64_t begin = __builtin_ctzll(found) * kItems, end = std::min(begin + kItems, count);
+      for (int64_t i = kernels.find_greater(upper, begin, end, threshold); i < end;
+           i = kernels.find_greater(upper, i + 1, end, threshold)) {
+        const int64_t id = first * kItems + i;
+        if (excluded[id] != 0) continue;
+        if (candidates_.size() == kMaxCandidates) {
+          candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(), is_behind), candidates_.end());
+          if (candidates_.size() > kMaxCandidates / 2) return -1;
+        }
+        candidates_.push_back({static_cast<int32_t>(id), upper[i]});
+        const float lower = upper[i] - 2 * scales[i] * margin_;
+        if (static_cast<int64_t>(best_lower_.size()) < k) {
+          best_lower_.push_back(lower);
+          std::push_heap(best_lower_.begin(), best_lower_.end(), std::greater<float>());
+        } else if (lower > best_lower_.front()) {
+          std::pop_heap(best_lower_.begin(), best_lower_.end(), std::greater<float>());
+          best_lower_.back() = lower;
+          std::push_heap(best_lower_.begin(), best_lower_.end(), std::greater<float>());
+        }
+        if (static_cast<int64_t>(best_lower_.size()) == k) {
+          threshold = std::nextafter(best_lower_.front(), -std::numeric_limits<float>::infinity());
+        }
       }
     }
   }
@@ -157,13 +158,12 @@ int64_t ItemTable::top_k(Context& context, const float* query, const uint8_t* ex
     best_lower_.reserve(static_cast<size_t>(k));
     const int64_t count = find_candidates(excluded, k);
     if (count >= 0) {
-      // The same function as for all items, so the same bits. Candidates ascend by id, as top_k() wants ties.
-      for (int64_t i = 0; i < count; ++i) {
-        const float* item = vectors_.data() + int64_t{candidates_[static_cast<size_t>(i)].id} * d;
-        gemm(context, 1, 1, d, {query, d, 1}, {item, 1, d}, nullptr, scores_.data() + i, 1, false);
-      }
+      // The bits of a product with all items. Candidates ascend by id, as top_k() wants ties.
+      candidate_ids_.resize(static_cast<size_t>(count));
+      for (size_t i = 0; i < candidate_ids_.size(); ++i) candidate_ids_[i] = candidates_[i].id;
+      cpu_kernels().gather_dots(d, query, vectors_.data(), candidate_ids_.data(), count, scores_.data());
       const int64_t found = limbeck::top_k(scores_.data(), nullptr, count, k, ids, scores);
-      for (int64_t i = 0; i < found; ++i) ids[i] = candidates_[static_cast<size_t>(ids[i])].id;
+      for (int64_t i = 0; i < found; ++i) ids[i] = candidate_ids_[static_cast<size_t>(ids[i])];
       return found;
     }
   }

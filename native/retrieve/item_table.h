@@ -36,18 +36,19 @@ class ItemTable {
 
   int64_t hidden_size_;
   int64_t num_items_ = 0;
-  std::vector<float> vectors_;     // [num_items, hidden_size]
-  std::vector<int8_t> quantised_;  // cpu/retrieve.h
-  std::vector<float> scales_;      // [num_items rounded up to 16], 0 beyond the last
+  AlignedVector<float> vectors_;      // [num_items, hidden_size]
+  AlignedVector<uint8_t> quantised_;  // cpu/retrieve.h
+  AlignedVector<float> scales_;       // [num_items rounded up to 16], 0 beyond the last
   // Largest norm of an item's rounding error over its scale; infinite once an item is not finite.
   float worst_error_ = 0;
+  float worst_length_ = 0;  // largest norm of an item over its scale
 
   // Of the search in hand.
-  std::vector<int16_t> values_;
-  std::vector<int8_t> parts_;
-  int64_t value_sum_ = 0, high_sum_ = 0;
+  std::vector<int8_t> values_;
+  int32_t value_sum_ = 0;
   float query_scale_ = 0, margin_ = 0;
   std::vector<Candidate> candidates_;
+  std::vector<int32_t> candidate_ids_;
   std::vector<float> best_lower_;  // heap of the k best lower bounds, the least first
   std::vector<float> scores_;      // [num_items] when all are scored
 };

@@ -44,7 +44,8 @@ Recommender::Recommender(Context& context, const Transformer& model)
                 model.parameters().values() + model.parameters().find(parameter.name).offset,
                 static_cast<size_t>(parameter.count) * sizeof(float));
   }
-  model_.pack_weights();
+  Context in_fp32{context.pool, context.scratch};
+  model_.pack_weights(in_fp32);
   const Arena::Scope scope(context.scratch);
   const float* table = model.word_table(context, context.scratch);
   items_.append(table, model.config().vocab_size);

@@ -58,6 +58,7 @@ void TextEncoder::encode(const Batch& batch, float* features) {
   const int64_t S = batch.num_sequences, d = config.hidden_size, columns = num_columns(config, fusion_);
   arena_.reset();
   Context context{pool_, arena_};
+  model_.pack_weights(context);
   const Activations activations = model_.forward(context, arena_, batch, {});
 
   float* centred = arena_.allocate<float>(S * columns);  // [S, columns]
