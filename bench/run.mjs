@@ -9,11 +9,14 @@ import { cpus, tmpdir, totalmem } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { loadBinding } from '../dist/binding.js';
-import { WORKLOADS } from './workloads.mjs';
+import { leastWork, WORKLOADS } from './workloads.mjs';
 
 const root = resolve(import.meta.dirname, '..');
 const bench = import.meta.dirname;
-const TOLERANCE = 2e-3; // of a number that trials must agree on, relative to the largest
+// Of a number that trials must agree on, relative to the largest. Peers round other tensors to bfloat16 than we do.
+const TOLERANCE = { float32: 2e-3, bfloat16: 3e-2 };
+/** Shares of the peak, or of what memory allows, that products must reach: on one thread, and on all. */
+const PRODUCT_BARS = { square: { one: 0.92, all: 0.88 }, other: { one: 0.8, all: 0.8 }, bfloat16: 0.9, avx2: 0.9 };
 
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
@@ -53,11 +56,11 @@ function run(command, args, env = process.env) {
   return JSON.parse(result.stdout.trim().split('\n').at(-1));
 }
 
-function agrees(ours, theirs, task) {
+function agrees(ours, theirs, { task, precision = 'float32' }) {
   if (ours.length !== theirs.length) return false;
   if (task === 'request' || task === 'evaluate') return ours.every((id, i) => id === theirs[i]);
   const largest = Math.max(...ours.map(Math.abs));
-  return ours.every((x, i) => Math.abs(x - theirs[i]) <= TOLERANCE * largest);
+  return ours.every((x, i) => Math.abs(x - theirs[i]) <= TOLERANCE[precision] * largest);
 }
 
 /** Medians over the rounds, and the spread of the value. */
@@ -73,8 +76,27 @@ function summarise(trials) {
   };
 }
 
-function judge(bar, rowTrials) {
-  const [ours, theirs] = [rowTrials.limbeck, rowTrials[bar.peer]];
+/** The value of a workload, in its unit, that this machine cannot beat: by its arithmetic or by its memory. */
+function floorOf(workload) {
+  const { flops, bytes, units, isRequest } = leastWork(workload);
+  const rate = rates[workload.precision ?? 'float32'];
+  const seconds = Math.max(
+    flops / ((isRequest ? rate.gflops1 : rate.gflopsAll) * 1e9),
+    bytes / ((isRequest ? rates.readGBps1 : rates.copyGBps) * 1e9),
+  );
+  return isRequest ? seconds * 1000 : units / seconds;
+}
+
+/** Our value on 1 … n threads. */
+function scalingOf([name, directory]) {
+  return Array.from({ length: threads }, (_, i) => {
+    return run(process.execPath, [join(bench, 'trial.mjs'), name, directory, String(i + 1)]).value;
+  });
+}
+
+function judge(bar, rowTrials, floor) {
+  const ours = rowTrials.limbeck;
+  const theirs = bar.peer === 'floor' ? ours?.map(() => ({ value: floor })) : rowTrials[bar.peer];
   if (ours === undefined || theirs === undefined) return undefined;
   const pick = (trial) => (bar.memory ? trial.peakBytes : bar.p99 ? trial.p99 : trial.value);
   // Pair by pair, so that a change of the machine between rounds cancels.
@@ -111,43 +133,91 @@ function measureWorkload(name, torch) {
       });
       peers.onnxruntime = () => run(process.execPath, [join(bench, 'peers/onnx_trial.mjs'), ...args]);
     }
+    for (const backend of workload.tfjs ?? []) {
+      const script = join(bench, 'peers/tfjs_trial.mjs');
+      peers[`tfjs-${backend}`] = () => run(process.execPath, [script, ...args, backend]);
+    }
     const trials = Object.fromEntries(Object.keys(peers).map((peer) => [peer, []]));
     for (let round = 0; round < rounds; round++) {
-      for (const [peer, trial] of Object.entries(peers)) trials[peer].push(trial());
+      for (const [peer, trial] of Object.entries(peers)) {
+        if (round === 0 || !peer.startsWith('tfjs')) trials[peer].push(trial());
+      }
     }
     for (const [peer, [first]] of Object.entries(trials)) {
-      if (agrees(trials.limbeck[0].check, first.check, workload.task)) continue;
+      if (agrees(trials.limbeck[0].check, first.check, workload)) continue;
       missing[peer] = `its numbers differ from ours: ${first.check} and ${trials.limbeck[0].check}`;
       delete trials[peer];
     }
-    const bars = workload.bars.map((bar) => judge(bar, trials)).filter((bar) => bar !== undefined);
+    const floor = floorOf(workload);
+    const bars = workload.bars.map((bar) => judge(bar, trials, floor)).filter((bar) => bar !== undefined);
     const results = Object.fromEntries(Object.entries(trials).map(([peer, list]) => [peer, summarise(list)]));
-    return { name, title: workload.title, unit: workload.unit, results, bars, missing };
+    const scaling = workload.task === 'request' || workload.task === 'interpolate' ? undefined : scalingOf(args);
+    return { name, title: workload.title, unit: workload.unit, floor, scaling, results, bars, missing };
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
 }
 
-/** GFLOP/s of matrix products, one thread and all, beside the FMA peak of the same run. */
-function benchProducts() {
+function buildNativeBench() {
   const build = join(root, 'build/bench');
   const quiet = { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] };
   execFileSync('cmake', ['-S', 'native', '-B', build, '-DCMAKE_BUILD_TYPE=Release'], quiet);
   execFileSync('cmake', ['--build', build, '--target', 'bench_gemm', '--parallel', String(threads)], quiet);
-  return JSON.parse(execFileSync(join(build, 'bench_gemm'), { encoding: 'utf8', cwd: root }));
+  return join(build, 'bench_gemm');
+}
+
+/** GFLOP/s of matrix products, one thread and all, beside the peak of the same run; with their bars. */
+function benchProducts(program, isa) {
+  const env = { ...process.env, LIMBECK_FORCE_ISA: isa };
+  const { shapes } = JSON.parse(execFileSync(program, { encoding: 'utf8', cwd: root, env }));
+  return shapes.map((shape) => {
+    const { kind, m, n, k, share1, shareAll, gflops1, gflopsAll } = shape;
+    const flops = 2e-9 * m * n * k;
+    const gigabytes = 4e-9 * (m * k + k * n + m * n);
+    // What memory allows, as a share of the peak.
+    const allowed = Math.min(1, flops / ((gflopsAll / shareAll) * (gigabytes / rates.copyGBps)));
+    const ofFloor = { one: Math.min(share1, 1), all: Math.min(shareAll / allowed, 1) };
+    const isSquare = m === n && n === k && m >= 1024;
+    if (!isSquare && isa === 'avx2') return { ...shape, isa, ofFloor, bars: [] };
+    const bar =
+      isa === 'avx2'
+        ? { one: PRODUCT_BARS.avx2 }
+        : isSquare && kind === 'bfloat16'
+          ? { one: PRODUCT_BARS.bfloat16 }
+          : isSquare
+            ? PRODUCT_BARS.square
+            : PRODUCT_BARS.other;
+    const bars = Object.entries(bar).map(([on, atLeast]) => ({ on, atLeast, passed: ofFloor[on] >= atLeast - 0.005 }));
+    return { ...shape, isa, gflops1, ofFloor, bars };
+  });
+}
+
+function printProduct({ isa, kind, m, n, k, layout, gflops1, gflopsAll, share1, shareAll, ofFloor, bars }) {
+  const percent = (share) => `${(100 * share).toFixed(0)} %`;
+  const missed = bars.filter(({ passed }) => !passed).map(({ on, atLeast }) => `${on} ≥ ${percent(atLeast)}`);
+  console.log(
+    `${isa} ${kind} ${m} × ${n} × ${k} ${layout}: ${gflops1} and ${gflopsAll} GFLOP/s on one thread and all, ` +
+      `${percent(share1)} and ${percent(shareAll)} of the peak, ${percent(ofFloor.all)} of the floor` +
+      (missed.length === 0 ? '' : `; MISSED ${missed.join(', ')}`),
+  );
 }
 
 function format(value) {
   return value >= 100 ? value.toFixed(0) : value.toPrecision(3);
 }
 
-function printRow({ title, unit, results, bars, missing, skipped }) {
+function printRow({ title, unit, floor, scaling, results, bars, missing, skipped }) {
   console.log(`\n${title}`);
   if (skipped !== undefined) return console.log(`  not run: ${skipped}`);
   for (const [peer, { value, min, max, p99, peakBytes }] of Object.entries(results)) {
     const tail = p99 === undefined ? '' : `, p99 ${format(p99)}`;
     const spread = `(${format(min)} to ${format(max)}${tail})`;
     console.log(`  ${peer.padEnd(12)} ${format(value)} ${unit} ${spread}, ${(peakBytes / 2 ** 20).toFixed(0)} MiB`);
+  }
+  const share = unit === 'ms' ? floor / results.limbeck.value : results.limbeck.value / floor;
+  console.log(`  ${'floor'.padEnd(12)} ${format(floor)} ${unit}: we reach ${(100 * share).toFixed(0)} % of it`);
+  if (scaling !== undefined) {
+    console.log(`  ${'1 … n threads'.padEnd(12)} ${scaling.map((value) => format(value)).join(', ')} ${unit}`);
   }
   for (const [peer, reason] of Object.entries(missing)) console.log(`  ${peer.padEnd(12)} not compared: ${reason}`);
   for (const { peer, ratio, atLeast, atMost, memory, p99, passed } of bars) {
@@ -162,12 +232,11 @@ const names = Object.keys(WORKLOADS).filter((name) => name.includes(filter));
 const torch = findTorch();
 console.log(`${cpus()[0]?.model.trim()}, ${cpu.isa}, ${threads} threads; PyTorch: ${torch.version ?? torch.reason}`);
 if (names.length > 0) installPeers();
-const products = 'products'.includes(filter) ? benchProducts() : undefined;
-for (const { m, n, k, layout, gflops1, share1, shareAll, bfloat16Gflops1 } of products?.shapes ?? []) {
-  const shares = `${(100 * share1).toFixed(0)} % of the FMA peak on one thread, ${(100 * shareAll).toFixed(0)} % on all`;
-  const bfloat16 = bfloat16Gflops1 === undefined ? '' : `; bfloat16 ${bfloat16Gflops1} GFLOP/s`;
-  console.log(`product ${m} × ${n} × ${k} ${layout}: ${gflops1} GFLOP/s, ${shares}${bfloat16}`);
-}
+const nativeBench = buildNativeBench();
+const rates = JSON.parse(execFileSync(nativeBench, ['--rates'], { encoding: 'utf8', cwd: root }));
+const isas = cpu.isa.startsWith('avx512') ? [cpu.isa, 'avx2'] : [cpu.isa];
+const products = 'products'.includes(filter) ? isas.flatMap((isa) => benchProducts(nativeBench, isa)) : [];
+products.forEach(printProduct);
 const rows = [];
 for (const name of names) {
   const row = measureWorkload(name, torch);
@@ -184,6 +253,7 @@ if (options.json) {
     node: process.version,
     torch: torch.version ?? null,
     cpu: { model: cpus()[0]?.model.trim(), memoryBytes: totalmem(), ...cpu },
+    rates,
     products,
     rows,
   };
@@ -192,6 +262,6 @@ if (options.json) {
   writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`);
   console.log(`\n${file}`);
 }
-const missed = rows.flatMap(({ bars = [] }) => bars).filter(({ passed }) => !passed).length;
+const missed = [...products, ...rows].flatMap(({ bars = [] }) => bars).filter(({ passed }) => !passed).length;
 if (missed > 0) console.log(`\n${missed} bars missed`);
 if (options.check && missed > 0) process.exitCode = 1;

@@ -66,10 +66,6 @@ LIMBECK_PEAK_LOOP(bfloat16_loop, Vec, kWideAccumulators,
                   reinterpret_cast<Vec>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
                                                          reinterpret_cast<__m512bh>(scale),
                                                          reinterpret_cast<__m512bh>(shift))))
-LIMBECK_PEAK_LOOP(int8_loop, Vec, kWideAccumulators,
-                  reinterpret_cast<Vec>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum),
-                                                            reinterpret_cast<__m512i>(scale),
-                                                            reinterpret_cast<__m512i>(shift))))
 }  // namespace avx512
 #pragma GCC pop_options
 #endif
@@ -210,12 +206,63 @@ struct Product {
   AlignedFloats a, b, c;
 };
 
+constexpr int64_t kRateFloats = int64_t{1} << 26;  // 256 MB: more than any cache holds
+
+/// GB/s of a copy, what is read and what is written counted, on all threads.
+double measure_copy(ThreadPool& pool, const float* from, float* to) {
+  constexpr int64_t kPiece = int64_t{1} << 18;
+  return measure(8.0 * kRateFloats, [&] {
+    pool.parallel_for(kRateFloats / kPiece, [&](int64_t piece, int) {
+      std::memcpy(to + piece * kPiece, from + piece * kPiece, kPiece * sizeof(float));
+    });
+  });
+}
+
+/// GB/s of reading on one thread.
+double measure_read(const float* from) {
+  volatile int64_t sink = 0;
+  return measure(4.0 * kRateFloats, [&] {
+    typedef int64_t Vec __attribute__((vector_size(64)));
+    const auto* lines = reinterpret_cast<const Vec*>(from);
+    Vec sums[4] = {};
+    for (int64_t line = 0; line < kRateFloats / 16; line += 4) {
+      for (int i = 0; i < 4; ++i) {
+        __builtin_prefetch(lines + line + i + 64);
+        sums[i] += lines[line + i];
+      }
+    }
+    sink = sink + (sums[0] + sums[1] + sums[2] + sums[3])[0];
+  });
+}
+
+/// What the floors of other benches are made of: one JSON object.
+int print_rates(ThreadPool& one, ThreadPool& all) {
+  const AlignedFloats from = normals(kRateFloats, 1), to = allocate_floats(kRateFloats);
+  std::vector<double> copies, reads;
+  for (int repeat = 0; repeat < kRepeats; ++repeat) {
+    copies.push_back(measure_copy(all, from.get(), to.get()));
+    reads.push_back(measure_read(from.get()));
+  }
+  std::printf("{\"copyGBps\":%.1f,\"readGBps1\":%.1f", median(copies), median(reads));
+  for (const Kind& kind : kinds_of(cpu_kernels().isa)) {
+    std::vector<double> peaks1, peaks_all;
+    for (int repeat = 0; repeat < kRepeats; ++repeat) {
+      peaks1.push_back(measure_peak(kind, one));
+      peaks_all.push_back(measure_peak(kind, all));
+    }
+    std::printf(",\"%s\":{\"gflops1\":%.1f,\"gflopsAll\":%.1f}", kind.name, median(peaks1), median(peaks_all));
+  }
+  std::printf("}\n");
+  return 0;
+}
+
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   const char* isa = cpu_kernels().isa;
   ThreadPool one(1), all(0);
   Arena arena;
+  if (argc > 1 && std::strcmp(argv[1], "--rates") == 0) return print_rates(one, all);
   for (const Shape& shape : {Shape{192, 64, 2048, "tn"}, Shape{200, 150, 64, "nt"}, Shape{150, 100, 300, "nn"}}) {
     if (Product(shape).is_right(all, arena)) continue;
     std::fprintf(stderr, "The product %lld x %lld x %lld (%s) differs from the reference.\n",
