@@ -1,8 +1,5 @@
-/** Where feedback is kept: a log in a directory, or a Redis stream that several servers share. */
-import { LimbeckError } from '../errors.js';
+/** What a store of feedback promises, wherever it keeps the events. */
 import type { FeedbackEvent, StoredEvent } from './event.js';
-import { type EventLogOptions, openEventLog } from './event-log.js';
-import { openRedisEvents, type RedisEventOptions } from './event-redis.js';
 
 export interface EventStore {
   /** Offset of the oldest event that is still there; equals `nextOffset` when there is none. */
@@ -55,18 +52,4 @@ export interface RetentionOptions {
   /** Of the log's files; Redis has no such limit. */
   readonly maxBytes?: number;
   readonly maxEvents?: number;
-}
-
-export type EventStoreOptions = EventLogOptions | RedisEventOptions;
-
-/**
- * Opens a store, and makes it where there is none.
- *
- * @throws LimbeckError ERR_LOCKED (another process, or another store of this one, has it open), ERR_CORRUPT_LOG,
- * ERR_NO_SPACE, ERR_IO, ERR_INVALID_ARGUMENT, ERR_MISSING_DEPENDENCY (Redis without the package @redis/client)
- */
-export async function openEventStore(options: EventStoreOptions): Promise<EventStore> {
-  if ('redis' in options) return openRedisEvents(options);
-  if ('path' in options) return openEventLog(options);
-  throw new LimbeckError('ERR_INVALID_ARGUMENT', 'Expected options to have a path or redis, got neither.');
 }
