@@ -7,6 +7,7 @@
 #include "cpu/kernels.h"
 #include "napi/convert.h"
 #include "napi/engine.h"
+#include "napi/file_lock.h"
 #include "napi/recommender.h"
 #include "napi/text_encoder.h"
 #include "napi/trainer.h"
@@ -53,6 +54,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("createEngine", Napi::Function::New(env, create_engine, "createEngine"));
   exports.Set("cpuInfo", Napi::Function::New(env, cpu_info, "cpuInfo"));
   exports.Set("crc32c", Napi::Function::New(env, crc32c, "crc32c"));
+  exports.Set("tryLockFile", Napi::Function::New(env, try_lock_file, "tryLockFile"));
   return exports;
 }
 

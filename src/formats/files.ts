@@ -101,15 +101,19 @@ export async function readJsonFile(path: string): Promise<JsonValue> {
  * Replaces a file as a whole: after a crash or a failure at any moment, the path holds either the earlier content or the
  * new one. Pieces of `data` are written one after the other.
  *
- * @throws LimbeckError ERR_NO_SPACE (disk or quota full), ERR_IO; the earlier file is then untouched
+ * @throws LimbeckError ERR_NO_SPACE (disk or quota full), ERR_IO, and whatever `data` throws; the earlier file is then
+ * untouched
  */
-export async function writeFileAtomic(path: string, data: string | Uint8Array | readonly Uint8Array[]): Promise<void> {
+export async function writeFileAtomic(
+  path: string,
+  data: string | Uint8Array | readonly Uint8Array[] | AsyncIterable<Uint8Array>,
+): Promise<void> {
   const pieces = typeof data === 'string' ? [Buffer.from(data)] : data instanceof Uint8Array ? [data] : data;
   const temporaryPath = temporarySibling(path);
   try {
     const file = await fs.open(temporaryPath, 'wx');
     try {
-      for (const piece of pieces) await writeFully(file, piece);
+      for await (const piece of pieces) await writeFully(file, piece);
       await file.sync();
     } finally {
       await file.close();
@@ -186,8 +190,8 @@ async function writeFully(file: FileHandle, bytes: Uint8Array): Promise<void> {
   }
 }
 
-/** Makes a rename durable. Windows cannot open a directory, and does not need it. */
-async function syncDirectory(path: string): Promise<void> {
+/** Makes new, renamed and removed names durable. Windows cannot open a directory, and does not need it. */
+export async function syncDirectory(path: string): Promise<void> {
   if (process.platform === 'win32') return;
   const directory = await fs.open(path, constants.O_RDONLY);
   try {
@@ -225,11 +229,14 @@ function readError(error: unknown, path: string): LimbeckError {
   return new LimbeckError('ERR_IO', `Cannot read '${path}': ${(error as Error).message}`, { cause: error });
 }
 
-/** Errors of the caller's own callback keep their meaning; only the system's errors are translated. */
-function writeError(error: unknown, path: string): unknown {
+/**
+ * What a failed write is reported as: ERR_NO_SPACE (disk, quota or the largest file allowed) or ERR_IO. Errors of the
+ * caller's own callback keep their meaning; only the system's errors are translated.
+ */
+export function writeError(error: unknown, path: string): unknown {
   const { code, message, syscall } = error as NodeJS.ErrnoException;
   if (error instanceof LimbeckError || syscall === undefined) return error;
-  if (code === 'ENOSPC' || code === 'EDQUOT') {
+  if (code === 'ENOSPC' || code === 'EDQUOT' || code === 'EFBIG') {
     return new LimbeckError('ERR_NO_SPACE', `No space left to write '${path}'; earlier files are untouched`, {
       cause: error,
     });

@@ -108,7 +108,7 @@ async function rejectionOf(promise: Promise<unknown>): Promise<{ name: string; c
 
 describe('the addon', () => {
   it('exports what NativeBinding declares', () => {
-    expect(Object.keys(binding).sort()).toEqual(['cpuInfo', 'crc32c', 'createEngine']);
+    expect(Object.keys(binding).sort()).toEqual(['cpuInfo', 'crc32c', 'createEngine', 'tryLockFile']);
   });
 
   it('computes the check value of CRC-32C', () => {
