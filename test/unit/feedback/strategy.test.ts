@@ -141,6 +141,16 @@ describe('a selector', () => {
     expect(strategies.map(({ name }) => name)).toContain(selector.choose(SHORT, START + 3000 * DAY).name);
   });
 
+  test('knows nothing any more after a long silence', () => {
+    const selector = new StrategySelector({ strategies, halfLifeMs: DAY });
+    for (let i = 0; i < 500; i++) selector.reward('a', SHORT, 1, START);
+    for (const name of ['b', 'c', 'd']) for (let i = 0; i < 500; i++) selector.reward(name, SHORT, 0, START);
+    const shareOfA = (now: number) =>
+      Array.from({ length: 400 }, () => selector.choose(SHORT, now)).filter(({ name }) => name === 'a').length / 400;
+    expect(shareOfA(START)).toBe(1);
+    expect(shareOfA(START + 30 * DAY)).toBeLessThan(0.4);
+  });
+
   test('keeps no more segments than it has room for', () => {
     const selector = new StrategySelector({ strategies, maxSegments: 3 });
     for (let i = 0; i < 1000; i++) selector.reward('a', { historyLength: 0, segment: `s${i}` }, 1, START);
