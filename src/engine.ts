@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { loadBinding, type NativeEngine } from './binding.js';
 import { type DistillResult, distill } from './engine/distill.js';
 import { loadEvaluation } from './engine/evaluation-file.js';
+import { ModelRegistry, type ModelRegistryOptions } from './engine/model-registry.js';
 import type { DistillOptions } from './engine/options.js';
 import { modelResult, popularityResult, studentLatency } from './engine/results.js';
 import { LimbeckError } from './errors.js';
@@ -168,6 +169,11 @@ export class Engine {
   /** Step 7: opens a student directory. @see loadStudent */
   loadStudent(directory: string): Promise<Student> {
     return loadStudent(this.#native, directory);
+  }
+
+  /** Versions of a student under one directory: add, load, promote, roll back. @see ModelRegistry.open */
+  openModelRegistry(directory: string, options: ModelRegistryOptions = {}): Promise<ModelRegistry> {
+    return ModelRegistry.open(this.#native, directory, options);
   }
 
   /**

@@ -1,12 +1,27 @@
 /** The public names. */
 export type { TransformerConfig } from './binding.js';
 export type { DistillResult } from './engine/distill.js';
+export type { ModelMetadata } from './engine/model-manifest.js';
+export type { ModelRegistry, ModelRegistryOptions, ModelVersion } from './engine/model-registry.js';
 export type { DistillOptions } from './engine/options.js';
 export { createEngine, Engine, type EngineOptions } from './engine.js';
 export { LimbeckError, type LimbeckErrorCode } from './errors.js';
 export { type EvaluationSet, evaluationSet } from './evaluate/recommendation.js';
 export { renderReport } from './evaluate/report.js';
 export type { DistillationReport, ResultRow } from './evaluate/report-types.js';
+export type { EventType, FeedbackEvent } from './feedback/event.js';
+export { freshness, Popularity, type PopularityOptions, type PopularityState } from './feedback/popularity.js';
+export type { Rewards } from './feedback/rewards.js';
+export {
+  DEFAULT_STRATEGIES,
+  type Strategy,
+  type StrategyContext,
+  StrategySelector,
+  type StrategySelectorOptions,
+  type StrategyState,
+  type StrategySummary,
+} from './feedback/strategy.js';
+export { StrategyTrials, type StrategyTrialsOptions } from './feedback/strategy-trials.js';
 export type { ExtractOptions } from './knowledge/extract.js';
 export { type FusionOptions, fuseLayers, type TextEncoderSpec } from './knowledge/fuse.js';
 export { Knowledge } from './knowledge/knowledge.js';
