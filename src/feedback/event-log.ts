@@ -1,15 +1,14 @@
 /** The event store in a directory: one process, segments of checksummed records, many appends to one fdatasync. */
-import fs, { type FileHandle } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
-import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { FileHandle } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
-import { loadBinding } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { makeDirectory, syncDirectory, writeError } from '../formats/files.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { checkEvents, type FeedbackEvent, parseStoredEvent, type StoredEvent } from './event.js';
 import { RecentIds } from './event-ids.js';
-import { PendingAppend, PendingAppends } from './event-pending.js';
+import { lockDirectory } from './event-lock.js';
+import { GroupCommit, PendingAppend } from './event-pending.js';
 import { retainSegments } from './event-retention.js';
 import { encodeCommit } from './event-segment.js';
 import {
@@ -81,25 +80,6 @@ export async function openEventLog(options: EventLogOptions): Promise<EventLog> 
   }
 }
 
-/** @throws LimbeckError ERR_LOCKED, ERR_IO. The lock ends with its file, and so with its process. */
-async function lockDirectory(directory: string): Promise<FileHandle> {
-  const path = join(directory, 'lock');
-  const file = await fs.open(path, 'a').catch((error: unknown) => {
-    throw writeError(error, path);
-  });
-  try {
-    if (loadBinding().tryLockFile(file.fd)) return file;
-    throw new LimbeckError(
-      'ERR_LOCKED',
-      `The event store '${directory}' is open already, in another process or in this one. One process may open it: ` +
-        'close the other, choose another directory, or use Redis to share events.',
-    );
-  } catch (error) {
-    await file.close();
-    throw error;
-  }
-}
-
 interface Follower {
   readonly onEvent: (stored: StoredEvent) => void;
   readonly onError: (error: unknown) => void;
@@ -113,7 +93,7 @@ export class EventLog implements EventStore {
   readonly #lock: FileHandle;
   readonly #segments: Segment[];
   readonly #ids: RecentIds;
-  readonly #pending: PendingAppends;
+  readonly #commits: GroupCommit;
   readonly #followers = new Set<Follower>();
   /** Of the last segment. */
   #file: FileHandle;
@@ -122,7 +102,6 @@ export class EventLog implements EventStore {
   #mustRotate = false;
   #failure: unknown;
   #closed = false;
-  #committing: Promise<void> | undefined;
 
   /** Use {@link openEventLog}. */
   constructor(
@@ -140,7 +119,11 @@ export class EventLog implements EventStore {
     this.#next = nextSequence;
     this.truncatedBytes = truncatedBytes;
     this.#ids = new RecentIds(settings.idWindow);
-    this.#pending = new PendingAppends(settings.maxPendingBytes);
+    this.#commits = new GroupCommit(
+      settings.maxPendingBytes,
+      (appends) => this.#commit(appends),
+      (error) => this.#afterFailure(error),
+    );
   }
 
   get firstOffset(): bigint {
@@ -165,17 +148,16 @@ export class EventLog implements EventStore {
     // A duplicate of an event that waits is acknowledged only when that one is durable.
     const awaited = new Set<PendingAppend>();
     for (const event of checked) {
-      const waiting = event.id === undefined ? undefined : this.#pending.find(event.id);
+      const waiting = event.id === undefined ? undefined : this.#commits.find(event.id);
       if (waiting !== undefined) awaited.add(waiting);
       else if (event.id === undefined || !(own.has(event.id) || this.#ids.has(event.id))) own.add(event);
     }
     if (own.events.length > 0) {
-      this.#pending.push(own);
+      this.#commits.push(own);
       awaited.add(own);
-      this.#committing ??= this.#commitAll();
     }
     await Promise.all([...awaited].map(({ done }) => done));
-    return { accepted: own.events.length, duplicates: checked.length - own.events.length };
+    return { accepted: own.accepted, duplicates: checked.length - own.accepted };
   }
 
   async *read(fromOffset = 0n): AsyncGenerator<StoredEvent> {
@@ -218,7 +200,7 @@ export class EventLog implements EventStore {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    await this.#committing;
+    await this.#commits.idle();
     this.#followers.clear();
     await this.#file.close();
     await this.#lock.close();
@@ -262,20 +244,6 @@ export class EventLog implements EventStore {
     }
   }
 
-  /** Appends that come while one commit is on its way to the disk share the next one. */
-  async #commitAll(): Promise<void> {
-    await nextTurn(); // appends of the requests that this turn of the event loop brought share the first one
-    for (let appends = this.#pending.next(); appends.length > 0; appends = this.#pending.next()) {
-      try {
-        await this.#commit(appends);
-      } catch (error) {
-        const reason = await this.#afterFailure(error);
-        this.#pending.rejectAll(reason);
-      }
-    }
-    this.#committing = undefined;
-  }
-
   async #commit(appends: readonly PendingAppend[]): Promise<void> {
     if (this.#mustRotate) await this.#rotate();
     const segment = this.#segments.at(-1) as Segment;
@@ -291,7 +259,7 @@ export class EventLog implements EventStore {
     for (const { event } of stored) this.#ids.add(event.id);
     this.#mustRotate = segment.sizeBytes >= this.#settings.segmentBytes;
     for (const follower of this.#followers) deliver(follower, stored);
-    this.#pending.resolve(appends);
+    for (const append of appends) append.accepted = append.events.length;
   }
 
   async #rotate(): Promise<void> {

@@ -1,4 +1,5 @@
-/** Appends that wait for a commit, or are in one. */
+/** Group commit: appends that come while one commit is on its way share the next one. */
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { LimbeckError } from '../errors.js';
 import type { StoredEvent } from './event.js';
 
@@ -16,6 +17,8 @@ export class PendingAppend {
   readonly events: PendingEvent[] = [];
   readonly done: Promise<void>;
   jsonBytes = 0;
+  /** How many of the events were new; known when `done` resolves. */
+  accepted = 0;
   resolve!: () => void;
   reject!: (reason: unknown) => void;
   readonly #ids = new Set<string>();
@@ -39,18 +42,31 @@ export class PendingAppend {
   }
 }
 
-/** Those of one store, first come, first served; bounded in bytes. */
-export class PendingAppends {
+/** First come, first served; bounded in bytes. */
+export class GroupCommit {
   readonly #maxBytes: number;
+  readonly #commit: (appends: readonly PendingAppend[]) => Promise<void>;
+  readonly #explain: (error: unknown) => Promise<unknown>;
   readonly #byId = new Map<string, PendingAppend>();
   #waiting: PendingAppend[] = [];
-  #committing: readonly PendingAppend[] = [];
   #bytes = 0;
+  #running: Promise<void> | undefined;
 
-  constructor(maxBytes: number) {
+  /**
+   * @param commit Makes the events of some appends durable, all or none, and counts those that were `accepted`.
+   * @param explain After a failed commit: what every append that waits is rejected with.
+   */
+  constructor(
+    maxBytes: number,
+    commit: (appends: readonly PendingAppend[]) => Promise<void>,
+    explain: (error: unknown) => Promise<unknown>,
+  ) {
     this.#maxBytes = maxBytes;
+    this.#commit = commit;
+    this.#explain = explain;
   }
 
+  /** The append that waits with an event of this id. */
   find(id: string): PendingAppend | undefined {
     return this.#byId.get(id);
   }
@@ -66,37 +82,43 @@ export class PendingAppends {
     }
     this.#waiting.push(append);
     this.#count(append, 1);
+    this.#running ??= this.#run();
   }
 
-  /** Takes those that one commit will hold; empty when none waits. */
-  next(): readonly PendingAppend[] {
+  /** Resolves when nothing waits. */
+  async idle(): Promise<void> {
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    await nextTurn(); // appends of the requests that this turn of the event loop brought share the first commit
+    while (this.#waiting.length > 0) {
+      const appends = this.#next();
+      try {
+        await this.#commit(appends);
+        this.#settle(appends, (append) => append.resolve());
+      } catch (error) {
+        const reason = await this.#explain(error);
+        this.#settle([...appends, ...this.#waiting.splice(0)], (append) => append.reject(reason));
+      }
+    }
+    this.#running = undefined;
+  }
+
+  /** Takes those that one commit will hold. */
+  #next(): PendingAppend[] {
     let bytes = 0;
-    let count = 0;
-    for (const append of this.#waiting) {
-      if (count > 0 && bytes + append.jsonBytes > MAX_COMMIT_BYTES) break;
+    const end = this.#waiting.findIndex((append, i) => {
       bytes += append.jsonBytes;
-      count++;
-    }
-    this.#committing = this.#waiting.splice(0, count);
-    return this.#committing;
+      return i > 0 && bytes > MAX_COMMIT_BYTES;
+    });
+    return this.#waiting.splice(0, end < 0 ? this.#waiting.length : end);
   }
 
-  resolve(appends: readonly PendingAppend[]): void {
+  #settle(appends: readonly PendingAppend[], settle: (append: PendingAppend) => void): void {
     for (const append of appends) {
       this.#count(append, -1);
-      append.resolve();
-    }
-    this.#committing = [];
-  }
-
-  /** Those in the commit, and those that wait. */
-  rejectAll(reason: unknown): void {
-    const appends = [...this.#committing, ...this.#waiting];
-    this.#committing = [];
-    this.#waiting = [];
-    for (const append of appends) {
-      this.#count(append, -1);
-      append.reject(reason);
+      settle(append);
     }
   }
 
