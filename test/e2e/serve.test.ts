@@ -103,7 +103,7 @@ async function exchange(port: number, pieces: readonly string[], everyMs = 0) {
 
 describe('the end', () => {
   test('loses no accepted request, and exits with 0', async () => {
-    const service = await serve(FIXTURE_STUDENT, '--drain-delay', '300');
+    const service = await serve(FIXTURE_STUDENT, '--drain-delay', '2000');
     const { statuses, stop } = load(service, 8);
     await sleep(300);
     const exit = service.stop();
