@@ -18,7 +18,9 @@ export class RedisServer {
   #process: ChildProcess | undefined;
   port = 0;
 
-  constructor(args: readonly string[] = ['--appendonly', 'yes', '--appendfsync', 'always', '--repl-diskless-sync-delay', '0']) {
+  constructor(
+    args: readonly string[] = ['--appendonly', 'yes', '--appendfsync', 'always', '--repl-diskless-sync-delay', '0'],
+  ) {
     this.#args = args;
   }
 
