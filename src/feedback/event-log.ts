@@ -28,7 +28,7 @@ export interface EventLogOptions {
   readonly path: string;
   /** A new file is begun when the last one is this long. @defaultValue 64 MiB */
   readonly segmentBytes?: number | undefined;
-  /** Ids of at least this many of the latest events are remembered, about 80 bytes each. @defaultValue 524288 */
+  /** Ids of this many of the latest events, up to twice as many, are remembered. @defaultValue 262144 */
   readonly idWindow?: number | undefined;
   /** Most bytes of JSON that may wait for the disk; above, appends reject with ERR_OVERLOADED. @defaultValue 64 MiB */
   readonly maxPendingBytes?: number | undefined;
@@ -45,7 +45,7 @@ const optionsSchema = z.strictObject({
     .int()
     .min(1)
     .max(2 ** 24)
-    .default(2 ** 19),
+    .default(2 ** 18),
   maxPendingBytes: z
     .int()
     .min(1)
