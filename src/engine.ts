@@ -19,8 +19,9 @@ import type { Dataset } from './prepare/dataset.js';
 import type { PrepareOptions } from './prepare/options.js';
 import { parseOptions } from './prepare/parse-options.js';
 import { prepareDataset } from './prepare/prepare.js';
+import type { CatalogueItem } from './recommend/item-index.js';
 import { loadStudent } from './recommend/load-student.js';
-import { type CatalogueItem, Student } from './recommend/student.js';
+import { Student, type StudentDetails } from './recommend/student.js';
 import { type FineTuneContext, fineTuneSequenceModel, type SequenceTrainingData } from './student/fine-tune.js';
 import { distillLanguageModel, type LanguageStudentOptions } from './student/language-student.js';
 import type { FineTuneOptions, SequenceArchitecture } from './student/options.js';
@@ -164,8 +165,8 @@ export class Engine {
   }
 
   /** Step 7: a trained sequence model ready to serve; the student owns the model from now on. */
-  createStudent(model: SequenceModel, items: readonly CatalogueItem[]): Student {
-    return new Student(this.#native, model, items);
+  createStudent(model: SequenceModel, items: readonly CatalogueItem[], details: StudentDetails = {}): Student {
+    return new Student(this.#native, model, items, undefined, details);
   }
 
   /** Step 7: opens a student directory. @see loadStudent */

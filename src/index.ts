@@ -45,7 +45,19 @@ export {
 export type { PrepareOptions } from './prepare/options.js';
 export { prepareDataset } from './prepare/prepare.js';
 export { historySentences, itemSentence } from './prepare/verbalize.js';
-export { type CatalogueItem, type Recommendation, type RecommendRequest, Student } from './recommend/student.js';
+export type { Interest, RankedItem, Recommendation, RecommendedItem } from './recommend/answers.js';
+export type { BatchRecommendation, BatchRequest } from './recommend/batch.js';
+export type { InterestReason, Reason } from './recommend/explain.js';
+export type { CatalogueItem } from './recommend/item-index.js';
+export type {
+  CategoryFilter,
+  History,
+  RankingOptions,
+  RecommendRequest,
+  SearchOptions,
+  SelectionOptions,
+} from './recommend/request.js';
+export { Student, type StudentDetails, type StudentHandle } from './recommend/student.js';
 export { initialiseStudent, uniformLayerMap } from './student/initialise.js';
 export type { LanguageStudentOptions } from './student/language-student.js';
 export type { FineTuneOptions, Schedule, SequenceArchitecture } from './student/options.js';

@@ -43,6 +43,14 @@ Napi::Value crc32c(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value open_recommender(const Napi::CallbackInfo& info) {
+  return with_js_errors(info.Env(), [&] { return RecommenderObject::open(info.Env(), info[0]); });
+}
+
+Napi::Value open_text_encoder(const Napi::CallbackInfo& info) {
+  return with_js_errors(info.Env(), [&] { return TextEncoderObject::open(info.Env(), info[0]); });
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new AddonData());
   Engine::define(env);
@@ -52,6 +60,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   TextEncoderObject::define(env);
   exports.Set("createEngine", Napi::Function::New(env, create_engine, "createEngine"));
   exports.Set("cpuInfo", Napi::Function::New(env, cpu_info, "cpuInfo"));
+  exports.Set("openRecommender", Napi::Function::New(env, open_recommender, "openRecommender"));
+  exports.Set("openTextEncoder", Napi::Function::New(env, open_text_encoder, "openTextEncoder"));
   exports.Set("crc32c", Napi::Function::New(env, crc32c, "crc32c"));
   return exports;
 }
