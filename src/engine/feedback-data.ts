@@ -36,6 +36,8 @@ export interface FeedbackData extends SequenceTrainingData {
   readonly test: EvaluationSet;
   /** What the earlier data held out, of users without feedback; undefined without earlier data. */
   readonly earlier: EvaluationSet | undefined;
+  /** How often each item of the catalogue was chosen, in the feedback. */
+  readonly popularity: Int32Array;
   readonly counts: FeedbackCounts;
 }
 
@@ -70,12 +72,14 @@ export async function feedbackData(
   const choices = await readChoices(events, indices, settings, counts, signal);
   const replay = settings.replay && mapReplay(settings.replay, indices);
 
+  const popularity = new Int32Array(itemIds.length);
   const train: (readonly number[])[] = [];
   const validation: Case[] = [];
   const test: Case[] = [];
   for (const [userId, own] of choices) {
     const history = join(replay?.historyOf(userId) ?? [], own);
     const { items } = history;
+    for (const item of own) popularity[item] = (popularity[item] ?? 0) + 1;
     const fresh = items.length - history.earlier;
     if (fresh === 0) continue;
     counts.users++;
@@ -98,6 +102,7 @@ export async function feedbackData(
     validation: packCases(spread(validation, maxCases)),
     test: packCases(spread(test, maxCases)),
     earlier: replay && packCases(spread(replay.cases(choices), maxCases)),
+    popularity,
     counts,
   };
 }

@@ -12,6 +12,7 @@ import type { Dataset } from '../prepare/dataset.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { loadStudent } from '../recommend/load-student.js';
 import type { Student } from '../recommend/student.js';
+import { readPopularity, removeTopics, writePopularity } from '../recommend/student-files.js';
 import { fineTuneSequenceModel } from '../student/fine-tune.js';
 import type { SequenceModel } from '../student/sequence-model.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
@@ -87,7 +88,8 @@ export async function finetune(
     try {
       const { model, items } = copy;
       const ids = items.map(({ id }) => id);
-      const { test, earlier, counts, ...data } = await feedbackData(events, ids, { ...settings, replay }, hooks.signal);
+      const data = await feedbackData(events, ids, { ...settings, replay }, hooks.signal);
+      const { test, earlier, counts } = data;
       const sets = earlier === undefined || earlier.targets.length === 0 ? [test] : [test, earlier];
       const before = await ranksOf(model, sets, hooks);
       const { epochs, bestEpoch } = await fineTuneSequenceModel(engine, model, data, settings.training, {
@@ -109,6 +111,9 @@ export async function finetune(
       throwIfAborted(hooks.signal);
       if (!report.promoted) return { student, report };
       await model.writeFiles(directory);
+      await addPopularity(directory, data.popularity);
+      // Without item features, topics are made of the item vectors, which have changed.
+      if (model.config.itemFeatureSize === 0) await removeTopics(directory);
       return { student: await loadStudent(engine, directory), report };
     } finally {
       copy.dispose();
@@ -116,6 +121,16 @@ export async function finetune(
   } finally {
     await remove(directory);
   }
+}
+
+/** A student that knows how popular its items are learns that too. */
+async function addPopularity(directory: string, counts: Int32Array): Promise<void> {
+  const popularity = await readPopularity(directory);
+  if (popularity === undefined) return;
+  await writePopularity(
+    directory,
+    popularity.map((count, item) => count + (counts[item] ?? 0)),
+  );
 }
 
 async function temporaryDirectory(): Promise<string> {

@@ -27,7 +27,14 @@ function told(...lines: string[]): FeedbackEvent[] {
 async function build(events: FeedbackSource, options: FinetuneOptions = {}) {
   const { replay, ...rest } = options;
   const settings = finetuneOptionsSchema.parse({ minCases: 1, ...rest });
-  const { train, validation, test: held, earlier, counts } = await feedbackData(events, ITEMS, { ...settings, replay });
+  const {
+    train,
+    validation,
+    test: held,
+    earlier,
+    popularity,
+    counts,
+  } = await feedbackData(events, ITEMS, { ...settings, replay });
   const cases = (set: PackedSequences & { targets: Int32Array }) =>
     names(set).map((history, i) => `${history}>${ITEMS[set.targets[i] ?? 0]}`);
   return {
@@ -35,6 +42,7 @@ async function build(events: FeedbackSource, options: FinetuneOptions = {}) {
     validation: cases(validation),
     test: cases(held),
     earlier: earlier && cases(earlier),
+    popularity: Array.from(popularity),
     counts,
   };
 }
@@ -60,7 +68,9 @@ describe('feedback', () => {
   });
 
   test('an item counts once, at its first choice', async () => {
-    expect((await build(told('ada: a a b a c'))).test).toEqual(['ab>c']);
+    const { test: held, popularity } = await build(told('ada: a a b a c', 'bob: c'));
+    expect(held).toEqual(['ab>c']);
+    expect(popularity).toEqual([1, 1, 2, 0, 0, 0]);
   });
 
   test('unknown items are counted and left out', async () => {

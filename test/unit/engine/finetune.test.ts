@@ -92,6 +92,16 @@ describe('finetune', () => {
     student.dispose();
   });
 
+  test('a student that knows how popular its items are counts the feedback too', async () => {
+    const shape = { hiddenSize: 16, numHiddenLayers: 1, numAttentionHeads: 2, maxHistory: LENGTH, dropout: 0.1 };
+    const model = engine.createSequenceModel(shape, { numItems: ITEMS, seed: 2 });
+    const student = engine.createStudent(model, items, { popularity: new Int32Array(ITEMS).fill(5) });
+    const events = walk(60, forwards).map((event, i) => (i % LENGTH === 0 ? { ...event, itemId: 'i3' } : event));
+    const { student: made } = await engine.finetune(student, events, { training });
+    expect(made.recommend({ history: [], k: 1 }).items[0]?.id).toBe('i3');
+    expect(made.interests(['i0'], { k: 1 })).toHaveLength(1);
+  });
+
   test('what may be worse is not promoted, and the student that was given is handed back', async () => {
     const { student } = await trained();
     // Noise, learned by heart at a rate that ruins what was known; held out are the walks of the users of before.
