@@ -19,15 +19,15 @@ export const finetuneOptionsSchema = z.strictObject({
   maxCases: z.int().min(1).default(10_000),
   /** Items of earlier sequences trained on for each item of feedback. */
   replayRatio: z.number().min(0).max(1000).default(4),
-  /** How much worse, in ndcg@10, the lower bound of the difference may be for the new student to be promoted. */
+  /** How far below 0 the interval of the difference in ndcg@10 may begin for the new student to be promoted. */
   tolerance: z.number().min(0).max(1).default(0.01),
   /** Coverage of the interval of the difference. */
   confidence: z.number().gt(0).lt(1).default(0.95),
-  /** As for `engine.fineTune()`, with a lower learning rate and fewer epochs: the student knows most already. */
+  /** As for `engine.fineTune()`, with a lower learning rate and less patience: the student knows most already. */
   training: fineTuneOptionsSchema
     .omit({ losses: true, layerMap: true, interpolation: true })
     .extend({
-      epochs: optimizationShape.epochs.default(5),
+      epochs: optimizationShape.epochs.default(10),
       learningRate: optimizationShape.learningRate.default(1e-3),
       patience: optimizationShape.patience.default(2),
     })

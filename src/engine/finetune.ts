@@ -64,8 +64,8 @@ export interface FinetuneResult {
 
 /**
  * Goes on training a copy of a student on events, in the background, and compares the two on the last choice of every
- * user. The new one is promoted only if it is not worse: the lower bound of the bootstrap interval of the paired
- * difference in ndcg@10 must lie above −tolerance. The student that was given serves on meanwhile, unchanged; items
+ * user. The new one is promoted only if it is not worse: the bootstrap interval of the paired difference in ndcg@10 must
+ * lie above −tolerance, and not below 0 as a whole. The student that was given serves on meanwhile, unchanged; items
  * added to it are learned (their offset v starts from 0), unknown ones are left out.
  *
  * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION; ERR_EMPTY_DATA for too little feedback; ERR_ABORTED,
@@ -174,7 +174,8 @@ function judge(
     const bounds = interval.map((bound) => bound.toFixed(4)).join(' to ');
     return `${i === 0 ? 'on the feedback' : 'on the earlier data'} ${mean.toFixed(4)} (${bounds}, ${cases} users)`;
   });
-  const promoted = comparisons.every(({ difference }) => difference.interval[0] > -tolerance);
+  // The second half refuses a small loss that is nevertheless sure.
+  const promoted = comparisons.every(({ difference: { interval } }) => interval[0] > -tolerance && interval[1] >= 0);
   const verdict = promoted ? 'not worse' : 'may be worse';
   return { promoted, reason: `${verdict}: ndcg@10 changed ${parts.join(' and ')}; tolerance ${tolerance}` };
 }

@@ -113,6 +113,9 @@ describe('finetune', () => {
     expect(report.after.ndcgAt10).toBeLessThan(report.before.ndcgAt10 - 0.1);
     expect(report.reason).toMatch(/^may be worse: ndcg@10 changed on the feedback -0\.\d{4}/);
     expect(kept).toBe(student);
+    // Nor by any tolerance, when it is sure.
+    const tolerant = await engine.finetune(student, events, { training: destroy, tolerance: 1 });
+    expect(tolerant.report.promoted).toBe(false);
     student.dispose();
   });
 
