@@ -1,6 +1,14 @@
 /** The public names. */
 export type { TransformerConfig } from './binding.js';
 export type { DistillResult } from './engine/distill.js';
+export type { FeedbackCounts, FeedbackSource } from './engine/feedback-data.js';
+export type {
+  FinetuneComparison,
+  FinetuneMetrics,
+  FinetuneOptions,
+  FinetuneReport,
+  FinetuneResult,
+} from './engine/finetune.js';
 export type { ModelMetadata } from './engine/model-manifest.js';
 export type { ModelRegistry, ModelRegistryOptions, ModelVersion } from './engine/model-registry.js';
 export type { DistillOptions } from './engine/options.js';
