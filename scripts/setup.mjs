@@ -4,7 +4,7 @@
  * installed.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, readFileSync, realpathSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { buildNative, environment } from './build-native.mjs';
@@ -78,8 +78,10 @@ function compileNative(root) {
 
 /** @param {string} root */
 function compileTypeScript(root) {
+  const page = join(root, 'src/server/console'); // served as it is written
   const files = [
     ...listFiles(join(root, 'src'), (name) => name.endsWith('.ts')),
+    ...listFiles(page),
     join(root, 'tsconfig.json'),
     join(root, 'node_modules/typescript/package.json'),
   ];
@@ -92,6 +94,7 @@ function compileTypeScript(root) {
       timed('Compiling TypeScript (tsc)', () =>
         run(root, process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', 'tsconfig.json']),
       );
+      if (existsSync(page)) cpSync(page, join(root, 'dist/server/console'), { recursive: true });
     },
   });
 }
