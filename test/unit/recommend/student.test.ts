@@ -64,7 +64,6 @@ describe('recommend', () => {
     ['k of 0', { history, k: 0 }],
     ['k larger than the catalogue', { history, k: 37 }],
     ['k that is not whole', { history, k: 2.5 }],
-    ['an empty history', { history: [] }],
     ['a history that is no list', { history: 'tt1583421' }],
     ['a history of numbers', { history: [1] }],
     ['exclude that is no list', { history, exclude: 'x' }],
@@ -75,10 +74,11 @@ describe('recommend', () => {
     expect(student.recommend({ history, k: 3 }).items).toHaveLength(3);
   });
 
-  test('a history of unknown items has an error of its own', () => {
+  test('a history of unknown items, or of none, has an error of its own without a popularity prior', () => {
     expect(() => student.recommend({ history: ['a', 'b'] })).toThrow(
       expect.objectContaining({ code: 'ERR_UNKNOWN_ITEMS', message: expect.stringContaining("'a'") }),
     );
+    expect(() => student.recommend({ history: [] })).toThrow(expect.objectContaining({ code: 'ERR_UNKNOWN_ITEMS' }));
   });
 
   test('a disposed student says so', () => {
