@@ -94,7 +94,8 @@ export class FakeService {
   }
 
   #failureOf(path: string, authorization: string | undefined): Failure | undefined {
-    if (this.key !== undefined && authorization !== `Bearer ${this.key}`) return { status: 401, code: 'ERR_UNAUTHORIZED' };
+    if (this.key !== undefined && authorization !== `Bearer ${this.key}`)
+      return { status: 401, code: 'ERR_UNAUTHORIZED' };
     return this.failures.get(path);
   }
 
@@ -106,10 +107,15 @@ export class FakeService {
     switch (route) {
       case 'GET /v1/items': {
         const query = (url.searchParams.get('query') ?? '').toLowerCase();
-        return { items: this.items.filter(({ id, text }) => `${id} ${text}`.toLowerCase().includes(query)).slice(0, 20) };
+        return {
+          items: this.items.filter(({ id, text }) => `${id} ${text}`.toLowerCase().includes(query)).slice(0, 20),
+        };
       }
       case 'GET /v1/models':
-        return { current: this.current, models: this.models.map(({ name, loaded }) => ({ name, loaded, numItems: 36 })) };
+        return {
+          current: this.current,
+          models: this.models.map(({ name, loaded }) => ({ name, loaded, numItems: 36 })),
+        };
       case 'POST /v1/models/load':
         for (const model of this.models) if (model.name === body['name']) model.loaded = true;
         return { name: body['name'], numItems: 36 };
@@ -159,7 +165,9 @@ export class FakeService {
     ).map((item) => ({
       ...item,
       because: history.slice(-3).map((id, index) => ({ item: id, weight: 0.61 - 0.23 * index })),
-      interests: this.#interests(history).slice(0, 2).map(({ name, weight }) => ({ name, weight })),
+      interests: this.#interests(history)
+        .slice(0, 2)
+        .map(({ name, weight }) => ({ name, weight })),
     }));
     const strategy = history.length === 0 ? 'popular' : body['userId'] === undefined ? undefined : 'balanced';
     return { requestId, model: model.name, strategy, items, unknownItems: [], latencyMs: model.latencyMs };
@@ -176,7 +184,8 @@ export class FakeService {
   #interests(history: string[]) {
     const counts = new Map<string, number>();
     for (const id of history) {
-      for (const genre of genresOf(this.items.find((item) => item.id === id))) counts.set(genre, (counts.get(genre) ?? 0) + 1);
+      for (const genre of genresOf(this.items.find((item) => item.id === id)))
+        counts.set(genre, (counts.get(genre) ?? 0) + 1);
     }
     return [...counts]
       .sort(([, a], [, b]) => b - a)
@@ -213,7 +222,9 @@ function sendFile(response: ServerResponse, path: string) {
   const name = path === '/' ? 'index.html' : path.slice(1);
   const type = TYPES[extname(name)];
   if (type === undefined || name.includes('/')) return response.writeHead(404).end();
-  return response.writeHead(200, { 'content-type': type, 'content-security-policy': CSP }).end(readFileSync(join(CONSOLE, name)));
+  return response
+    .writeHead(200, { 'content-type': type, 'content-security-policy': CSP })
+    .end(readFileSync(join(CONSOLE, name)));
 }
 
 function sendJson(response: ServerResponse, status: number, body: Json) {
