@@ -1,11 +1,11 @@
 /** Routes that list and change items and models. */
 
+import type { CatalogueItem } from '../recommend/item-index.js';
 import { HttpError } from './http-error.js';
 import type { ModelHost, ServedModel } from './model-host.js';
 import { defineRoute, type Route } from './route.js';
 import * as schemas from './schemas.js';
 import type { ServiceContext } from './service-context.js';
-import type { CatalogueItem } from '../recommend/student.js';
 
 /** Items looked at in one turn of the event loop. */
 const ITEMS_A_TURN = 5000;

@@ -5,8 +5,9 @@
 import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
 import { pathExists, readJsonFile, writeFileAtomic } from '../formats/files.js';
+import type { CatalogueItem } from '../recommend/item-index.js';
+import type { Student } from '../recommend/student.js';
 import { HttpError } from './http-error.js';
-import type { CatalogueItem, Student } from '../recommend/student.js';
 
 /** Distil or fine-tune a model again before there are more. */
 const MAX_CHANGES = 100_000;

@@ -3,8 +3,8 @@
  * before anything refers to it, put in place by one assignment, and disposed of when nothing can be using it any more.
  */
 import { LimbeckError } from '../errors.js';
-import { HttpError } from './http-error.js';
 import type { Student } from '../recommend/student.js';
+import { HttpError } from './http-error.js';
 
 /** Where models come from: a registry, or one student directory. */
 export interface ModelSource {
@@ -193,6 +193,8 @@ async function tryOut(student: Student): Promise<void> {
     if (answer.some(({ score }) => !Number.isFinite(score))) {
       throw new LimbeckError('ERR_NOT_FINITE', 'The model scores items with values that are not finite');
     }
+    // Finds its topics, where they are not known yet: the first request must not wait for that.
+    if (i === 0) student.interests([item.id], { k: 1 });
     await new Promise(setImmediate);
   }
 }

@@ -4,6 +4,7 @@ import type { Engine } from '../engine.js';
 import { LimbeckError } from '../errors.js';
 import { pathExists } from '../formats/files.js';
 import { HttpError } from './http-error.js';
+import { loadStudentAside } from './load-student.js';
 import type { ModelSource } from './model-host.js';
 
 /**
@@ -21,7 +22,7 @@ export async function openModelSource(engine: Engine, path: string): Promise<Mod
       `'${path}' is no student directory (config.json), no output of a distillation (student/) and no model registry (versions/)`,
     );
   }
-  return registrySource(await engine.openModelRegistry(path), path);
+  return registrySource(engine, await engine.openModelRegistry(path));
 }
 
 function directorySource(engine: Engine, directory: string): ModelSource {
@@ -31,7 +32,7 @@ function directorySource(engine: Engine, directory: string): ModelSource {
     list: async () => [name],
     current: async () => name,
     load(asked) {
-      if (asked === name) return engine.loadStudent(directory);
+      if (asked === name) return loadStudentAside(engine, { directory });
       throw new LimbeckError('ERR_FILE_NOT_FOUND', `The service was started with one student, '${name}'`);
     },
     promote: async () => {},
@@ -41,7 +42,7 @@ function directorySource(engine: Engine, directory: string): ModelSource {
   };
 }
 
-function registrySource(registry: ModelRegistry, path: string): ModelSource {
+function registrySource(engine: Engine, registry: ModelRegistry): ModelSource {
   return {
     list: async () => (await registry.list()).map(({ name }) => name),
     async current() {
@@ -49,10 +50,10 @@ function registrySource(registry: ModelRegistry, path: string): ModelSource {
       if (name !== undefined) return name;
       throw new LimbeckError(
         'ERR_EMPTY_DATA',
-        `No model of the registry '${path}' has been promoted; promote one first`,
+        `No model of the registry '${registry.directory}' has been promoted; promote one first`,
       );
     },
-    load: (name) => registry.load(name),
+    load: (name) => loadStudentAside(engine, { directory: registry.directory, version: name }),
     promote: async (name) => {
       await registry.promote(name);
     },

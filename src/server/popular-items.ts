@@ -1,5 +1,7 @@
+import type { CatalogueItem } from '../recommend/item-index.js';
+import type { RecommendRequest } from '../recommend/request.js';
+import type { Student } from '../recommend/student.js';
 import type { Feedback } from './feedback.js';
-import type { CatalogueItem, RecommendRequest, Student } from '../recommend/student.js';
 
 /** Popular items looked at beyond k, because some are excluded or gone. */
 const SPARE = 200;

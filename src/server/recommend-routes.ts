@@ -1,23 +1,24 @@
 /** Routes that answer from the model: synchronously, so that a model is never swapped under a request. */
 import { LimbeckError } from '../errors.js';
+import type { Recommendation } from '../recommend/answers.js';
+import type { History, RecommendRequest as StudentRequest } from '../recommend/request.js';
+import type { Student } from '../recommend/student.js';
 import { HttpError } from './http-error.js';
 import { popularItems } from './popular-items.js';
 import { defineRoute, type Route } from './route.js';
 import * as schemas from './schemas.js';
 import type { ServiceContext } from './service-context.js';
-import type { Recommendation, Student, RecommendRequest as StudentRequest } from '../recommend/student.js';
 
-type History = StudentRequest['history'];
 /** What a request asks of the model besides a history. */
 type Wishes = Omit<StudentRequest, 'history'>;
 
 interface ChosenStrategy {
   readonly name: string;
-  readonly weights: Pick<StudentRequest, 'diversity' | 'novelty' | 'explore' | 'seed'>;
+  readonly weights: Pick<StudentRequest, 'diversity' | 'novelty' | 'explore'>;
 }
 
 /** The list that users get of whom nothing is known. */
-const POPULAR: ChosenStrategy = { name: 'popular', weights: {} };
+const POPULAR: ChosenStrategy = { name: 'popular', weights: { diversity: 0, novelty: 0, explore: 0 } };
 
 export function recommendRoutes(context: ServiceContext): Route[] {
   const { models, metrics } = context;
@@ -41,7 +42,7 @@ export function recommendRoutes(context: ServiceContext): Route[] {
         const options = wishes as Wishes & { k: number; exclude: readonly string[] };
         options.k = Math.min(options.k, student.numItems);
         options.exclude = withHidden(context, userId, wishes.exclude);
-        let strategy = chooseStrategy(context, request.id, userId, options, history.length);
+        let strategy = chooseStrategy(context, student, request.id, userId, options, history.length);
         let answer: Recommendation;
         if (strategy === POPULAR) {
           answer = popularAnswer(context, student, options);
@@ -82,7 +83,7 @@ export function recommendRoutes(context: ServiceContext): Route[] {
         const { student } = models.current;
         if (student.indexOf(item) === undefined)
           throw new HttpError(404, 'ERR_NOT_FOUND', `There is no item '${item}'.`);
-        const items = student.similar(item, { ...options, k: Math.min(options.k, student.numItems) } as SimilarOptions);
+        const items = student.similar(item, { ...options, k: Math.min(options.k, student.numItems) });
         return { items: withTexts(student, items) };
       },
     ),
@@ -100,7 +101,7 @@ export function recommendRoutes(context: ServiceContext): Route[] {
         const { student } = models.current;
         const history = userId === undefined && given === undefined ? [] : historyOf(context, userId, given);
         const k = Math.min(options.k, student.numItems);
-        const items = student.search(text, { ...options, k, ...(history.length > 0 && { history }) } as SearchOptions);
+        const items = student.search(text, { ...options, k, ...(history.length > 0 && { history }) });
         return { items: withTexts(student, items) };
       },
     ),
@@ -123,9 +124,6 @@ export function recommendRoutes(context: ServiceContext): Route[] {
   ];
 }
 
-type SimilarOptions = Parameters<Student['similar']>[1];
-type SearchOptions = Parameters<Student['search']>[1];
-
 /** The history that a request brings, or that of the user that it names. */
 function historyOf({ feedback }: ServiceContext, userId: string | undefined, given: History | undefined): History {
   if (given !== undefined) return given;
@@ -146,21 +144,18 @@ function withHidden(
 /** The service chooses how to rank for the users that it knows, unless the request says how. */
 function chooseStrategy(
   { feedback }: ServiceContext,
+  { hasPopularity }: Student,
   requestId: string,
   userId: string | undefined,
-  { diversity, novelty, explore, seed }: Wishes,
+  { diversity, novelty, explore }: Wishes,
   historyLength: number,
 ): ChosenStrategy | undefined {
   if (historyLength === 0) return POPULAR;
   if (userId === undefined || feedback === undefined) return undefined;
   if (diversity !== undefined || novelty !== undefined || explore !== undefined) return undefined;
-  const chosen = feedback.chooseStrategy(requestId, historyLength);
-  const weights = { diversity: chosen.diversity, novelty: chosen.novelty, explore: chosen.explore };
-  const isSampled = chosen.explore > 0 && seed === undefined;
-  return {
-    name: chosen.name,
-    weights: isSampled ? { ...weights, seed: Math.floor(Math.random() * 2 ** 31) } : weights,
-  };
+  const { name, ...weights } = feedback.chooseStrategy(requestId, historyLength);
+  // A student that does not know how popular its items are cannot weigh it.
+  return { name, weights: hasPopularity ? weights : { ...weights, novelty: 0 } };
 }
 
 /** Popular with the users of this service; without any, what the model thinks is. */

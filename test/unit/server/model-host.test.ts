@@ -14,6 +14,9 @@ class FakeStudent {
   recommend() {
     return { items: [{ id: 'a', score: this.score }], unknownItems: [] };
   }
+  interests() {
+    return [];
+  }
   dispose() {
     this.isDisposed = true;
   }
