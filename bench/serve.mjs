@@ -86,10 +86,10 @@ function start(...argv) {
   });
 }
 
-function serve(data) {
+function serve(data, ...flags) {
   const main = join(root, 'dist/cli/main.js');
-  const path = join(folder, 'models');
-  return start(main, 'serve', path, '--data', join(folder, data), '--port', '0', '--drain-delay', '50', '--no-console');
+  const common = ['--data', join(folder, data), '--port', '0', '--drain-delay', '50', '--no-console'];
+  return start(main, 'serve', join(folder, 'models'), ...common, ...flags);
 }
 
 async function residentBytes({ url }) {
@@ -148,7 +148,8 @@ const phases = {
 
   /** Full load on 16 connections, without swaps and with one a second, alternating. */
   async swap() {
-    const service = await serve('swap');
+    // Without back-pressure: whatever is not answered failed.
+    const service = await serve('swap', '--max-queue', '10000');
     const run = (seconds) => closedLoop({ port: service.port, connections: 16, seconds, next });
     await run(2);
     const rounds = [];
