@@ -4,8 +4,8 @@
  * installed.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, realpathSync, rmSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { copyFileSync, existsSync, mkdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { basename, dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { buildNative, environment } from './build-native.mjs';
 import { hashFiles, listFiles, runOnChange } from './stamps.mjs';
@@ -79,7 +79,7 @@ function compileNative(root) {
 /** @param {string} root */
 function compileTypeScript(root) {
   const files = [
-    ...listFiles(join(root, 'src'), (name) => name.endsWith('.ts')),
+    ...listFiles(join(root, 'src')),
     join(root, 'tsconfig.json'),
     join(root, 'node_modules/typescript/package.json'),
   ];
@@ -92,8 +92,23 @@ function compileTypeScript(root) {
       timed('Compiling TypeScript (tsc)', () =>
         run(root, process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', 'tsconfig.json']),
       );
+      copyConsole(root);
     },
   });
+}
+
+/**
+ * The page that the service serves is no TypeScript, and goes along as it is.
+ *
+ * @param {string} root
+ */
+function copyConsole(root) {
+  const from = join(root, 'src/server/console');
+  for (const file of listFiles(from, (name) => !name.endsWith('.ts'))) {
+    const target = join(root, 'dist/server/console', relative(from, file));
+    mkdirSync(dirname(target), { recursive: true });
+    copyFileSync(file, target);
+  }
 }
 
 /**

@@ -219,7 +219,14 @@ export interface RankRequest extends PackedBatch {
   readonly topK: number;
 }
 
-/** An immutable, folded student: serves synchronously, without allocation, on the calling thread. */
+/**
+ * A folded student: serves synchronously on the calling thread, without allocation once the largest request was seen.
+ *
+ * A `request` is one array: the numbers k, |history|, |exclude|, |any|, |all|, |none|, |candidates| (−1 = the whole
+ * catalogue), |boosted| and the seed, then these lists end to end. history: oldest first, an id below 0 names a row of
+ * `features` (−1 is row 0, −2 row 1, …); any, all, none: category ids, −1 = one that no item has. `numbers` holds
+ * diversity, novelty and explore, then a boost for each boosted item.
+ */
 export interface NativeRecommender {
   readonly numItems: number;
   /**
@@ -236,9 +243,58 @@ export interface NativeRecommender {
     /** Items outside the catalogue that the history names. */
     readonly features?: Float32Array; // [n, itemFeatureSize]
   }): number;
+  /** As recommend(), with filters, boosts and reranking; an empty history is answered by popularity. */
+  serve(
+    request: Int32Array,
+    numbers: Float32Array,
+    itemIds: Int32Array, // [≥ k]
+    scores: Float32Array, // [≥ k]
+    features?: Float32Array,
+  ): number;
+  /** serve() for each history, its own items excluded; seeds count up. Rows are filled up with −1 and −∞. */
+  serveBatch(
+    request: Int32Array, // its own history is not read
+    numbers: Float32Array,
+    histories: Int32Array,
+    offsets: Int32Array, // [S + 1]
+    itemIds: Int32Array, // [S, k]
+    scores: Float32Array, // [S, k]
+  ): void;
+  /** The items whose vectors have the largest cosine with that of `item`. */
+  similar(item: number, request: Int32Array, numbers: Float32Array, itemIds: Int32Array, scores: Float32Array): number;
+  /** Items by the features of a text [itemFeatureSize] and, with a history, by taste. */
+  search(
+    text: Float32Array,
+    request: Int32Array,
+    numbers: Float32Array,
+    itemIds: Int32Array,
+    scores: Float32Array,
+    features?: Float32Array,
+  ): number;
+  /** Share of the next choice's probability that falls to each topic. */
+  interests(request: Int32Array, numbers: Float32Array, features?: Float32Array): Float32Array; // [topics]
+  /** By how much the scores of items would fall without each entry of the history. */
+  explain(request: Int32Array, numbers: Float32Array, items: Int32Array, features?: Float32Array): Float32Array; // [items, |history|]
   /** Appends items known by their features alone (v = 0); returns the id of the first. features: [n, itemFeatureSize]. */
   addItems(features: Float32Array): number;
-  /** Full ranking: rank of each target (1 = best; ties counted against it), and the top k lists. */
+  /** Describes the next n items that were not described yet. */
+  describeItems(items: {
+    readonly categories: Int32Array; // lists end to end
+    readonly categoryOffsets: Int32Array; // [n + 1]
+    readonly boosts: Float32Array; // [n]
+    readonly hidden: Int32Array; // [n] 1 = never recommended
+  }): void;
+  hideItems(ids: Int32Array): void;
+  /** How often each item was chosen; items added later count 0. */
+  setPopularity(counts: Float32Array): void; // [numItems]
+  /** Clusters the items' features (or vectors) around `count` topics. */
+  findTopics(count: number, seed: number): void;
+  setTopics(centroids: Float32Array): void;
+  /** Empty before findTopics() or setTopics(). */
+  topics(): { readonly centroids: Float32Array; readonly itemTopics: Int32Array }; // [topics, width], [numItems]
+  /** A key by which another thread opens the same weights, and the catalogue as it is now. */
+  share(): string;
+  /** Full ranking over the items that the model knows: rank of each target (1 = best; ties counted against it), and the top k lists. */
   rank(request: RankRequest): Promise<{ ranks: Int32Array; topK: Int32Array; topKScores: Float32Array }>;
   dispose(): void;
 }
@@ -259,6 +315,8 @@ export interface TextEncoderOptions {
 export interface NativeTextEncoder {
   readonly featureSize: number;
   encode(batch: PackedBatch): Float32Array; // [S, f]
+  /** A key by which another thread opens the same weights. */
+  share(): string;
   dispose(): void;
 }
 
@@ -328,8 +386,16 @@ export interface CpuInfo {
 export interface NativeBinding {
   createEngine(options: NativeEngineOptions): NativeEngine;
   cpuInfo(): CpuInfo;
+  /** What another thread shared under this key; it belongs to no engine, so it cannot rank(). */
+  openRecommender(key: string): NativeRecommender;
+  openTextEncoder(key: string): NativeTextEncoder;
   /** CRC-32C (Castagnoli) of the bytes. */
   crc32c(bytes: Uint8Array): number;
+  /**
+   * Takes the exclusive lock (flock) of an open file; false when another open file has it. Closing the file, or the end
+   * of the process by whatever cause, gives it back.
+   */
+  tryLockFile(fd: number): boolean;
 }
 
 let binding: NativeBinding | undefined;

@@ -4,6 +4,9 @@ import { z } from 'zod';
 import { loadBinding, type NativeEngine } from './binding.js';
 import { type DistillResult, distill } from './engine/distill.js';
 import { loadEvaluation } from './engine/evaluation-file.js';
+import type { FeedbackSource } from './engine/feedback-data.js';
+import { type FinetuneOptions, type FinetuneResult, finetune } from './engine/finetune.js';
+import { ModelRegistry, type ModelRegistryOptions } from './engine/model-registry.js';
 import type { DistillOptions } from './engine/options.js';
 import { modelResult, popularityResult, studentLatency } from './engine/results.js';
 import { LimbeckError } from './errors.js';
@@ -16,8 +19,9 @@ import type { Dataset } from './prepare/dataset.js';
 import type { PrepareOptions } from './prepare/options.js';
 import { parseOptions } from './prepare/parse-options.js';
 import { prepareDataset } from './prepare/prepare.js';
+import type { CatalogueItem } from './recommend/item-index.js';
 import { loadStudent } from './recommend/load-student.js';
-import { type CatalogueItem, Student } from './recommend/student.js';
+import { Student, type StudentDetails } from './recommend/student.js';
 import { type FineTuneContext, fineTuneSequenceModel, type SequenceTrainingData } from './student/fine-tune.js';
 import { distillLanguageModel, type LanguageStudentOptions } from './student/language-student.js';
 import type { FineTuneOptions, SequenceArchitecture } from './student/options.js';
@@ -161,13 +165,28 @@ export class Engine {
   }
 
   /** Step 7: a trained sequence model ready to serve; the student owns the model from now on. */
-  createStudent(model: SequenceModel, items: readonly CatalogueItem[]): Student {
-    return new Student(this.#native, model, items);
+  createStudent(model: SequenceModel, items: readonly CatalogueItem[], details: StudentDetails = {}): Student {
+    return new Student(this.#native, model, items, undefined, details);
   }
 
   /** Step 7: opens a student directory. @see loadStudent */
   loadStudent(directory: string): Promise<Student> {
     return loadStudent(this.#native, directory);
+  }
+
+  /** Step 7: a new student from feedback, promoted only if it is not worse. @see finetune */
+  finetune(
+    student: Student,
+    events: FeedbackSource,
+    options: FinetuneOptions = {},
+    hooks: Hooks = {},
+  ): Promise<FinetuneResult> {
+    return finetune(this.#native, student, events, options, hooks);
+  }
+
+  /** Versions of a student under one directory: add, load, promote, roll back. @see ModelRegistry.open */
+  openModelRegistry(directory: string, options: ModelRegistryOptions = {}): Promise<ModelRegistry> {
+    return ModelRegistry.open(this.#native, directory, options);
   }
 
   /**

@@ -1,12 +1,43 @@
 /** The public names. */
 export type { TransformerConfig } from './binding.js';
 export type { DistillResult } from './engine/distill.js';
+export type { FeedbackCounts, FeedbackSource } from './engine/feedback-data.js';
+export type {
+  FinetuneComparison,
+  FinetuneMetrics,
+  FinetuneOptions,
+  FinetuneReport,
+  FinetuneResult,
+} from './engine/finetune.js';
+export type { ModelMetadata } from './engine/model-manifest.js';
+export type { ModelRegistry, ModelRegistryOptions, ModelVersion } from './engine/model-registry.js';
 export type { DistillOptions } from './engine/options.js';
 export { createEngine, Engine, type EngineOptions } from './engine.js';
 export { LimbeckError, type LimbeckErrorCode } from './errors.js';
 export { type EvaluationSet, evaluationSet } from './evaluate/recommendation.js';
 export { renderReport } from './evaluate/report.js';
 export type { DistillationReport, ResultRow } from './evaluate/report-types.js';
+export type { EventType, FeedbackEvent, StoredEvent } from './feedback/event.js';
+export type { EventStore, RetentionOptions } from './feedback/event-store.js';
+export {
+  checkpointUserStates,
+  type FollowUserStatesOptions,
+  followUserStates,
+} from './feedback/follow-user-states.js';
+export { type EventStoreOptions, openEventStore } from './feedback/open-event-store.js';
+export { freshness, Popularity, type PopularityOptions, type PopularityState } from './feedback/popularity.js';
+export type { Rewards } from './feedback/rewards.js';
+export {
+  DEFAULT_STRATEGIES,
+  type Strategy,
+  type StrategyContext,
+  StrategySelector,
+  type StrategySelectorOptions,
+  type StrategyState,
+  type StrategySummary,
+} from './feedback/strategy.js';
+export { StrategyTrials, type StrategyTrialsOptions } from './feedback/strategy-trials.js';
+export { type UserStateOptions, UserStates } from './feedback/user-states.js';
 export type { ExtractOptions } from './knowledge/extract.js';
 export { type FusionOptions, fuseLayers, type TextEncoderSpec } from './knowledge/fuse.js';
 export { Knowledge } from './knowledge/knowledge.js';
@@ -22,7 +53,19 @@ export {
 export type { PrepareOptions } from './prepare/options.js';
 export { prepareDataset } from './prepare/prepare.js';
 export { historySentences, itemSentence } from './prepare/verbalize.js';
-export { type CatalogueItem, type Recommendation, type RecommendRequest, Student } from './recommend/student.js';
+export type { Interest, RankedItem, Recommendation, RecommendedItem } from './recommend/answers.js';
+export type { BatchRecommendation, BatchRequest } from './recommend/batch.js';
+export type { InterestReason, Reason } from './recommend/explain.js';
+export type { CatalogueItem } from './recommend/item-index.js';
+export type {
+  CategoryFilter,
+  History,
+  RankingOptions,
+  RecommendRequest,
+  SearchOptions,
+  SelectionOptions,
+} from './recommend/request.js';
+export { Student, type StudentDetails, type StudentHandle } from './recommend/student.js';
 export { initialiseStudent, uniformLayerMap } from './student/initialise.js';
 export type { LanguageStudentOptions } from './student/language-student.js';
 export type { FineTuneOptions, Schedule, SequenceArchitecture } from './student/options.js';

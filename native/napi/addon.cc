@@ -7,6 +7,7 @@
 #include "cpu/kernels.h"
 #include "napi/convert.h"
 #include "napi/engine.h"
+#include "napi/file_lock.h"
 #include "napi/recommender.h"
 #include "napi/text_encoder.h"
 #include "napi/trainer.h"
@@ -43,6 +44,14 @@ Napi::Value crc32c(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value open_recommender(const Napi::CallbackInfo& info) {
+  return with_js_errors(info.Env(), [&] { return RecommenderObject::open(info.Env(), info[0]); });
+}
+
+Napi::Value open_text_encoder(const Napi::CallbackInfo& info) {
+  return with_js_errors(info.Env(), [&] { return TextEncoderObject::open(info.Env(), info[0]); });
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new AddonData());
   Engine::define(env);
@@ -52,7 +61,10 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   TextEncoderObject::define(env);
   exports.Set("createEngine", Napi::Function::New(env, create_engine, "createEngine"));
   exports.Set("cpuInfo", Napi::Function::New(env, cpu_info, "cpuInfo"));
+  exports.Set("openRecommender", Napi::Function::New(env, open_recommender, "openRecommender"));
+  exports.Set("openTextEncoder", Napi::Function::New(env, open_text_encoder, "openTextEncoder"));
   exports.Set("crc32c", Napi::Function::New(env, crc32c, "crc32c"));
+  exports.Set("tryLockFile", Napi::Function::New(env, try_lock_file, "tryLockFile"));
   return exports;
 }
 

@@ -97,7 +97,8 @@ class JsClass : public Napi::ObjectWrap<T> {
   }
 };
 
-/// A JS class whose objects belong to an engine and share a native State with queued tasks.
+/// A JS class whose objects belong to an engine and share a native State with queued tasks. An object may belong to
+/// none: then it has synchronous methods only.
 template <typename T, typename State>
 class EngineObject : public JsClass<T> {
  public:
@@ -108,7 +109,7 @@ class EngineObject : public JsClass<T> {
   /// Error("ERR_DISPOSED") once the object or its engine was disposed of.
   const std::shared_ptr<State>& state() const {
     if (state_ == nullptr) throw Error("ERR_DISPOSED", std::string("This ") + T::kName + " was disposed of.");
-    queue_->check_running();
+    if (queue_ != nullptr) queue_->check_running();
     return state_;
   }
 
@@ -122,7 +123,11 @@ class EngineObject : public JsClass<T> {
     return *state;
   }
 
-  TaskQueue& queue() const { return *queue_; }
+  /// Error("ERR_INVALID_ARGUMENT") for an object that belongs to no engine.
+  TaskQueue& queue() const {
+    if (queue_ == nullptr) invalid(std::string("This ") + T::kName + " was opened from a handle, without an engine.");
+    return *queue_;
+  }
 
   /// Error("ERR_INVALID_ARGUMENT") unless the value is an object of this class and of this engine.
   static T& unwrap_of(const TaskQueue& queue, const Napi::Value& value, const std::string& what) {

@@ -1,9 +1,12 @@
 #include "napi/recommender.h"
 
+#include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "napi/share_registry.h"
 #include "napi/transformer.h"
 
 namespace limbeck {
@@ -61,6 +64,82 @@ void check_apart(const char* output_name, const ArrayView<Output>& output, const
   }
 }
 
+/// One request in one array: kHeader counts, then its lists end to end (see serve() in src/binding.ts).
+struct PackedRequest {
+  enum { kK, kHistory, kExclude, kAny, kAll, kNone, kCandidates, kBoosts, kSeed, kHeader };
+  enum { kDiversity, kNovelty, kExplore, kNumbers };
+  int64_t k = 0;
+  History history;
+  Selection selection;
+  Ranking ranking;
+};
+
+/// The lists stay where they are: valid until JS runs again.
+PackedRequest read_packed(const ArrayView<int32_t>& request, const ArrayView<float>& numbers) {
+  if (request.count < PackedRequest::kHeader || numbers.count < PackedRequest::kNumbers) {
+    throw Error("ERR_SHAPE_MISMATCH", "Expected a request of at least " + std::to_string(PackedRequest::kHeader) +
+                                          " numbers, and " + std::to_string(PackedRequest::kNumbers) + " weights.");
+  }
+  const int32_t* next = request.data + PackedRequest::kHeader;
+  int64_t left = request.count - PackedRequest::kHeader;
+  const auto list = [&](int field, int64_t* count) {
+    *count = request.data[field];
+    if (*count < 0 || *count > left) {
+      throw Error("ERR_SHAPE_MISMATCH", "A list of the request has " + std::to_string(*count) + " entries, of " +
+                                            std::to_string(left) + " that are left.");
+    }
+    const int32_t* begin = next;
+    next += *count;
+    left -= *count;
+    return begin;
+  };
+  PackedRequest packed;
+  packed.k = request.data[PackedRequest::kK];
+  packed.history.items = list(PackedRequest::kHistory, &packed.history.length);
+  packed.selection.exclude = list(PackedRequest::kExclude, &packed.selection.num_excluded);
+  CategoryFilter& categories = packed.selection.categories;
+  categories.any = list(PackedRequest::kAny, &categories.num_any);
+  categories.all = list(PackedRequest::kAll, &categories.num_all);
+  categories.none = list(PackedRequest::kNone, &categories.num_none);
+  if (request.data[PackedRequest::kCandidates] >= 0) {
+    packed.selection.candidates = list(PackedRequest::kCandidates, &packed.selection.num_candidates);
+  }
+  packed.ranking.boosted = list(PackedRequest::kBoosts, &packed.ranking.num_boosts);
+  packed.ranking.boosts = numbers.data + PackedRequest::kNumbers;
+  if (numbers.count - PackedRequest::kNumbers < packed.ranking.num_boosts) {
+    throw Error("ERR_SHAPE_MISMATCH",
+                "Expected a boost for each of " + std::to_string(packed.ranking.num_boosts) + " items, got fewer.");
+  }
+  packed.ranking.diversity = numbers.data[PackedRequest::kDiversity];
+  packed.ranking.novelty = numbers.data[PackedRequest::kNovelty];
+  packed.ranking.explore = numbers.data[PackedRequest::kExplore];
+  packed.ranking.seed = static_cast<uint32_t>(request.data[PackedRequest::kSeed]);
+  return packed;
+}
+
+/// Where answers are written: room for k, apart from all that is read.
+struct Answer {
+  ArrayView<int32_t> item_ids;
+  ArrayView<float> scores;
+};
+
+Answer answer_view(const Napi::Value& item_ids, const Napi::Value& scores, int64_t k) {
+  const Answer answer{int32_view(item_ids, "itemIds"), float32_view(scores, "scores")};
+  if (answer.item_ids.count < k || answer.scores.count < k) {
+    throw Error("ERR_SHAPE_MISMATCH", "Expected itemIds and scores to have room for k = " + std::to_string(k) +
+                                          " items, got " + std::to_string(answer.item_ids.count) + " and " +
+                                          std::to_string(answer.scores.count) + ".");
+  }
+  check_apart("itemIds", answer.item_ids, "scores", answer.scores);
+  return answer;
+}
+
+template <typename T>
+void check_apart_from(const Answer& answer, const char* name, const ArrayView<T>& input) {
+  check_apart("itemIds", answer.item_ids, name, input);
+  check_apart("scores", answer.scores, name, input);
+}
+
 }  // namespace
 
 void RecommenderObject::define(Napi::Env env) {
@@ -68,7 +147,20 @@ void RecommenderObject::define(Napi::Env env) {
                   {
                       getter<&RecommenderObject::num_items>("numItems"),
                       method<&RecommenderObject::recommend>("recommend"),
+                      method<&RecommenderObject::serve>("serve"),
+                      method<&RecommenderObject::serve_batch>("serveBatch"),
+                      method<&RecommenderObject::similar>("similar"),
+                      method<&RecommenderObject::search>("search"),
+                      method<&RecommenderObject::interests>("interests"),
+                      method<&RecommenderObject::explain>("explain"),
                       method<&RecommenderObject::add_items>("addItems"),
+                      method<&RecommenderObject::describe_items>("describeItems"),
+                      method<&RecommenderObject::hide_items>("hideItems"),
+                      method<&RecommenderObject::set_popularity>("setPopularity"),
+                      method<&RecommenderObject::find_topics>("findTopics"),
+                      method<&RecommenderObject::set_topics>("setTopics"),
+                      method<&RecommenderObject::topics>("topics"),
+                      method<&RecommenderObject::share>("share"),
                       promise_method<&RecommenderObject::rank>("rank"),
                       dispose_method(),
                   });
@@ -79,12 +171,46 @@ Napi::Object RecommenderObject::create(Napi::Env env, std::shared_ptr<TaskQueue>
   ThreadPool pool(1);
   Arena scratch;
   Context context{pool, scratch};
-  auto recommender = std::make_shared<SharedRecommender>(context, transformer);
+  auto snapshot = std::make_shared<const Recommender>(context, transformer);
+  auto recommender = std::make_shared<SharedRecommender>(snapshot, Catalogue(snapshot));
   return wrap(env, std::move(queue), std::move(recommender), size_bytes(transformer.config()));
 }
 
+Napi::Object RecommenderObject::open(Napi::Env env, const Napi::Value& key) {
+  const std::string name = to_string(key, "key");
+  std::shared_ptr<const PublishedCatalogue> published = ShareRegistry::open<PublishedCatalogue>(name);
+  if (published == nullptr) {
+    throw Error("ERR_DISPOSED",
+                "The student of this handle was disposed of, or changed before the handle was opened. Share it again.");
+  }
+  auto recommender = std::make_shared<SharedRecommender>(published->recommender, published->catalogue);
+  const int64_t own_bytes = recommender->retriever.num_items() * 16;
+  recommender->published = std::move(published);
+  recommender->key = name;
+  return wrap(env, nullptr, std::move(recommender), own_bytes);
+}
+
+Retriever& RecommenderObject::changing() {
+  SharedRecommender& shared = *state();
+  shared.published.reset();
+  return shared.retriever;
+}
+
+ArrayView<float> RecommenderObject::features_view(const Napi::Value& value, int64_t* num_features) {
+  *num_features = 0;
+  if (value.IsUndefined()) return {};
+  const ArrayView<float> features = float32_view(value, "features");
+  const int64_t width = state()->recommender->item_feature_size();
+  if (width > 0 && features.count % width != 0) {
+    throw Error("ERR_SHAPE_MISMATCH", "Expected features of " + std::to_string(width) + " numbers an item, got " +
+                                          std::to_string(features.count) + " in all.");
+  }
+  *num_features = width > 0 ? features.count / width : features.count;
+  return features;
+}
+
 Napi::Value RecommenderObject::num_items(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(state()->recommender.num_items()));
+  return Napi::Number::New(info.Env(), static_cast<double>(state()->retriever.num_items()));
 }
 
 Napi::Value RecommenderObject::recommend(const Napi::CallbackInfo& info) {
@@ -95,52 +221,220 @@ Napi::Value RecommenderObject::recommend(const Napi::CallbackInfo& info) {
   const int64_t k = request.integer("k", 1, kMaxInt32);
 
   // No getter of the request runs from here on, so the memory stays where it is.
-  Recommender& recommender = state()->recommender;
+  Retriever& retriever = state()->retriever;
   const ArrayView<int32_t> history = int32_view(history_value, "history");
   const ArrayView<int32_t> exclude = int32_view(exclude_value, "exclude");
-  const ArrayView<int32_t> item_ids = int32_view(item_ids_value, "itemIds");
-  const ArrayView<float> scores = float32_view(scores_value, "scores");
-  ArrayView<float> features;
-  int64_t num_features = 0;
-  if (!features_value.IsUndefined()) {
-    features = float32_view(features_value, "features");
-    const int64_t width = recommender.item_feature_size();
-    if (width > 0 && features.count % width != 0) {
-      throw Error("ERR_SHAPE_MISMATCH", "Expected features of " + std::to_string(width) + " numbers an item, got " +
-                                            std::to_string(features.count) + " in all.");
-    }
-    num_features = width > 0 ? features.count / width : features.count;
-  }
-  if (item_ids.count < k || scores.count < k) {
-    throw Error("ERR_SHAPE_MISMATCH", "Expected itemIds and scores to have room for k = " + std::to_string(k) +
-                                          " items, got " + std::to_string(item_ids.count) + " and " +
-                                          std::to_string(scores.count) + ".");
-  }
-  check_apart("itemIds", item_ids, "scores", scores);
-  check_apart("itemIds", item_ids, "history", history);
-  check_apart("itemIds", item_ids, "exclude", exclude);
-  check_apart("itemIds", item_ids, "features", features);
-  check_apart("scores", scores, "history", history);
-  check_apart("scores", scores, "exclude", exclude);
-  check_apart("scores", scores, "features", features);
-  const int64_t count = recommender.recommend(history.data, history.count, features.data, num_features, exclude.data,
-                                              exclude.count, k, item_ids.data, scores.data);
+  History of_user{history.data, history.count};
+  const ArrayView<float> features = features_view(features_value, &of_user.num_features);
+  of_user.features = features.data;
+  const Answer answer = answer_view(item_ids_value, scores_value, k);
+  check_apart_from(answer, "history", history);
+  check_apart_from(answer, "exclude", exclude);
+  check_apart_from(answer, "features", features);
+  if (history.count == 0) invalid("Expected a history of at least one item.");
+  Selection selection;
+  selection.exclude = exclude.data;
+  selection.num_excluded = exclude.count;
+  const int64_t count = retriever.recommend(of_user, selection, {}, k, answer.item_ids.data, answer.scores.data);
   return Napi::Number::New(info.Env(), static_cast<double>(count));
 }
 
+Napi::Value RecommenderObject::serve(const Napi::CallbackInfo& info) {
+  Retriever& retriever = state()->retriever;
+  const ArrayView<int32_t> request = int32_view(info[0], "request");
+  const ArrayView<float> numbers = float32_view(info[1], "numbers");
+  PackedRequest packed = read_packed(request, numbers);
+  const ArrayView<float> features = features_view(info[4], &packed.history.num_features);
+  packed.history.features = features.data;
+  const Answer answer = answer_view(info[2], info[3], packed.k);
+  check_apart_from(answer, "request", request);
+  check_apart_from(answer, "numbers", numbers);
+  check_apart_from(answer, "features", features);
+  const int64_t count = retriever.recommend(packed.history, packed.selection, packed.ranking, packed.k,
+                                            answer.item_ids.data, answer.scores.data);
+  return Napi::Number::New(info.Env(), static_cast<double>(count));
+}
+
+Napi::Value RecommenderObject::serve_batch(const Napi::CallbackInfo& info) {
+  Retriever& retriever = state()->retriever;
+  const ArrayView<int32_t> request = int32_view(info[0], "request");
+  const ArrayView<float> numbers = float32_view(info[1], "numbers");
+  const ArrayView<int32_t> histories = int32_view(info[2], "histories");
+  const ArrayView<int32_t> offsets = int32_view(info[3], "offsets");
+  const PackedRequest packed = read_packed(request, numbers);
+  const int64_t k = packed.k, num_histories = offsets.count - 1;
+  if (num_histories < 1)
+    invalid("Expected offsets to have at least 2 elements, from 0 to the number of histories' ids.");
+  if (k < 1) invalid("Expected k of at least 1, got " + std::to_string(k) + ".");
+  if (offsets.data[0] != 0 || offsets.data[num_histories] != histories.count) {
+    invalid("offsets must run from 0 to the number of ids, " + std::to_string(histories.count) + ".");
+  }
+  int64_t longest = 0;
+  for (int64_t s = 0; s < num_histories; ++s) {
+    const int64_t length = int64_t{offsets.data[s + 1]} - offsets.data[s];
+    if (length < 0) invalid("offsets must ascend.");
+    longest = std::max(longest, length);
+  }
+  const Answer answer = answer_view(info[4], info[5], num_histories * k);
+  check_apart_from(answer, "request", request);
+  check_apart_from(answer, "numbers", numbers);
+  check_apart_from(answer, "histories", histories);
+  check_apart_from(answer, "offsets", offsets);
+
+  Selection selection = packed.selection;
+  Ranking ranking = packed.ranking;
+  std::vector<int32_t> exclude(selection.exclude, selection.exclude + selection.num_excluded);
+  const size_t num_common = exclude.size();
+  exclude.reserve(num_common + static_cast<size_t>(longest));
+  for (int64_t s = 0; s < num_histories; ++s) {
+    const int32_t* begin = histories.data + offsets.data[s];
+    const int32_t* end = histories.data + offsets.data[s + 1];
+    exclude.resize(num_common);
+    exclude.insert(exclude.end(), begin, end);
+    selection.exclude = exclude.data();
+    selection.num_excluded = static_cast<int64_t>(exclude.size());
+    ranking.seed = packed.ranking.seed + static_cast<uint64_t>(s);
+    int32_t* item_ids = answer.item_ids.data + s * k;
+    float* scores = answer.scores.data + s * k;
+    const int64_t found = retriever.recommend({begin, end - begin}, selection, ranking, k, item_ids, scores);
+    std::fill(item_ids + found, item_ids + k, -1);
+    std::fill(scores + found, scores + k, -std::numeric_limits<float>::infinity());
+  }
+  return info.Env().Undefined();
+}
+
+Napi::Value RecommenderObject::similar(const Napi::CallbackInfo& info) {
+  const int64_t item = to_integer(info[0], "item", 0, kMaxInt32);
+  Retriever& retriever = state()->retriever;
+  const ArrayView<int32_t> request = int32_view(info[1], "request");
+  const ArrayView<float> numbers = float32_view(info[2], "numbers");
+  const PackedRequest packed = read_packed(request, numbers);
+  const Answer answer = answer_view(info[3], info[4], packed.k);
+  check_apart_from(answer, "request", request);
+  check_apart_from(answer, "numbers", numbers);
+  const int64_t count = retriever.similar(static_cast<int32_t>(item), packed.selection, packed.k, answer.item_ids.data,
+                                          answer.scores.data);
+  return Napi::Number::New(info.Env(), static_cast<double>(count));
+}
+
+Napi::Value RecommenderObject::search(const Napi::CallbackInfo& info) {
+  Retriever& retriever = state()->retriever;
+  const ArrayView<float> text = float32_view(info[0], "text");
+  const ArrayView<int32_t> request = int32_view(info[1], "request");
+  const ArrayView<float> numbers = float32_view(info[2], "numbers");
+  PackedRequest packed = read_packed(request, numbers);
+  check_count("text", text.count, state()->recommender->item_feature_size());
+  const ArrayView<float> features = features_view(info[5], &packed.history.num_features);
+  packed.history.features = features.data;
+  const Answer answer = answer_view(info[3], info[4], packed.k);
+  check_apart_from(answer, "text", text);
+  check_apart_from(answer, "request", request);
+  check_apart_from(answer, "numbers", numbers);
+  check_apart_from(answer, "features", features);
+  const int64_t count =
+      retriever.search(text.data, packed.history, packed.selection, packed.k, answer.item_ids.data, answer.scores.data);
+  return Napi::Number::New(info.Env(), static_cast<double>(count));
+}
+
+Napi::Value RecommenderObject::interests(const Napi::CallbackInfo& info) {
+  Retriever& retriever = state()->retriever;
+  PackedRequest packed = read_packed(int32_view(info[0], "request"), float32_view(info[1], "numbers"));
+  packed.history.features = features_view(info[2], &packed.history.num_features).data;
+  std::vector<float> weights(static_cast<size_t>(retriever.catalogue().topics().num_topics()));
+  retriever.interests(packed.history, weights.data());
+  return new_float32_array(info.Env(), weights);
+}
+
+Napi::Value RecommenderObject::explain(const Napi::CallbackInfo& info) {
+  Retriever& retriever = state()->retriever;
+  PackedRequest packed = read_packed(int32_view(info[0], "request"), float32_view(info[1], "numbers"));
+  const ArrayView<int32_t> items = int32_view(info[2], "items");
+  packed.history.features = features_view(info[3], &packed.history.num_features).data;
+  check_memory(items.count * packed.history.length * static_cast<int64_t>(2 * sizeof(float)));
+  std::vector<float> weights(static_cast<size_t>(items.count * packed.history.length));
+  retriever.explain(packed.history, items.data, items.count, weights.data());
+  return new_float32_array(info.Env(), weights);
+}
+
 Napi::Value RecommenderObject::add_items(const Napi::CallbackInfo& info) {
-  Recommender& recommender = idle().recommender;
   const ArrayView<float> features = float32_view(info[0], "features");
-  const int64_t before = recommender.num_items();
-  const int64_t first = recommender.add_items(features.data, features.count);
-  account(accounted() + accounted() / before * (recommender.num_items() - before));
+  const int64_t width = state()->recommender->item_feature_size(), before = state()->retriever.num_items();
+  if (width == 0) invalid("This student has no item features, so items cannot be added by text.");
+  if (features.count < width || features.count % width != 0) {
+    throw Error("ERR_SHAPE_MISMATCH", "Expected features of " + std::to_string(width) + " numbers an item, got " +
+                                          std::to_string(features.count) + " in all.");
+  }
+  const int64_t added = features.count / width;
+  const int64_t first = changing().add_items(features.data, added);
+  account(accounted() + accounted() / before * added);
   return Napi::Number::New(info.Env(), static_cast<double>(first));
+}
+
+Napi::Value RecommenderObject::describe_items(const Napi::CallbackInfo& info) {
+  const Fields request(info[0], "");
+  const std::vector<int32_t> categories = request.int32s("categories"), offsets = request.int32s("categoryOffsets"),
+                             hidden = request.int32s("hidden");
+  const FloatInput boosts(request.get("boosts"), "boosts");
+  const auto count = static_cast<int64_t>(hidden.size());
+  check_count("categoryOffsets", static_cast<int64_t>(offsets.size()), count + 1);
+  check_count("boosts", boosts.count(), count);
+  if (offsets.back() != static_cast<int64_t>(categories.size())) {
+    invalid("categoryOffsets must end with the number of categories, " + std::to_string(categories.size()) + ".");
+  }
+  changing().describe(categories.data(), offsets.data(), boosts.data(), hidden.data(), count);
+  return info.Env().Undefined();
+}
+
+Napi::Value RecommenderObject::hide_items(const Napi::CallbackInfo& info) {
+  const ArrayView<int32_t> ids = int32_view(info[0], "ids");
+  Retriever& retriever = changing();
+  for (int64_t i = 0; i < ids.count; ++i) check_item("ids", ids.data[i], retriever.num_items());
+  for (int64_t i = 0; i < ids.count; ++i) retriever.hide(ids.data[i]);
+  return info.Env().Undefined();
+}
+
+Napi::Value RecommenderObject::set_popularity(const Napi::CallbackInfo& info) {
+  const ArrayView<float> counts = float32_view(info[0], "counts");
+  changing().set_popularity(counts.data, counts.count);
+  return info.Env().Undefined();
+}
+
+Napi::Value RecommenderObject::find_topics(const Napi::CallbackInfo& info) {
+  const int64_t count = to_integer(info[0], "count", 1, kMaxInt32);
+  const int64_t seed = to_integer(info[1], "seed", 0, kMaxSafeInteger);
+  changing().find_topics(count, static_cast<uint64_t>(seed));
+  return info.Env().Undefined();
+}
+
+Napi::Value RecommenderObject::set_topics(const Napi::CallbackInfo& info) {
+  const ArrayView<float> centroids = float32_view(info[0], "centroids");
+  changing().set_topics(centroids.data, centroids.count);
+  return info.Env().Undefined();
+}
+
+Napi::Value RecommenderObject::topics(const Napi::CallbackInfo& info) {
+  const Catalogue& catalogue = state()->retriever.catalogue();
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("centroids", new_float32_array(info.Env(), catalogue.topics().centroids));
+  result.Set("itemTopics", new_int32_array(info.Env(), catalogue.item_topics()));
+  return result;
+}
+
+Napi::Value RecommenderObject::share(const Napi::CallbackInfo& info) {
+  SharedRecommender& shared = *state();
+  if (shared.published == nullptr) {
+    shared.published = std::make_shared<const PublishedCatalogue>(
+        PublishedCatalogue{shared.recommender, shared.retriever.catalogue()});
+    shared.key = ShareRegistry::publish(shared.published);
+  }
+  return Napi::String::New(info.Env(), shared.key);
 }
 
 Napi::Value RecommenderObject::rank(const Napi::CallbackInfo& info) {
   const std::shared_ptr<SharedRecommender> shared = state();
+  TaskQueue& queue = this->queue();
   RankRequest request = read_rank_request(info[0]);
-  return queue().submit(
+  return queue.submit(
       {Hold(shared)},
       [shared, request = std::move(request)](Context& context, Arena& arena) {
         const size_t S = static_cast<size_t>(request.batch.num_sequences());
@@ -148,8 +442,8 @@ Napi::Value RecommenderObject::rank(const Napi::CallbackInfo& info) {
         RankResult result{std::vector<int32_t>(S), std::vector<int32_t>(listed), std::vector<float>(listed)};
         const RankInputs inputs{request.batch.view(), request.targets.data(), request.exclude_ids.data(),
                                 request.exclude_offsets.data(), request.top_k};
-        shared->recommender.rank(context, arena, inputs, result.ranks.data(), result.top_k_ids.data(),
-                                 result.top_k_scores.data());
+        shared->recommender->rank(context, arena, inputs, result.ranks.data(), result.top_k_ids.data(),
+                                  result.top_k_scores.data());
         return result;
       },
       [](Napi::Env env, const RankResult& result) -> Napi::Value {

@@ -3,16 +3,30 @@
 #include <napi.h>
 
 #include <memory>
+#include <string>
+#include <utility>
 
 #include "napi/object.h"
 #include "retrieve/recommender.h"
+#include "retrieve/retriever.h"
 
 namespace limbeck {
 
-/// A recommender shared by its JS object and queued rankings, which only read it.
+/// What other threads open by its key: a catalogue as it was when it was shared.
+struct PublishedCatalogue {
+  static constexpr const char* kShareKind = "recommender";
+  std::shared_ptr<const Recommender> recommender;
+  Catalogue catalogue;
+};
+
+/// A recommender shared by its JS object and queued rankings, which read nothing but `recommender`.
 struct SharedRecommender : Shareable {
-  SharedRecommender(Context& context, const Transformer& model) : recommender(context, model) {}
-  Recommender recommender;
+  SharedRecommender(std::shared_ptr<const Recommender> snapshot, Catalogue catalogue)
+      : recommender(std::move(snapshot)), retriever(std::move(catalogue)) {}
+  std::shared_ptr<const Recommender> recommender;
+  Retriever retriever;
+  std::shared_ptr<const PublishedCatalogue> published;  // the latest, while nothing changed since
+  std::string key;
 };
 
 /// NativeRecommender of src/binding.ts.
@@ -25,12 +39,30 @@ class RecommenderObject : public EngineObject<RecommenderObject, SharedRecommend
   using EngineObject::EngineObject;
   static void define(Napi::Env env);
   static Napi::Object create(Napi::Env env, std::shared_ptr<TaskQueue> queue, const Napi::Value& model);
+  /// The recommender that another thread shared under this key, without an engine.
+  static Napi::Object open(Napi::Env env, const Napi::Value& key);
 
  private:
   friend class JsClass<RecommenderObject>;
+  /// Of what will change: what was shared before stays as it is.
+  Retriever& changing();
+  ArrayView<float> features_view(const Napi::Value& value, int64_t* num_features);
   Napi::Value num_items(const Napi::CallbackInfo& info);
   Napi::Value recommend(const Napi::CallbackInfo& info);
+  Napi::Value serve(const Napi::CallbackInfo& info);
+  Napi::Value serve_batch(const Napi::CallbackInfo& info);
+  Napi::Value similar(const Napi::CallbackInfo& info);
+  Napi::Value search(const Napi::CallbackInfo& info);
+  Napi::Value interests(const Napi::CallbackInfo& info);
+  Napi::Value explain(const Napi::CallbackInfo& info);
   Napi::Value add_items(const Napi::CallbackInfo& info);
+  Napi::Value describe_items(const Napi::CallbackInfo& info);
+  Napi::Value hide_items(const Napi::CallbackInfo& info);
+  Napi::Value set_popularity(const Napi::CallbackInfo& info);
+  Napi::Value find_topics(const Napi::CallbackInfo& info);
+  Napi::Value set_topics(const Napi::CallbackInfo& info);
+  Napi::Value topics(const Napi::CallbackInfo& info);
+  Napi::Value share(const Napi::CallbackInfo& info);
   Napi::Value rank(const Napi::CallbackInfo& info);
 };
 

@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "napi/share_registry.h"
 #include "napi/transformer.h"
 
 namespace limbeck {
@@ -21,6 +22,7 @@ void TextEncoderObject::define(Napi::Env env) {
                   {
                       getter<&TextEncoderObject::feature_size>("featureSize"),
                       method<&TextEncoderObject::encode>("encode"),
+                      method<&TextEncoderObject::share>("share"),
                       dispose_method(),
                   });
 }
@@ -35,9 +37,28 @@ Napi::Object TextEncoderObject::create(Napi::Env env, std::shared_ptr<TaskQueue>
   fusion.components = copy_floats(fields, "components");
   const Napi::Value model = fields.get("model");
   const Transformer& transformer = TransformerObject::unwrap_of(*queue, model, "model").idle().transformer;
-  auto encoder = std::make_shared<SharedTextEncoder>(transformer, std::move(fusion));
+  auto encoder = std::make_shared<SharedTextEncoder>(std::make_shared<const TextModel>(transformer, std::move(fusion)));
   const int64_t size_bytes = transformer.parameters().flat_count() * static_cast<int64_t>(sizeof(float));
   return wrap(env, std::move(queue), std::move(encoder), size_bytes);
+}
+
+Napi::Object TextEncoderObject::open(Napi::Env env, const Napi::Value& key) {
+  const std::string name = to_string(key, "key");
+  std::shared_ptr<const PublishedTextModel> published = ShareRegistry::open<PublishedTextModel>(name);
+  if (published == nullptr) throw Error("ERR_DISPOSED", "The text encoder of this handle was disposed of.");
+  auto encoder = std::make_shared<SharedTextEncoder>(published->model);
+  encoder->published = std::move(published);
+  encoder->key = name;
+  return wrap(env, nullptr, std::move(encoder), 0);
+}
+
+Napi::Value TextEncoderObject::share(const Napi::CallbackInfo& info) {
+  SharedTextEncoder& shared = *state();
+  if (shared.published == nullptr) {
+    shared.published = std::make_shared<const PublishedTextModel>(PublishedTextModel{shared.encoder.model()});
+    shared.key = ShareRegistry::publish(shared.published);
+  }
+  return Napi::String::New(info.Env(), shared.key);
 }
 
 Napi::Value TextEncoderObject::feature_size(const Napi::CallbackInfo& info) {

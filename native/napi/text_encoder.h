@@ -3,15 +3,25 @@
 #include <napi.h>
 
 #include <memory>
+#include <string>
+#include <utility>
 
 #include "napi/object.h"
 #include "retrieve/text_encoder.h"
 
 namespace limbeck {
 
+/// What other threads open by its key.
+struct PublishedTextModel {
+  static constexpr const char* kShareKind = "text encoder";
+  std::shared_ptr<const TextModel> model;
+};
+
 struct SharedTextEncoder : Shareable {
-  SharedTextEncoder(const Transformer& model, TextFusion fusion) : encoder(model, std::move(fusion)) {}
+  explicit SharedTextEncoder(std::shared_ptr<const TextModel> model) : encoder(std::move(model)) {}
   TextEncoder encoder;
+  std::shared_ptr<const PublishedTextModel> published;  // once shared
+  std::string key;
 };
 
 /// NativeTextEncoder of src/binding.ts.
@@ -24,11 +34,14 @@ class TextEncoderObject : public EngineObject<TextEncoderObject, SharedTextEncod
   using EngineObject::EngineObject;
   static void define(Napi::Env env);
   static Napi::Object create(Napi::Env env, std::shared_ptr<TaskQueue> queue, const Napi::Value& options);
+  /// The encoder that another thread shared under this key, without an engine.
+  static Napi::Object open(Napi::Env env, const Napi::Value& key);
 
  private:
   friend class JsClass<TextEncoderObject>;
   Napi::Value feature_size(const Napi::CallbackInfo& info);
   Napi::Value encode(const Napi::CallbackInfo& info);
+  Napi::Value share(const Napi::CallbackInfo& info);
 };
 
 }  // namespace limbeck

@@ -4,13 +4,15 @@
 #include <vector>
 
 #include "core/memory.h"
+#include "core/shared_vector.h"
 #include "ops/context.h"
 
 namespace limbeck {
 
 /// Item vectors [num_items, hidden_size] that queries are ranked by, in fp32 and in int8. A search reads the int8
 /// table, a quarter of the bytes, keeps the items whose score may reach the best k given the rounding errors, and
-/// scores those in fp32: its answer is that of a search in fp32.
+/// scores those in fp32: its answer is that of a search in fp32. Copies share the vectors until one of them appends,
+/// and may search on several threads.
 class ItemTable {
  public:
   explicit ItemTable(int64_t hidden_size) : hidden_size_(hidden_size) {}
@@ -36,9 +38,9 @@ class ItemTable {
 
   int64_t hidden_size_;
   int64_t num_items_ = 0;
-  AlignedVector<float> vectors_;      // [num_items, hidden_size]
-  AlignedVector<uint8_t> quantised_;  // cpu/retrieve.h
-  AlignedVector<float> scales_;       // [num_items rounded up to 16], 0 beyond the last
+  SharedVector<float> vectors_;     // [num_items, hidden_size]
+  SharedVector<uint8_t> quantised_; // cpu/retrieve.h
+  SharedVector<float> scales_;      // [num_items rounded up to 16], 0 beyond the last
   // Largest norm of an item's rounding error over its scale; infinite once an item is not finite.
   float worst_error_ = 0;
   float worst_length_ = 0;  // largest norm of an item over its scale

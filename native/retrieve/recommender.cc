@@ -10,6 +10,7 @@
 #include "ops/embedding.h"
 #include "ops/linear.h"
 #include "ops/top_k.h"
+#include "retrieve/topics.h"
 
 namespace limbeck {
 
@@ -28,10 +29,20 @@ TransformerConfig folded_config(TransformerConfig config) {
   return config;
 }
 
+// Sequences of a forward pass together have about this many tokens, so that their activations stay in the cache.
+constexpr int64_t kTokensAtOnce = 4096;
+
 // Rows of scores that one chunk of users takes: at most 4 MB, so that they stay in the cache.
 int64_t chunk_rows(int64_t num_items) { return std::max<int64_t>(1, (int64_t{1} << 20) / num_items); }
 
 }  // namespace
+
+void check_item(const char* what, int32_t id, int64_t limit) {
+  if (id < 0 || id >= limit) {
+    throw Error("ERR_INVALID_ARGUMENT", std::string(what) + " has item " + std::to_string(id) +
+                                            ", outside the catalogue of " + std::to_string(limit) + ".");
+  }
+}
 
 Recommender::Recommender(Context& context, const Transformer& model)
     : model_(folded_config(model.config())),
@@ -52,85 +63,45 @@ Recommender::Recommender(Context& context, const Transformer& model)
   if (item_feature_size_ > 0) {
     const float* projection = model.parameters().values() + model.parameters().find("item_projection.weight").offset;
     item_projection_.assign(projection, projection + d * item_feature_size_);
-  }
-  excluded_.assign(static_cast<size_t>(num_items()), 0);
-}
-
-void Recommender::check_item(const char* what, int32_t id, int64_t limit) const {
-  if (id < 0 || id >= limit) {
-    throw Error("ERR_INVALID_ARGUMENT", std::string(what) + " has item " + std::to_string(id) +
-                                            ", outside the catalogue of " + std::to_string(limit) + ".");
-  }
-}
-
-int64_t Recommender::recommend(const int32_t* history, int64_t history_length, const float* features,
-                               int64_t num_features, const int32_t* exclude, int64_t num_excluded, int64_t k,
-                               int32_t* item_ids, float* scores) {
-  const TransformerConfig& config = model_.config();
-  if (history_length < 1) throw Error("ERR_INVALID_ARGUMENT", "Expected a history of at least one item.");
-  if (k < 1) throw Error("ERR_INVALID_ARGUMENT", "Expected k of at least 1, got " + std::to_string(k) + ".");
-  if (num_features > 0 && item_feature_size_ == 0) {
-    throw Error("ERR_INVALID_ARGUMENT", "This student has no item features, so it knows no items by text.");
-  }
-  for (int64_t i = 0; i < history_length; ++i) {
-    if (history[i] < -num_features) check_item("history", history[i], num_items());
-    if (history[i] >= 0) check_item("history", history[i], num_items());
-  }
-  for (int64_t i = 0; i < num_excluded; ++i) check_item("exclude", exclude[i], num_items());
-
-  const int64_t d = config.hidden_size, f = item_feature_size_;
-  const int64_t length = std::min(history_length, config.max_position_embeddings);
-  history += history_length - length;
-  serving_arena_.reset();
-  Context context{serving_pool_, serving_arena_};
-  float* vectors = serving_arena_.allocate<float>(length * d);  // [length, d]
-  for (int64_t i = 0; i < length; ++i) {
-    if (history[i] >= 0) {
-      std::memcpy(vectors + i * d, items_.vectors() + history[i] * d, static_cast<size_t>(d) * sizeof(float));
-    } else {
-      gemm(context, 1, d, f, {features + (-1 - int64_t{history[i]}) * f, f, 1}, {item_projection_.data(), 1, f},
-           nullptr, vectors + i * d, d, false);
+    const float* features = model.item_features();
+    if (features != nullptr) {
+      item_features_.assign(features, features + num_items() * item_feature_size_);
+      normalise_rows(item_features_.data(), num_items(), item_feature_size_);
     }
   }
+}
+
+const float* Recommender::last_hidden(Context& context, Arena& arena, const float* vectors, int64_t length) const {
   const int32_t offsets[2] = {0, static_cast<int32_t>(length)};
-  Batch batch{history, offsets, nullptr, length, 1};
+  Batch batch{nullptr, offsets, nullptr, length, 1};
   batch.input_vectors = vectors;
   ForwardOptions options;
   options.last_rows_only = true;
-  const Activations activations = model_.forward(context, serving_arena_, batch, options);
-  const float* last = activations.hidden[config.num_hidden_layers];  // [d]
-
-  for (int64_t i = 0; i < num_excluded; ++i) excluded_[static_cast<size_t>(exclude[i])] = 1;
-  const int64_t count = items_.top_k(context, last, excluded_.data(), k, item_ids, scores);
-  for (int64_t i = 0; i < num_excluded; ++i) excluded_[static_cast<size_t>(exclude[i])] = 0;
-  return count;
+  return model_.forward(context, arena, batch, options).hidden[model_.config().num_hidden_layers];
 }
 
-int64_t Recommender::add_items(const float* features, int64_t num_features) {
-  const int64_t d = model_.config().hidden_size, f = item_feature_size_;
-  if (f == 0) {
-    throw Error("ERR_INVALID_ARGUMENT", "This student has no item features, so items cannot be added by text.");
+void Recommender::last_hidden(Context& context, Arena& arena, const float* vectors, const int32_t* sequence_offsets,
+                              int64_t num_sequences, float* last) const {
+  const int64_t d = hidden_size();
+  ForwardOptions options;
+  options.last_rows_only = true;
+  std::vector<int32_t> offsets;
+  for (int64_t first = 0, end = 0; first < num_sequences; first = end) {
+    const int32_t begin = sequence_offsets[first];
+    offsets.assign(1, 0);
+    do offsets.push_back(sequence_offsets[++end] - begin);
+    while (end < num_sequences && sequence_offsets[end + 1] - begin <= kTokensAtOnce);
+    Batch part{nullptr, offsets.data(), nullptr, offsets.back(), end - first};
+    part.input_vectors = vectors + begin * d;
+    const Arena::Scope scope(arena);
+    const Activations activations = model_.forward(context, arena, part, options);
+    std::memcpy(last + first * d, activations.hidden[model_.config().num_hidden_layers],
+                static_cast<size_t>(part.num_sequences * d) * sizeof(float));
   }
-  if (num_features < f || num_features % f != 0) {
-    throw Error("ERR_SHAPE_MISMATCH", "Expected features of " + std::to_string(f) + " numbers an item, got " +
-                                          std::to_string(num_features) + " in all.");
-  }
-  const int64_t added = num_features / f, first = num_items();
-  for (int64_t i = 0; i < num_features; ++i) {
-    if (!std::isfinite(features[i])) throw Error("ERR_INVALID_ARGUMENT", "Item features must be finite.");
-  }
-  excluded_.resize(static_cast<size_t>(first + added), 0);
-  serving_arena_.reset();
-  Context context{serving_pool_, serving_arena_};
-  float* vectors = serving_arena_.allocate<float>(added * d);  // [added, d]
-  gemm(context, added, d, f, {features, f, 1}, {item_projection_.data(), 1, f}, nullptr, vectors, d, false);
-  items_.append(vectors, added);
-  return first;
 }
 
 // Some sequences at a time, so that their activations stay in the cache.
-void Recommender::last_hidden(Context& context, Arena& arena, const Batch& batch, float* last) const {
-  constexpr int64_t kTokens = 4096;
+void Recommender::batch_last_hidden(Context& context, Arena& arena, const Batch& batch, float* last) const {
   const TransformerConfig& config = model_.config();
   const int64_t d = config.hidden_size;
   ForwardOptions options;
@@ -140,7 +111,7 @@ void Recommender::last_hidden(Context& context, Arena& arena, const Batch& batch
     const int32_t begin = batch.sequence_offsets[first];
     offsets.assign(1, 0);
     do offsets.push_back(batch.sequence_offsets[++end] - begin);
-    while (end < batch.num_sequences && batch.sequence_offsets[end + 1] - begin <= kTokens);
+    while (end < batch.num_sequences && batch.sequence_offsets[end + 1] - begin <= kTokensAtOnce);
     Batch part{batch.input_ids + begin, offsets.data(), nullptr, offsets.back(), end - first};
     const Arena::Scope scope(arena);
     float* vectors = arena.allocate<float>(part.num_tokens * d);  // [tokens of the part, d]
@@ -171,7 +142,7 @@ void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs,
 
   arena.reset();
   float* last = arena.allocate<float>(S * d);  // [S, d]
-  last_hidden(context, arena, inputs.batch, last);
+  batch_last_hidden(context, arena, inputs.batch, last);
   const int64_t chunk = std::min(S, chunk_rows(V));
   float* scores = arena.allocate<float>(chunk * V);                             // [chunk, V]
   uint8_t* excluded = arena.allocate<uint8_t>(context.pool.num_threads() * V);  // [threads, V], zero between rows

@@ -17,43 +17,48 @@ struct RankInputs {
   int64_t top_k;                   // 0 = ranks only
 };
 
-/// A snapshot of a sequence student, its item table folded (e_i = v_i + A·u_i), that ranks the catalogue.
+/// A snapshot of a sequence student, its item table folded (e_i = v_i + A·u_i). It never changes, so any number of
+/// threads may read it; retriever.h serves requests from it.
 class Recommender {
  public:
   explicit Recommender(Context& context, const Transformer& model);
 
   int64_t num_items() const { return items_.num_items(); }
+  int64_t hidden_size() const { return model_.config().hidden_size; }
   int64_t item_feature_size() const { return item_feature_size_; }
+  /// Longest history that the model reads.
+  int64_t max_history() const { return model_.config().max_position_embeddings; }
+  const ItemTable& items() const { return items_; }
+  /// A [d, f]
+  const float* item_projection() const { return item_projection_.data(); }
+  /// u [num_items, f], each of length 1 or 0, or null when items have no features.
+  const float* item_features() const { return item_features_.empty() ? nullptr : item_features_.data(); }
 
-  /// The best k items after `history` (its last maxPositionEmbeddings items are read), on the calling thread. Best
-  /// first, equal scores by lower id; returns how many, fewer than k when the catalogue is exhausted. Once the longest
-  /// history was seen it allocates nothing. An id −1 − j in the history is row j of features [num_features, f]: an item
-  /// outside the catalogue. Not thread-safe with itself or add_items.
-  int64_t recommend(const int32_t* history, int64_t history_length, const float* features, int64_t num_features,
-                    const int32_t* exclude, int64_t num_excluded, int64_t k, int32_t* item_ids, float* scores);
-
-  /// Appends items that have features only (v = 0): e = A·u. features [n, f]; returns the id of the first.
-  int64_t add_items(const float* features, int64_t num_features);
+  /// The state after each sequence of item vectors: last [S, d] = . Sequences of a call share memory for their
+  /// activations: about 4096 tokens at a time.
+  void last_hidden(Context& context, Arena& arena, const float* vectors, const int32_t* sequence_offsets,
+                   int64_t num_sequences, float* last) const;
+  /// As last_hidden() for one sequence, which lies in `arena` afterwards: [d].
+  const float* last_hidden(Context& context, Arena& arena, const float* vectors, int64_t length) const;
 
   /// Full ranking over the catalogue: ranks [S] = 1 + the number of other, not excluded items that score at least as
   /// high as the target (ties count against it); a target is never excluded. top_k_ids, top_k_scores [S, k], filled up
-  /// with −1 and −∞ when fewer items are left. Reads the snapshot alone: may run beside recommend().
+  /// with −1 and −∞ when fewer items are left.
   void rank(Context& context, Arena& arena, const RankInputs& inputs, int32_t* ranks, int32_t* top_k_ids,
             float* top_k_scores) const;
 
  private:
-  void check_item(const char* what, int32_t id, int64_t limit) const;
   /// The hidden state of the last row of each sequence: last [S, d] = .
-  void last_hidden(Context& context, Arena& arena, const Batch& batch, float* last) const;
+  void batch_last_hidden(Context& context, Arena& arena, const Batch& batch, float* last) const;
 
   Transformer model_;                   // without an item table
   std::vector<float> item_projection_;  // A [d, f]
+  std::vector<float> item_features_;    // u [num_items, f], of length 1
   int64_t item_feature_size_;
-  ItemTable items_;  // grows by add_items
-  // Of the synchronous path; the pool has no thread but the caller's.
-  ThreadPool serving_pool_{1};
-  Arena serving_arena_;
-  std::vector<uint8_t> excluded_;  // [num_items], zero between calls
+  ItemTable items_;
 };
+
+/// Error("ERR_INVALID_ARGUMENT") unless 0 ≤ id < limit.
+void check_item(const char* what, int32_t id, int64_t limit);
 
 }  // namespace limbeck

@@ -45,25 +45,26 @@ int64_t check_fusion(const TransformerConfig& config, const TextFusion& fusion) 
 
 }  // namespace
 
-TextEncoder::TextEncoder(const Transformer& model, TextFusion fusion)
+TextModel::TextModel(const Transformer& model, TextFusion fusion)
     : model_(model.config()), fusion_(std::move(fusion)), feature_size_(check_fusion(model.config(), fusion_)) {
   std::memcpy(model_.parameters().values(), model.parameters().values(),
               static_cast<size_t>(model.parameters().flat_count()) * sizeof(float));
   if (model.item_features() != nullptr) model_.set_item_features(model.item_features());
+  ThreadPool pool(1);
+  Arena scratch;
+  Context context{pool, scratch};
+  model_.pack_weights(context);
 }
 
-void TextEncoder::encode(const Batch& batch, float* features) {
+void TextModel::encode(Context& context, Arena& arena, const Batch& batch, float* features) const {
   const TransformerConfig& config = model_.config();
   check_batch(config, batch);
   const int64_t S = batch.num_sequences, d = config.hidden_size, columns = num_columns(config, fusion_);
-  arena_.reset();
-  Context context{pool_, arena_};
-  model_.pack_weights(context);
-  const Activations activations = model_.forward(context, arena_, batch, {});
+  const Activations activations = model_.forward(context, arena, batch, {});
 
-  float* centred = arena_.allocate<float>(S * columns);  // [S, columns]
-  double* fused = arena_.allocate<double>(columns);      // of one sequence
-  double* pooled = arena_.allocate<double>(d);           // of one sequence and layer
+  float* centred = arena.allocate<float>(S * columns);  // [S, columns]
+  double* fused = arena.allocate<double>(columns);      // of one sequence
+  double* pooled = arena.allocate<double>(d);           // of one sequence and layer
   for (int64_t s = 0; s < S; ++s) {
     const int32_t begin = batch.sequence_offsets[s], end = batch.sequence_offsets[s + 1];
     std::fill(fused, fused + columns, 0.0);

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "model/transformer.h"
@@ -17,20 +19,43 @@ struct TextFusion {
   std::vector<float> components;  // [f, columns]
 };
 
-/// A snapshot of a language model that turns texts into item features on the calling thread. Not thread-safe.
-class TextEncoder {
+/// A snapshot of a language model and of how its hidden states become item features. It never changes, so any number of
+/// threads may read it.
+class TextModel {
  public:
   /// Copies the parameters of `model`. Throws Error("ERR_INVALID_ARGUMENT", "ERR_SHAPE_MISMATCH").
-  TextEncoder(const Transformer& model, TextFusion fusion);
+  TextModel(const Transformer& model, TextFusion fusion);
 
+  const TransformerConfig& config() const { return model_.config(); }
   int64_t feature_size() const { return feature_size_; }
   /// features [S, f] = (fused − mean)·componentsᵀ. Throws for a batch that the model cannot take.
-  void encode(const Batch& batch, float* features);
+  void encode(Context& context, Arena& arena, const Batch& batch, float* features) const;
 
  private:
   Transformer model_;
   TextFusion fusion_;
   int64_t feature_size_;
+};
+
+/// Turns texts into item features on the calling thread, in memory of its own. Not thread-safe; any number of them may
+/// share one TextModel.
+class TextEncoder {
+ public:
+  explicit TextEncoder(std::shared_ptr<const TextModel> model) : model_(std::move(model)) {}
+  TextEncoder(const Transformer& model, TextFusion fusion)
+      : model_(std::make_shared<const TextModel>(model, std::move(fusion))) {}
+
+  const std::shared_ptr<const TextModel>& model() const { return model_; }
+  int64_t feature_size() const { return model_->feature_size(); }
+  /// As TextModel::encode().
+  void encode(const Batch& batch, float* features) {
+    arena_.reset();
+    Context context{pool_, arena_};
+    model_->encode(context, arena_, batch, features);
+  }
+
+ private:
+  std::shared_ptr<const TextModel> model_;
   ThreadPool pool_{1};
   Arena arena_;
 };

@@ -9,7 +9,7 @@ import { listSafetensors } from '../formats/safetensors.js';
 import { nativeParameterShapes } from '../formats/tensor-names.js';
 import { fileChecksum } from '../knowledge/knowledge.js';
 import { readManifest } from '../knowledge/manifest.js';
-import { ITEMS_FILE, TEXT_ENCODER_DIRECTORY } from '../recommend/student.js';
+import { ITEMS_FILE, TEXT_ENCODER_DIRECTORY } from '../recommend/student-files.js';
 import { type CommandContext, print } from './output.js';
 import { readReport } from './read-report.js';
 

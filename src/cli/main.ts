@@ -10,6 +10,7 @@ import { codeOf, EXIT, EXIT_CODE_HELP, exitCodeOf } from './exit-codes.js';
 import { inspectCommand } from './inspect.js';
 import { type CommandContext, printable, type Streams } from './output.js';
 import { evaluateCommand, type RecommendFlags, recommendCommand } from './recommend.js';
+import { createKeyCommand, type ServeFlags, serveCommand } from './serve.js';
 
 /** One Ctrl-C under npm or timeout arrives twice: from the terminal, and passed on by them. */
 const ONE_KEY_PRESS_MS = 100;
@@ -86,6 +87,28 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .option('--k <count>', 'how many items', wholeNumber, 10)
     .option(...json)
     .action((directory: string, flags: RecommendFlags) => recommendCommand(directory, flags, context));
+  program
+    .command('serve <student>')
+    .description('answer requests over HTTP; STUDENT is a student, the output of a distillation, or a model registry')
+    .option('--data <dir>', 'where events and changes of the catalogue are kept', 'limbeck-data')
+    .option('--redis <url>', 'Redis server over which several services share their events')
+    .option('--host <address>', 'address to bind to (default: 127.0.0.1; any other needs --keys)')
+    .option('--port <port>', 'port to bind to; 0 = any (default: 8080)', wholeNumber)
+    .option('--keys <file>', 'file of API keys, made by create-key')
+    .option('--rate-limit <count>', 'requests a second of one key or address (default: no limit)', wholeNumber)
+    .option('--body-limit <bytes>', 'longest body of a request (default: 1048576)', wholeNumber)
+    .option('--max-queue <ms>', 'how long requests may wait before others get 503 (default: 10)', wholeNumber)
+    .option('--drain-delay <ms>', 'from not ready to accepting no more, at the end (default: 2000)', wholeNumber)
+    .option('--drain-timeout <ms>', 'how long requests at work may take, at the end (default: 25000)', wholeNumber)
+    .option('--log-level <level>', 'trace, debug (every request), info, warn, error or silent (default: info)')
+    .option('--no-console', 'without the page at /')
+    .action((student: string, flags: ServeFlags) => serveCommand(student, flags, context));
+  program
+    .command('create-key <file>')
+    .description('add an API key for serve to a file, and show it once')
+    .option('--scopes <scope...>', 'what it allows: read, write; both when not said', ids)
+    .option(...json)
+    .action((file: string, flags: { scopes?: string[]; json?: boolean }) => createKeyCommand(file, flags, context));
   program
     .command('inspect <path>')
     .description('describe a safetensors file, a model, a student, a knowledge store or an output directory')

@@ -151,15 +151,17 @@ async function assembleStudent(
   engine: NativeEngine,
   workspace: Workspace,
   { teacher, student: { itemFeatures } }: DistillSettings,
-  { items }: Dataset,
+  dataset: Dataset,
   { seed }: Seeded,
   spec: TextEncoderSpec,
 ): Promise<Student> {
+  const { items } = dataset;
+  const details = { popularity: trainCounts(dataset) };
   const model = await SequenceModel.load(engine, workspace.path(`distilled-${seed}`));
-  if (!itemFeatures) return new Student(engine, model, items);
+  if (!itemFeatures) return new Student(engine, model, items, undefined, details);
   const isAsLoaded = 'directory' in teacher && teacher.adapt === undefined;
   const languageModel = await LanguageModel.load(engine, isAsLoaded ? teacher.directory : workspace.path('teacher'));
-  return new Student(engine, model, items, new TextEncoder(engine, languageModel, spec));
+  return new Student(engine, model, items, TextEncoder.create(engine, languageModel, spec), details);
 }
 
 async function writeResults(

@@ -3,7 +3,7 @@
  * temporary name, fsync, rename, fsync of the folder.
  */
 import { randomBytes } from 'node:crypto';
-import { constants, type Stats } from 'node:fs';
+import { constants, type Dirent, type Stats } from 'node:fs';
 import fs, { type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { LimbeckError } from '../errors.js';
@@ -55,6 +55,16 @@ export async function pathExists(path: string): Promise<boolean> {
   }
 }
 
+/** What a directory holds, by name. @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_IO */
+export async function readDirectory(path: string): Promise<Dirent[]> {
+  try {
+    const entries = await fs.readdir(path, { withFileTypes: true });
+    return entries.sort((a, b) => (a.name < b.name ? -1 : 1));
+  } catch (error) {
+    throw readError(error, path);
+  }
+}
+
 /**
  * Reads a UTF-8 text file; a byte order mark is dropped.
  *
@@ -101,15 +111,19 @@ export async function readJsonFile(path: string): Promise<JsonValue> {
  * Replaces a file as a whole: after a crash or a failure at any moment, the path holds either the earlier content or the
  * new one. Pieces of `data` are written one after the other.
  *
- * @throws LimbeckError ERR_NO_SPACE (disk or quota full), ERR_IO; the earlier file is then untouched
+ * @throws LimbeckError ERR_NO_SPACE (disk or quota full), ERR_IO, and whatever `data` throws; the earlier file is then
+ * untouched
  */
-export async function writeFileAtomic(path: string, data: string | Uint8Array | readonly Uint8Array[]): Promise<void> {
+export async function writeFileAtomic(
+  path: string,
+  data: string | Uint8Array | readonly Uint8Array[] | AsyncIterable<Uint8Array>,
+): Promise<void> {
   const pieces = typeof data === 'string' ? [Buffer.from(data)] : data instanceof Uint8Array ? [data] : data;
   const temporaryPath = temporarySibling(path);
   try {
     const file = await fs.open(temporaryPath, 'wx');
     try {
-      for (const piece of pieces) await writeFully(file, piece);
+      for await (const piece of pieces) await writeFully(file, piece);
       await file.sync();
     } finally {
       await file.close();
@@ -126,11 +140,14 @@ export async function writeFileAtomic(path: string, data: string | Uint8Array | 
  * Replaces a directory as a whole. `write` fills a temporary sibling; only when it has returned does the sibling take the
  * place of an earlier directory, which is removed afterwards. When anything fails, the earlier directory stays.
  *
- * @throws LimbeckError ERR_NO_SPACE, ERR_IO (also when the path is a file), and whatever `write` throws
+ * @param options.replace false: an earlier directory is refused @defaultValue true
+ * @throws LimbeckError ERR_NO_SPACE, ERR_IO (also when the path is a file), ERR_INVALID_ARGUMENT for a directory that must
+ * not be replaced, and whatever `write` throws
  */
 export async function writeDirectoryAtomic(
   path: string,
   write: (temporaryPath: string) => Promise<void>,
+  { replace = true }: { readonly replace?: boolean } = {},
 ): Promise<void> {
   const target = resolve(path);
   const temporaryPath = temporarySibling(target);
@@ -139,11 +156,17 @@ export async function writeDirectoryAtomic(
     if (earlier !== undefined && !earlier.isDirectory()) {
       throw new LimbeckError('ERR_IO', `Cannot write the directory '${target}': a file has that name`);
     }
+    if (earlier !== undefined && !replace) throw alreadyThere(target);
     await fs.mkdir(dirname(target), { recursive: true });
     await fs.mkdir(temporaryPath);
     await write(temporaryPath);
     await syncDirectory(temporaryPath);
-    if (earlier === undefined) {
+    if (!replace) {
+      // Another process may have made it meanwhile: the rename then fails, because that one is not empty.
+      await fs.rename(temporaryPath, target).catch((error: NodeJS.ErrnoException) => {
+        throw error.code === 'ENOTEMPTY' || error.code === 'EEXIST' ? alreadyThere(target) : error;
+      });
+    } else if (earlier === undefined) {
       await fs.rename(temporaryPath, target);
     } else {
       await swapDirectories(temporaryPath, target);
@@ -155,6 +178,15 @@ export async function writeDirectoryAtomic(
   }
 }
 
+/** Removes a file or a directory with all that it holds; nothing happens when there is none. @throws LimbeckError ERR_IO */
+export async function remove(path: string): Promise<void> {
+  try {
+    await fs.rm(path, { recursive: true, force: true });
+  } catch (error) {
+    throw writeError(error, path);
+  }
+}
+
 /** Makes a directory and those above it. @throws LimbeckError ERR_NO_SPACE, ERR_IO */
 export async function makeDirectory(path: string): Promise<void> {
   try {
@@ -162,6 +194,10 @@ export async function makeDirectory(path: string): Promise<void> {
   } catch (error) {
     throw writeError(error, path);
   }
+}
+
+function alreadyThere(path: string): LimbeckError {
+  return new LimbeckError('ERR_INVALID_ARGUMENT', `'${path}' is there already, and is not replaced`);
 }
 
 /** A directory cannot be renamed over a full one, so the earlier one steps aside, and comes back if the swap fails. */
@@ -186,8 +222,35 @@ async function writeFully(file: FileHandle, bytes: Uint8Array): Promise<void> {
   }
 }
 
-/** Makes a rename durable. Windows cannot open a directory, and does not need it. */
-async function syncDirectory(path: string): Promise<void> {
+/**
+ * Makes a file as a whole where there is none: of several processes that try at once, one succeeds.
+ *
+ * @returns whether it was this one
+ * @throws LimbeckError ERR_NO_SPACE, ERR_IO
+ */
+export async function createFileExclusive(path: string, data: string): Promise<boolean> {
+  const temporaryPath = temporarySibling(path);
+  try {
+    await writeFileAtomic(temporaryPath, data);
+    // Unlike a rename, a link never takes the place of another file.
+    await fs.link(temporaryPath, path);
+    await fs.rm(temporaryPath);
+    await syncDirectory(dirname(path));
+    return true;
+  } catch (error) {
+    await fs.rm(temporaryPath, { force: true });
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+    throw writeError(error, path);
+  }
+}
+
+/** Whether a name is that of an unfinished write, as a process that was killed leaves behind. */
+export function isTemporaryName(name: string): boolean {
+  return /^\..+\.[0-9]+\.[0-9a-f]{12}\.tmp$/.test(name);
+}
+
+/** Makes new, renamed and removed names durable. Windows cannot open a directory, and does not need it. */
+export async function syncDirectory(path: string): Promise<void> {
   if (process.platform === 'win32') return;
   const directory = await fs.open(path, constants.O_RDONLY);
   try {
@@ -209,7 +272,8 @@ function isMissing(error: unknown): boolean {
   return code === 'ENOENT' || code === 'ENOTDIR';
 }
 
-function temporarySibling(path: string): string {
+/** A name beside `path` that no one else uses; {@link isTemporaryName} tells such names. */
+export function temporarySibling(path: string): string {
   return join(dirname(path), `.${basename(path)}.${process.pid}.${randomBytes(6).toString('hex')}.tmp`);
 }
 
@@ -218,18 +282,22 @@ function kindOf(stats: Stats): string {
   return stats.isFIFO() ? 'a pipe' : 'a device or socket';
 }
 
-function readError(error: unknown, path: string): LimbeckError {
+/** What a failed read is reported as. */
+export function readError(error: unknown, path: string): LimbeckError {
   if (isMissing(error)) {
     return new LimbeckError('ERR_FILE_NOT_FOUND', `There is no file '${path}'`, { cause: error });
   }
   return new LimbeckError('ERR_IO', `Cannot read '${path}': ${(error as Error).message}`, { cause: error });
 }
 
-/** Errors of the caller's own callback keep their meaning; only the system's errors are translated. */
-function writeError(error: unknown, path: string): unknown {
+/**
+ * What a failed write is reported as: ERR_NO_SPACE (disk, quota or the largest file allowed) or ERR_IO. Errors of the
+ * caller's own callback keep their meaning; only the system's errors are translated.
+ */
+export function writeError(error: unknown, path: string): unknown {
   const { code, message, syscall } = error as NodeJS.ErrnoException;
   if (error instanceof LimbeckError || syscall === undefined) return error;
-  if (code === 'ENOSPC' || code === 'EDQUOT') {
+  if (code === 'ENOSPC' || code === 'EDQUOT' || code === 'EFBIG') {
     return new LimbeckError('ERR_NO_SPACE', `No space left to write '${path}'; earlier files are untouched`, {
       cause: error,
     });

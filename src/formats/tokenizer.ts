@@ -25,6 +25,8 @@ export interface Tokenizer {
   readonly padTokenId?: number;
   /** The content of tokenizer.json. */
   readonly json: object;
+  /** The content of tokenizer_config.json. */
+  readonly config: object;
   /** @throws LimbeckError ERR_TOKENIZER when a part of the text has no token */
   encode(text: string, options?: EncodeOptions): number[];
   /** @throws LimbeckError ERR_TOKENIZER for an id without a token */
@@ -97,6 +99,7 @@ export function createTokenizer(json: object, config: object = {}, source = 'tok
     ...(maskTokenId === undefined ? {} : { maskTokenId }),
     ...(padTokenId === undefined ? {} : { padTokenId }),
     json,
+    config: settings,
     encode(text, { addSpecialTokens = true } = {}) {
       const ids: (number | undefined)[] = run(
         'encode with',

@@ -1,11 +1,12 @@
 /** From a text to item features, the way the catalogue's own were made. */
 import { join } from 'node:path';
 import { z } from 'zod';
-import type { NativeEngine, NativeTextEncoder } from '../binding.js';
+import { loadBinding, type NativeEngine, type NativeTextEncoder } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { makeDirectory, readJsonFile, writeFileAtomic } from '../formats/files.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
-import { LanguageModel } from '../teacher/language-model.js';
+import { createTokenizer, type Tokenizer } from '../formats/tokenizer.js';
+import { LanguageModel, packTexts } from '../teacher/language-model.js';
 import type { TextEncoderSpec } from './fuse.js';
 
 const JSON_FILE = 'text_encoder.json';
@@ -18,20 +19,54 @@ const encoderSchema = z.strictObject({
   fusion: z.enum(['sum', 'concat']),
 });
 
+/** What another thread needs to encode with the same weights; structured-clonable. */
+export interface TextEncoderHandle {
+  readonly key: string;
+  readonly tokenizer: object;
+  readonly tokenizerConfig: object;
+  readonly maxLength: number;
+}
+
 /** Encodes synchronously: one forward pass of the language model for the texts of a call. */
 export class TextEncoder {
   readonly #native: NativeTextEncoder;
-  readonly #model: LanguageModel;
-  readonly #spec: TextEncoderSpec;
+  readonly #tokenizer: Tokenizer;
+  readonly #maxLength: number;
+  /** Where the encoder was made; one that was opened from a handle has only what encodes. */
+  readonly #source: { readonly model: LanguageModel; readonly spec: TextEncoderSpec } | undefined;
+
+  private constructor(
+    native: NativeTextEncoder,
+    tokenizer: Tokenizer,
+    maxLength: number,
+    source?: { readonly model: LanguageModel; readonly spec: TextEncoderSpec },
+  ) {
+    this.#native = native;
+    this.#tokenizer = tokenizer;
+    this.#maxLength = maxLength;
+    this.#source = source;
+  }
 
   /**
    * @param model the encoder owns it from now on: dispose() frees it
    * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_SHAPE_MISMATCH when model and spec do not fit together
    */
-  constructor(engine: NativeEngine, model: LanguageModel, spec: TextEncoderSpec) {
-    this.#native = engine.createTextEncoder({ model: model.native, ...spec });
-    this.#model = model;
-    this.#spec = spec;
+  static create(engine: NativeEngine, model: LanguageModel, spec: TextEncoderSpec): TextEncoder {
+    const { tokenizer, config } = model;
+    const native = engine.createTextEncoder({ model: model.native, ...spec });
+    return new TextEncoder(native, tokenizer, config.maxPositionEmbeddings, { model, spec });
+  }
+
+  /** The weights that another thread shared, without a copy. @throws LimbeckError ERR_DISPOSED */
+  static open(handle: TextEncoderHandle): TextEncoder {
+    const tokenizer = createTokenizer(handle.tokenizer, handle.tokenizerConfig);
+    return new TextEncoder(loadBinding().openTextEncoder(handle.key), tokenizer, handle.maxLength);
+  }
+
+  /** What {@link open} takes in another thread of this process; this encoder must live until then. */
+  share(): TextEncoderHandle {
+    const { json, config } = this.#tokenizer;
+    return { key: this.#native.share(), tokenizer: json, tokenizerConfig: config, maxLength: this.#maxLength };
   }
 
   /** Width f of the features. */
@@ -41,18 +76,24 @@ export class TextEncoder {
 
   /** @returns features [texts, f] @throws LimbeckError ERR_INVALID_ARGUMENT for an empty text, ERR_DISPOSED */
   encode(texts: readonly string[]): Float32Array {
-    const { inputIds, sequenceOffsets } = this.#model.encode(texts);
+    const { inputIds, sequenceOffsets } = packTexts(this.#tokenizer, texts, this.#maxLength);
     return this.#native.encode({ inputIds, sequenceOffsets });
   }
 
-  /** As {@link saveTextEncoder}. */
+  /** As {@link saveTextEncoder}. @throws LimbeckError ERR_INVALID_ARGUMENT for one that was opened from a handle */
   save(directory: string): Promise<void> {
-    return saveTextEncoder(directory, this.#model, this.#spec);
+    if (this.#source === undefined) {
+      throw new LimbeckError(
+        'ERR_INVALID_ARGUMENT',
+        'This text encoder shares weights of another thread: save it there',
+      );
+    }
+    return saveTextEncoder(directory, this.#source.model, this.#source.spec);
   }
 
   dispose(): void {
     this.#native.dispose();
-    this.#model.dispose();
+    this.#source?.model.dispose();
   }
 }
 
@@ -98,7 +139,7 @@ export async function loadTextEncoder(engine: NativeEngine, directory: string): 
   const spec = { layers, fusion, weights: floats('weights'), mean: floats('mean'), components: floats('components') };
   const model = await LanguageModel.load(engine, directory);
   try {
-    return new TextEncoder(engine, model, spec);
+    return TextEncoder.create(engine, model, spec);
   } catch (error) {
     model.dispose();
     throw error;

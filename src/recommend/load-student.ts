@@ -1,13 +1,10 @@
 import { join } from 'node:path';
-import { z } from 'zod';
 import type { NativeEngine } from '../binding.js';
-import { LimbeckError } from '../errors.js';
-import { pathExists, readJsonFile } from '../formats/files.js';
+import { pathExists } from '../formats/files.js';
 import { loadTextEncoder, type TextEncoder } from '../knowledge/text-encoder.js';
 import { SequenceModel } from '../student/sequence-model.js';
-import { type CatalogueItem, ITEMS_FILE, Student, TEXT_ENCODER_DIRECTORY } from './student.js';
-
-const itemsSchema = z.array(z.object({ id: z.string().min(1), text: z.string() })).min(1);
+import { Student } from './student.js';
+import { readItems, readPopularity, readTopics, TEXT_ENCODER_DIRECTORY } from './student-files.js';
 
 /**
  * Opens a student directory.
@@ -16,26 +13,18 @@ const itemsSchema = z.array(z.object({ id: z.string().min(1), text: z.string() }
  * ERR_CHECKPOINT_MISMATCH, ERR_TOKENIZER, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO
  */
 export async function loadStudent(engine: NativeEngine, directory: string): Promise<Student> {
-  const items = await readItems(join(directory, ITEMS_FILE));
+  const items = await readItems(directory);
+  const popularity = await readPopularity(directory);
+  const topics = await readTopics(directory);
   const model = await SequenceModel.load(engine, directory);
   let encoder: TextEncoder | undefined;
   try {
     const encoderDirectory = join(directory, TEXT_ENCODER_DIRECTORY);
     if (await pathExists(encoderDirectory)) encoder = await loadTextEncoder(engine, encoderDirectory);
-    return new Student(engine, model, items, encoder);
+    return new Student(engine, model, items, encoder, { popularity, topics });
   } catch (error) {
     encoder?.dispose();
     model.dispose();
     throw error;
   }
-}
-
-async function readItems(path: string): Promise<CatalogueItem[]> {
-  const parsed = itemsSchema.safeParse(await readJsonFile(path));
-  if (parsed.success) return parsed.data;
-  const issue = parsed.error.issues[0];
-  throw new LimbeckError(
-    'ERR_FILE_FORMAT',
-    `'${path}': expected a list of { id, text }; ${issue?.path.join('.')}: ${issue?.message}`,
-  );
 }

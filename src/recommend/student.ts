@@ -1,247 +1,436 @@
-import { join } from 'node:path';
-import type { NativeEngine, NativeRecommender } from '../binding.js';
+import { loadBinding, type NativeEngine, type NativeRecommender } from '../binding.js';
 import { LimbeckError } from '../errors.js';
-import { writeDirectoryAtomic, writeFileAtomic } from '../formats/files.js';
-import type { TextEncoder } from '../knowledge/text-encoder.js';
+import { TextEncoder, type TextEncoderHandle } from '../knowledge/text-encoder.js';
+import { endsSentence } from '../prepare/text.js';
 import type { SequenceModel } from '../student/sequence-model.js';
+import type { Interest, RankedItem, Recommendation, RecommendedItem } from './answers.js';
+import { type BatchRecommendation, type BatchRequest, batchAnswer, checkBatch, mapIndices } from './batch.js';
+import { explanations } from './explain.js';
+import { type CatalogueItem, ItemIndex } from './item-index.js';
+import {
+  type History,
+  PackedRequest,
+  type RecommendRequest,
+  type SearchOptions,
+  type SelectionOptions,
+} from './request.js';
+import { saveStudent } from './student-files.js';
+import { nameTopics, numTopicsFor, type StudentTopics } from './topics.js';
 
-/** An item as a student knows it. */
-export interface CatalogueItem {
-  readonly id: string;
-  readonly text: string;
+/** What a student knows beside its model. */
+export interface StudentDetails {
+  /** How often each item was chosen in training: for novelty and empty histories. */
+  readonly popularity?: Int32Array | Float32Array | undefined; // [numItems]
+  /** @defaultValue found when they are first needed */
+  readonly topics?: StudentTopics | undefined;
 }
-
-export interface RecommendRequest {
-  /**
-   * What the user chose, oldest first: item ids, or the text of items that the catalogue does not have. The last
-   * `maxHistory` count. Unknown ids are left out and listed in the answer.
-   */
-  readonly history: readonly (string | { readonly text: string })[];
-  /** How many items. 1 to the size of the catalogue. @defaultValue 10 */
-  readonly k?: number;
-  /** Ids never to be recommended; unknown ones have no effect. The items of the history are left out in any case. */
-  readonly exclude?: readonly string[];
-}
-
-export interface Recommendation {
-  /** Best first; fewer than k when the catalogue is exhausted. `score` is the logit: comparable inside one answer. */
-  readonly items: readonly { readonly id: string; readonly score: number }[];
-  /** Ids of the history that the student does not know. */
-  readonly unknownItems: readonly string[];
-}
-
-/** Names in a student directory. */
-export const ITEMS_FILE = 'items.json';
-export const TEXT_ENCODER_DIRECTORY = 'text_encoder';
-
-const DEFAULT_K = 10;
-const NO_FEATURES = new Float32Array(0);
 
 /**
- * A distilled recommender, ready to serve: `recommend()` answers synchronously from memory.
+ * Names a student's weights in this process. Post it to a worker thread, which opens it with
+ * {@link Student.fromHandle}; its fields are nobody's business.
+ */
+export interface StudentHandle {
+  readonly key: string;
+  readonly encoder: TextEncoderHandle | undefined;
+  readonly items: readonly CatalogueItem[];
+  /** Slots of removed items. */
+  readonly removed: Int32Array;
+  readonly hasPopularity: boolean;
+  readonly topicNames: readonly string[];
+  readonly numParameters: number;
+}
+
+const TOPIC_SEED = 0;
+const DEFAULT_INTERESTS = 5;
+/** Texts of one forward pass of the encoder. */
+const TEXTS_AT_ONCE = 32;
+
+/**
+ * A distilled recommender, ready to serve: every call answers synchronously from memory, on the calling thread.
  */
 export class Student {
-  /** The catalogue; added items come last. */
-  readonly items: readonly CatalogueItem[];
-  readonly #items: CatalogueItem[];
-  readonly #indices: Map<string, number>;
+  readonly #index = new ItemIndex();
   readonly #recommender: NativeRecommender;
-  /** Reused by every call, grown when a longer one comes. */
-  #history = new Int32Array(64);
-  #exclude = new Int32Array(64);
-  #itemIds = new Int32Array(64);
-  #scores = new Float32Array(64);
+  readonly #model: SequenceModel | undefined;
+  readonly #numParameters: number | undefined;
+  readonly #packed = new PackedRequest();
+  /** Counts of the items that the student was made with. */
+  readonly #popularity: Float32Array | undefined;
+  readonly #hasPopularity: boolean;
+  #topicNames: readonly string[] | undefined;
+  #itemTopics: Int32Array | undefined;
 
   /**
    * @param model trained sequence model; the student takes a snapshot of its weights and owns it from now on
    * @param items in the order of the model's vocabulary
    * @param encoder what makes item features from texts; without it, only items of the catalogue are known
-   * @throws LimbeckError ERR_CHECKPOINT_MISMATCH when items, model and encoder do not fit together
+   * @throws LimbeckError ERR_CHECKPOINT_MISMATCH when items, model, encoder and details do not fit together;
+   * ERR_INVALID_ARGUMENT for an item that is malformed
    */
   constructor(
     engine: NativeEngine,
-    readonly model: SequenceModel,
+    model: SequenceModel,
     items: readonly CatalogueItem[],
+    encoder?: TextEncoder,
+    details?: StudentDetails,
+  );
+  /** @internal */
+  constructor(handle: StudentHandle);
+  constructor(
+    source: NativeEngine | StudentHandle,
+    model?: SequenceModel,
+    items: readonly CatalogueItem[] = [],
     readonly encoder?: TextEncoder,
+    details: StudentDetails = {},
   ) {
-    checkParts(model, items, encoder);
-    this.#items = [...items];
-    this.items = this.#items;
-    this.#indices = new Map(items.map(({ id }, index) => [id, index]));
-    if (this.#indices.size !== items.length) {
-      throw new LimbeckError(
-        'ERR_CHECKPOINT_MISMATCH',
-        'Expected every item of the catalogue once; an id is repeated.',
-      );
+    if (model === undefined) {
+      const handle = source as StudentHandle;
+      this.#recommender = loadBinding().openRecommender(handle.key);
+      if (handle.encoder !== undefined) this.encoder = TextEncoder.open(handle.encoder);
+      this.#index.describe(handle.items);
+      this.#index.add(handle.items, new Set(handle.removed));
+      this.#hasPopularity = handle.hasPopularity;
+      this.#topicNames = handle.topicNames;
+      this.#numParameters = handle.numParameters;
+      return;
     }
-    this.#recommender = engine.createRecommender(model.native);
-  }
-
-  get numItems(): number {
-    return this.#items.length;
-  }
-
-  get numParameters(): number {
-    return this.model.numParameters;
+    checkParts(model, items, encoder, details);
+    this.#index.check(items);
+    this.#model = model;
+    this.#recommender = (source as NativeEngine).createRecommender(model.native);
+    this.#recommender.describeItems(this.#index.describe(items));
+    this.#index.add(items);
+    this.#hasPopularity = details.popularity !== undefined;
+    if (details.popularity !== undefined) {
+      this.#popularity = Float32Array.from(details.popularity);
+      this.#recommender.setPopularity(this.#popularity);
+    }
+    if (details.topics !== undefined) {
+      this.#recommender.setTopics(details.topics.centroids);
+      this.#topicNames = details.topics.names;
+    }
   }
 
   /**
-   * The best k items after a history, on the calling thread.
+   * A student over the weights that another thread shares, without a copy of them; its catalogue is the one that the
+   * handle was made with, and adding or removing items here changes nothing there. It needs no engine and has no
+   * `model`, so it cannot be saved.
    *
-   * @throws LimbeckError ERR_INVALID_ARGUMENT; ERR_UNKNOWN_ITEMS when nothing in the history is known; ERR_DISPOSED
+   * @throws LimbeckError ERR_DISPOSED when no student with these weights lives any more
+   */
+  static fromHandle(handle: StudentHandle): Student {
+    return new Student(handle);
+  }
+
+  /** The catalogue; added items come last. */
+  get items(): readonly CatalogueItem[] {
+    return this.#index.items;
+  }
+
+  get numItems(): number {
+    return this.#index.size;
+  }
+
+  get numParameters(): number {
+    return this.#numParameters ?? this.model.numParameters;
+  }
+
+  /** The trained model. @throws LimbeckError ERR_INVALID_ARGUMENT for a student opened from a handle */
+  get model(): SequenceModel {
+    if (this.#model !== undefined) return this.#model;
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      'This student shares the weights of another thread and has no model of its own: train and save that one.',
+    );
+  }
+
+  /** Whether the student knows how popular its items are: what `novelty` and empty histories need. */
+  get hasPopularity(): boolean {
+    return this.#hasPopularity;
+  }
+
+  /**
+   * The best k items after a history.
+   *
+   * @throws LimbeckError ERR_INVALID_ARGUMENT; ERR_UNKNOWN_ITEMS when nothing in the history is known and the student
+   * has no popularity to fall back to; ERR_DISPOSED
    */
   recommend(request: RecommendRequest): Recommendation {
-    const { history, k = DEFAULT_K, exclude = [] } = request;
-    if (!Array.isArray(history) || history.length === 0) {
-      throw new LimbeckError('ERR_INVALID_ARGUMENT', 'history: expected a list of at least one item id or { text }');
+    const packed = this.#packed;
+    packed.pack(this.#index, request.history, request, request, true);
+    if (packed.historyLength === 0) this.#refuseUnanswerable(request.history);
+    const features = this.#historyFeatures();
+    const { ints, numbers, itemIds, scores, unknownItems } = packed;
+    const count = this.#recommender.serve(ints, numbers, itemIds, scores, features);
+    if (request.explain === true && packed.historyLength > 0) {
+      return { items: this.#explain(count, features), unknownItems };
     }
-    if (!Array.isArray(exclude)) {
-      throw new LimbeckError('ERR_INVALID_ARGUMENT', `exclude: expected a list of item ids, got ${typeof exclude}`);
+    return { items: this.#rankedItems(count), unknownItems };
+  }
+
+  /** {@link recommend} for many histories of catalogue items at once, from and to typed arrays. */
+  recommendBatch(request: BatchRequest): BatchRecommendation {
+    checkBatch(request);
+    const packed = this.#packed;
+    packed.pack(this.#index, [], request, request, false);
+    const answer = batchAnswer(request, packed.k);
+    const hasGaps = this.#index.numRemoved > 0;
+    const histories = hasGaps ? mapIndices(request.histories, this.#index.liveSlots) : request.histories;
+    const { ints, numbers } = packed;
+    this.#recommender.serveBatch(ints, numbers, histories, request.offsets, answer.itemIndices, answer.scores);
+    if (hasGaps) answer.itemIndices.set(mapIndices(answer.itemIndices, this.#index.positions));
+    return answer;
+  }
+
+  /**
+   * Items like one item, by the cosine of their vectors: those that the same users choose.
+   *
+   * @throws LimbeckError ERR_UNKNOWN_ITEMS, ERR_INVALID_ARGUMENT, ERR_DISPOSED
+   */
+  similar(id: string, options: SelectionOptions = {}): RankedItem[] {
+    const slot = this.#index.slotOf(id);
+    if (slot === undefined) throw new LimbeckError('ERR_UNKNOWN_ITEMS', `The catalogue has no item '${id}'`);
+    this.#packed.pack(this.#index, [], options, undefined, false);
+    const { ints, numbers, itemIds, scores } = this.#packed;
+    return this.#rankedItems(this.#recommender.similar(slot, ints, numbers, itemIds, scores));
+  }
+
+  /**
+   * Items whose text is about the same as the query, to the language model; with a history, what suits its taste comes
+   * first. `score` is in standard deviations of the catalogue.
+   *
+   * @throws LimbeckError ERR_INVALID_ARGUMENT for an empty text, or a student without a text encoder; ERR_DISPOSED
+   */
+  search(text: string, options: SearchOptions = {}): RankedItem[] {
+    const query = this.#encode([text]);
+    this.#packed.pack(this.#index, options.history ?? [], options, undefined, false);
+    const features = this.#historyFeatures();
+    const { ints, numbers, itemIds, scores } = this.#packed;
+    return this.#rankedItems(this.#recommender.search(query, ints, numbers, itemIds, scores, features));
+  }
+
+  /**
+   * What a user is interested in, by the topics that the language model's knowledge divides the catalogue into; largest
+   * weight first.
+   *
+   * @param options.k how many. ≥ 1. @defaultValue 5
+   * @throws LimbeckError as {@link recommend}
+   */
+  interests(history: History, { k = DEFAULT_INTERESTS }: { readonly k?: number | undefined } = {}): Interest[] {
+    if (!Number.isInteger(k) || k < 1) {
+      throw new LimbeckError('ERR_INVALID_ARGUMENT', `k: expected an integer of at least 1, got ${String(k)}`);
     }
-    if (!Number.isInteger(k) || k < 1 || k > this.#items.length) {
-      const expected = `expected an integer from 1 to the size of the catalogue, ${this.#items.length}`;
-      throw new LimbeckError('ERR_INVALID_ARGUMENT', `k: ${expected}, got ${String(k)}`);
-    }
-    const unknownItems: string[] = [];
-    const texts: string[] = [];
-    const length = this.#readHistory(history, texts, unknownItems);
-    if (length === 0) {
-      const named = unknownItems
-        .slice(0, 3)
-        .map((id) => `'${id}'`)
-        .join(', ');
-      throw new LimbeckError(
-        'ERR_UNKNOWN_ITEMS',
-        `None of the ${history.length} items of the history is in the catalogue (${named}). ` +
-          'Give ids of the catalogue, or the text of a new item as { text }.',
-      );
-    }
-    const features = texts.length === 0 ? NO_FEATURES : this.#encode(texts);
-    const numExcluded = this.#readExclusions(length, exclude);
-    if (this.#itemIds.length < k) {
-      this.#itemIds = new Int32Array(2 * k);
-      this.#scores = new Float32Array(2 * k);
-    }
-    const count = this.#recommender.recommend({
-      history: this.#history.subarray(0, length),
-      exclude: this.#exclude.subarray(0, numExcluded),
-      k,
-      itemIds: this.#itemIds,
-      scores: this.#scores,
-      features,
+    const { names, itemTopics } = this.#topics();
+    this.#packed.pack(this.#index, history, { k: 1 }, undefined, false);
+    if (this.#packed.historyLength === 0) this.#refuseUnanswerable(history);
+    const { ints, numbers } = this.#packed;
+    const weights = this.#recommender.interests(ints, numbers, this.#historyFeatures());
+    const order = Array.from(weights.keys()).sort((a, b) => (weights[b] ?? 0) - (weights[a] ?? 0) || a - b);
+    return order.slice(0, k).map((topic) => {
+      const items: string[] = [];
+      for (let entry = this.#packed.historyLength - 1; entry >= 0; entry--) {
+        const slot = this.#packed.historyAt(entry);
+        if (slot >= 0 && itemTopics[slot] === topic) items.push(this.#index.idAt(slot));
+      }
+      return { name: names[topic] ?? '', weight: weights[topic] ?? 0, items };
     });
-    const items = new Array<{ id: string; score: number }>(count);
-    for (let i = 0; i < count; i++) {
-      items[i] = { id: this.#items[this.#itemIds[i] ?? 0]?.id ?? '', score: this.#scores[i] ?? 0 };
-    }
-    return { items, unknownItems };
+  }
+
+  /** The item features of texts: what the language model knows of them. @throws as {@link search} */
+  embed(texts: readonly string[]): Float32Array[] {
+    if (texts.length === 0) return [];
+    const features = this.#encode(texts);
+    const size = features.length / texts.length;
+    return texts.map((_, i) => features.slice(i * size, (i + 1) * size));
   }
 
   /**
    * Puts new items into the catalogue by their text alone: they can be recommended at once.
    *
-   * @throws LimbeckError ERR_INVALID_ARGUMENT for an id that is there already, or a student without a text encoder
+   * @throws LimbeckError ERR_INVALID_ARGUMENT for an id that is there already, a malformed item, or a student without a
+   * text encoder; then none is added
    */
   addItems(items: readonly CatalogueItem[]): void {
+    this.#index.check(items);
     if (items.length === 0) return;
-    const ids = new Set<string>();
-    for (const { id } of items) {
-      if (ids.has(id) || this.#indices.has(id)) {
-        throw new LimbeckError('ERR_INVALID_ARGUMENT', `addItems: the catalogue has an item '${id}' already`);
-      }
-      ids.add(id);
-    }
     const features = this.#encode(items.map(({ text }) => text));
-    const first = this.#recommender.addItems(features);
-    items.forEach((item, i) => {
-      this.#items.push({ id: item.id, text: item.text });
-      this.#indices.set(item.id, first + i);
-    });
-    this.model.appendItems(features);
+    this.#recommender.addItems(features);
+    this.#recommender.describeItems(this.#index.describe(items));
+    this.#index.add(items);
+    this.#model?.appendItems(features);
+    this.#itemTopics = undefined;
+  }
+
+  /**
+   * Takes items out of the catalogue: they are neither recommended nor known in histories any more. Unknown ids are
+   * ignored.
+   *
+   * @returns how many were removed
+   * @throws LimbeckError ERR_INVALID_ARGUMENT when no item would be left
+   */
+  removeItems(ids: readonly string[]): number {
+    const known = new Set(ids.filter((id) => this.#index.slotOf(id) !== undefined));
+    if (known.size === this.#index.size) {
+      throw new LimbeckError('ERR_INVALID_ARGUMENT', 'removeItems: a catalogue needs at least one item');
+    }
+    this.#recommender.hideItems(Int32Array.from(known, (id) => this.#index.slotOf(id) ?? 0));
+    this.#index.remove(known);
+    return known.size;
   }
 
   /** Index of an item in `items`, or undefined. */
   indexOf(id: string): number | undefined {
-    return this.#indices.get(id);
+    return this.#index.positionOf(id);
   }
 
   /**
-   * Writes a student directory, whole or not at all: the sequence model's files, the catalogue, and the text encoder
-   * where there is one. What the directory held before is replaced.
+   * Lets worker threads of this process serve with the same weights: post the handle to them, and open it there with
+   * {@link fromHandle}. This student must live until they have; afterwards the weights live as long as one of them does.
+   * Items added or removed later are not in the handle: change them in every thread, or share again.
+   */
+  share(): StudentHandle {
+    const { names } = this.#topics();
+    return {
+      key: this.#recommender.share(),
+      encoder: this.encoder?.share(),
+      items: this.#index.slots,
+      removed: this.#index.removedSlots(),
+      hasPopularity: this.#hasPopularity,
+      topicNames: names,
+      numParameters: this.numParameters,
+    };
+  }
+
+  /**
+   * Writes a student directory, whole or not at all: the sequence model's files, the catalogue, its topics and
+   * popularity, and the text encoder where there is one. What the directory held before is replaced.
    *
-   * @throws LimbeckError ERR_NO_SPACE, ERR_IO, ERR_DISPOSED
+   * @throws LimbeckError ERR_NO_SPACE, ERR_IO, ERR_DISPOSED; ERR_INVALID_ARGUMENT for a student opened from a handle
    */
   async save(directory: string): Promise<void> {
-    await writeDirectoryAtomic(directory, async (temporary) => {
-      await this.model.writeFiles(temporary);
-      await writeFileAtomic(join(temporary, ITEMS_FILE), `${JSON.stringify(this.items)}\n`);
-      await this.encoder?.save(join(temporary, TEXT_ENCODER_DIRECTORY));
+    const { names } = this.#topics();
+    // What is added while the files are written comes with the next save: items and rows are those of now.
+    await saveStudent(directory, {
+      model: this.model,
+      items: [...this.items],
+      slots: this.#index.liveSlots,
+      numSlots: this.#index.numSlots,
+      encoder: this.encoder,
+      popularity: this.#popularity,
+      topics: { names, centroids: this.#recommender.topics().centroids },
     });
   }
 
   dispose(): void {
     this.#recommender.dispose();
-    this.model.dispose();
+    this.#model?.dispose();
     this.encoder?.dispose();
   }
 
-  /** Fills #history: indices of known items; −1 − j for the j-th text. Returns its length. */
-  #readHistory(history: RecommendRequest['history'], texts: string[], unknownItems: string[]): number {
-    if (this.#history.length < history.length) this.#history = new Int32Array(2 * history.length);
-    let length = 0;
-    for (const entry of history) {
-      if (typeof entry === 'string') {
-        const index = this.#indices.get(entry);
-        if (index === undefined) unknownItems.push(entry);
-        else this.#history[length++] = index;
-      } else if (typeof entry?.text === 'string') {
-        texts.push(entry.text);
-        this.#history[length++] = -texts.length;
-      } else {
-        throw new LimbeckError('ERR_INVALID_ARGUMENT', `history: expected item ids or { text }, got ${typeof entry}`);
-      }
-    }
-    return length;
+  #rankedItems(count: number): RankedItem[] {
+    const { itemIds, scores } = this.#packed;
+    const items = new Array<RankedItem>(count);
+    for (let i = 0; i < count; i++) items[i] = { id: this.#index.idAt(itemIds[i] ?? 0), score: scores[i] ?? 0 };
+    return items;
   }
 
-  /** Fills #exclude with the items of the history and those named. Returns its length. */
-  #readExclusions(historyLength: number, exclude: readonly string[]): number {
-    const most = historyLength + exclude.length;
-    if (this.#exclude.length < most) this.#exclude = new Int32Array(2 * most);
-    let count = 0;
-    for (let i = 0; i < historyLength; i++) {
-      const index = this.#history[i] ?? 0;
-      if (index >= 0) this.#exclude[count++] = index;
+  #explain(count: number, features: Float32Array | undefined): RecommendedItem[] {
+    const packed = this.#packed;
+    const { names, itemTopics } = this.#topics();
+    const weights = this.#recommender.explain(packed.ints, packed.numbers, packed.itemIds.subarray(0, count), features);
+    const entries: string[] = [];
+    const interests: (string | undefined)[] = [];
+    for (let entry = 0; entry < packed.historyLength; entry++) {
+      const slot = packed.historyAt(entry);
+      entries.push(slot >= 0 ? this.#index.idAt(slot) : (packed.texts[-1 - slot] ?? ''));
+      interests.push(slot >= 0 ? names[itemTopics[slot] ?? 0] : undefined);
     }
-    for (const id of exclude) {
-      const index = this.#indices.get(id);
-      if (index !== undefined) this.#exclude[count++] = index;
+    const explained = explanations(weights, entries, interests);
+    return this.#rankedItems(count).map((item, i) => ({ ...item, ...explained[i] }));
+  }
+
+  /** Finds and names the topics at the first call. */
+  #topics(): { names: readonly string[]; itemTopics: Int32Array } {
+    if (this.#topicNames === undefined) {
+      const numTopics = numTopicsFor(this.#index.numSlots);
+      this.#recommender.findTopics(numTopics, TOPIC_SEED);
+      const { itemTopics } = this.#recommender.topics();
+      this.#topicNames = nameTopics(this.#index.slots, itemTopics, numTopics);
     }
-    return count;
+    this.#itemTopics ??= this.#recommender.topics().itemTopics;
+    return { names: this.#topicNames, itemTopics: this.#itemTopics };
+  }
+
+  #refuseUnanswerable(history: History): void {
+    if (this.#hasPopularity) return;
+    const { unknownItems } = this.#packed;
+    const named = unknownItems.slice(0, 3).map((id) => `'${id}'`);
+    const what =
+      history.length === 0
+        ? 'The history is empty'
+        : `None of the ${history.length} items of the history is in the catalogue (${named.join(', ')})`;
+    throw new LimbeckError(
+      'ERR_UNKNOWN_ITEMS',
+      `${what}, and this student does not know how popular its items are. ` +
+        'Give ids of the catalogue, or the text of a new item as { text }.',
+    );
+  }
+
+  #historyFeatures(): Float32Array | undefined {
+    const { texts } = this.#packed;
+    return texts.length === 0 ? undefined : this.#encode(texts);
   }
 
   #encode(texts: readonly string[]): Float32Array {
-    if (this.encoder === undefined) {
+    const encoder = this.encoder;
+    if (encoder === undefined) {
       throw new LimbeckError(
         'ERR_INVALID_ARGUMENT',
         'This student was made without a text encoder, so it knows only items of its catalogue.',
       );
     }
-    return this.encoder.encode(texts);
+    const sentences = texts.map(sentence);
+    if (sentences.length <= TEXTS_AT_ONCE) return encoder.encode(sentences);
+    const size = encoder.featureSize;
+    const features = new Float32Array(texts.length * size);
+    for (let begin = 0; begin < texts.length; begin += TEXTS_AT_ONCE) {
+      features.set(encoder.encode(sentences.slice(begin, begin + TEXTS_AT_ONCE)), begin * size);
+    }
+    return features;
   }
 }
 
-function checkParts(model: SequenceModel, items: readonly CatalogueItem[], encoder: TextEncoder | undefined): void {
-  if (items.length !== model.numItems) {
-    throw new LimbeckError(
-      'ERR_CHECKPOINT_MISMATCH',
-      `The model knows ${model.numItems} items and the catalogue lists ${items.length}`,
-    );
+/** The form that the texts of a catalogue have when their features are made. */
+function sentence(text: unknown): string {
+  if (typeof text !== 'string' || text.trim() === '') {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', 'text: expected a text that is not empty');
   }
-  if (encoder !== undefined && encoder.featureSize !== model.config.itemFeatureSize) {
-    throw new LimbeckError(
-      'ERR_CHECKPOINT_MISMATCH',
-      `The text encoder gives ${encoder.featureSize} features and the model takes ${model.config.itemFeatureSize}`,
-    );
+  return endsSentence(text) ? text : `${text}.`;
+}
+
+function checkParts(
+  model: SequenceModel,
+  items: readonly CatalogueItem[],
+  encoder: TextEncoder | undefined,
+  { popularity, topics }: StudentDetails,
+): void {
+  const { numItems } = model;
+  const mismatch = (message: string) => new LimbeckError('ERR_CHECKPOINT_MISMATCH', message);
+  if (items.length !== numItems) {
+    throw mismatch(`The model knows ${numItems} items and the catalogue lists ${items.length}`);
+  }
+  if (new Set(items.map(({ id }) => id)).size !== items.length) {
+    throw mismatch('Expected every item of the catalogue once; an id is repeated.');
+  }
+  const { itemFeatureSize, hiddenSize } = model.config;
+  if (encoder !== undefined && encoder.featureSize !== itemFeatureSize) {
+    throw mismatch(`The text encoder gives ${encoder.featureSize} features and the model takes ${itemFeatureSize}`);
+  }
+  if (popularity !== undefined && (popularity.length !== numItems || !popularity.every((n) => n >= 0 && n < 2 ** 31))) {
+    throw mismatch(`Expected how often each of the ${numItems} items was chosen, got ${popularity.length} counts`);
+  }
+  const width = itemFeatureSize > 0 ? itemFeatureSize : hiddenSize;
+  if (topics !== undefined && topics.centroids.length !== topics.names.length * width) {
+    throw mismatch(`Expected ${topics.names.length} topics × ${width}, got ${topics.centroids.length} numbers`);
   }
 }

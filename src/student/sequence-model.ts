@@ -189,9 +189,13 @@ export class SequenceModel {
     await writeDirectoryAtomic(directory, (temporary) => this.writeFiles(temporary));
   }
 
-  /** Writes the files of {@link save} into a directory that is there: a GPT-2 checkpoint and the item features. */
-  async writeFiles(directory: string): Promise<void> {
-    const whole = this.#withAppendedItems();
+  /**
+   * Writes the files of {@link save} into a directory that is there: a GPT-2 checkpoint and the item features.
+   *
+   * @param rows the items to write, ascending. @defaultValue all
+   */
+  async writeFiles(directory: string, rows?: Int32Array): Promise<void> {
+    const whole = this.#withItems(rows);
     try {
       const { native, config } = whole;
       await saveCheckpoint(directory, { model: native, family: 'gpt2', config });
@@ -209,33 +213,44 @@ export class SequenceModel {
     this.native.dispose();
   }
 
-  /** This model, or one with a larger vocabulary where items were appended. */
-  #withAppendedItems(): { native: NativeTransformer; config: TransformerConfig; features: Float32Array | undefined } {
-    if (this.#appended.length === 0) return { native: this.native, config: this.config, features: this.#features };
-    const config = { ...this.config, vocabSize: this.numItems };
+  /** This model, or one of another vocabulary where items were appended or only some are wanted. */
+  #withItems(rows: Int32Array | undefined): {
+    native: NativeTransformer;
+    config: TransformerConfig;
+    features: Float32Array | undefined;
+  } {
+    const isWhole = rows === undefined || rows.length === this.config.vocabSize;
+    if (this.#appended.length === 0 && isWhole) {
+      return { native: this.native, config: this.config, features: this.#features };
+    }
+    const { hiddenSize, itemFeatureSize } = this.config;
+    const wanted = rows ?? Int32Array.from({ length: this.numItems }, (_, row) => row);
+    const config = { ...this.config, vocabSize: wanted.length };
     const native = this.#engine.createTransformer(config);
     for (const { name } of native.parameters()) {
       const values = this.native.getParameter(name);
-      native.setParameter(
-        name,
-        name === 'embeddings.word' ? padded(values, config.vocabSize * config.hiddenSize) : values,
-      );
+      native.setParameter(name, name === 'embeddings.word' ? pickRows(values, wanted, hiddenSize) : values);
     }
-    const features = padded(this.#features ?? new Float32Array(0), config.vocabSize * config.itemFeatureSize);
-    let offset = this.#features?.length ?? 0;
-    for (const rows of this.#appended) {
-      features.set(rows, offset);
-      offset += rows.length;
+    if (itemFeatureSize === 0) return { native, config, features: undefined };
+    const all = new Float32Array(this.numItems * itemFeatureSize);
+    let offset = 0;
+    for (const part of [this.#features ?? new Float32Array(0), ...this.#appended]) {
+      all.set(part, offset);
+      offset += part.length;
     }
+    const features = pickRows(all, wanted, itemFeatureSize);
     native.setItemFeatures(features);
     return { native, config, features };
   }
 }
 
-function padded(values: Float32Array, length: number): Float32Array {
-  const longer = new Float32Array(length);
-  longer.set(values);
-  return longer;
+/** Rows beyond the values are zeros. */
+function pickRows(values: Float32Array, rows: Int32Array, width: number): Float32Array {
+  const picked = new Float32Array(rows.length * width);
+  rows.forEach((row, i) => {
+    picked.set(values.subarray(row * width, (row + 1) * width), i * width);
+  });
+  return picked;
 }
 
 /** Cases begin … end − 1 with the last `most` items of each history. */

@@ -114,7 +114,7 @@ export class LanguageModel {
 
   /** Token ids of texts, end to end; a text longer than the model's positions is cut. */
   encode(texts: readonly string[]): PackedBatch & { truncated: number } {
-    return this.#pack({ inputIds: texts.map((text) => this.tokenizer.encode(text)) });
+    return packTexts(this.tokenizer, texts, this.config.maxPositionEmbeddings);
   }
 
   /**
@@ -128,7 +128,9 @@ export class LanguageModel {
     hooks: Hooks = {},
   ): Promise<LanguageModelOutput> {
     throwIfAborted(hooks.signal);
-    const { truncated, ...batch } = isTexts(input) ? this.encode(input) : this.#pack(input);
+    const { truncated, ...batch } = isTexts(input)
+      ? this.encode(input)
+      : packIds(input.inputIds, this.config.maxPositionEmbeddings);
     const result = await this.native.forward({ ...batch, ...request });
     return { ...result, ...batch, truncated };
   }
@@ -223,25 +225,34 @@ export class LanguageModel {
   dispose(): void {
     this.native.dispose();
   }
+}
 
-  #pack({ inputIds: sequences }: { readonly inputIds: readonly (readonly number[])[] }): PackedBatch & {
-    truncated: number;
-  } {
-    if (sequences.length === 0) throw new LimbeckError('ERR_EMPTY_DATA', 'Expected at least one text, got none');
-    const most = this.config.maxPositionEmbeddings;
-    const sequenceOffsets = new Int32Array(sequences.length + 1);
-    let truncated = 0;
-    sequences.forEach((ids, i) => {
-      if (ids.length === 0) throw new LimbeckError('ERR_INVALID_ARGUMENT', `Text ${i} has no token: it is empty`);
-      if (ids.length > most) truncated++;
-      sequenceOffsets[i + 1] = (sequenceOffsets[i] ?? 0) + Math.min(ids.length, most);
-    });
-    const inputIds = new Int32Array(sequenceOffsets[sequences.length] ?? 0);
-    sequences.forEach((ids, i) => {
-      inputIds.set(ids.slice(0, most), sequenceOffsets[i]);
-    });
-    return { inputIds, sequenceOffsets, truncated };
-  }
+/** Token ids of texts, end to end; a text with more than `maxLength` tokens is cut. @throws LimbeckError ERR_TOKENIZER */
+export function packTexts(
+  tokenizer: Tokenizer,
+  texts: readonly string[],
+  maxLength: number,
+): PackedBatch & { truncated: number } {
+  return packIds(
+    texts.map((text) => tokenizer.encode(text)),
+    maxLength,
+  );
+}
+
+function packIds(sequences: readonly (readonly number[])[], maxLength: number): PackedBatch & { truncated: number } {
+  if (sequences.length === 0) throw new LimbeckError('ERR_EMPTY_DATA', 'Expected at least one text, got none');
+  const sequenceOffsets = new Int32Array(sequences.length + 1);
+  let truncated = 0;
+  sequences.forEach((ids, i) => {
+    if (ids.length === 0) throw new LimbeckError('ERR_INVALID_ARGUMENT', `Text ${i} has no token: it is empty`);
+    if (ids.length > maxLength) truncated++;
+    sequenceOffsets[i + 1] = (sequenceOffsets[i] ?? 0) + Math.min(ids.length, maxLength);
+  });
+  const inputIds = new Int32Array(sequenceOffsets[sequences.length] ?? 0);
+  sequences.forEach((ids, i) => {
+    inputIds.set(ids.slice(0, maxLength), sequenceOffsets[i]);
+  });
+  return { inputIds, sequenceOffsets, truncated };
 }
 
 function isTexts(input: LanguageModelInput): input is readonly string[] {

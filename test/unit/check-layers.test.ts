@@ -25,7 +25,8 @@ describe('TypeScript', () => {
     ['src/server/server.ts', '../index.js'],
     ['src/index.ts', './engine.js'],
     ['src/engine.ts', './evaluate/report.js'],
-    ['src/evaluate/report.ts', '../recommend/recommender.js'],
+    ['src/evaluate/report.ts', '../feedback/event.js'],
+    ['src/feedback/event.ts', '../recommend/recommender.js'],
     ['src/recommend/recommender.ts', '../student/student.js'],
     ['src/student/student.ts', '../prepare/prepare.js'],
     ['src/student/student.ts', './losses.js'],
@@ -41,7 +42,8 @@ describe('TypeScript', () => {
     ['src/index.ts', './cli/main.js'],
     ['src/prepare/prepare.ts', '../engine.js'],
     ['src/student/student.ts', '../recommend/recommender.js'],
-    ['src/recommend/recommender.ts', '../evaluate/report.js'],
+    ['src/recommend/recommender.ts', '../feedback/event.js'],
+    ['src/feedback/event.ts', '../evaluate/report.js'],
     ['src/teacher/teacher.ts', '../knowledge/knowledge.js'],
     ['src/formats/checkpoint.ts', '../prepare/prepare.js'],
     ['src/binding.ts', './formats/checkpoint.js'],
@@ -52,6 +54,19 @@ describe('TypeScript', () => {
     expect(checkLayers(root)).toEqual([
       expect.objectContaining({ file, line: 3, message: expect.stringContaining('allowed') }),
     ]);
+  });
+
+  test.each([
+    ["import type { A } from '../server/schemas.js';", true],
+    ["export type { A } from '../server/schemas.js';", true],
+    ["import { a } from './other.js';", true],
+    ["import { a } from '../server/schemas.js';", false],
+    ["import type { A } from '../server/server.js';", false],
+    ["import { z } from 'zod';", false],
+    ["import type { A } from '../index.js';", false],
+  ])('the client may say %s: %s', (statement, isAllowed) => {
+    write('src/client/client.ts', `import type { B } from '../server/schemas.js';\n${statement}\n`);
+    expect(checkLayers(root)).toHaveLength(isAllowed ? 0 : 1);
   });
 
   test.each([["export { a } from '../engine.js';"], ["await import('../engine.js');"], ["import '../engine.js';"]])(

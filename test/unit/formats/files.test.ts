@@ -5,8 +5,11 @@ import { join } from 'node:path';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { LimbeckError } from '../../../src/errors.js';
 import {
+  createFileExclusive,
+  isTemporaryName,
   MAX_TEXT_FILE_BYTES,
   pathExists,
+  readDirectory,
   readJsonFile,
   readTextFile,
   writeDirectoryAtomic,
@@ -203,4 +206,42 @@ describe('writeDirectoryAtomic', () => {
     await expect(writeDirectoryAtomic(path, write('x'))).rejects.toMatchObject({ code: 'ERR_IO' });
     expect(readFileSync(path, 'utf8')).toBe('precious');
   });
+});
+
+describe('createFileExclusive', () => {
+  test('makes a file where there is none, whole, once', async () => {
+    const directory = freshDirectory();
+    const path = join(directory, 'record');
+    const tries = await Promise.all(['a', 'b', 'c'].map((text) => createFileExclusive(path, text.repeat(1000))));
+    expect(tries.filter(Boolean)).toHaveLength(1);
+    expect(readFileSync(path, 'utf8')).toBe('abc'.charAt(tries.indexOf(true)).repeat(1000));
+    expect(readdirSync(directory)).toEqual(['record']);
+  });
+
+  test('says that the disk is full, and leaves nothing', async () => {
+    const directory = freshDirectory();
+    failNextWrite('write', 'ENOSPC');
+    await expect(createFileExclusive(join(directory, 'record'), 'x')).rejects.toMatchObject({ code: 'ERR_NO_SPACE' });
+    expect(readdirSync(directory)).toEqual([]);
+  });
+});
+
+test('temporary names are told from others', async () => {
+  const directory = freshDirectory();
+  const seen: string[] = [];
+  await writeDirectoryAtomic(join(directory, 'v1'), async () => {
+    seen.push(...(await readDirectory(directory)).map(({ name }) => name));
+  });
+  expect(seen.map(isTemporaryName)).toEqual([true]);
+  expect(['v1', '.v1', 'v1.tmp', '.v1.12.tmp'].some(isTemporaryName)).toBe(false);
+});
+
+test('a directory that must not be replaced stays', async () => {
+  const path = join(freshDirectory(), 'v1');
+  const write = (text: string) => async (temporaryPath: string) => writeFileSync(join(temporaryPath, 'x'), text);
+  await writeDirectoryAtomic(path, write('first'), { replace: false });
+  await expect(writeDirectoryAtomic(path, write('second'), { replace: false })).rejects.toMatchObject({
+    code: 'ERR_INVALID_ARGUMENT',
+  });
+  expect(readFileSync(join(path, 'x'), 'utf8')).toBe('first');
 });

@@ -244,7 +244,7 @@ describe('item features', () => {
       mean: new Float32Array(16),
       components: new Float32Array(32),
     };
-    expect(() => new TextEncoder(engine, model, spec)).toThrow(
+    expect(() => TextEncoder.create(engine, model, spec)).toThrow(
       expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
     );
   });

@@ -64,7 +64,6 @@ describe('recommend', () => {
     ['k of 0', { history, k: 0 }],
     ['k larger than the catalogue', { history, k: 37 }],
     ['k that is not whole', { history, k: 2.5 }],
-    ['an empty history', { history: [] }],
     ['a history that is no list', { history: 'tt1583421' }],
     ['a history of numbers', { history: [1] }],
     ['exclude that is no list', { history, exclude: 'x' }],
@@ -75,10 +74,11 @@ describe('recommend', () => {
     expect(student.recommend({ history, k: 3 }).items).toHaveLength(3);
   });
 
-  test('a history of unknown items has an error of its own', () => {
+  test('a history of unknown items, or of none, has an error of its own without a popularity prior', () => {
     expect(() => student.recommend({ history: ['a', 'b'] })).toThrow(
       expect.objectContaining({ code: 'ERR_UNKNOWN_ITEMS', message: expect.stringContaining("'a'") }),
     );
+    expect(() => student.recommend({ history: [] })).toThrow(expect.objectContaining({ code: 'ERR_UNKNOWN_ITEMS' }));
   });
 
   test('a disposed student says so', () => {
@@ -143,6 +143,22 @@ describe('student directory', () => {
     for (const name of ['model.safetensors', 'item_features.safetensors', 'text_encoder/model.safetensors']) {
       expect(readFileSync(join(folder, 'saved', name)).equals(readFileSync(join(fixture, name))), name).toBe(true);
     }
+  });
+
+  test('holds the catalogue of the moment it was saved, whatever is added and removed meanwhile', async () => {
+    const before = student.recommend({ history, k: 10 });
+    const saving = student.save(join(folder, 'saved'));
+    for (let i = 0; i < 20; i++) {
+      student.addItems([{ id: `new ${i}`, text: `Silent Western ${i}. 1950. Western` }]);
+      if (i === 5) student.removeItems([before.items[0]?.id ?? '', 'new 2']);
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    await saving;
+    const again = await engine.loadStudent(join(folder, 'saved'));
+    expect(again.numItems).toBe(36);
+    expect(again.recommend({ history, k: 10 })).toEqual(before);
+    await student.save(join(folder, 'later'));
+    expect((await engine.loadStudent(join(folder, 'later'))).numItems).toBe(54);
   });
 
   const items = () => JSON.parse(readFileSync(join(fixture, 'items.json'), 'utf8')) as { id: string; text: string }[];

@@ -8,6 +8,7 @@ const letters = (eosTokenId?: number): Tokenizer => ({
   vocabSize: 100,
   ...(eosTokenId === undefined ? {} : { eosTokenId }),
   json: {},
+  config: {},
   encode: (text) => Array.from(text, (letter) => letter.charCodeAt(0) - 97),
   decode: (ids) => String.fromCharCode(...Array.from(ids, (id) => id + 97)),
   save: async () => {},

@@ -1,0 +1,127 @@
+/**
+ * Rewards come late: a list is shown now, and the click, or the lack of one, is known minutes afterwards. A trial is one
+ * answer that waits for its reward. It ends when its window is over, so that answers that nothing came of count too:
+ * learning from those that were clicked alone would favour whatever is shown most.
+ */
+import { z } from 'zod';
+import { LimbeckError } from '../errors.js';
+import { parseOptions } from '../prepare/parse-options.js';
+import type { FeedbackEvent } from './event.js';
+import { rewardOf, rewardsSchema } from './rewards.js';
+import type { StrategyContext, StrategySelector } from './strategy.js';
+
+const MINUTE_MS = 60_000;
+
+const trialsOptionsSchema = z.strictObject({
+  /** How long an answer waits for events. */
+  windowMs: z
+    .number()
+    .gt(0)
+    .default(30 * MINUTE_MS),
+  /** Answers that wait at a time; beyond it, the oldest ends with what it has. About 200 bytes each. */
+  maxPending: z.int().min(1).max(10_000_000).default(100_000),
+  rewards: rewardsSchema.prefault({}),
+});
+
+export type StrategyTrialsOptions = z.input<typeof trialsOptionsSchema>;
+
+interface Trial {
+  readonly strategy: string;
+  readonly context: StrategyContext;
+  /** When it was shown, ms since epoch. */
+  readonly time: number;
+  /** Largest and lowest reward so far; at least 0 and at most 0. */
+  best: number;
+  worst: number;
+}
+
+/**
+ * Joins events with the answers that they belong to, and tells the selector what each answer earned.
+ *
+ * @example
+ * const trials = new StrategyTrials(selector);
+ * trials.begin(requestId, strategy.name, context); // with every answer
+ * trials.apply(event);                             // with every event
+ */
+export class StrategyTrials {
+  readonly #selector: StrategySelector;
+  readonly #settings: z.output<typeof trialsOptionsSchema>;
+  /** In the order of their beginning. */
+  readonly #pending = new Map<string, Trial>();
+  #unmatched = 0;
+
+  /** @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION */
+  constructor(selector: StrategySelector, options: StrategyTrialsOptions = {}) {
+    this.#selector = selector;
+    this.#settings = parseOptions(trialsOptionsSchema, options, 'trials');
+  }
+
+  /** Answers that wait for events. */
+  get pending(): number {
+    return this.#pending.size;
+  }
+
+  /** Events that belong to no answer that waits: of another process, too late, or made up. They change nothing. */
+  get unmatched(): number {
+    return this.#unmatched;
+  }
+
+  /**
+   * An answer was given. Ends what has waited long enough.
+   *
+   * @param now ms since epoch
+   * @throws LimbeckError ERR_INVALID_ARGUMENT for a strategy that the selector does not have, or a repeated request id
+   */
+  begin(requestId: string, strategy: string, context: StrategyContext, now = Date.now()): void {
+    if (this.#pending.has(requestId)) {
+      throw new LimbeckError('ERR_INVALID_ARGUMENT', `requestId: '${requestId}' is in use; give every answer its own`);
+    }
+    if (!this.#selector.strategies.some(({ name }) => name === strategy)) {
+      throw new LimbeckError('ERR_INVALID_ARGUMENT', `strategy: the selector has none that is called '${strategy}'`);
+    }
+    this.settle(now);
+    if (this.#pending.size >= this.#settings.maxPending) this.#endOldest();
+    this.#pending.set(requestId, { strategy, context, time: now, best: 0, worst: 0 });
+  }
+
+  /**
+   * Counts an event for the answer that it names by `requestId`, if that one waits and the strategy, where the event
+   * names one, is that of the answer.
+   *
+   * @returns whether it counted
+   */
+  apply(event: Pick<FeedbackEvent, 'type' | 'value' | 'strategy' | 'requestId'>, now = Date.now()): boolean {
+    this.settle(now);
+    if (event.requestId === undefined) return false;
+    const trial = this.#pending.get(event.requestId);
+    if (trial === undefined || (event.strategy !== undefined && event.strategy !== trial.strategy)) {
+      this.#unmatched++;
+      return false;
+    }
+    const reward = rewardOf(event, this.#settings.rewards);
+    trial.best = Math.max(trial.best, reward);
+    trial.worst = Math.min(trial.worst, reward);
+    return true;
+  }
+
+  /** Ends the trials whose window is over. `begin` and `apply` do so too: wanted only when neither comes for long. */
+  settle(now = Date.now()): void {
+    for (const { time } of this.#pending.values()) {
+      if (time > now - this.#settings.windowMs) break;
+      this.#endOldest();
+    }
+  }
+
+  /** Ends all of them now, with what they have: before the selector's state is saved for good. */
+  settleAll(): void {
+    while (this.#pending.size > 0) this.#endOldest();
+  }
+
+  #endOldest(): void {
+    for (const [requestId, { strategy, context, time, best, worst }] of this.#pending) {
+      this.#pending.delete(requestId);
+      this.#selector.reward(strategy, context, Math.min(1, Math.max(0, best + worst)), time);
+      return;
+    }
+  }
+}

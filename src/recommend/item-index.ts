@@ -1,0 +1,199 @@
+/** The items of a student, their native ids and the ids of their categories. */
+import { LimbeckError } from '../errors.js';
+
+/** An item as a student knows it. */
+export interface CatalogueItem {
+  readonly id: string;
+  readonly text: string;
+  /** What `filter` chooses by. */
+  readonly categories?: readonly string[] | undefined;
+  /** Never recommended, but known in histories. @defaultValue false */
+  readonly hidden?: boolean | undefined;
+  /** Added to the item's score. @defaultValue 0 */
+  readonly boost?: number | undefined;
+  /** Milliseconds since 1970; kept for those who rank by freshness. */
+  readonly publishedAt?: number | undefined;
+}
+
+/** How the native side is told of items. */
+export interface ItemDescriptions {
+  readonly categories: Int32Array; // lists end to end
+  readonly categoryOffsets: Int32Array; // [n + 1]
+  readonly boosts: Float32Array; // [n]
+  readonly hidden: Int32Array; // [n]
+}
+
+/**
+ * A slot is an item's native id: it never changes. Slots of removed items stay empty, so that adding and removing cost
+ * nothing that grows with the catalogue; `items` and positions, which have no gaps, are made when they are asked for.
+ */
+export class ItemIndex {
+  readonly #slots: CatalogueItem[] = [];
+  readonly #slotOf = new Map<string, number>();
+  readonly #categoryOf = new Map<string, number>();
+  #numRemoved = 0;
+  #live: { readonly items: CatalogueItem[]; readonly slots: Int32Array; readonly positions: Int32Array } | undefined;
+
+  /** Items that are not removed. */
+  get size(): number {
+    return this.#slotOf.size;
+  }
+
+  get numSlots(): number {
+    return this.#slots.length;
+  }
+
+  get numRemoved(): number {
+    return this.#numRemoved;
+  }
+
+  /** Items that are not removed, in the order they were added. */
+  get items(): readonly CatalogueItem[] {
+    return this.#numRemoved === 0 ? this.#slots : this.#withoutGaps().items;
+  }
+
+  /** Slot of each of `items`. */
+  get liveSlots(): Int32Array {
+    return this.#withoutGaps().slots;
+  }
+
+  /** All slots, those of removed items too. */
+  get slots(): readonly CatalogueItem[] {
+    return this.#slots;
+  }
+
+  slotOf(id: string): number | undefined {
+    return this.#slotOf.get(id);
+  }
+
+  idAt(slot: number): string {
+    return this.#slots[slot]?.id ?? '';
+  }
+
+  /** Index in `items`. */
+  positionOf(id: string): number | undefined {
+    const slot = this.#slotOf.get(id);
+    if (slot === undefined || this.#numRemoved === 0) return slot;
+    return this.#withoutGaps().positions[slot];
+  }
+
+  /** Index in `items` of each slot; −1 for removed ones. */
+  get positions(): Int32Array {
+    return this.#withoutGaps().positions;
+  }
+
+  /** −1 for a category that no item ever had. */
+  categoryId(name: string): number {
+    return this.#categoryOf.get(name) ?? -1;
+  }
+
+  /** @throws LimbeckError ERR_INVALID_ARGUMENT when an item cannot be added; then none is */
+  check(items: readonly CatalogueItem[]): void {
+    if (!Array.isArray(items)) throw invalid('', 'expected a list of items', items);
+    const ids = new Set<string>();
+    for (const item of items) {
+      if (typeof item !== 'object' || item === null) throw invalid('', 'expected { id, text }', item);
+      const { id, text, categories, hidden, boost, publishedAt } = item;
+      if (typeof id !== 'string' || id === '') throw invalid('id', 'expected a text that is not empty', id);
+      if (ids.has(id) || this.#slotOf.has(id)) {
+        throw new LimbeckError('ERR_INVALID_ARGUMENT', `items: the catalogue has an item '${id}' already`);
+      }
+      ids.add(id);
+      if (typeof text !== 'string') throw invalid('text', 'expected a text', text);
+      if (categories !== undefined && !isTextList(categories)) {
+        throw invalid('categories', 'expected a list of texts', categories);
+      }
+      if (hidden !== undefined && typeof hidden !== 'boolean')
+        throw invalid('hidden', 'expected true or false', hidden);
+      if (boost !== undefined && !Number.isFinite(Math.fround(boost))) {
+        throw invalid('boost', 'expected a finite number', boost);
+      }
+      if (publishedAt !== undefined && !Number.isFinite(publishedAt)) {
+        throw invalid('publishedAt', 'expected a number of milliseconds', publishedAt);
+      }
+    }
+  }
+
+  /** Adds items that {@link check} let through; those of `removed` slots only take their slot. */
+  add(items: readonly CatalogueItem[], removed: ReadonlySet<number> = new Set()): void {
+    for (const item of items) {
+      if (removed.has(this.#slots.length)) this.#numRemoved++;
+      else this.#slotOf.set(item.id, this.#slots.length);
+      this.#slots.push(plainItem(item));
+    }
+    this.#live = undefined;
+  }
+
+  removedSlots(): Int32Array {
+    if (this.#numRemoved === 0) return new Int32Array(0);
+    const { positions } = this.#withoutGaps();
+    return Int32Array.from(positions.keys()).filter((slot) => positions[slot] === -1);
+  }
+
+  /** Unknown ids have no effect. */
+  remove(ids: Iterable<string>): void {
+    for (const id of ids) if (this.#slotOf.delete(id)) this.#numRemoved++;
+    this.#live = undefined;
+  }
+
+  /** Numbers the categories that are new. */
+  describe(items: readonly CatalogueItem[]): ItemDescriptions {
+    const categories: number[] = [];
+    const categoryOffsets = new Int32Array(items.length + 1);
+    items.forEach((item, i) => {
+      for (const name of item.categories ?? []) {
+        let category = this.#categoryOf.get(name);
+        if (category === undefined) {
+          category = this.#categoryOf.size;
+          this.#categoryOf.set(name, category);
+        }
+        categories.push(category);
+      }
+      categoryOffsets[i + 1] = categories.length;
+    });
+    return {
+      categories: Int32Array.from(categories),
+      categoryOffsets,
+      boosts: Float32Array.from(items, ({ boost }) => boost ?? 0),
+      hidden: Int32Array.from(items, ({ hidden }) => (hidden === true ? 1 : 0)),
+    };
+  }
+
+  #withoutGaps() {
+    if (this.#live === undefined) {
+      const positions = new Int32Array(this.#slots.length).fill(-1);
+      const slots = new Int32Array(this.#slotOf.size);
+      const items: CatalogueItem[] = [];
+      this.#slots.forEach((item, slot) => {
+        if (this.#slotOf.get(item.id) !== slot) return;
+        positions[slot] = items.length;
+        slots[items.length] = slot;
+        items.push(item);
+      });
+      this.#live = { items, slots, positions };
+    }
+    return this.#live;
+  }
+}
+
+/** Without keys that are not ours, and without those that say nothing. */
+function plainItem({ id, text, categories, hidden, boost, publishedAt }: CatalogueItem): CatalogueItem {
+  return {
+    id,
+    text,
+    ...(categories !== undefined && categories.length > 0 && { categories: [...categories] }),
+    ...(hidden === true && { hidden }),
+    ...(boost !== undefined && boost !== 0 && { boost }),
+    ...(publishedAt !== undefined && { publishedAt }),
+  };
+}
+
+function isTextList(value: unknown): value is readonly string[] {
+  return Array.isArray(value) && value.every((entry) => typeof entry === 'string');
+}
+
+function invalid(key: string, expected: string, value: unknown): LimbeckError {
+  const name = key === '' ? 'items' : `items: ${key}`;
+  const got = value === null ? 'null' : Array.isArray(value) ? 'a list' : typeof value;
+  return new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: ${expected}, got ${got}`);
+}

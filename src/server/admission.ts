@@ -1,0 +1,70 @@
+/**
+ * Back-pressure. Requests are answered one after the other on the event loop, so what waits is what the operating system
+ * hands over in one turn of the loop. Once the requests of a turn have taken `maxQueueMs`, the rest of the turn is
+ * answered 503 at once, at a fraction of the price of an answer: no request waits longer than about two turns, however
+ * many come. New connections are accepted one a turn, so this is about those that are kept; what others wait is bounded
+ * by the operating system's queue of them.
+ */
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
+
+export type ShedReason = 'queue' | 'draining';
+
+export interface AdmissionOptions {
+  /** How long the requests of one turn of the event loop may take together, ms. */
+  readonly maxQueueMs: number;
+  readonly retryAfterSeconds: number;
+  readonly onShed: (reason: ShedReason) => void;
+}
+
+/** Asked by supervisors, which must hear the truth most of all when much is going on. */
+const ALWAYS_ADMITTED = new Set(['/healthz', '/readyz', '/metrics']);
+
+/** A turn answers as many whatever it takes: one slow request or a pause of the machine is no overload. */
+const MIN_ANSWERED = 4;
+
+export class Admission {
+  readonly #options: AdmissionOptions;
+  readonly #body: Buffer;
+  /** When the first request of this turn came, ms; 0 = none came yet. */
+  #turnStart = 0;
+  /** Requests of this turn. */
+  #count = 0;
+  readonly #endTurn = () => {
+    this.#turnStart = 0;
+  };
+
+  constructor(options: AdmissionOptions) {
+    this.#options = options;
+    const message = 'More requests came than can be answered in time. Try again later.';
+    this.#body = Buffer.from(JSON.stringify({ error: { code: 'ERR_OVERLOADED', message, requestId: '' } }));
+  }
+
+  /** Puts the gate before a request listener. */
+  guard(listener: RequestListener): RequestListener {
+    return (request, response) => {
+      if (this.#isOverdue() && !ALWAYS_ADMITTED.has(request.url ?? '')) this.#shed(request, response);
+      else listener(request, response);
+    };
+  }
+
+  #isOverdue(): boolean {
+    const now = performance.now();
+    if (this.#turnStart === 0) {
+      this.#turnStart = now;
+      this.#count = 1;
+      setImmediate(this.#endTurn);
+      return false;
+    }
+    return ++this.#count > MIN_ANSWERED && now - this.#turnStart > this.#options.maxQueueMs;
+  }
+
+  #shed(request: IncomingMessage, response: ServerResponse): void {
+    this.#options.onShed('queue');
+    response.writeHead(503, {
+      'content-type': 'application/json; charset=utf-8',
+      'content-length': this.#body.byteLength,
+      'retry-after': String(this.#options.retryAfterSeconds),
+    });
+    response.end(request.method === 'HEAD' ? undefined : this.#body);
+  }
+}

@@ -1,0 +1,97 @@
+/**
+ * Keys of the service: `lmb_ID_SECRET`. The file holds the id, the SHA-256 of the secret and the scopes. A secret is 32
+ * random bytes, so that a plain hash of it cannot be searched.
+ */
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
+import { chmod } from 'node:fs/promises';
+import { z } from 'zod';
+import { LimbeckError } from '../errors.js';
+import { pathExists, readJsonFile, writeFileAtomic } from '../formats/files.js';
+
+export const SCOPES = ['read', 'write'] as const;
+export type Scope = (typeof SCOPES)[number];
+
+const fileSchema = z.strictObject({
+  keys: z.array(
+    z.strictObject({
+      id: z.string().regex(/^[a-f0-9]{16}$/),
+      sha256: z.string().regex(/^[a-f0-9]{64}$/),
+      scopes: z.array(z.enum(SCOPES)).min(1),
+      createdAt: z.string(),
+    }),
+  ),
+});
+
+type KeyFile = z.output<typeof fileSchema>;
+
+const KEY = /^lmb_([a-f0-9]{16})_([A-Za-z0-9_-]{43})$/;
+const BEARER = /^Bearer +(\S+)$/i;
+/** Compared with when no key has the id, so that the time tells nothing. */
+const NO_KEY = Buffer.alloc(32);
+
+/** Who asked, and what they may do. */
+export interface Caller {
+  readonly id: string;
+  readonly scopes: readonly Scope[];
+}
+
+export class ApiKeys {
+  readonly #keys = new Map<string, Caller & { readonly sha256: Buffer }>();
+
+  /** @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_IO */
+  static async open(path: string): Promise<ApiKeys> {
+    const { keys } = await readKeyFile(path);
+    return new ApiKeys(keys);
+  }
+
+  private constructor(keys: KeyFile['keys']) {
+    for (const { id, sha256, scopes } of keys) this.#keys.set(id, { id, scopes, sha256: Buffer.from(sha256, 'hex') });
+  }
+
+  get size(): number {
+    return this.#keys.size;
+  }
+
+  /** Whose key the header `Authorization` brings, compared in constant time; undefined when it is none of these. */
+  caller(authorization: string | undefined): Caller | undefined {
+    const key = KEY.exec(BEARER.exec(authorization ?? '')?.[1] ?? '');
+    if (key === null) return undefined;
+    const known = this.#keys.get(key[1] ?? '');
+    const isEqual = timingSafeEqual(sha256(key[2] ?? ''), known?.sha256 ?? NO_KEY);
+    return isEqual ? known : undefined;
+  }
+}
+
+/**
+ * Adds a new key to a file, which is made when it is not there.
+ *
+ * @returns the key: shown once, and kept nowhere
+ * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_FILE_FORMAT, ERR_NO_SPACE, ERR_IO
+ */
+export async function createApiKey(path: string, scopes: readonly Scope[]): Promise<{ id: string; key: string }> {
+  if (scopes.length === 0 || scopes.some((scope) => !SCOPES.includes(scope))) {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `scopes: expected some of ${SCOPES.join(', ')}, got '${scopes}'`);
+  }
+  const { keys } = (await pathExists(path)) ? await readKeyFile(path) : { keys: [] };
+  const id = randomBytes(8).toString('hex');
+  const secret = randomBytes(32).toString('base64url');
+  const unique = SCOPES.filter((scope) => scopes.includes(scope));
+  const added = { id, sha256: sha256(secret).toString('hex'), scopes: unique, createdAt: new Date().toISOString() };
+  await writeFileAtomic(path, `${JSON.stringify({ keys: [...keys, added] }, null, 2)}\n`);
+  await chmod(path, 0o600);
+  return { id, key: `lmb_${id}_${secret}` };
+}
+
+async function readKeyFile(path: string): Promise<KeyFile> {
+  const parsed = fileSchema.safeParse(await readJsonFile(path));
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  throw new LimbeckError(
+    'ERR_FILE_FORMAT',
+    `'${path}' is no file of keys: ${issue?.path.join('.')}: ${issue?.message}`,
+  );
+}
+
+function sha256(secret: string): Buffer {
+  return createHash('sha256').update(secret).digest();
+}

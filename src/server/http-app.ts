@@ -1,0 +1,208 @@
+/** Fastify with the service's guards: admission, keys, limits, timeouts, and errors that tell strangers nothing. */
+import { randomBytes } from 'node:crypto';
+import { createServer as createHttpServer } from 'node:http';
+import type { Socket } from 'node:net';
+import rateLimit from '@fastify/rate-limit';
+import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from 'fastify';
+import { Admission } from './admission.js';
+import type { ApiKeys, Caller } from './api-keys.js';
+import type { Drain } from './drain.js';
+import { errorBody, HttpError, toHttpError } from './http-error.js';
+import { checkDepth } from './json-body.js';
+import type { Metrics } from './metrics.js';
+import { isLoopback, type ServerSettings } from './options.js';
+import { validatorOf } from './route.js';
+
+/** Lines of JSON go there. @defaultValue stdout */
+export interface LogDestination {
+  write(line: string): void;
+}
+
+interface Guards {
+  /** Absent on loopback without keys. */
+  readonly keys: ApiKeys | undefined;
+  readonly metrics: Metrics;
+  readonly drain: Drain;
+  readonly log?: LogDestination;
+}
+
+const MAX_HEADER_BYTES = 16 * 1024;
+/** How often connections are looked at that may have passed a timeout. */
+const CONNECTIONS_CHECK_MS = 1000;
+const RETRY_AFTER_SECONDS = 1;
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    caller: Caller | undefined;
+  }
+}
+
+export async function createHttpApp(settings: ServerSettings, guards: Guards): Promise<FastifyInstance> {
+  const { limits, timeouts, logLevel } = settings;
+  const admission = new Admission({
+    maxQueueMs: limits.maxQueueMs,
+    retryAfterSeconds: RETRY_AFTER_SECONDS,
+    onShed: () => guards.metrics.countShed('queue'),
+  });
+  const app = fastify({
+    logger: { level: logLevel, ...(guards.log && { stream: guards.log }) },
+    logController: new LogController({ disableRequestLogging: true }),
+    // A logger of its own for every request costs more than it tells: lines name the request themselves.
+    childLoggerFactory: (logger) => logger,
+    genReqId: requestIds(),
+    bodyLimit: limits.bodyBytes,
+    routerOptions: { maxParamLength: 1024 },
+    forceCloseConnections: 'idle',
+    return503OnClosing: false,
+    clientErrorHandler: answerBrokenRequest,
+    serverFactory(listener) {
+      const server = createHttpServer(
+        {
+          maxHeaderSize: MAX_HEADER_BYTES,
+          headersTimeout: timeouts.headersMs,
+          requestTimeout: timeouts.requestMs,
+          keepAliveTimeout: timeouts.keepAliveMs,
+          connectionsCheckingInterval: CONNECTIONS_CHECK_MS,
+        },
+        admission.guard(listener),
+      );
+      server.maxConnections = limits.connections;
+      server.timeout = timeouts.idleMs;
+      server.on('drop', () => guards.metrics.countShed('connections'));
+      return server;
+    },
+  });
+  app.setValidatorCompiler(validatorOf);
+  parseJsonStrictly(app);
+  app.decorateRequest('caller', undefined);
+  guardRoutes(app, settings, guards);
+  if (limits.requestsPerSecond > 0) await limitRates(app, limits.requestsPerSecond, guards);
+  answerErrors(app, guards);
+  return app;
+}
+
+/** `PREFIX-N`: the prefix tells processes apart, the number requests. */
+function requestIds(): () => string {
+  const prefix = randomBytes(6).toString('base64url');
+  let count = 0;
+  return () => `${prefix}-${(count++).toString(36)}`;
+}
+
+/** JSON alone, which a page of another origin cannot send unasked; no deep nesting, no `__proto__`. */
+function parseJsonStrictly(app: FastifyInstance): void {
+  const parse = app.getDefaultJsonParser('error', 'error');
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
+    try {
+      checkDepth(body as string);
+    } catch (error) {
+      done(error as HttpError);
+      return;
+    }
+    parse(request, body as string, (error, value) => {
+      if (!error) done(null, value);
+      else done(new HttpError(400, 'ERR_MALFORMED_REQUEST', 'The body is not valid JSON, or has a forbidden key.'));
+    });
+  });
+}
+
+function guardRoutes(app: FastifyInstance, { host }: ServerSettings, { keys, metrics, drain }: Guards): void {
+  // Without keys, a page that a browser on this machine shows must not reach the service under a name of its own.
+  const isOpen = keys === undefined && isLoopback(host);
+  const logsRequests = app.log.level === 'debug' || app.log.level === 'trace';
+  app.addHook('onRoute', (route) => {
+    const { scope = null } = route.config ?? {};
+    const label = route.url;
+    route.onResponse = (request, reply, done) => {
+      metrics.observeRequest(label, reply.statusCode, reply.elapsedTime / 1000);
+      if (logsRequests) logRequest(request, reply);
+      done();
+    };
+    route.onRequest = (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => {
+      if (drain.isDraining) reply.header('connection', 'close');
+      if (isOpen && !isLoopback(request.hostname.replace(/^\[(.*)\]$/, '$1'))) {
+        done(new HttpError(403, 'ERR_FORBIDDEN', 'Without keys, the service answers at localhost alone.'));
+      } else if (keys !== undefined && scope !== null) {
+        done(refusalOf(keys, scope, request, reply));
+      } else {
+        done();
+      }
+    };
+  });
+}
+
+function logRequest(
+  { id, method, url, ip, caller }: FastifyRequest,
+  { statusCode, elapsedTime, log }: FastifyReply,
+): void {
+  log.debug({ requestId: id, method, url, ip, key: caller?.id, statusCode, latencyMs: elapsedTime }, 'request');
+}
+
+function refusalOf(
+  keys: ApiKeys,
+  scope: 'read' | 'write',
+  request: FastifyRequest,
+  reply: FastifyReply,
+): HttpError | undefined {
+  request.caller = keys.caller(request.headers.authorization);
+  if (request.caller === undefined) {
+    reply.header('www-authenticate', 'Bearer');
+    return new HttpError(401, 'ERR_UNAUTHORIZED', 'Send a valid key as Authorization: Bearer KEY.');
+  }
+  if (request.caller.scopes.includes(scope)) return undefined;
+  return new HttpError(403, 'ERR_FORBIDDEN', `This key does not allow to ${scope}.`);
+}
+
+/** After the keys, so that one caller cannot use up another's share. */
+async function limitRates(app: FastifyInstance, max: number, { metrics }: Guards): Promise<void> {
+  await app.register(rateLimit, {
+    max,
+    timeWindow: 1000,
+    hook: 'preParsing',
+    keyGenerator: (request) => request.caller?.id ?? request.ip,
+    allowList: (request) => request.url === '/healthz' || request.url === '/readyz',
+    errorResponseBuilder: () => {
+      metrics.countShed('rate');
+      return new HttpError(429, 'ERR_RATE_LIMITED', `At most ${max} requests a second.`, 1);
+    },
+  });
+}
+
+function answerErrors(app: FastifyInstance, { metrics }: Guards): void {
+  app.setErrorHandler((error, request, reply) => {
+    const answer = toHttpError(error);
+    const { statusCode, retryAfterSeconds } = answer;
+    if (statusCode >= 500) app.log.error({ requestId: request.id, err: answer.cause ?? answer }, 'request failed');
+    else app.log.debug({ requestId: request.id, code: answer.code, message: answer.message }, 'request refused');
+    if (retryAfterSeconds !== undefined) reply.header('retry-after', String(retryAfterSeconds));
+    // As text: the body needs no schema.
+    reply
+      .code(statusCode)
+      .type('application/json; charset=utf-8')
+      .send(JSON.stringify(errorBody(answer, request.id)));
+  });
+  app.setNotFoundHandler((request, reply) => {
+    metrics.observeRequest('unknown', 404, reply.elapsedTime / 1000);
+    const error = new HttpError(404, 'ERR_NOT_FOUND', 'There is no such route; /openapi.json lists them.');
+    reply
+      .code(404)
+      .type('application/json; charset=utf-8')
+      .send(JSON.stringify(errorBody(error, request.id)));
+  });
+}
+
+/** What the HTTP parser gave up on never becomes a request. */
+function answerBrokenRequest(error: Error & { code?: string }, socket: Socket): void {
+  if (socket.writable && error.code !== 'ECONNRESET') {
+    const isLarge = error.code === 'HPE_HEADER_OVERFLOW';
+    const isSlow = error.code === 'ERR_HTTP_REQUEST_TIMEOUT';
+    const status = isLarge ? '431 Request Header Fields Too Large' : isSlow ? '408 Request Timeout' : '400 Bad Request';
+    const code = isSlow ? 'ERR_TIMEOUT' : 'ERR_MALFORMED_REQUEST';
+    const body = JSON.stringify({ error: { code, message: status.slice(4), requestId: '' } });
+    socket.write(
+      `HTTP/1.1 ${status}\r\ncontent-type: application/json; charset=utf-8\r\n` +
+        `content-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`,
+    );
+  }
+  socket.destroySoon();
+}

@@ -1,0 +1,148 @@
+/**
+ * Changes of the catalogue at run time. They are kept in a file, so that they outlive a restart and hold for every model
+ * that is loaded afterwards.
+ */
+import { z } from 'zod';
+import { LimbeckError } from '../errors.js';
+import { pathExists, readJsonFile, writeFileAtomic } from '../formats/files.js';
+import type { CatalogueItem } from '../recommend/item-index.js';
+import type { Student } from '../recommend/student.js';
+import { HttpError } from './http-error.js';
+
+/** Distil or fine-tune a model again before there are more. */
+const MAX_CHANGES = 100_000;
+/** Items encoded before the event loop gets a turn: a text takes up to a millisecond. */
+const ITEMS_A_TURN = 4;
+
+const fileSchema = z.strictObject({
+  format: z.literal('limbeck-item-changes'),
+  version: z.literal(1),
+  added: z.array(z.looseObject({ id: z.string().min(1), text: z.string() })),
+  removed: z.array(z.string()),
+});
+
+export class ItemChanges {
+  readonly #path: string | undefined;
+  #added = new Map<string, CatalogueItem>();
+  #removed = new Set<string>();
+
+  /**
+   * @param path absent: changes last until the process ends
+   * @throws LimbeckError ERR_FILE_FORMAT, ERR_IO
+   */
+  static async open(path: string | undefined): Promise<ItemChanges> {
+    const changes = new ItemChanges(path);
+    if (path === undefined || !(await pathExists(path))) return changes;
+    const parsed = fileSchema.safeParse(await readJsonFile(path));
+    if (!parsed.success) {
+      const [issue] = parsed.error.issues;
+      throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': ${issue?.path.join('.')}: ${issue?.message}`);
+    }
+    for (const item of parsed.data.added) changes.#added.set(item.id, item as CatalogueItem);
+    changes.#removed = new Set(parsed.data.removed);
+    return changes;
+  }
+
+  private constructor(path: string | undefined) {
+    this.#path = path;
+  }
+
+  /** Brings a student that was just loaded up to date. */
+  async applyTo(student: Student): Promise<void> {
+    await addInTurns(
+      student,
+      [...this.#added.values()].filter(({ id }) => student.indexOf(id) === undefined),
+    );
+    const removed = [...this.#removed].filter((id) => student.indexOf(id) !== undefined);
+    if (removed.length > 0) student.removeItems(removed);
+  }
+
+  /**
+   * Adds items to every student given; all of them, or none when one is refused.
+   *
+   * @throws HttpError 409 for an id that is there; LimbeckError as `addItems`, ERR_NO_SPACE, ERR_IO
+   */
+  async add(students: readonly Student[], items: readonly CatalogueItem[]): Promise<void> {
+    const ids = new Set(items.map(({ id }) => id));
+    const known = items.find(({ id }) => students.some((student) => student.indexOf(id) !== undefined));
+    if (known !== undefined || ids.size < items.length) {
+      const name =
+        known === undefined ? 'The same id comes twice.' : `The catalogue has an item '${known.id}' already.`;
+      throw new HttpError(409, 'ERR_CONFLICT', name);
+    }
+    if (this.#added.size + items.length > MAX_CHANGES) {
+      throw new HttpError(409, 'ERR_CONFLICT', `${MAX_CHANGES} items were added already: make a new model of them.`);
+    }
+    for (const student of students) {
+      try {
+        await addInTurns(student, items);
+      } catch (error) {
+        for (const other of students) removeKnown(other, ids);
+        throw error;
+      }
+    }
+    await this.#change(() => {
+      for (const item of items) {
+        this.#removed.delete(item.id);
+        this.#added.set(item.id, item);
+      }
+    }).catch((error: unknown) => {
+      for (const student of students) removeKnown(student, ids);
+      throw error;
+    });
+  }
+
+  /** Takes items out of every student given. @returns how many were there */
+  async remove(students: readonly Student[], ids: readonly string[]): Promise<number> {
+    const known = new Set(ids.filter((id) => students.some((student) => student.indexOf(id) !== undefined)));
+    if (
+      students.some(
+        (student) => [...known].filter((id) => student.indexOf(id) !== undefined).length === student.numItems,
+      )
+    ) {
+      throw new HttpError(409, 'ERR_CONFLICT', 'A catalogue needs at least one item.');
+    }
+    await this.#change(() => {
+      for (const id of known) {
+        this.#added.delete(id);
+        this.#removed.add(id);
+      }
+    });
+    for (const student of students) removeKnown(student, known);
+    return known.size;
+  }
+
+  /** Changes the lists and writes them; as they were when that fails. */
+  async #change(change: () => void): Promise<void> {
+    const [added, removed] = [this.#added, this.#removed];
+    this.#added = new Map(added);
+    this.#removed = new Set(removed);
+    change();
+    if (this.#path === undefined) return;
+    const content: z.input<typeof fileSchema> = {
+      format: 'limbeck-item-changes',
+      version: 1,
+      added: [...this.#added.values()].map((item) => ({ ...item })),
+      removed: [...this.#removed],
+    };
+    try {
+      await writeFileAtomic(this.#path, JSON.stringify(content));
+    } catch (error) {
+      this.#added = added;
+      this.#removed = removed;
+      throw error;
+    }
+  }
+}
+
+async function addInTurns(student: Student, items: readonly CatalogueItem[]): Promise<void> {
+  for (let i = 0; i < items.length; i += ITEMS_A_TURN) {
+    student.addItems(items.slice(i, i + ITEMS_A_TURN));
+    await new Promise(setImmediate);
+  }
+}
+
+function removeKnown(student: Student, ids: Iterable<string>): void {
+  const known = [...ids].filter((id) => student.indexOf(id) !== undefined);
+  if (known.length > 0) student.removeItems(known);
+}

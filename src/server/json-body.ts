@@ -1,0 +1,41 @@
+import { HttpError } from './http-error.js';
+
+/** Levels of brackets that a body may have; requests need four. */
+export const MAX_JSON_DEPTH = 64;
+
+const QUOTE = 0x22;
+const BACKSLASH = 0x5c;
+
+/**
+ * Refuses JSON that is nested too deeply, before anything is made of it.
+ *
+ * @throws HttpError 400
+ */
+export function checkDepth(text: string): void {
+  let depth = 0;
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    if (code === QUOTE) {
+      // Strings are most of a body: the search for their end is the engine's own.
+      i = endOfString(text, i + 1);
+      // '[' and '{', ']' and '}' differ in one bit.
+    } else if ((code & ~0x20) === 0x5b) {
+      if (++depth > MAX_JSON_DEPTH) {
+        throw new HttpError(400, 'ERR_MALFORMED_REQUEST', `JSON may be nested ${MAX_JSON_DEPTH} levels deep at most.`);
+      }
+    } else if ((code & ~0x20) === 0x5d) {
+      depth--;
+    }
+  }
+}
+
+/** Index of the closing quote, or the end of a text that has none. */
+function endOfString(text: string, start: number): number {
+  for (let i = start; ; i++) {
+    i = text.indexOf('"', i);
+    if (i < 0) return text.length;
+    let backslashes = 0;
+    while (text.charCodeAt(i - 1 - backslashes) === BACKSLASH) backslashes++;
+    if (backslashes % 2 === 0) return i;
+  }
+}

@@ -1,0 +1,33 @@
+import type { CatalogueItem } from '../recommend/item-index.js';
+import type { RecommendRequest } from '../recommend/request.js';
+import type { Student } from '../recommend/student.js';
+import type { Feedback } from './feedback.js';
+
+/** Popular items looked at beyond k, because some are excluded or gone. */
+const SPARE = 200;
+
+/** The items that users of the service chose most of late, of those that a request allows. */
+export function popularItems(
+  student: Student,
+  feedback: Feedback | undefined,
+  { k = 10, exclude = [], candidates, filter }: Omit<RecommendRequest, 'history'>,
+): { id: string; score: number }[] {
+  const excluded = new Set(exclude);
+  const allowed = candidates && new Set(candidates);
+  const popular = feedback?.popular(k + excluded.size + SPARE) ?? [];
+  const items = popular.filter(({ id }) => {
+    const item = student.items[student.indexOf(id) ?? -1];
+    if (item === undefined || item.hidden === true || excluded.has(id)) return false;
+    return (allowed?.has(id) ?? true) && matches(item, filter);
+  });
+  return items.slice(0, k);
+}
+
+function matches({ categories = [] }: CatalogueItem, filter: RecommendRequest['filter']): boolean {
+  const { any, all, none } = filter ?? {};
+  return (
+    (any?.some((category) => categories.includes(category)) ?? true) &&
+    (all?.every((category) => categories.includes(category)) ?? true) &&
+    !(none?.some((category) => categories.includes(category)) ?? false)
+  );
+}

@@ -1,0 +1,110 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { z } from 'zod';
+import type { Scope } from './api-keys.js';
+import { HttpError } from './http-error.js';
+import type { WaitingLimit } from './waiting-limit.js';
+
+/** One route: what Fastify and OpenAPI are told of it. */
+export interface Route {
+  readonly method: 'GET' | 'POST' | 'DELETE';
+  /** As Fastify writes parameters: `/v1/users/:id`. */
+  readonly url: string;
+  readonly summary: string;
+  /** What a caller's key must allow; null = everybody may ask. */
+  readonly scope: Scope | null;
+  readonly body?: z.ZodType;
+  readonly query?: z.ZodType;
+  readonly params?: z.ZodType;
+  readonly answer: z.ZodType;
+  /** Statuses besides 200 and those that every route has. */
+  readonly errors?: readonly number[];
+  /** Whether the answer waits for a disk or for another change: how many may is limited. */
+  readonly waits?: boolean;
+  readonly handler: (request: FastifyRequest, reply: FastifyReply) => unknown;
+}
+
+type Output<Schema> = Schema extends z.ZodType ? z.output<Schema> : undefined;
+
+/** What a handler is given, checked. */
+export interface RouteInput<Body, Query, Params> {
+  readonly body: Output<Body>;
+  readonly query: Output<Query>;
+  readonly params: Output<Params>;
+  readonly request: FastifyRequest;
+  readonly reply: FastifyReply;
+}
+
+/** A route whose handler knows the types of its schemas. */
+export function defineRoute<
+  Answer extends z.ZodType,
+  Body extends z.ZodType | undefined = undefined,
+  Query extends z.ZodType | undefined = undefined,
+  Params extends z.ZodType | undefined = undefined,
+>(
+  route: Omit<Route, 'handler' | 'body' | 'query' | 'params'> & {
+    readonly answer: Answer;
+    readonly body?: Body;
+    readonly query?: Query;
+    readonly params?: Params;
+  },
+  handler: (input: RouteInput<Body, Query, Params>) => z.input<Answer> | Promise<z.input<Answer>>,
+): Route {
+  const call = (request: FastifyRequest, reply: FastifyReply) => {
+    const { body, query, params } = request as unknown as RouteInput<Body, Query, Params>;
+    return handler({ body, query, params, request, reply });
+  };
+  return { ...route, handler: call } as Route;
+}
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** What a caller's key must allow; null or absent = everybody may ask. */
+    readonly scope?: Scope | null;
+  }
+}
+
+export function registerRoute(app: FastifyInstance, route: Route, waiting: WaitingLimit): void {
+  const { method, url, scope, body, query, params, answer, waits = false, handler } = route;
+  app.route({
+    method,
+    url,
+    config: { scope },
+    schema: {
+      ...(body && { body }),
+      ...(query && { querystring: query }),
+      ...(params && { params }),
+      response: { 200: jsonSchemaOf(answer, 'output') },
+    },
+    handler: waits ? waiting.guard(handler) : handler,
+  });
+}
+
+/** Fastify's validator of a zod schema. Names the first wrong field. */
+export function validatorOf({ schema }: { schema: unknown }) {
+  const type = schema as z.ZodType;
+  return (data: unknown) => {
+    const parsed = type.safeParse(data);
+    if (parsed.success) return { value: parsed.data };
+    return { error: validationError(parsed.error, data) };
+  };
+}
+
+function validationError({ issues }: z.ZodError, data: unknown): HttpError {
+  if (data === null || data === undefined) {
+    return new HttpError(400, 'ERR_INVALID_ARGUMENT', 'Expected a JSON object as the body; it is missing.');
+  }
+  const [issue] = issues;
+  const path = issue?.path.join('.') ?? '';
+  const place = path === '' ? 'the request' : path.length <= 200 ? path : `${path.slice(0, 200)}…`;
+  if (issue?.code === 'unrecognized_keys') {
+    const keys = issue.keys.slice(0, 5).map((key) => `'${key.slice(0, 64)}'`);
+    return new HttpError(400, 'ERR_UNKNOWN_OPTION', `${place} has no key ${keys.join(', ')}.`);
+  }
+  const message = issue?.message ?? 'Invalid input';
+  return new HttpError(400, 'ERR_INVALID_ARGUMENT', `${place}: ${message.slice(0, 300)}`);
+}
+
+export function jsonSchemaOf(schema: z.ZodType, io: 'input' | 'output'): Record<string, unknown> {
+  const { $schema: _, ...json } = z.toJSONSchema(schema, { io });
+  return json;
+}

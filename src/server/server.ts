@@ -1,0 +1,129 @@
+/** The HTTP service: a student, what its users do, and the guards around both. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { FastifyInstance } from 'fastify';
+import { createEngine, type Engine } from '../index.js';
+import { ApiKeys } from './api-keys.js';
+import { catalogueRoutes } from './catalogue-routes.js';
+import { Drain } from './drain.js';
+import { Feedback } from './feedback.js';
+import { feedbackRoutes } from './feedback-routes.js';
+import { createHttpApp, type LogDestination } from './http-app.js';
+import { ItemChanges } from './item-changes.js';
+import { Metrics } from './metrics.js';
+import { ModelHost } from './model-host.js';
+import { openModelSource } from './model-sources.js';
+import { openApiOf } from './openapi.js';
+import { operationRoutes } from './operation-routes.js';
+import { parseServerOptions, type ServerOptions, type ServerSettings } from './options.js';
+import { recommendRoutes } from './recommend-routes.js';
+import { registerRoute } from './route.js';
+import type { ServiceContext } from './service-context.js';
+import { registerStaticFiles } from './static-files.js';
+import { WaitingLimit } from './waiting-limit.js';
+
+export type { ServerOptions } from './options.js';
+
+const OWN_CONSOLE = fileURLToPath(new URL('./console/', import.meta.url));
+const PACKAGE = new URL('../../package.json', import.meta.url);
+
+export interface LimbeckServer {
+  /** To add routes and hooks of one's own before {@link listen}. */
+  readonly app: FastifyInstance;
+  /** Starts to accept requests. @returns the service's URL */
+  listen(): Promise<string>;
+  /**
+   * Ends in order: `/readyz` says no, requests are answered for a while longer, those at work are finished, what was
+   * learned is saved. Later calls wait for the same end.
+   *
+   * @returns whether every request was finished in time
+   */
+  close(): Promise<boolean>;
+}
+
+/**
+ * Opens a student, its events and its routes. `engine` and `log` are the caller's to give, for tests and embedding.
+ *
+ * @throws LimbeckError ERR_INVALID_ARGUMENT (also for an address that others reach, without keys), ERR_UNKNOWN_OPTION,
+ * ERR_LOCKED when another process has the data directory open, and the codes of loadStudent
+ */
+export async function createServer(
+  options: ServerOptions,
+  context: { readonly engine?: Engine; readonly log?: LogDestination } = {},
+): Promise<LimbeckServer> {
+  const settings = parseServerOptions(options);
+  const closers: (() => unknown)[] = [];
+  /** Last opened, first closed. */
+  const closeAll = async () => {
+    for (const close of closers.reverse()) await close();
+  };
+  try {
+    const keys = settings.keys === undefined ? undefined : await ApiKeys.open(settings.keys);
+    const engine = context.engine ?? (await createEngine({ threads: 1 }));
+    if (context.engine === undefined) closers.push(() => engine.dispose());
+    const drain = new Drain(settings.timeouts);
+    let reportError: (error: unknown) => void = () => {};
+    const feedback = await openFeedback(settings, (error) => reportError(error));
+    if (feedback !== undefined) closers.push(() => feedback.close());
+    const itemChanges = await ItemChanges.open(settings.data && join(settings.data, 'item-changes.json'));
+    const models = await ModelHost.open(await openModelSource(engine, settings.student), {
+      maxExtraModels: settings.limits.extraModels,
+      prepare: (student) => itemChanges.applyTo(student),
+    });
+    closers.push(() => models.close());
+    const isDraining = () => drain.isDraining;
+    const metrics = new Metrics({
+      users: () => feedback?.numUsers ?? 0,
+      items: () => models.current.student.numItems,
+      model: () => models.current.name,
+      isReady: () => !drain.isDraining && feedback?.failure?.isFinal !== true,
+    });
+    const app = await createHttpApp(settings, { keys, metrics, drain, ...(context.log && { log: context.log }) });
+    reportError = (error) => app.log.error({ err: error }, 'feedback');
+    const service: ServiceContext = { models, feedback, itemChanges, metrics, log: app.log, isDraining };
+    const routes = [
+      ...recommendRoutes(service),
+      ...feedbackRoutes(service),
+      ...catalogueRoutes(service),
+      ...operationRoutes(service),
+    ];
+    const waiting = new WaitingLimit(settings.limits.waiting, () => metrics.countShed('waiting'));
+    for (const route of routes) registerRoute(app, route, waiting);
+    const { version } = JSON.parse(readFileSync(PACKAGE, 'utf8')) as { version: string };
+    const openApi = JSON.stringify(openApiOf(routes, version));
+    app.get('/openapi.json', (_, reply) => reply.type('application/json; charset=utf-8').send(openApi));
+    if (settings.console !== false) await registerStaticFiles(app, settings.console ?? OWN_CONSOLE);
+    closers.push(saveRegularly(feedback, settings, reportError));
+    closers.push(() => metrics.registry.clear());
+    let closing: Promise<boolean> | undefined;
+    return {
+      app,
+      listen: () => app.listen({ host: settings.host, port: settings.port }),
+      close() {
+        closing ??= drain.run(app).finally(closeAll);
+        return closing;
+      },
+    };
+  } catch (error) {
+    await closeAll();
+    throw error;
+  }
+}
+
+async function openFeedback({ data, redis }: ServerSettings, onError: (error: unknown) => void) {
+  if (data === undefined) return undefined;
+  return Feedback.open({ directory: data, onError, ...(redis !== undefined && { store: { redis } }) });
+}
+
+/** @returns what stops it */
+function saveRegularly(
+  feedback: Feedback | undefined,
+  { timeouts }: ServerSettings,
+  onError: (error: unknown) => void,
+): () => void {
+  if (feedback === undefined) return () => {};
+  const timer = setInterval(() => feedback.save().catch(onError), timeouts.saveEveryMs);
+  timer.unref();
+  return () => clearInterval(timer);
+}

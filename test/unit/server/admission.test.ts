@@ -1,0 +1,62 @@
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { afterEach, describe, expect, it } from 'vitest';
+import { Admission } from '../../../src/server/admission.js';
+
+let server: Server | undefined;
+afterEach(() => new Promise((done) => (server === undefined ? done(0) : server.close(done))));
+
+/** A server whose every answer keeps the event loop busy, once its clients' connections are open. */
+async function start(busyMs: number, maxQueueMs: number) {
+  let isBusy = false;
+  const shed: string[] = [];
+  const admission = new Admission({ maxQueueMs, retryAfterSeconds: 7, onShed: () => shed.push('queue') });
+  const listener = admission.guard((_, response) => {
+    const end = performance.now() + (isBusy ? busyMs : 0);
+    while (performance.now() < end);
+    response.end('answer');
+  });
+  const listening = createServer(listener);
+  server = listening;
+  await new Promise<void>((done) => listening.listen(0, '127.0.0.1', done));
+  const url = `http://127.0.0.1:${(listening.address() as AddressInfo).port}`;
+  // Node accepts one connection a turn: requests that come together come over connections that are there.
+  await Promise.all(Array.from({ length: 40 }, async () => (await fetch(url)).text()));
+  isBusy = true;
+  return { url, shed };
+}
+
+describe('Admission', () => {
+  it('answers requests one after the other whatever they take', async () => {
+    const { url, shed } = await start(30, 10);
+    for (let i = 0; i < 3; i++) expect((await fetch(url)).status).toBe(200);
+    expect(shed).toEqual([]);
+  });
+
+  it('answers 503 and when to come again to what is behind too much', async () => {
+    const { url, shed } = await start(30, 10);
+    const answers = await Promise.all(Array.from({ length: 40 }, () => fetch(url, { method: 'POST', body: '{}' })));
+    const refused = answers.filter(({ status }) => status === 503);
+    expect(refused.length).toBeGreaterThan(0);
+    expect(shed.length).toBe(refused.length);
+    expect(refused[0]?.headers.get('retry-after')).toBe('7');
+    expect(await refused[0]?.json()).toMatchObject({ error: { code: 'ERR_OVERLOADED' } });
+    expect(answers.filter(({ status }) => status === 200).length).toBeGreaterThan(0);
+    expect((await fetch(url)).status).toBe(200);
+  });
+
+  it('is not alarmed by one slow request before a few others', async () => {
+    const { url, shed } = await start(100, 10);
+    const answers = await Promise.all([1, 2, 3].map(() => fetch(url)));
+    expect(answers.map(({ status }) => status)).toEqual([200, 200, 200]);
+    expect(shed).toEqual([]);
+  });
+
+  it('always lets supervisors in', async () => {
+    const { url } = await start(20, 5);
+    const busy = Promise.all(Array.from({ length: 20 }, () => fetch(url)));
+    const health = await Promise.all(['/healthz', '/readyz', '/metrics'].map((path) => fetch(url + path)));
+    expect(health.map(({ status }) => status)).toEqual([200, 200, 200]);
+    await busy;
+  });
+});

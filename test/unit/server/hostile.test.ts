@@ -1,0 +1,193 @@
+/** What strangers send: each is refused with a clear answer, and the service goes on. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { FIXTURE_STUDENT, startService, type TestService } from '../../support/serve.js';
+
+const [{ id: known }] = JSON.parse(readFileSync(join(FIXTURE_STUDENT, 'items.json'), 'utf8'));
+let service: TestService;
+beforeAll(async () => {
+  service = await startService({ limits: { bodyBytes: 64 * 1024 } });
+});
+afterAll(() => service.end());
+
+const recommend = (body: unknown) => service.call('POST', '/v1/recommend', body);
+
+describe('a body', () => {
+  it.each([
+    ['broken', '{"history":["a"', 400, 'ERR_MALFORMED_REQUEST'],
+    ['empty', '', 400, 'ERR_MALFORMED_REQUEST'],
+    ['no JSON', 'history=a', 400, 'ERR_MALFORMED_REQUEST'],
+    ['no object', '[]', 400, 'ERR_INVALID_ARGUMENT'],
+    ['null', 'null', 400, 'ERR_INVALID_ARGUMENT'],
+    ['too large', `{"history":["${'x'.repeat(70_000)}"]}`, 413, 'ERR_BODY_TOO_LARGE'],
+    ['nested 65 levels', `{"history":${'['.repeat(64)}${']'.repeat(64)}}`, 400, 'ERR_MALFORMED_REQUEST'],
+    ['nested a million levels', '['.repeat(60_000), 400, 'ERR_MALFORMED_REQUEST'],
+    ['with __proto__', '{"history":["a"],"__proto__":{"isAdmin":true}}', 400, 'ERR_MALFORMED_REQUEST'],
+    ['with an escaped __proto__', '{"boosts":{"__proto\\u005f_":{"x":1}}}', 400, 'ERR_MALFORMED_REQUEST'],
+    ['with constructor.prototype', '{"constructor":{"prototype":{"x":1}}}', 400, 'ERR_MALFORMED_REQUEST'],
+    ['with a key twice', '{"k":1,"k":"x","history":["a"]}', 400, 'ERR_INVALID_ARGUMENT'],
+  ])('%s is refused', async (_, body, status, code) => {
+    const answer = await recommend(body);
+    expect([answer.status, answer.json.error.code]).toEqual([status, code]);
+    expect(Object.keys(answer.json.error)).toEqual(['code', 'message', 'requestId']);
+    expect(({} as Record<string, unknown>)['isAdmin']).toBeUndefined();
+  });
+
+  it.each(['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data'])(
+    'of type %s is refused: a page of another origin could send it',
+    async (type) => {
+      const answer = await service.call('POST', '/v1/recommend', '{"history":["a"]}', { 'content-type': type });
+      expect([answer.status, answer.json.error.code]).toEqual([415, 'ERR_UNSUPPORTED_MEDIA_TYPE']);
+    },
+  );
+});
+
+describe('a value', () => {
+  it.each([
+    [{ history: [known], k: 0 }, 'k'],
+    [{ history: [known], k: -1 }, 'k'],
+    [{ history: [known], k: 1.5 }, 'k'],
+    [{ history: [known], k: '10' }, 'k'],
+    [{ history: [known], k: 1e9 }, 'k'],
+    [{ history: [known], k: 2 ** 31 }, 'k'],
+    [{ history: [known], k: null }, 'k'],
+    [{ history: [known], k: [] }, 'k'],
+    [{ history: known }, 'history'],
+    [{ history: [1] }, 'history.0'],
+    [{ history: [''] }, 'history.0'],
+    [{ history: ['x'.repeat(257)] }, 'history.0'],
+    [{ history: Array(1001).fill(known) }, 'history'],
+    [{ history: [known], exclude: {} }, 'exclude'],
+    [{ history: [known], diversity: 2 }, 'diversity'],
+    [{ history: [known], novelty: -1 }, 'novelty'],
+    [{ history: [known], explore: true }, 'explore'],
+    [{ history: [known], boosts: { [known]: 'much' } }, 'boosts'],
+    [{ history: [known], filter: { any: 'film' } }, 'filter.any'],
+    [{ userId: '' }, 'userId'],
+    [{ userId: { toString: 'u' } }, 'userId'],
+  ])('%j is refused by the name of its field', async (body, field) => {
+    const { status, json } = await recommend(body);
+    expect(status).toBe(400);
+    expect(json.error.code).toBe('ERR_INVALID_ARGUMENT');
+    expect(json.error.message).toContain(field);
+  });
+
+  it('that is no number is refused', async () => {
+    expect((await recommend(`{"history":["${known}"],"novelty":1e400}`)).status).toBe(400);
+  });
+
+  it('under a key that there is not is refused by its name', async () => {
+    const { status, json } = await recommend({ history: [known], topK: 3 });
+    expect(status).toBe(400);
+    expect(json.error).toMatchObject({ code: 'ERR_UNKNOWN_OPTION', message: expect.stringContaining("'topK'") });
+    for (const nested of [{ history: [known], filter: { some: [] } }, { history: [{ text: 'a', id: 'b' }] }]) {
+      expect((await recommend(nested)).json.error.code).toBe('ERR_UNKNOWN_OPTION');
+    }
+  });
+
+  it.each([
+    [{ events: [] }],
+    [{ events: [{ userId: 'u', itemId: known, type: 'like' }] }],
+    [{ events: [{ userId: 'u', itemId: known, type: 'click', value: 3 }] }],
+    [{ events: [{ userId: 'u', itemId: known, type: 'rating' }] }],
+    [{ events: [{ userId: 'u', itemId: known, type: 'rating', value: 6 }] }],
+    [{ events: [{ userId: 'u', itemId: known, type: 'click', time: -1 }] }],
+    [{ events: [{ userId: '\ud800', itemId: known, type: 'click' }] }],
+  ])('in events %j is refused, and nothing is stored', async (body) => {
+    const { status, json } = await service.call('POST', '/v1/events', body);
+    expect([status, json.error.code]).toEqual([400, 'ERR_INVALID_ARGUMENT']);
+    expect((await service.call('GET', '/v1/users/u')).json.history).toEqual([]);
+  });
+
+  it.each(['limit=0', 'limit=x', 'limit=1e9', 'limit=1&limit=2', 'offset=3', 'query=a&query=b'])(
+    'in the query %s is refused',
+    async (query) => {
+      expect((await service.call('GET', `/v1/items?${query}`)).status).toBe(400);
+    },
+  );
+});
+
+describe('a name', () => {
+  it.each([
+    '../student',
+    '..',
+    '/etc',
+    'a/b',
+    'a\\b',
+    '.hidden',
+    'a\u0000',
+    '',
+    'x'.repeat(129),
+    '%2e%2e',
+    'C:',
+    'a b',
+  ])('of a model like %j is refused', async (name) => {
+    for (const url of ['/v1/models/load', '/v1/models/promote']) {
+      const { status, json } = await service.call('POST', url, { name });
+      expect([status, json.error.code]).toEqual([400, 'ERR_INVALID_ARGUMENT']);
+    }
+    expect((await recommend({ history: [known], model: name })).status).toBe(400);
+  });
+
+  it.each(['../../x', '__proto__', 'constructor', '\u202e', 'x'.repeat(256)])(
+    'of a user like %j is a name and no more',
+    async (userId) => {
+      const { status, json } = await service.call('GET', `/v1/users/${encodeURIComponent(userId)}`);
+      expect([status, json]).toEqual([200, { userId, history: [], hidden: [] }]);
+    },
+  );
+
+  it('of a user that is too long, or no UTF-8, is refused', async () => {
+    expect((await service.call('GET', `/v1/users/${'x'.repeat(300)}`)).status).toBe(400);
+    expect((await service.call('GET', `/v1/users/${'x'.repeat(2000)}`)).status).toBe(414);
+    expect((await service.call('GET', '/v1/users/%ff')).status).toBe(400);
+  });
+});
+
+describe('a request', () => {
+  it('for a route that there is not tells nothing', async () => {
+    for (const [method, url] of [
+      ['GET', '/v1/recommend'],
+      ['POST', '/v2/x'],
+      ['GET', '/.env'],
+      ['DELETE', '/'],
+    ] as const) {
+      const { status, json } = await service.call(method, url);
+      expect([status, json.error.code]).toEqual([404, 'ERR_NOT_FOUND']);
+    }
+  });
+
+  it('under another name than localhost is refused without keys: a page that was rebound could send it', async () => {
+    for (const host of ['evil.example', '192.168.1.1:8080', '127.0.0.1.evil.example']) {
+      const answer = await service.call('POST', '/v1/recommend', { history: [known] }, { host });
+      expect([answer.status, answer.json.error.code]).toEqual([403, 'ERR_FORBIDDEN']);
+    }
+    for (const host of ['localhost:1', '127.0.0.1:8080', '[::1]:8080']) {
+      expect((await service.call('POST', '/v1/recommend', { history: [known] }, { host })).status).toBe(200);
+    }
+  });
+
+  it('that fails inside tells neither a path nor a stack, and the log has them', async () => {
+    const broken = await startService();
+    broken.app.get('/broken', () => {
+      throw new Error(`cannot read ${import.meta.dirname}/secret`);
+    });
+    const { status, json, text } = await broken.call('GET', '/broken');
+    expect([status, json.error.code]).toEqual([500, 'ERR_INTERNAL']);
+    expect(text).not.toMatch(/secret|\.ts|\.js|node_modules|at /);
+    expect(broken.log.join('')).toContain('secret');
+    expect(broken.log.join('')).toContain(json.error.requestId);
+    await broken.end();
+  });
+
+  it('names no version of the service', async () => {
+    const { headers } = await service.call('GET', '/healthz');
+    expect(Object.keys(headers)).not.toContain('server');
+    expect(Object.keys(headers)).not.toContain('x-powered-by');
+  });
+});
+
+it('goes on after all that', async () => {
+  expect((await recommend({ history: [known] })).status).toBe(200);
+});

@@ -1,0 +1,105 @@
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { ItemChanges } from '../../../src/server/item-changes.js';
+
+type Item = { id: string; text: string };
+
+class FakeStudent {
+  readonly known = new Map<string, Item>([['old', { id: 'old', text: 'Old' }]]);
+  constructor(private readonly refuses?: string) {}
+  indexOf(id: string) {
+    return this.known.has(id) ? 0 : undefined;
+  }
+  addItems(items: Item[]) {
+    for (const item of items) {
+      if (item.id === this.refuses) throw new Error('refused');
+      this.known.set(item.id, item);
+    }
+  }
+  removeItems(ids: string[]) {
+    for (const id of ids) if (!this.known.delete(id)) throw new Error(`unknown ${id}`);
+  }
+  get numItems() {
+    return this.known.size;
+  }
+  get ids() {
+    return [...this.known.keys()];
+  }
+}
+
+let folder: string;
+let path: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'limbeck-items-'));
+  path = join(folder, 'item-changes.json');
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+const add = (changes: ItemChanges, students: FakeStudent[], ...ids: string[]) =>
+  changes.add(
+    students as never,
+    ids.map((id) => ({ id, text: id })),
+  );
+
+describe('ItemChanges', () => {
+  it('hold for every student, and for those that are loaded after a restart', async () => {
+    const changes = await ItemChanges.open(path);
+    const [a, b] = [new FakeStudent(), new FakeStudent()];
+    await add(changes, [a, b], 'x', 'y', 'z');
+    expect(await changes.remove([a, b] as never, ['old', 'z', 'nobody'])).toBe(2);
+    expect(a.ids).toEqual(['x', 'y']);
+    expect(b.ids).toEqual(['x', 'y']);
+    const later = new FakeStudent();
+    await (await ItemChanges.open(path)).applyTo(later as never);
+    expect(later.ids).toEqual(['x', 'y']);
+  });
+
+  it('leave out what a new model knows by itself', async () => {
+    const changes = await ItemChanges.open(path);
+    await add(changes, [new FakeStudent()], 'x');
+    const retrained = new FakeStudent();
+    retrained.known.set('x', { id: 'x', text: 'from training' });
+    await changes.applyTo(retrained as never);
+    expect(retrained.known.get('x')?.text).toBe('from training');
+  });
+
+  it.each([
+    ['an item that is there', ['new', 'old']],
+    ['the same id twice', ['new', 'new']],
+  ])('refuse %s as a whole', async (_, ids) => {
+    const student = new FakeStudent();
+    await expect(add(await ItemChanges.open(path), [student], ...ids)).rejects.toMatchObject({ statusCode: 409 });
+    expect(student.ids).toEqual(['old']);
+    expect(existsSync(path)).toBe(false);
+  });
+
+  it('are taken back everywhere when one student refuses them', async () => {
+    const [a, b] = [new FakeStudent(), new FakeStudent('n7')];
+    const ids = Array.from({ length: 10 }, (_, i) => `n${i}`);
+    await expect(add(await ItemChanges.open(path), [a, b], ...ids)).rejects.toThrow('refused');
+    expect([a.ids, b.ids]).toEqual([['old'], ['old']]);
+  });
+
+  it('are taken back when they cannot be written', async () => {
+    const student = new FakeStudent();
+    student.addItems([{ id: 'second', text: '' }]);
+    const changes = await ItemChanges.open(join(folder, 'none', 'item-changes.json'));
+    await expect(add(changes, [student], 'x')).rejects.toMatchObject({ code: 'ERR_IO' });
+    await expect(changes.remove([student] as never, ['old'])).rejects.toMatchObject({ code: 'ERR_IO' });
+    expect(student.ids).toEqual(['old', 'second']);
+  });
+
+  it('leave at least one item', async () => {
+    const student = new FakeStudent();
+    const changes = await ItemChanges.open(path);
+    await expect(changes.remove([student] as never, ['old'])).rejects.toMatchObject({ statusCode: 409 });
+    expect([student.ids, existsSync(path)]).toEqual([['old'], false]);
+  });
+
+  it('refuse a file that is something else', async () => {
+    writeFileSync(path, '{"added":[]}');
+    await expect(ItemChanges.open(path)).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });
+  });
+});

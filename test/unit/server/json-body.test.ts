@@ -1,0 +1,42 @@
+import { describe, expect, it } from 'vitest';
+import { checkDepth, MAX_JSON_DEPTH } from '../../../src/server/json-body.js';
+
+const nested = (depth: number, open = '[', close = ']') => open.repeat(depth) + close.repeat(depth);
+
+describe('checkDepth', () => {
+  it.each([
+    ['[', ']'],
+    ['{"a":', '}'],
+  ])('counts %s', (open, close) => {
+    expect(() => checkDepth(nested(MAX_JSON_DEPTH, open, close))).not.toThrow();
+    expect(() => checkDepth(nested(MAX_JSON_DEPTH + 1, open, close))).toThrow('64 levels');
+  });
+
+  it('counts what is open, not what there is', () => {
+    expect(() => checkDepth(`[${'[],{},'.repeat(1000)}1]`)).not.toThrow();
+  });
+
+  it.each([
+    ['plain', '[['],
+    ['after an escaped quote', '\\"[['],
+    ['after escaped backslashes and a quote', '\\\\\\"[['],
+  ])('leaves brackets in strings alone: %s', (_, start) => {
+    const text = JSON.stringify([`${JSON.parse(`"${start}"`)}${'['.repeat(200)}`]);
+    expect(() => checkDepth(text)).not.toThrow();
+  });
+
+  it('sees brackets after a string that ends in a backslash', () => {
+    expect(() => checkDepth(`["a\\\\",${nested(64)}]`)).toThrow();
+  });
+
+  it('takes time in proportion to the length', () => {
+    const start = performance.now();
+    checkDepth(`"${'\\"'.repeat(500_000)}"`);
+    checkDepth(`"${'\\'.repeat(1_000_000)}"`);
+    expect(performance.now() - start).toBeLessThan(1000);
+  });
+
+  it('ends at a string that never does', () => {
+    expect(() => checkDepth('["abc')).not.toThrow();
+  });
+});

@@ -1,0 +1,341 @@
+/** Every route, over the fixture's student and a real event store. */
+import { readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { createApiKey } from '../../../src/server/api-keys.js';
+import { FIXTURE_STUDENT, startService, type TestService } from '../../support/serve.js';
+
+const catalogue: { id: string; text: string }[] = JSON.parse(readFileSync(join(FIXTURE_STUDENT, 'items.json'), 'utf8'));
+const [a, b, c] = catalogue.map(({ id }) => id) as [string, string, string];
+const recommended = ({ json }: { json: { items: { id: string }[] } }) => json.items.map(({ id }) => id);
+
+let service: TestService;
+beforeEach(async () => {
+  service = await startService();
+});
+afterEach(() => service.end());
+
+describe('POST /v1/recommend', () => {
+  it('answers with the best items after a history', async () => {
+    const { status, json } = await service.call('POST', '/v1/recommend', { history: [a, b], k: 5 });
+    expect(status).toBe(200);
+    expect(json).toEqual({
+      requestId: expect.stringMatching(/^\S+-\w+$/),
+      model: 'student',
+      items: expect.any(Array),
+      unknownItems: [],
+      latencyMs: expect.any(Number),
+    });
+    expect(json.items).toHaveLength(5);
+    expect(Object.keys(json.items[0])).toEqual(['id', 'score']);
+    expect(json.latencyMs).toBeGreaterThan(0);
+  });
+
+  it('leaves out the history and what is excluded', async () => {
+    const answer = await service.call('POST', '/v1/recommend', { history: [a, b], k: 1000, exclude: [c] });
+    expect(recommended(answer)).toHaveLength(catalogue.length - 3);
+    for (const id of [a, b, c]) expect(recommended(answer)).not.toContain(id);
+  });
+
+  it('gives texts and explanations to those who ask', async () => {
+    const { json } = await service.call('POST', '/v1/recommend', { history: [a], k: 2, texts: true, explain: true });
+    const [first] = json.items;
+    expect(first.text).toBe(catalogue.find(({ id }) => id === first.id)?.text);
+    expect(first.because).toEqual([{ item: a, weight: expect.any(Number) }]);
+  });
+
+  it('names the items that it does not know, and refuses a history without any that it does', async () => {
+    const { json } = await service.call('POST', '/v1/recommend', { history: [a, 'nothing'] });
+    expect(json.unknownItems).toEqual(['nothing']);
+    const refused = await service.call('POST', '/v1/recommend', { history: ['nothing', 'at all'] });
+    expect(refused.status).toBe(422);
+    expect(refused.json.error).toMatchObject({ code: 'ERR_UNKNOWN_ITEMS', requestId: expect.any(String) });
+  });
+
+  it('sees an event in the next request of its user', async () => {
+    await service.call('POST', '/v1/events', { events: [{ userId: 'u', itemId: a, type: 'click' }] });
+    const { json } = await service.call('POST', '/v1/recommend', { userId: 'u', k: 3 });
+    const { json: same } = await service.call('POST', '/v1/recommend', { history: [a], k: 1000 });
+    expect(json.items.map(({ id }: { id: string }) => id)).not.toContain(a);
+    expect(json.strategy).toMatch(/^(relevance|diverse|novel|broad|exploring)$/);
+    expect(same.items.map(({ id }: { id: string }) => id)).toEqual(
+      expect.arrayContaining(json.items.map(({ id }: { id: string }) => id)),
+    );
+  });
+
+  it('leaves out what the user dismissed, whatever the history', async () => {
+    const { json } = await service.call('POST', '/v1/recommend', { history: [a], k: 1 });
+    const [{ id }] = json.items;
+    await service.call('POST', '/v1/events', { events: [{ userId: 'u', itemId: id, type: 'dismiss' }] });
+    const again = await service.call('POST', '/v1/recommend', { userId: 'u', history: [a], k: 1000 });
+    expect(recommended(again)).not.toContain(id);
+  });
+
+  it('gives a user of whom nothing is known what others chose', async () => {
+    const events = [
+      { userId: 'u', itemId: b, type: 'purchase' },
+      { userId: 'u', itemId: a, type: 'view' },
+      { userId: 'v', itemId: 'left the catalogue', type: 'purchase' },
+    ];
+    await service.call('POST', '/v1/events', { events });
+    const answer = await service.call('POST', '/v1/recommend', { userId: 'stranger', k: 5 });
+    expect(answer.status).toBe(200);
+    expect(recommended(answer)).toEqual([b, a]);
+    expect(answer.json.strategy).toBe('popular');
+    const excluded = await service.call('POST', '/v1/recommend', { userId: 'stranger', exclude: [b] });
+    expect(recommended(excluded)).toEqual([a]);
+  });
+
+  it('ranks as the request says, and names a strategy only when it chose', async () => {
+    await service.call('POST', '/v1/events', { events: [{ userId: 'u', itemId: a, type: 'click' }] });
+    const own = await service.call('POST', '/v1/recommend', { userId: 'u', diversity: 0 });
+    expect(own.json).not.toHaveProperty('strategy');
+  });
+
+  it('wants a user or a history', async () => {
+    const { status, json } = await service.call('POST', '/v1/recommend', { k: 3 });
+    expect(status).toBe(400);
+    expect(json.error.message).toBe('Give a userId or a history.');
+  });
+});
+
+describe('POST /v1/similar, /v1/search, /v1/interests', () => {
+  it('finds items like one, with their texts', async () => {
+    const { status, json } = await service.call('POST', '/v1/similar', { item: a, k: 4 });
+    expect(status).toBe(200);
+    expect(json.items).toHaveLength(4);
+    expect(json.items[0]).toEqual({ id: expect.any(String), score: expect.any(Number), text: expect.any(String) });
+    expect(recommended({ json })).not.toContain(a);
+  });
+
+  it('says that there is no such item', async () => {
+    const { status, json } = await service.call('POST', '/v1/similar', { item: 'nothing' });
+    expect([status, json.error.code]).toEqual([404, 'ERR_NOT_FOUND']);
+  });
+
+  it('finds items by a text', async () => {
+    const { status, json } = await service.call('POST', '/v1/search', { text: catalogue[2]?.text, k: 3 });
+    expect(status).toBe(200);
+    expect(json.items[0].id).toBe(c);
+    const tasted = await service.call('POST', '/v1/search', { text: 'drama', k: 3, history: [a] });
+    expect(tasted.json.items).toHaveLength(3);
+  });
+
+  it('tells the interests of a history; none of an unknown user', async () => {
+    const { status, json } = await service.call('POST', '/v1/interests', { history: [a, b], k: 2 });
+    expect(status).toBe(200);
+    expect(json.interests.length).toBeLessThanOrEqual(2);
+    expect((await service.call('POST', '/v1/interests', { userId: 'stranger' })).json).toEqual({ interests: [] });
+  });
+});
+
+describe('events and users', () => {
+  it('count an event once however often it comes', async () => {
+    const event = { id: 'e1', userId: 'u', itemId: a, type: 'click' };
+    const first = await service.call('POST', '/v1/events', { events: [event, event] });
+    expect(first.json).toEqual({ accepted: 1, duplicates: 1 });
+    expect((await service.call('POST', '/v1/events', { events: [event] })).json).toEqual({
+      accepted: 0,
+      duplicates: 1,
+    });
+    expect((await service.call('GET', '/v1/users/u')).json).toEqual({ userId: 'u', history: [a], hidden: [] });
+  });
+
+  it('are known after a restart', async () => {
+    await service.call('POST', '/v1/events', { events: [{ userId: 'ü/1', itemId: a, type: 'purchase' }] });
+    await service.close();
+    const again = await startService({ data: service.data });
+    const { json } = await again.call('GET', `/v1/users/${encodeURIComponent('ü/1')}`);
+    expect(json).toEqual({ userId: 'ü/1', history: [a], hidden: [] });
+    expect(recommended(await again.call('POST', '/v1/recommend', { userId: 'stranger' }))).toEqual([a]);
+    await again.end();
+  });
+
+  it('teach the strategy that showed the item', async () => {
+    await service.call('POST', '/v1/events', { events: [{ userId: 'u', itemId: a, type: 'click' }] });
+    const { json } = await service.call('POST', '/v1/recommend', { userId: 'u', k: 1 });
+    const { requestId, strategy } = json;
+    const events = [{ userId: 'u', itemId: json.items[0].id, type: 'purchase', requestId, strategy }];
+    await service.call('POST', '/v1/events', { events });
+    await service.close();
+    const learned = JSON.parse(readFileSync(join(service.data, 'learned.json'), 'utf8'));
+    const index = learned.strategies.strategies.findIndex(({ name }: { name: string }) => name === strategy);
+    const [[, counts]] = learned.strategies.contexts;
+    expect(counts[index]).toEqual([expect.closeTo(1, 2), expect.closeTo(1, 2)]);
+  });
+
+  it('are refused without a data directory, and recommendations are not', async () => {
+    const { createServer } = await import('../../../src/server/server.js');
+    const bare = await createServer(
+      { student: FIXTURE_STUDENT, console: false, timeouts: { drainDelayMs: 0 } },
+      { log: { write() {} } },
+    );
+    const inject = (url: string, payload: object) =>
+      bare.app.inject({ method: 'POST', url, payload, headers: { host: 'localhost' } });
+    expect((await inject('/v1/events', { events: [{ userId: 'u', itemId: a, type: 'view' }] })).statusCode).toBe(503);
+    expect((await inject('/v1/recommend', { history: [a] })).statusCode).toBe(200);
+    await bare.close();
+  });
+});
+
+describe('items', () => {
+  it('are listed by a part of their ids or texts', async () => {
+    const { json } = await service.call('GET', `/v1/items?query=${encodeURIComponent('IRON man')}&limit=5`);
+    expect(json.items.map(({ text }: { text: string }) => text)).toEqual([expect.stringContaining('Iron Man')]);
+    expect((await service.call('GET', `/v1/items?query=${a}`)).json.items[0].id).toBe(a);
+    expect((await service.call('GET', '/v1/items?limit=3')).json.items).toHaveLength(3);
+    expect((await service.call('GET', '/v1/items?query=no-such-thing')).json.items).toEqual([]);
+  });
+
+  it('are listed by their ids, in the order asked for', async () => {
+    const { json } = await service.call('GET', `/v1/items?ids=${c},nothing,${a}`);
+    expect(json.items).toEqual([catalogue[2], catalogue[0]]);
+    expect((await service.call('GET', `/v1/items?ids=${a}&query=x`)).status).toBe(400);
+  });
+
+  it('are added by their texts, recommended at once, and still there after a restart', async () => {
+    const items = [{ id: 'new', text: 'Iron Man 4. 2030. Action, Sci-Fi', categories: ['film'] }];
+    expect((await service.call('POST', '/v1/items', { items })).json).toEqual({ added: 1 });
+    expect(recommended(await service.call('POST', '/v1/recommend', { history: [a], k: 1000 }))).toContain('new');
+    expect((await service.call('POST', '/v1/items', { items })).status).toBe(409);
+    await service.close();
+    const again = await startService({ data: service.data });
+    expect(recommended(await again.call('POST', '/v1/recommend', { history: ['new'], k: 1000 }))).toHaveLength(
+      catalogue.length,
+    );
+    await again.end();
+  });
+
+  it('are taken out, for good', async () => {
+    expect((await service.call('DELETE', '/v1/items', { ids: [c, 'nothing'] })).json).toEqual({ removed: 1 });
+    expect(recommended(await service.call('POST', '/v1/recommend', { history: [a], k: 1000 }))).not.toContain(c);
+    expect((await service.call('GET', `/v1/items?query=${c}`)).json.items).toEqual([]);
+    await service.call('POST', '/v1/models/promote', { name: 'student' });
+    expect(recommended(await service.call('POST', '/v1/recommend', { history: [a], k: 1000 }))).not.toContain(c);
+  });
+});
+
+describe('models of one student directory', () => {
+  it('are that student alone', async () => {
+    const one = { current: 'student', models: [{ name: 'student', loaded: true, numItems: catalogue.length }] };
+    expect((await service.call('GET', '/v1/models')).json).toEqual(one);
+    expect((await service.call('POST', '/v1/models/load', { name: 'other' })).status).toBe(404);
+    expect((await service.call('POST', '/v1/models/rollback', {})).status).toBe(409);
+    expect((await service.call('POST', '/v1/recommend', { history: [a], model: 'other' })).status).toBe(404);
+  });
+});
+
+describe('operation', () => {
+  it('is alive and ready', async () => {
+    expect((await service.call('GET', '/healthz')).json).toEqual({ status: 'ok' });
+    expect((await service.call('GET', '/readyz')).json).toEqual({ status: 'ok' });
+  });
+
+  it('counts what it does for Prometheus', async () => {
+    await service.call('POST', '/v1/recommend', { history: [a] });
+    await service.call('GET', '/nothing/here');
+    const { text, headers } = await service.call('GET', '/metrics');
+    expect(headers['content-type']).toContain('text/plain');
+    expect(text).toContain('limbeck_http_request_duration_seconds_count{route="/v1/recommend",code="200"} 1');
+    expect(text).toContain('limbeck_http_request_duration_seconds_count{route="unknown",code="404"} 1');
+    expect(text).toContain('limbeck_recommend_duration_seconds_count 1');
+    expect(text).toContain(`limbeck_items ${catalogue.length}`);
+    expect(text).toContain('limbeck_model_info{model="student"} 1');
+    expect(text).toContain('process_resident_memory_bytes');
+  });
+
+  it('writes one line of JSON for a failure, with the id that the answer has', async () => {
+    const { json } = await service.call('POST', '/v1/models/promote', { name: 'other' });
+    expect(json.error.code).toBe('ERR_NOT_FOUND');
+    const lines = service.log.map((line) => JSON.parse(line));
+    expect(lines.at(-1)).toMatchObject({ msg: 'model refused', model: 'other' });
+  });
+});
+
+describe('with keys', () => {
+  let guarded: TestService;
+  let reader: Record<string, string>;
+  let writer: Record<string, string>;
+  let keys: string;
+  beforeAll(async () => {
+    keys = join(FIXTURE_STUDENT, `../keys-${process.pid}.json`);
+    reader = { authorization: `Bearer ${(await createApiKey(keys, ['read'])).key}` };
+    writer = { authorization: `Bearer ${(await createApiKey(keys, ['write'])).key}` };
+    guarded = await startService({ keys });
+  });
+  afterAll(async () => {
+    await guarded.end();
+    rmSync(keys);
+  });
+
+  it.each([
+    ['POST', '/v1/recommend', 'read'],
+    ['POST', '/v1/similar', 'read'],
+    ['POST', '/v1/search', 'read'],
+    ['POST', '/v1/interests', 'read'],
+    ['GET', '/v1/items', 'read'],
+    ['GET', '/v1/models', 'read'],
+    ['GET', '/v1/users/u', 'read'],
+    ['GET', '/metrics', 'read'],
+    ['POST', '/v1/events', 'write'],
+    ['POST', '/v1/items', 'write'],
+    ['DELETE', '/v1/items', 'write'],
+    ['POST', '/v1/models/load', 'write'],
+    ['POST', '/v1/models/promote', 'write'],
+    ['POST', '/v1/models/rollback', 'write'],
+  ] as const)('%s %s wants %s', async (method, url, scope) => {
+    const status = async (headers: Record<string, string>) =>
+      (await guarded.call(method, url, method === 'GET' ? undefined : {}, headers)).status;
+    expect(await status({})).toBe(401);
+    expect(await status({ authorization: 'Bearer lmb_0_0' })).toBe(401);
+    expect(await status(scope === 'read' ? writer : reader)).toBe(403);
+    expect([200, 400, 409]).toContain(await status(scope === 'read' ? reader : writer));
+  });
+
+  it('says how to ask', async () => {
+    const { headers, json } = await guarded.call('POST', '/v1/recommend', {});
+    expect(headers['www-authenticate']).toBe('Bearer');
+    expect(json.error.code).toBe('ERR_UNAUTHORIZED');
+  });
+
+  it('lets supervisors and readers of the description in', async () => {
+    for (const url of ['/healthz', '/readyz', '/openapi.json'])
+      expect((await guarded.call('GET', url)).status).toBe(200);
+  });
+
+  it('never logs a key', () => {
+    expect(guarded.log.join('')).not.toContain('lmb_');
+  });
+});
+
+describe('with a rate limit', () => {
+  it('answers 429, and when to come again, to those who ask too often', async () => {
+    const limited = await startService({ limits: { requestsPerSecond: 3 } });
+    const answers = [];
+    for (let i = 0; i < 5; i++) answers.push(await limited.call('POST', '/v1/recommend', { history: [a] }));
+    expect(answers.map(({ status }) => status)).toEqual([200, 200, 200, 429, 429]);
+    expect(answers[4]).toMatchObject({
+      json: { error: { code: 'ERR_RATE_LIMITED' } },
+      headers: { 'retry-after': '1' },
+    });
+    expect((await limited.call('GET', '/healthz')).status).toBe(200);
+    await limited.end();
+  });
+});
+
+describe('static files', () => {
+  it('come with a policy that lets nothing else in', async () => {
+    const page = await startService({ console: join(FIXTURE_STUDENT, 'text_encoder') });
+    const { status, headers } = await page.call('GET', '/tokenizer.json');
+    expect(status).toBe(200);
+    expect(headers['content-security-policy']).toContain("default-src 'none'");
+    expect(headers['x-content-type-options']).toBe('nosniff');
+    const again = await page.call('GET', '/tokenizer.json', undefined, { 'if-none-match': String(headers.etag) });
+    expect(again.status).toBe(304);
+    expect((await page.call('GET', '/model.safetensors')).status).toBe(404);
+    for (const url of ['/../config.json', '/%2e%2e/config.json', '/..%2fconfig.json']) {
+      expect((await page.call('GET', url)).text).not.toContain('model_type":"gpt2"');
+    }
+    await page.end();
+  });
+});
