@@ -86,6 +86,9 @@ export class Student {
     if (model === undefined) {
       const handle = source as StudentHandle;
       this.#recommender = loadBinding().openRecommender(handle.key);
+      if (this.#recommender.numItems !== handle.items.length) {
+        throw new LimbeckError('ERR_INVALID_ARGUMENT', 'fromHandle: expected what share() returned, unchanged');
+      }
       if (handle.encoder !== undefined) this.encoder = TextEncoder.open(handle.encoder);
       this.#index.describe(handle.items);
       this.#index.add(handle.items, new Set(handle.removed));
