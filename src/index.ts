@@ -65,7 +65,9 @@ export type {
   SearchOptions,
   SelectionOptions,
 } from './recommend/request.js';
-export { Student, type StudentDetails, type StudentHandle } from './recommend/student.js';
+export { Student } from './recommend/student.js';
+export type { StudentDetails } from './recommend/student-details.js';
+export type { StudentHandle } from './recommend/student-handle.js';
 export { initialiseStudent, uniformLayerMap } from './student/initialise.js';
 export type { LanguageStudentOptions } from './student/language-student.js';
 export type { FineTuneOptions, Schedule, SequenceArchitecture } from './student/options.js';

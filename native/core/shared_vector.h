@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <memory>
 
@@ -29,7 +30,12 @@ class SharedVector {
 
  private:
   void own() {
-    if (values_.use_count() > 1) values_ = std::make_shared<AlignedVector<T>>(*values_);
+    if (values_.use_count() > 1) {
+      values_ = std::make_shared<AlignedVector<T>>(*values_);
+    } else {
+      // What another thread read through a copy that is gone now, it read before.
+      std::atomic_thread_fence(std::memory_order_acquire);
+    }
   }
 
   std::shared_ptr<AlignedVector<T>> values_ = std::make_shared<AlignedVector<T>>();

@@ -1,10 +1,10 @@
 import { loadBinding, type NativeEngine, type NativeRecommender } from '../binding.js';
 import { LimbeckError } from '../errors.js';
-import { TextEncoder, type TextEncoderHandle } from '../knowledge/text-encoder.js';
-import { endsSentence } from '../prepare/text.js';
+import { TextEncoder } from '../knowledge/text-encoder.js';
 import type { SequenceModel } from '../student/sequence-model.js';
 import type { Interest, RankedItem, Recommendation, RecommendedItem } from './answers.js';
 import { type BatchRecommendation, type BatchRequest, batchAnswer, checkBatch, mapIndices } from './batch.js';
+import { encodeTexts } from './encode-texts.js';
 import { explanations } from './explain.js';
 import { type CatalogueItem, ItemIndex } from './item-index.js';
 import {
@@ -14,36 +14,13 @@ import {
   type SearchOptions,
   type SelectionOptions,
 } from './request.js';
+import { checkParts, type StudentDetails } from './student-details.js';
 import { saveStudent } from './student-files.js';
-import { nameTopics, numTopicsFor, type StudentTopics } from './topics.js';
-
-/** What a student knows beside its model. */
-export interface StudentDetails {
-  /** How often each item was chosen in training: for novelty and empty histories. */
-  readonly popularity?: Int32Array | Float32Array | undefined; // [numItems]
-  /** @defaultValue found when they are first needed */
-  readonly topics?: StudentTopics | undefined;
-}
-
-/**
- * Names a student's weights in this process. Post it to a worker thread, which opens it with
- * {@link Student.fromHandle}; its fields are nobody's business.
- */
-export interface StudentHandle {
-  readonly key: string;
-  readonly encoder: TextEncoderHandle | undefined;
-  readonly items: readonly CatalogueItem[];
-  /** Slots of removed items. */
-  readonly removed: Int32Array;
-  readonly hasPopularity: boolean;
-  readonly topicNames: readonly string[];
-  readonly numParameters: number;
-}
+import type { StudentHandle } from './student-handle.js';
+import { nameTopics, numTopicsFor } from './topics.js';
 
 const TOPIC_SEED = 0;
 const DEFAULT_INTERESTS = 5;
-/** Texts of one forward pass of the encoder. */
-const TEXTS_AT_ONCE = 32;
 
 /**
  * A distilled recommender, ready to serve: every call answers synchronously from memory, on the calling thread.
@@ -86,6 +63,9 @@ export class Student {
     if (model === undefined) {
       const handle = source as StudentHandle;
       this.#recommender = loadBinding().openRecommender(handle.key);
+      if (this.#recommender.numItems !== handle.items.length) {
+        throw new LimbeckError('ERR_INVALID_ARGUMENT', 'fromHandle: expected what share() returned, unchanged');
+      }
       if (handle.encoder !== undefined) this.encoder = TextEncoder.open(handle.encoder);
       this.#index.describe(handle.items);
       this.#index.add(handle.items, new Set(handle.removed));
@@ -382,55 +362,6 @@ export class Student {
   }
 
   #encode(texts: readonly string[]): Float32Array {
-    const encoder = this.encoder;
-    if (encoder === undefined) {
-      throw new LimbeckError(
-        'ERR_INVALID_ARGUMENT',
-        'This student was made without a text encoder, so it knows only items of its catalogue.',
-      );
-    }
-    const sentences = texts.map(sentence);
-    if (sentences.length <= TEXTS_AT_ONCE) return encoder.encode(sentences);
-    const size = encoder.featureSize;
-    const features = new Float32Array(texts.length * size);
-    for (let begin = 0; begin < texts.length; begin += TEXTS_AT_ONCE) {
-      features.set(encoder.encode(sentences.slice(begin, begin + TEXTS_AT_ONCE)), begin * size);
-    }
-    return features;
-  }
-}
-
-/** The form that the texts of a catalogue have when their features are made. */
-function sentence(text: unknown): string {
-  if (typeof text !== 'string' || text.trim() === '') {
-    throw new LimbeckError('ERR_INVALID_ARGUMENT', 'text: expected a text that is not empty');
-  }
-  return endsSentence(text) ? text : `${text}.`;
-}
-
-function checkParts(
-  model: SequenceModel,
-  items: readonly CatalogueItem[],
-  encoder: TextEncoder | undefined,
-  { popularity, topics }: StudentDetails,
-): void {
-  const { numItems } = model;
-  const mismatch = (message: string) => new LimbeckError('ERR_CHECKPOINT_MISMATCH', message);
-  if (items.length !== numItems) {
-    throw mismatch(`The model knows ${numItems} items and the catalogue lists ${items.length}`);
-  }
-  if (new Set(items.map(({ id }) => id)).size !== items.length) {
-    throw mismatch('Expected every item of the catalogue once; an id is repeated.');
-  }
-  const { itemFeatureSize, hiddenSize } = model.config;
-  if (encoder !== undefined && encoder.featureSize !== itemFeatureSize) {
-    throw mismatch(`The text encoder gives ${encoder.featureSize} features and the model takes ${itemFeatureSize}`);
-  }
-  if (popularity !== undefined && (popularity.length !== numItems || !popularity.every((n) => n >= 0 && n < 2 ** 31))) {
-    throw mismatch(`Expected how often each of the ${numItems} items was chosen, got ${popularity.length} counts`);
-  }
-  const width = itemFeatureSize > 0 ? itemFeatureSize : hiddenSize;
-  if (topics !== undefined && topics.centroids.length !== topics.names.length * width) {
-    throw mismatch(`Expected ${topics.names.length} topics × ${width}, got ${topics.centroids.length} numbers`);
+    return encodeTexts(this.encoder, texts);
   }
 }

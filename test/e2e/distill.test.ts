@@ -99,6 +99,10 @@ describe('a distillation', () => {
     const history = ['i1', 'i2', 'i3'];
     const student = await engine.loadStudent(join(folder, 'out/student'));
     expect(student.recommend({ history, k: 5 })).toEqual(result.student.recommend({ history, k: 5 }));
+    expect(student.items[0]?.categories).toHaveLength(1);
+    const [western] = student.recommend({ history: [], k: 1, filter: { any: ['western'] } }).items;
+    expect(student.items[student.indexOf(western?.id ?? '') ?? -1]?.categories).toEqual(['western']);
+    expect(student.interests(history)).toEqual(result.student.interests(history));
     const teacher = await engine.loadLanguageModel(join(folder, 'out/teacher'));
     expect(teacher.numParameters).toBe(result.teacher.numParameters);
     expect((await engine.loadLanguageModel(join(folder, 'out/language-student'))).numHiddenLayers).toBe(1);

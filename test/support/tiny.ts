@@ -33,7 +33,7 @@ export function tinyOptions(folder: string, output = join(folder, 'out')): Disti
     seeds: [3],
     data: {
       interactions: { path: interactions, columns: { user: 'user', item: 'item', rating: 'rating', time: 'time' } },
-      items: { path: items, columns: { id: 'id', text: ['title', 'genre'] } },
+      items: { path: items, columns: { id: 'id', text: ['title', 'genre'], categories: 'genre' } },
     },
     teacher: {
       architecture: { hiddenSize: 16, numHiddenLayers: 1, numAttentionHeads: 2, maxPositionEmbeddings: 32 },

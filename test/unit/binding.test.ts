@@ -628,6 +628,86 @@ describe('a recommender', () => {
     expect(after).toEqual(before);
   });
 
+  it('serves packed requests, and refuses those whose counts, lists or arrays are wrong', () => {
+    const recommender = engine.createRecommender(createModel());
+    const empty = { categories: new Int32Array(), categoryOffsets: new Int32Array(12) };
+    recommender.describeItems({ ...empty, boosts: new Float32Array(11), hidden: new Int32Array(11) });
+    const plain = createRequest(3);
+    recommender.recommend(plain);
+    const header = (counts: Partial<Record<number, number>>, ...lists: number[]) => {
+      const ints = Int32Array.of(3, 2, 2, 0, 0, 0, -1, 0, 0, 1, 2, 1, 2, ...lists);
+      for (const [place, count] of Object.entries(counts)) ints[Number(place)] = count ?? 0;
+      return ints;
+    };
+    const numbers = new Float32Array(4);
+    const out = () => ({ itemIds: new Int32Array(3), scores: new Float32Array(3) });
+    const serve = (ints: Int32Array, floats = numbers, { itemIds, scores } = out()) =>
+      recommender.serve(ints, floats, itemIds, scores);
+    const answer = out();
+    expect(serve(header({}), numbers, answer)).toBe(3);
+    expect(answer).toEqual({ itemIds: plain.itemIds, scores: plain.scores });
+
+    const ints = header({});
+    const wrong: [() => unknown, string][] = [
+      [() => serve(new Int32Array(8)), 'ERR_SHAPE_MISMATCH'],
+      [() => serve(header({}), new Float32Array(2)), 'ERR_SHAPE_MISMATCH'],
+      [() => serve(header({ 0: 0 })), 'ERR_INVALID_ARGUMENT'],
+      [() => serve(header({ 0: 4 })), 'ERR_SHAPE_MISMATCH'],
+      [() => serve(header({ 0: -1 })), 'ERR_INVALID_ARGUMENT'],
+      [() => serve(header({ 1: -1 })), 'ERR_SHAPE_MISMATCH'],
+      [() => serve(header({ 2: 3 })), 'ERR_SHAPE_MISMATCH'],
+      [() => serve(header({ 3: 2147483647 })), 'ERR_SHAPE_MISMATCH'],
+      [() => serve(header({ 6: 1 })), 'ERR_SHAPE_MISMATCH'],
+      [() => serve(header({ 6: 1 }, 11)), 'ERR_INVALID_ARGUMENT'],
+      [() => serve(header({ 9: 11 })), 'ERR_INVALID_ARGUMENT'],
+      [() => serve(header({ 9: -1 })), 'ERR_INVALID_ARGUMENT'],
+      [() => serve(header({ 11: -1 })), 'ERR_INVALID_ARGUMENT'],
+      [() => serve(header({ 3: 1 }, -2)), 'ERR_INVALID_ARGUMENT'],
+      [() => serve(header({ 7: 1 }, 11)), 'ERR_INVALID_ARGUMENT'],
+      [() => serve(header({ 7: 2 }, 3, 4)), 'ERR_SHAPE_MISMATCH'],
+      [() => serve(header({}), Float32Array.of(Number.NaN, 0, 0)), 'ERR_INVALID_ARGUMENT'],
+      [() => serve(header({}), Float32Array.of(0, 1, 0)), 'ERR_INVALID_ARGUMENT'],
+      [() => serve(ints, numbers, { itemIds: ints, scores: new Float32Array(3) }), 'ERR_INVALID_ARGUMENT'],
+      [() => serve(ints, numbers, { itemIds: new Int32Array(3), scores: numbers }), 'ERR_INVALID_ARGUMENT'],
+      [() => recommender.similar(11, ints, numbers, out().itemIds, out().scores), 'ERR_INVALID_ARGUMENT'],
+      [() => recommender.explain(ints, numbers, Int32Array.of(-1)), 'ERR_INVALID_ARGUMENT'],
+      [() => recommender.interests(ints, numbers), 'ERR_INVALID_ARGUMENT'],
+      [() => recommender.search(new Float32Array(1), ints, numbers, out().itemIds, out().scores), 'ERR_SHAPE_MISMATCH'],
+      [() => recommender.hideItems(Int32Array.of(11)), 'ERR_INVALID_ARGUMENT'],
+      [() => recommender.setPopularity(new Float32Array(10)), 'ERR_SHAPE_MISMATCH'],
+      [() => recommender.setPopularity(new Float32Array(11).fill(-1)), 'ERR_INVALID_ARGUMENT'],
+      [() => recommender.setTopics(new Float32Array(7)), 'ERR_SHAPE_MISMATCH'],
+      [() => recommender.findTopics(0, 0), 'ERR_INVALID_ARGUMENT'],
+      [() => recommender.describeItems(untyped({ ...empty, boosts: [], hidden: [] })), 'ERR_INVALID_ARGUMENT'],
+      [
+        () => recommender.describeItems({ ...empty, boosts: new Float32Array(11), hidden: new Int32Array(11) }),
+        'ERR_INVALID_ARGUMENT',
+      ],
+      [() => binding.openRecommender('nothing'), 'ERR_DISPOSED'],
+      [() => binding.openTextEncoder(recommender.share()), 'ERR_DISPOSED'],
+    ];
+    wrong.forEach(([call, code], i) => {
+      expect(codeOf(call), `case ${i}`).toBe(code);
+    });
+    const again = out();
+    serve(header({}), numbers, again);
+    expect(again).toEqual(answer);
+  });
+
+  it('opened from a key serves, and ranks nothing', async () => {
+    const recommender = engine.createRecommender(createModel());
+    const request = createRequest(3);
+    recommender.recommend(request);
+    const opened = binding.openRecommender(recommender.share());
+    recommender.dispose();
+    const same = createRequest(3);
+    expect(opened.recommend(same)).toBe(3);
+    expect(same).toEqual(request);
+    const rank = { ...BATCH, targets: Int32Array.of(1, 2), excludeIds: new Int32Array(), topK: 0 };
+    const error = await rejectionOf(opened.rank({ ...rank, excludeOffsets: new Int32Array(3) }));
+    expect(error.code).toBe('ERR_INVALID_ARGUMENT');
+  });
+
   it('refuses wrong requests and stays usable', () => {
     const recommender = engine.createRecommender(createModel());
     const request = createRequest(3);

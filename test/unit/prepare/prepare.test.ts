@@ -215,6 +215,25 @@ describe('items', () => {
     expect(dataset.report.dropped.withoutItem).toBe(1);
   });
 
+  it('reads categories from a column, which may be one of the texts, too', async () => {
+    const path = sequences({ u: ['a', 'b', 'c', 'd'] });
+    const items = csv(['id,title,genres', 'a,A," Drama , Sci-Fi,Drama"', 'b,B,', 'c,C,"Sci-Fi,,"'], 'genres.csv');
+    const of = async (options: object) => {
+      const text = ['title', 'genres'];
+      const source = { path: items, columns: { id: 'id', text, categories: 'genres' }, ...options };
+      return (await prepare(path, { items: source })).items;
+    };
+    expect(await of({})).toEqual([
+      { id: 'a', text: 'A. Drama , Sci-Fi,Drama', categories: ['Drama', 'Sci-Fi'] },
+      { id: 'b', text: 'B' },
+      { id: 'c', text: 'C. Sci-Fi,,', categories: ['Sci-Fi'] },
+      { id: 'd', text: 'd' },
+    ]);
+    expect((await of({ categorySeparator: '|' }))[2]?.categories).toEqual(['Sci-Fi,,']);
+    const error = await failure(of({ columns: { id: 'id', text: ['title'], categories: 'genre' } }));
+    expect(error.code).toBe('ERR_COLUMN_NOT_FOUND');
+  });
+
   it('uses the id as text without an item file', async () => {
     const dataset = await prepare(interactions());
     expect(dataset.items[0]).toEqual({ id: 'a', text: 'a' });

@@ -2,7 +2,9 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { writeSafetensors } from '../../../src/formats/safetensors.js';
 import { createEngine, type Engine, type Student } from '../../../src/index.js';
+import { writeCategorisedStudent } from '../../support/categorised-student.js';
 
 const fixture = join(import.meta.dirname, '../../fixtures/student');
 const history = ['tt1583421', 'tt1483013', 'tt1980209'];
@@ -115,6 +117,73 @@ describe('items by their text', () => {
     for (const [i, { score }] of reloaded.entries()) expect(score).toBeCloseTo(all[i]?.score ?? 0, 5);
   });
 
+  test('may have categories, be hidden and boosted from the start', () => {
+    student.addItems([
+      { id: 'western', text: 'Silent. 1950. Western', categories: ['Western', 'Silent'], boost: 100 },
+      { id: 'secret', text: 'Secret. 1950. Western', categories: ['Western'], hidden: true },
+    ]);
+    const filter = { any: ['Western'] };
+    expect(student.recommend({ history, k: 5, filter }).items.map(({ id }) => id)).toEqual(['western']);
+    expect(student.recommend({ history, k: 1 }).items[0]?.id).toBe('western');
+    expect(student.recommend({ history: ['secret'], k: 3 }).unknownItems).toEqual([]);
+  });
+
+  test('are all refused when one is malformed, and none is added', () => {
+    for (const wrong of [
+      { id: 'b' },
+      { id: '', text },
+      { id: 'a', text },
+      { id: 'b', text: '' },
+      { id: 'b', text: 5 },
+      { id: 'b', text, categories: 'Western' },
+      { id: 'b', text, categories: [1] },
+      { id: 'b', text, hidden: 1 },
+      { id: 'b', text, boost: Number.NaN },
+      { id: 'b', text, publishedAt: 'today' },
+      null,
+    ]) {
+      expect(() => student.addItems([{ id: 'a', text }, wrong] as never)).toThrow(
+        expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
+      );
+      expect(student.numItems).toBe(36);
+    }
+    student.addItems([{ id: 'a', text }]);
+    expect(student.indexOf('a')).toBe(36);
+  });
+
+  test('that are removed are gone from answers, histories and lists, and may come back', () => {
+    const [best] = student.recommend({ history, k: 1 }).items;
+    const id = best?.id ?? '';
+    student.addItems([{ id: 'new', text }]);
+    expect(student.removeItems([id, 'new', 'unknown', id])).toBe(2);
+    expect(student.numItems).toBe(35);
+    expect(student.items.map((item) => item.id)).not.toContain(id);
+    student.items.forEach((item, i) => {
+      expect(student.indexOf(item.id)).toBe(i);
+    });
+    expect(student.recommend({ history, k: 35 }).items.map((item) => item.id)).not.toContain(id);
+    expect(student.recommend({ history: [id, ...history], k: 3, explain: true }).unknownItems).toEqual([id]);
+    expect(() => student.similar(id)).toThrow(expect.objectContaining({ code: 'ERR_UNKNOWN_ITEMS' }));
+    student.addItems([{ id, text }]);
+    expect(student.recommend({ history, k: 36 }).items.filter((item) => item.id === id)).toHaveLength(1);
+    const last = student.indexOf(id) ?? -1;
+    expect(last).toBe(35);
+    const { itemIndices } = student.recommendBatch({
+      histories: Int32Array.of(last),
+      offsets: Int32Array.of(0, 1),
+      k: 34,
+    });
+    const alone = student.recommend({ history: [id], k: 34 }).items;
+    expect(Array.from(itemIndices, (i) => student.items[i]?.id)).toEqual(alone.map((item) => item.id));
+  });
+
+  test('cannot all be removed', () => {
+    expect(() => student.removeItems(student.items.map(({ id }) => id))).toThrow(
+      expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
+    );
+    expect(student.numItems).toBe(36);
+  });
+
   test('refuses an id that is there, and an empty text', () => {
     expect(() => student.addItems([{ id: 'tt1583421', text }])).toThrow(
       expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
@@ -161,6 +230,40 @@ describe('student directory', () => {
     expect((await engine.loadStudent(join(folder, 'later'))).numItems).toBe(54);
   });
 
+  test('keeps what was added and removed, popularity, topics and what is known of items', async () => {
+    await writeCategorisedStudent(join(folder, 's'));
+    const first = await engine.loadStudent(join(folder, 's'));
+    first.addItems([
+      { id: 'one', text: 'Silent Western. 1950. Western', categories: ['Western'], hidden: true },
+      { id: 'two', text: 'Gravity Two. 2014', boost: 0.25, publishedAt: 1_700_000_000_000 },
+    ]);
+    first.removeItems(['tt0770828', 'tt1300854']);
+    await first.save(join(folder, 'saved'));
+    const again = await engine.loadStudent(join(folder, 'saved'));
+    expect(again.items).toEqual(first.items);
+    expect(again.model.numItems).toBe(36);
+    const request = { history: ['two', 'tt1583421'], k: 20, filter: { none: ['Horror'] } };
+    const [before, after] = [first.recommend(request).items, again.recommend(request).items];
+    expect(after.map(({ id }) => id)).toEqual(before.map(({ id }) => id));
+    after.forEach(({ score }, i) => {
+      expect(score).toBeCloseTo(before[i]?.score ?? Number.NaN, 3);
+    });
+    expect(again.recommend({ history: [], k: 1 }).items[0]?.id).toBe(
+      first.recommend({ history: [], k: 1 }).items[0]?.id,
+    );
+    const names = (one: Student) => one.interests(history, { k: 9 }).map(({ name }) => name);
+    expect(names(again).toSorted()).toEqual(names(first).toSorted());
+    await again.save(join(folder, 'saved')); // over the directory that it was loaded from
+    expect((await engine.loadStudent(join(folder, 'saved'))).items).toEqual(first.items);
+  });
+
+  test('of before categories, topics and popularity opens as it is', async () => {
+    expect(student.hasPopularity).toBe(false);
+    expect(student.recommend({ history, k: 3, filter: { none: ['Drama'] } }).items).toHaveLength(3);
+    expect(student.recommend({ history, k: 3, filter: { any: ['Drama'] } }).items).toEqual([]);
+    expect(student.interests(history, { k: 1 })[0]?.name).toMatch(/\w/);
+  });
+
   const items = () => JSON.parse(readFileSync(join(fixture, 'items.json'), 'utf8')) as { id: string; text: string }[];
   test.each([
     ['a catalogue that is too short', 'items.json', () => JSON.stringify(items().slice(1)), 'ERR_CHECKPOINT_MISMATCH'],
@@ -172,12 +275,32 @@ describe('student directory', () => {
     ],
     ['a truncated catalogue', 'items.json', () => JSON.stringify(items()).slice(0, 99), 'ERR_FILE_FORMAT'],
     ['items without text', 'items.json', () => JSON.stringify([{ id: 'x' }]), 'ERR_FILE_FORMAT'],
+    [
+      'categories that are no list',
+      'items.json',
+      () => JSON.stringify(items().map((item) => ({ ...item, categories: 'x' }))),
+      'ERR_FILE_FORMAT',
+    ],
+    ['topics without centroids', 'topics.json', () => '["a"]', 'ERR_FILE_NOT_FOUND'],
+    ['topics that are no names', 'topics.json', () => '[1]', 'ERR_FILE_FORMAT'],
+    ['truncated popularity', 'popularity.safetensors', () => 'short', 'ERR_SAFETENSORS'],
     ['truncated features', 'item_features.safetensors', () => 'short', 'ERR_SAFETENSORS'],
     ['a broken text encoder', 'text_encoder/text_encoder.json', () => '{"format":"?"}', 'ERR_FILE_FORMAT'],
   ])('refuses %s', async (_, name, content, code) => {
     cpSync(fixture, join(folder, 's'), { recursive: true });
     writeFileSync(join(folder, 's', name), content());
     await expect(engine.loadStudent(join(folder, 's'))).rejects.toMatchObject({ code });
+  });
+
+  test('refuses popularity of other items, and topics of another width', async () => {
+    const [floats, wrong] = [Float32Array.of(1, 2), { code: 'ERR_CHECKPOINT_MISMATCH' }];
+    await writeCategorisedStudent(join(folder, 's'));
+    await writeSafetensors(join(folder, 's/popularity.safetensors'), [['counts', { shape: [2], data: floats }]]);
+    await expect(engine.loadStudent(join(folder, 's'))).rejects.toMatchObject(wrong);
+    await writeCategorisedStudent(join(folder, 't'));
+    writeFileSync(join(folder, 't/topics.json'), '["a"]');
+    await writeSafetensors(join(folder, 't/topics.safetensors'), [['centroids', { shape: [1, 2], data: floats }]]);
+    await expect(engine.loadStudent(join(folder, 't'))).rejects.toMatchObject(wrong);
   });
 
   test('refuses features of another shape, and a directory that is not there', async () => {

@@ -1,0 +1,41 @@
+import { LimbeckError } from '../errors.js';
+import type { TextEncoder } from '../knowledge/text-encoder.js';
+import type { SequenceModel } from '../student/sequence-model.js';
+import type { CatalogueItem } from './item-index.js';
+import type { StudentTopics } from './topics.js';
+
+/** What a student knows beside its model. */
+export interface StudentDetails {
+  /** How often each item was chosen in training: for novelty and empty histories. */
+  readonly popularity?: Int32Array | Float32Array | undefined; // [numItems]
+  /** @defaultValue found when they are first needed */
+  readonly topics?: StudentTopics | undefined;
+}
+
+/** @throws LimbeckError ERR_CHECKPOINT_MISMATCH when the parts of a student do not fit together */
+export function checkParts(
+  model: SequenceModel,
+  items: readonly CatalogueItem[],
+  encoder: TextEncoder | undefined,
+  { popularity, topics }: StudentDetails,
+): void {
+  const { numItems } = model;
+  const mismatch = (message: string) => new LimbeckError('ERR_CHECKPOINT_MISMATCH', message);
+  if (items.length !== numItems) {
+    throw mismatch(`The model knows ${numItems} items and the catalogue lists ${items.length}`);
+  }
+  if (new Set(items.map(({ id }) => id)).size !== items.length) {
+    throw mismatch('Expected every item of the catalogue once; an id is repeated.');
+  }
+  const { itemFeatureSize, hiddenSize } = model.config;
+  if (encoder !== undefined && encoder.featureSize !== itemFeatureSize) {
+    throw mismatch(`The text encoder gives ${encoder.featureSize} features and the model takes ${itemFeatureSize}`);
+  }
+  if (popularity !== undefined && (popularity.length !== numItems || !popularity.every((n) => n >= 0 && n < 2 ** 31))) {
+    throw mismatch(`Expected how often each of the ${numItems} items was chosen, got ${popularity.length} counts`);
+  }
+  const width = itemFeatureSize > 0 ? itemFeatureSize : hiddenSize;
+  if (topics !== undefined && topics.centroids.length !== topics.names.length * width) {
+    throw mismatch(`Expected ${topics.names.length} topics × ${width}, got ${topics.centroids.length} numbers`);
+  }
+}

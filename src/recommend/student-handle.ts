@@ -1,0 +1,17 @@
+import type { TextEncoderHandle } from '../knowledge/text-encoder.js';
+import type { CatalogueItem } from './item-index.js';
+
+/**
+ * Names a student's weights in this process. Post it to a worker thread, which opens it with
+ * {@link Student.fromHandle}; its fields are nobody's business.
+ */
+export interface StudentHandle {
+  readonly key: string;
+  readonly encoder: TextEncoderHandle | undefined;
+  readonly items: readonly CatalogueItem[];
+  /** Slots of removed items. */
+  readonly removed: Int32Array;
+  readonly hasPopularity: boolean;
+  readonly topicNames: readonly string[];
+  readonly numParameters: number;
+}
