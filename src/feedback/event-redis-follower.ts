@@ -84,8 +84,8 @@ export class RedisFollower {
   }
 
   #deliver(entry: StreamEntry): void {
-    if (entry.offset !== this.#next)
-      this.#reportLoss(`events ${this.#next} to ${entry.offset} (exclusive) are missing`);
+    const expected = this.#next;
+    if (entry.offset !== expected) this.#reportLoss(`events ${expected} to ${entry.offset} (exclusive) are missing`);
     this.#next = entry.offset + 1n;
     this.#last = entry;
     const stored = decodeEntry(entry, this.#stream);

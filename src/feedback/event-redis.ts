@@ -220,8 +220,9 @@ export class RedisEvents implements EventStore {
     for (const append of appends) {
       for (let left = append.events.length; left > 0; left--) {
         const place = places[index++] ?? 0;
-        if (place > 0) append.accepted++;
-        if (BigInt(Math.abs(place)) > this.#next) this.#next = BigInt(Math.abs(place));
+        if (place < 0) continue;
+        append.accepted++;
+        this.#next = BigInt(place); // lower than before when the server lost events
       }
     }
   }
@@ -262,7 +263,7 @@ export class RedisEvents implements EventStore {
       'looking at the stream',
     );
     this.#first = bounds.first;
-    if (bounds.next > this.#next) this.#next = bounds.next;
+    this.#next = bounds.next;
     return bounds;
   }
 

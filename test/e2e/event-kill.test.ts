@@ -89,7 +89,7 @@ async function checkLog(path: string, acknowledged: ReadonlySet<number>): Promis
   return stored.size;
 }
 
-test(`no acknowledged event is lost or doubled by ${KILLS} kills at random moments`, { timeout: 300_000 }, async () => {
+test(`no acknowledged event is lost or doubled by ${KILLS} kills at random moments`, { timeout: 600_000 }, async () => {
   const seed = Date.now() % 1_000_000;
   console.log(`seed ${seed}`);
   let total = 0;

@@ -1,5 +1,8 @@
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { open, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -122,6 +125,23 @@ describe('the addon', () => {
     expect(binding.crc32c(new TextEncoder().encode('123456789'))).toBe(0xe3069283);
     expect(binding.crc32c(new Uint8Array())).toBe(0);
     expect(codeOf(() => binding.crc32c(untyped('123456789')))).toBe('ERR_INVALID_ARGUMENT');
+  });
+
+  it('locks an open file against other open files until it is closed', async () => {
+    const path = join(tmpdir(), `limbeck-lock-${process.pid}`);
+    const [first, second] = [await open(path, 'w'), await open(path, 'r+')];
+    expect(binding.tryLockFile(first.fd)).toBe(true);
+    expect(binding.tryLockFile(first.fd)).toBe(true); // its own
+    expect(binding.tryLockFile(second.fd)).toBe(false);
+    const { fd } = first;
+    await first.close();
+    expect(binding.tryLockFile(second.fd)).toBe(true);
+    await second.close();
+    await rm(path);
+    expect(codeOf(() => binding.tryLockFile(fd + 1000))).toBe('ERR_IO');
+    for (const value of [-1, 1.5, '1', undefined, 2 ** 31]) {
+      expect(codeOf(() => binding.tryLockFile(untyped(value)))).toBe('ERR_INVALID_ARGUMENT');
+    }
   });
 
   it('names the instruction set in use', () => {

@@ -221,6 +221,7 @@ describe.skipIf(NO_REDIS)(`a Redis server${NO_REDIS === undefined ? '' : ` (${NO
     expect(errors[1]).toContain('events 0 to 3 (exclusive) are gone');
     await store.append([view(2)]);
     expect(seen).toEqual([0n, 2n, 0n]);
+    expect(store.nextOffset).toBe(1n); // and not what was lost
   });
 
   it('says what its configuration weakens', async () => {
