@@ -1,8 +1,8 @@
 /**
  * Checks that imports and includes point only down, and that no TypeScript files import each other in a circle.
  *
- *   TS :  cli → server → index → engine → evaluate → recommend → student → knowledge → teacher → prepare
- *         → formats → binding → errors
+ *   TS :  cli → server → index → engine → evaluate → feedback → recommend → student → knowledge → teacher
+ *         → prepare → formats → binding → errors
  *   C++:  napi → train | retrieve → model → ops → cpu | cuda → core
  */
 import { existsSync, readFileSync, realpathSync } from 'node:fs';
@@ -18,6 +18,7 @@ const TYPESCRIPT_PARTS = [
   'index',
   'engine',
   'evaluate',
+  'feedback',
   'recommend',
   'student',
   'knowledge',

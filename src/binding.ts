@@ -391,6 +391,11 @@ export interface NativeBinding {
   openTextEncoder(key: string): NativeTextEncoder;
   /** CRC-32C (Castagnoli) of the bytes. */
   crc32c(bytes: Uint8Array): number;
+  /**
+   * Takes the exclusive lock (flock) of an open file; false when another open file has it. Closing the file, or the end
+   * of the process by whatever cause, gives it back.
+   */
+  tryLockFile(fd: number): boolean;
 }
 
 let binding: NativeBinding | undefined;

@@ -20,6 +20,9 @@ export type LimbeckErrorCode =
   | 'ERR_ABORTED'
   | 'ERR_DISPOSED' // use after dispose()
   | 'ERR_BUSY' // a second mutating call on an object that is at work
+  | 'ERR_OVERLOADED' // too much waits already; try again a little later
+  | 'ERR_LOCKED' // another process has it open
+  | 'ERR_CORRUPT_LOG' // an event log has a damaged or missing part
   | 'ERR_NOT_FINITE' // training produced NaN or infinity
   | 'ERR_NATIVE_ADDON' // the native addon cannot be loaded
   | 'ERR_MISSING_DEPENDENCY' // an optional dependency is not installed

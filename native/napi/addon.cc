@@ -7,6 +7,7 @@
 #include "cpu/kernels.h"
 #include "napi/convert.h"
 #include "napi/engine.h"
+#include "napi/file_lock.h"
 #include "napi/recommender.h"
 #include "napi/text_encoder.h"
 #include "napi/trainer.h"
@@ -63,6 +64,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("openRecommender", Napi::Function::New(env, open_recommender, "openRecommender"));
   exports.Set("openTextEncoder", Napi::Function::New(env, open_text_encoder, "openTextEncoder"));
   exports.Set("crc32c", Napi::Function::New(env, crc32c, "crc32c"));
+  exports.Set("tryLockFile", Napi::Function::New(env, try_lock_file, "tryLockFile"));
   return exports;
 }
 

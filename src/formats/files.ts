@@ -111,15 +111,19 @@ export async function readJsonFile(path: string): Promise<JsonValue> {
  * Replaces a file as a whole: after a crash or a failure at any moment, the path holds either the earlier content or the
  * new one. Pieces of `data` are written one after the other.
  *
- * @throws LimbeckError ERR_NO_SPACE (disk or quota full), ERR_IO; the earlier file is then untouched
+ * @throws LimbeckError ERR_NO_SPACE (disk or quota full), ERR_IO, and whatever `data` throws; the earlier file is then
+ * untouched
  */
-export async function writeFileAtomic(path: string, data: string | Uint8Array | readonly Uint8Array[]): Promise<void> {
+export async function writeFileAtomic(
+  path: string,
+  data: string | Uint8Array | readonly Uint8Array[] | AsyncIterable<Uint8Array>,
+): Promise<void> {
   const pieces = typeof data === 'string' ? [Buffer.from(data)] : data instanceof Uint8Array ? [data] : data;
   const temporaryPath = temporarySibling(path);
   try {
     const file = await fs.open(temporaryPath, 'wx');
     try {
-      for (const piece of pieces) await writeFully(file, piece);
+      for await (const piece of pieces) await writeFully(file, piece);
       await file.sync();
     } finally {
       await file.close();

@@ -114,6 +114,7 @@ describe('the addon', () => {
       'createEngine',
       'openRecommender',
       'openTextEncoder',
+      'tryLockFile',
     ]);
   });
 

@@ -19,9 +19,10 @@ describe('exitCodeOf', () => {
         'ERR_UNSUPPORTED_MODEL',
         'ERR_UNKNOWN_ITEMS',
         'ERR_NOT_FINITE',
+        'ERR_CORRUPT_LOG',
       ],
     ],
-    [4, ['ERR_OUT_OF_MEMORY', 'ERR_NO_SPACE', 'ERR_IO']],
+    [4, ['ERR_OUT_OF_MEMORY', 'ERR_NO_SPACE', 'ERR_IO', 'ERR_LOCKED', 'ERR_OVERLOADED']],
     [5, ['ERR_NATIVE_ADDON', 'ERR_MISSING_DEPENDENCY']],
     [130, ['ERR_ABORTED']],
   ])('is %i for %j', (exitCode, codes) => {

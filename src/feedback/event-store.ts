@@ -1,0 +1,57 @@
+/** What a store of feedback promises, wherever it keeps the events. */
+import type { FeedbackEvent, StoredEvent } from './event.js';
+
+export interface EventStore {
+  /** Offset of the oldest event that is still there; equals `nextOffset` when there is none. */
+  readonly firstOffset: bigint;
+  /** One past the newest stored event. With Redis, as far as this process has seen. */
+  readonly nextOffset: bigint;
+  /** For a person to read once: what weakens the promises of this store, or was found when it was opened. */
+  readonly warnings: readonly string[];
+
+  /**
+   * Stores events; resolves when they are durable and every follower of this store has seen them. Nothing is stored when
+   * one of them is malformed. An event whose `id` is stored already, or comes twice, counts as a duplicate. After a
+   * rejection an event may or may not be stored: send it again with the same `id`.
+   *
+   * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_OVERLOADED (too many bytes wait), ERR_NO_SPACE, ERR_DISPOSED, ERR_IO
+   * (for a log: final, open the store again)
+   */
+  append(events: readonly FeedbackEvent[]): Promise<{ accepted: number; duplicates: number }>;
+
+  /**
+   * Events from an offset, or from the oldest one still there, up to those that are stored when the last is reached.
+   *
+   * @throws LimbeckError ERR_CORRUPT_LOG, ERR_IO
+   */
+  read(fromOffset?: bigint): AsyncIterable<StoredEvent>;
+
+  /**
+   * Calls `onEvent` once for each event from an offset on, in order: resolves when all that was stored before the call
+   * has been delivered, and goes on with what comes. What `onEvent` throws goes to `onError`, and following goes on.
+   *
+   * @throws LimbeckError ERR_CORRUPT_LOG, also when events from `fromOffset` on were dropped already; ERR_IO
+   */
+  follow(
+    fromOffset: bigint,
+    onEvent: (stored: StoredEvent) => void,
+    onError: (error: unknown) => void,
+  ): Promise<{ stop(): Promise<void> }>;
+
+  /** Drops old events, and returns the new `firstOffset`. What {@link RetentionOptions.keepFrom} protects stays. */
+  retain(options: RetentionOptions): Promise<bigint>;
+
+  /** Finishes what waits and lets go of files and connections; later calls reject with ERR_DISPOSED. */
+  close(): Promise<void>;
+}
+
+/** An event goes as soon as one limit is passed; without limits nothing does. */
+export interface RetentionOptions {
+  /** Events from here on stay: what no snapshot holds yet. */
+  readonly keepFrom: bigint;
+  /** Since the receipt. */
+  readonly maxAgeMs?: number;
+  /** Of the log's files; Redis has no such limit. */
+  readonly maxBytes?: number;
+  readonly maxEvents?: number;
+}
