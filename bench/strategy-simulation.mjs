@@ -17,11 +17,11 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { createEngine, evaluationSet, StrategySelector, StrategyTrials, trainSequences } from '../dist/index.js';
+import { createEngine, StrategySelector, StrategyTrials } from '../dist/index.js';
 import { randomNumbers, shuffled } from '../dist/teacher/batches.js';
+import { HELD_OUT, movieTweetings, trainedUsers, trainStudent } from './held-out-users.mjs';
 
 const root = resolve(import.meta.dirname, '..');
-const data = join(root, 'examples/movietweetings');
 const { values: options } = parseArgs({
   options: { seeds: { type: 'string', default: '10' }, json: { type: 'boolean', default: false } },
 });
@@ -40,7 +40,6 @@ const STRATEGIES = [
 const K = 10;
 const NEXT = 10;
 const HITS = 100;
-const HELD_OUT = 4; // every 4th user
 const CLICK = 0.8;
 const NOISE = 0.02;
 const REQUEST_MS = 10_000;
@@ -58,44 +57,6 @@ function clickProbability(list, wanted) {
     none *= 1 - (wanted.has(id) ? CLICK : NOISE) / (place + 1);
   });
   return 1 - none;
-}
-
-/** Sequences of some users of a dataset. */
-function only(packed, isWanted) {
-  const lists = [];
-  packed.users.forEach((user, s) => {
-    if (isWanted(user)) lists.push(packed.sequences.subarray(packed.sequenceOffsets[s], packed.sequenceOffsets[s + 1]));
-  });
-  const sequenceOffsets = new Int32Array(lists.length + 1);
-  lists.forEach((list, s) => {
-    sequenceOffsets[s + 1] = sequenceOffsets[s] + list.length;
-  });
-  const sequences = new Int32Array(sequenceOffsets[lists.length]);
-  lists.forEach((list, s) => {
-    sequences.set(list, sequenceOffsets[s]);
-  });
-  return { sequences, sequenceOffsets, users: Int32Array.from(lists.keys()) };
-}
-
-/** A student that has not seen the held-out users. */
-async function trainStudent(engine, dataset) {
-  const isTrained = (user) => user % HELD_OUT !== 0;
-  const all = evaluationSet(dataset, 'validation');
-  const cases = only(all, isTrained);
-  const targets = all.targets.filter((_, s) => isTrained(all.users[s]));
-  const validation = { ...cases, targets, excludeIds: cases.sequences, excludeOffsets: cases.sequenceOffsets };
-  const architecture = { hiddenSize: 64, numHiddenLayers: 2, numAttentionHeads: 2, maxHistory: 50, dropout: 0.3 };
-  const model = engine.createSequenceModel(architecture, { numItems: dataset.items.length, seed: 0 });
-  const training = { epochs: 8, learningRate: 4e-3, batchTokens: 2048, seed: 0 };
-  const train = only(trainSequences(dataset), isTrained);
-  const onProgress = ({ done, total }) => process.stderr.write(`\rtraining ${done} of ${total}`);
-  await engine.fineTune(model, { train, validation }, training, { onProgress });
-  process.stderr.write('\n');
-  const popularity = new Int32Array(dataset.items.length);
-  for (const item of train.sequences) popularity[item]++;
-  const byPopularity = dataset.items.map((_, i) => i).sort((a, b) => popularity[b] - popularity[a]);
-  const hits = new Set(byPopularity.slice(0, HITS).map((i) => dataset.items[i].id));
-  return { student: engine.createStudent(model, dataset.items, { popularity }), hits };
 }
 
 /** Every request of the held-out users, with the expected reward of each strategy's answer for both kinds of users. */
@@ -165,14 +126,9 @@ function deviation(values) {
 }
 
 const engine = await createEngine();
-const dataset = await engine.prepare({
-  interactions: {
-    path: join(data, 'interactions.csv.gz'),
-    columns: { user: 'user', item: 'item', rating: 'rating', time: 'time' },
-  },
-  items: { path: join(data, 'items.csv.gz'), columns: { id: 'id', text: ['title', 'year', 'genres'] } },
-});
-const { student, hits } = await trainStudent(engine, dataset);
+const dataset = await movieTweetings(engine);
+const student = await trainStudent(engine, trainedUsers(dataset));
+const hits = new Set(student.recommend({ history: [], k: HITS }).items.map(({ id }) => id));
 const requests = replay(student, hits, dataset);
 engine.dispose();
 
