@@ -3,6 +3,7 @@
  *
  *   TS :  cli → server → index → engine → evaluate → feedback → recommend → student → knowledge → teacher
  *         → prepare → formats → binding → errors
+ *         client → types of server/schemas alone: it runs in browsers
  *   C++:  napi → train | retrieve → model → ops → cpu | cuda → core
  */
 import { existsSync, readFileSync, realpathSync } from 'node:fs';
@@ -69,14 +70,20 @@ function checkTypeScript(root) {
     const imports = importedFiles.map(({ fileName, pos }) => ({
       name: fileName,
       line: lineAt(text, pos),
+      isType: /^(import|export) type\b/.test(statementAt(text, pos)),
       target: fileName.startsWith('.') ? resolve(dirname(path), fileName.replace(/\.js$/, '.ts')) : undefined,
     }));
     graph.set(
       file,
       imports.flatMap(({ target }) => (target === undefined ? [] : [toSlashes(relative(root, target))])),
     );
-    for (const { name, line, target } of imports) {
-      const message = target === undefined ? undefined : judgeImport(source, path, target, name);
+    for (const { name, line, target, isType } of imports) {
+      const message =
+        partOf(source, path) === 'client'
+          ? judgeClientImport(source, target, name, isType)
+          : target === undefined
+            ? undefined
+            : judgeImport(source, path, target, name);
       if (message !== undefined) violations.push({ file, line, message });
     }
     violations.push(...findAddonLoads(file, text));
@@ -94,6 +101,13 @@ function judgeImport(source, path, target, name) {
   const allowed = TYPESCRIPT_PARTS.slice(level + 1);
   if (allowed.includes(to)) return undefined;
   return `${from} imports '${name}' (${to}); allowed: ${allowed.join(', ') || 'nothing'}`;
+}
+
+/** @returns {string | undefined} Why the client, which depends on nothing, may not import `target`. */
+function judgeClientImport(source, target, name, isType) {
+  if (target !== undefined && partOf(source, target) === 'client') return undefined;
+  if (isType && target === join(source, 'server/schemas.ts')) return undefined;
+  return `client imports '${name}'; allowed: types of server/schemas.ts alone`;
 }
 
 /** @returns {Violation[]} Native addons loaded anywhere but in src/binding.ts. */
@@ -172,6 +186,12 @@ function judgeInclude(native, path, name) {
 /** @returns {string} The folder, or the file without its ending, right under `root`. */
 function partOf(root, path) {
   return String(relative(root, path).split(sep)[0]).replace(/\.\w+$/, '');
+}
+
+/** @returns {string} From the keyword of the import or export that names a module at `position`. */
+function statementAt(text, position) {
+  const before = text.slice(0, position);
+  return before.slice(Math.max(before.lastIndexOf('import'), before.lastIndexOf('export')));
 }
 
 function lineAt(text, position) {

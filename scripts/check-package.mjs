@@ -50,7 +50,16 @@ function checkEntryPoints() {
   const check = "if (typeof limbeck.createEngine !== 'function') throw new Error('limbeck has no createEngine')";
   runProgram(`import * as limbeck from 'limbeck'; ${check}`, 'module');
   runProgram(`const limbeck = require('limbeck'); ${check}`, 'commonjs');
-  console.log('entry points: import and require work');
+  const service = `
+    import { LimbeckClient } from 'limbeck/client';
+    import { createServer } from 'limbeck/server';
+    const options = { student: ${JSON.stringify(join(root, 'test/fixtures/student'))}, port: 0, logLevel: 'silent' };
+    const server = await createServer({ ...options, timeouts: { drainDelayMs: 0 } });
+    const { models } = await new LimbeckClient(await server.listen()).models();
+    if (models.length !== 1) throw new Error('the service does not answer');
+    if (!(await server.close())) throw new Error('the service does not end');`;
+  runProgram(service, 'module');
+  console.log('entry points: import and require work; the service answers its client');
 }
 
 function checkCommand() {

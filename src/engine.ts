@@ -4,6 +4,8 @@ import { z } from 'zod';
 import { loadBinding, type NativeEngine } from './binding.js';
 import { type DistillResult, distill } from './engine/distill.js';
 import { loadEvaluation } from './engine/evaluation-file.js';
+import type { FeedbackSource } from './engine/feedback-data.js';
+import { type FinetuneOptions, type FinetuneResult, finetune } from './engine/finetune.js';
 import { ModelRegistry, type ModelRegistryOptions } from './engine/model-registry.js';
 import type { DistillOptions } from './engine/options.js';
 import { modelResult, popularityResult, studentLatency } from './engine/results.js';
@@ -170,6 +172,16 @@ export class Engine {
   /** Step 7: opens a student directory. @see loadStudent */
   loadStudent(directory: string): Promise<Student> {
     return loadStudent(this.#native, directory);
+  }
+
+  /** Step 7: a new student from feedback, promoted only if it is not worse. @see finetune */
+  finetune(
+    student: Student,
+    events: FeedbackSource,
+    options: FinetuneOptions = {},
+    hooks: Hooks = {},
+  ): Promise<FinetuneResult> {
+    return finetune(this.#native, student, events, options, hooks);
   }
 
   /** Versions of a student under one directory: add, load, promote, roll back. @see ModelRegistry.open */

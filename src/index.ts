@@ -1,6 +1,14 @@
 /** The public names. */
 export type { TransformerConfig } from './binding.js';
 export type { DistillResult } from './engine/distill.js';
+export type { FeedbackCounts, FeedbackSource } from './engine/feedback-data.js';
+export type {
+  FinetuneComparison,
+  FinetuneMetrics,
+  FinetuneOptions,
+  FinetuneReport,
+  FinetuneResult,
+} from './engine/finetune.js';
 export type { ModelMetadata } from './engine/model-manifest.js';
 export type { ModelRegistry, ModelRegistryOptions, ModelVersion } from './engine/model-registry.js';
 export type { DistillOptions } from './engine/options.js';
@@ -9,7 +17,14 @@ export { LimbeckError, type LimbeckErrorCode } from './errors.js';
 export { type EvaluationSet, evaluationSet } from './evaluate/recommendation.js';
 export { renderReport } from './evaluate/report.js';
 export type { DistillationReport, ResultRow } from './evaluate/report-types.js';
-export type { EventType, FeedbackEvent } from './feedback/event.js';
+export type { EventType, FeedbackEvent, StoredEvent } from './feedback/event.js';
+export type { EventStore, RetentionOptions } from './feedback/event-store.js';
+export {
+  checkpointUserStates,
+  type FollowUserStatesOptions,
+  followUserStates,
+} from './feedback/follow-user-states.js';
+export { type EventStoreOptions, openEventStore } from './feedback/open-event-store.js';
 export { freshness, Popularity, type PopularityOptions, type PopularityState } from './feedback/popularity.js';
 export type { Rewards } from './feedback/rewards.js';
 export {
@@ -22,6 +37,7 @@ export {
   type StrategySummary,
 } from './feedback/strategy.js';
 export { StrategyTrials, type StrategyTrialsOptions } from './feedback/strategy-trials.js';
+export { type UserStateOptions, UserStates } from './feedback/user-states.js';
 export type { ExtractOptions } from './knowledge/extract.js';
 export { type FusionOptions, fuseLayers, type TextEncoderSpec } from './knowledge/fuse.js';
 export { Knowledge } from './knowledge/knowledge.js';

@@ -15,8 +15,10 @@ namespace limbeck {
 
 namespace {
 
-// When at most one in 16 items may be in the answer, scoring those alone is faster than a search of the table.
-constexpr int64_t kItemsPerListed = 16;
+// When at most one in 6 items may be in the answer, scoring those alone is faster than a search of the table.
+constexpr int64_t kItemsPerListed = 6;
+// Vectors of listed items are copied together and scored this many at a time.
+constexpr int64_t kListedAtOnce = 64;
 // What diversity and exploration choose from: 5 k items, at least 100.
 constexpr int64_t kPoolPerPlace = 5, kSmallestPool = 100;
 // Beside the text, which counts 1.
@@ -194,8 +196,13 @@ void Retriever::best_of_listed(Context& context, const float* query, const Eligi
                                int64_t size) {
   const int64_t d = recommender().hidden_size();
   float* scores = arena_.allocate<float>(eligible.count);
-  for (int64_t i = 0; i < eligible.count; ++i) {
-    gemm(context, 1, 1, d, {query, d, 1}, {catalogue_.vector(eligible.ids[i]), 1, d}, nullptr, scores + i, 1, false);
+  float* vectors = arena_.allocate<float>(kListedAtOnce * d);  // [kListedAtOnce, d]
+  for (int64_t begin = 0; begin < eligible.count; begin += kListedAtOnce) {
+    const int64_t count = std::min(kListedAtOnce, eligible.count - begin);
+    for (int64_t i = 0; i < count; ++i) {
+      std::memcpy(vectors + i * d, catalogue_.vector(eligible.ids[begin + i]), static_cast<size_t>(d) * sizeof(float));
+    }
+    gemm(context, 1, count, d, {query, d, 1}, {vectors, 1, d}, nullptr, scores + begin, count, false);
   }
   pool.count = top_k(scores, nullptr, eligible.count, size, pool.ids, pool.scores);
   for (int64_t i = 0; i < pool.count; ++i) pool.ids[i] = eligible.ids[pool.ids[i]];

@@ -1,31 +1,36 @@
 /** Ids of the latest events, by which an event that comes again is known. */
+import { shardOf } from './shard.js';
 
-/** The window moves in steps, so that no set grows large: growing one blocks the event loop. */
-const GENERATIONS = 16;
+const NUM_SHARDS = 64;
 
 export class RecentIds {
-  readonly #eventsPerGeneration: number;
-  /** Newest last. */
-  readonly #generations: Set<string>[] = [new Set()];
-  #eventsInNewest = 0;
+  readonly #window: number;
+  #newer = emptyShards();
+  #older = emptyShards();
+  #eventsInNewer = 0;
 
-  /** @param window How many events are remembered at least; one sixteenth more at most. */
+  /** @param window How many events are remembered at least; twice as many at most. */
   constructor(window: number) {
-    this.#eventsPerGeneration = Math.ceil(window / GENERATIONS);
+    this.#window = window;
   }
 
   has(id: string): boolean {
-    return this.#generations.some((generation) => generation.has(id));
+    const shard = shardOf(id, NUM_SHARDS);
+    return this.#newer[shard]?.has(id) === true || this.#older[shard]?.has(id) === true;
   }
 
   /** Counts a stored event; many have no id. */
   add(id: string | undefined): void {
-    if (this.#eventsInNewest === this.#eventsPerGeneration) {
-      this.#generations.push(new Set());
-      this.#eventsInNewest = 0;
-      if (this.#generations.length > GENERATIONS + 1) this.#generations.shift();
+    if (this.#eventsInNewer === this.#window) {
+      this.#older = this.#newer;
+      this.#newer = emptyShards();
+      this.#eventsInNewer = 0;
     }
-    this.#eventsInNewest++;
-    if (id !== undefined) this.#generations.at(-1)?.add(id);
+    this.#eventsInNewer++;
+    if (id !== undefined) this.#newer[shardOf(id, NUM_SHARDS)]?.add(id);
   }
+}
+
+function emptyShards(): Set<string>[] {
+  return Array.from({ length: NUM_SHARDS }, () => new Set());
 }

@@ -6,6 +6,7 @@ import { LimbeckError } from '../errors.js';
 import { makeDirectory, syncDirectory, writeError } from '../formats/files.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { checkEvents, type FeedbackEvent, parseStoredEvent, type StoredEvent } from './event.js';
+import { deliver, type Listener } from './event-delivery.js';
 import { RecentIds } from './event-ids.js';
 import { lockDirectory } from './event-lock.js';
 import { GroupCommit, PendingAppend } from './event-pending.js';
@@ -28,7 +29,7 @@ export interface EventLogOptions {
   readonly path: string;
   /** A new file is begun when the last one is this long. @defaultValue 64 MiB */
   readonly segmentBytes?: number | undefined;
-  /** Ids of at least this many of the latest events are remembered, about 80 bytes each. @defaultValue 524288 */
+  /** Ids of this many of the latest events, up to twice as many, are remembered. @defaultValue 262144 */
   readonly idWindow?: number | undefined;
   /** Most bytes of JSON that may wait for the disk; above, appends reject with ERR_OVERLOADED. @defaultValue 64 MiB */
   readonly maxPendingBytes?: number | undefined;
@@ -45,7 +46,7 @@ const optionsSchema = z.strictObject({
     .int()
     .min(1)
     .max(2 ** 24)
-    .default(2 ** 19),
+    .default(2 ** 18),
   maxPendingBytes: z
     .int()
     .min(1)
@@ -80,28 +81,24 @@ export async function openEventLog(options: EventLogOptions): Promise<EventLog> 
   }
 }
 
-interface Follower {
-  readonly onEvent: (stored: StoredEvent) => void;
-  readonly onError: (error: unknown) => void;
-}
-
 export class EventLog implements EventStore {
   /** Bytes of the last commit that a crash had torn, and that were cut off when the log was opened. */
   readonly truncatedBytes: number;
+  readonly warnings: readonly string[];
   readonly #directory: string;
   readonly #settings: z.output<typeof optionsSchema>;
   readonly #lock: FileHandle;
   readonly #segments: Segment[];
   readonly #ids: RecentIds;
   readonly #commits: GroupCommit;
-  readonly #followers = new Set<Follower>();
+  readonly #followers = new Set<Listener>();
   /** Of the last segment. */
   #file: FileHandle;
   #next: number;
   /** Once set, the last segment is complete: a new one must be begun before anything is written. */
   #mustRotate = false;
   #failure: unknown;
-  #closed = false;
+  #closing: Promise<void> | undefined;
 
   /** Use {@link openEventLog}. */
   constructor(
@@ -118,6 +115,8 @@ export class EventLog implements EventStore {
     this.#segments = segments;
     this.#next = nextSequence;
     this.truncatedBytes = truncatedBytes;
+    this.warnings =
+      truncatedBytes === 0 ? [] : [`${truncatedBytes} bytes of a commit that a crash had torn were cut off the log.`];
     this.#ids = new RecentIds(settings.idWindow);
     this.#commits = new GroupCommit(
       settings.maxPendingBytes,
@@ -166,8 +165,8 @@ export class EventLog implements EventStore {
 
   async follow(
     fromOffset: bigint,
-    onEvent: Follower['onEvent'],
-    onError: Follower['onError'],
+    onEvent: Listener['onEvent'],
+    onError: Listener['onError'],
   ): Promise<{ stop(): Promise<void> }> {
     this.#checkOpen();
     if (fromOffset < this.firstOffset || fromOffset > this.nextOffset) {
@@ -178,7 +177,7 @@ export class EventLog implements EventStore {
     while (next < this.nextOffset) {
       for await (const chunk of this.#readChunks(Number(next))) {
         if (chunk[0]?.offset !== next) throw this.#missing(next);
-        deliver(follower, chunk);
+        for (const stored of chunk) deliver(follower, stored);
         next += BigInt(chunk.length);
       }
     }
@@ -197,9 +196,12 @@ export class EventLog implements EventStore {
     return this.firstOffset;
   }
 
-  async close(): Promise<void> {
-    if (this.#closed) return;
-    this.#closed = true;
+  close(): Promise<void> {
+    this.#closing ??= this.#finish();
+    return this.#closing;
+  }
+
+  async #finish(): Promise<void> {
     await this.#commits.idle();
     this.#followers.clear();
     await this.#file.close();
@@ -215,7 +217,8 @@ export class EventLog implements EventStore {
   }
 
   #checkOpen(): void {
-    if (this.#closed) throw new LimbeckError('ERR_DISPOSED', `The event store '${this.#directory}' is closed.`);
+    if (this.#closing !== undefined)
+      throw new LimbeckError('ERR_DISPOSED', `The event store '${this.#directory}' is closed.`);
     if (this.#failure !== undefined) throw this.#failure;
   }
 
@@ -258,7 +261,7 @@ export class EventLog implements EventStore {
     this.#next += stored.length;
     for (const { event } of stored) this.#ids.add(event.id);
     this.#mustRotate = segment.sizeBytes >= this.#settings.segmentBytes;
-    for (const follower of this.#followers) deliver(follower, stored);
+    for (const follower of this.#followers) for (const event of stored) deliver(follower, event);
     for (const append of appends) append.accepted = append.events.length;
   }
 
@@ -299,15 +302,5 @@ export class EventLog implements EventStore {
       { cause: final },
     );
     return this.#failure;
-  }
-}
-
-function deliver({ onEvent, onError }: Follower, events: readonly StoredEvent[]): void {
-  for (const event of events) {
-    try {
-      onEvent(event);
-    } catch (error) {
-      onError(error);
-    }
   }
 }

@@ -1,7 +1,7 @@
 /** Reads every event of a Redis stream, over broken connections, each once and in order. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LimbeckError } from '../errors.js';
-import type { StoredEvent } from './event.js';
+import { deliver, type Listener, report } from './event-delivery.js';
 import type { RedisConnection } from './event-redis-client.js';
 import { decodeEntry, readRange, type StreamEntry, streamBounds, waitForEntries } from './event-redis-stream.js';
 
@@ -12,8 +12,7 @@ const RETRY_DELAY_MS = 50;
 export class RedisFollower {
   readonly #connection: RedisConnection;
   readonly #stream: string;
-  readonly #onEvent: (stored: StoredEvent) => void;
-  readonly #onError: (error: unknown) => void;
+  readonly #listener: Listener;
   readonly #waiting = new Set<{ offset: bigint; resolve: () => void }>();
   readonly #running: Promise<void>;
   /** Offset of the next event to deliver. */
@@ -23,18 +22,11 @@ export class RedisFollower {
   #stopped = false;
 
   /** @param connection Its own, because a command that waits holds up all others. */
-  constructor(
-    connection: RedisConnection,
-    stream: string,
-    from: bigint,
-    onEvent: (stored: StoredEvent) => void,
-    onError: (error: unknown) => void,
-  ) {
+  constructor(connection: RedisConnection, stream: string, from: bigint, listener: Listener) {
     this.#connection = connection;
     this.#stream = stream;
     this.#next = from;
-    this.#onEvent = onEvent;
-    this.#onError = onError;
+    this.#listener = listener;
     this.#running = this.#run();
   }
 
@@ -84,7 +76,7 @@ export class RedisFollower {
         if (this.#stopped) return;
         const { message } = error as Error;
         // A connection comes back by itself; anything else is told, once until it changes.
-        if (!this.#connection.isTemporary(error) && message !== lastMessage) this.#onError(error);
+        if (!this.#connection.isTemporary(error) && message !== lastMessage) report(this.#listener, error);
         lastMessage = message;
         await sleep(RETRY_DELAY_MS);
       }
@@ -92,14 +84,13 @@ export class RedisFollower {
   }
 
   #deliver(entry: StreamEntry): void {
-    if (entry.offset !== this.#next) this.#report(`events ${this.#next} to ${entry.offset} (exclusive) are missing`);
+    if (entry.offset !== this.#next)
+      this.#reportLoss(`events ${this.#next} to ${entry.offset} (exclusive) are missing`);
     this.#next = entry.offset + 1n;
     this.#last = entry;
-    try {
-      this.#onEvent(decodeEntry(entry, this.#stream));
-    } catch (error) {
-      this.#onError(error);
-    }
+    const stored = decodeEntry(entry, this.#stream);
+    if (stored instanceof LimbeckError) report(this.#listener, stored);
+    else deliver(this.#listener, stored);
   }
 
   /** A server that restarted, was failed over to or emptied lacks the newest events, and may give their offsets away again. */
@@ -107,20 +98,21 @@ export class RedisFollower {
     const { first, next } = await streamBounds(this.#connection, this.#stream);
     const last = this.#last;
     if (next < this.#next) {
-      this.#report(`events ${next} to ${this.#next} (exclusive) are gone; they were delivered here`);
+      this.#reportLoss(`events ${next} to ${this.#next} (exclusive) are gone; they were delivered here`);
       this.#next = next;
       this.#last = undefined;
     } else if (last !== undefined && last.offset >= first) {
       const [entry] = await readRange(this.#connection, this.#stream, last.offset, 1);
       const isSame = entry?.offset === last.offset && entry.fields.join('\0') === last.fields.join('\0');
       if (isSame) return;
-      this.#report(`event ${last.offset} is another one than was delivered here`);
+      this.#reportLoss(`event ${last.offset} is another one than was delivered here`);
       this.#last = undefined;
     }
   }
 
-  #report(problem: string): void {
-    this.#onError(
+  #reportLoss(problem: string): void {
+    report(
+      this.#listener,
       new LimbeckError('ERR_CORRUPT_LOG', `The Redis stream '${this.#stream}' lost events: ${problem}. Going on.`),
     );
   }

@@ -94,13 +94,13 @@ export async function streamBounds(
   return { first: oldest === null ? next : (toEntries([oldest])[0]?.offset ?? next), next };
 }
 
-/** @throws LimbeckError ERR_CORRUPT_LOG */
-export function decodeEntry({ offset, fields }: StreamEntry, stream: string): StoredEvent {
+/** The event, or ERR_CORRUPT_LOG when the entry is none. */
+export function decodeEntry({ offset, fields }: StreamEntry, stream: string): StoredEvent | LimbeckError {
   const receivedAt = Number(fields[fields.indexOf('received') + 1]);
   const json = fields[fields.indexOf('event') + 1] ?? '';
   const event = Number.isSafeInteger(receivedAt) ? parseStoredEvent(json, receivedAt) : undefined;
   if (event !== undefined) return { offset, receivedAt, event };
-  throw new LimbeckError(
+  return new LimbeckError(
     'ERR_CORRUPT_LOG',
     `Entry ${entryId(offset)} of the Redis stream '${stream}' is no event; look at it, and remove it with XDEL.`,
   );

@@ -77,7 +77,6 @@ export async function openRedisEvents(options: RedisEventOptions): Promise<Redis
 }
 
 export class RedisEvents implements EventStore {
-  /** What in the server's configuration weakens the promises of the store; empty when nothing does. */
   readonly warnings: readonly string[];
   readonly #settings: z.output<typeof optionsSchema>;
   readonly #connection: RedisConnection;
@@ -85,7 +84,7 @@ export class RedisEvents implements EventStore {
   readonly #followers = new Set<RedisFollower>();
   #first: bigint;
   #next: bigint;
-  #closed = false;
+  #closing: Promise<void> | undefined;
 
   /** Use {@link openRedisEvents}. */
   constructor(
@@ -142,7 +141,9 @@ export class RedisEvents implements EventStore {
     for (;;) {
       const entries = await this.#retry(() => readRange(this.#connection, stream, next, ENTRIES_PER_READ), 'reading');
       for (const entry of entries) {
-        yield decodeEntry(entry, stream);
+        const stored = decodeEntry(entry, stream);
+        if (stored instanceof LimbeckError) throw stored;
+        yield stored;
         next = entry.offset + 1n;
       }
       if (entries.length < ENTRIES_PER_READ) return;
@@ -164,7 +165,7 @@ export class RedisEvents implements EventStore {
           "events are missing, or the offset is another stream's.",
       );
     }
-    const follower = new RedisFollower(await RedisConnection.open(redis), stream, fromOffset, onEvent, onError);
+    const follower = new RedisFollower(await RedisConnection.open(redis), stream, fromOffset, { onEvent, onError });
     this.#followers.add(follower);
     await follower.reached(next);
     return {
@@ -191,16 +192,19 @@ export class RedisEvents implements EventStore {
     return (await this.#refreshBounds()).first;
   }
 
-  async close(): Promise<void> {
-    if (this.#closed) return;
-    this.#closed = true;
+  close(): Promise<void> {
+    this.#closing ??= this.#finish();
+    return this.#closing;
+  }
+
+  async #finish(): Promise<void> {
     await this.#commits.idle();
     await Promise.all([...this.#followers].map((follower) => follower.stop()));
     this.#connection.close();
   }
 
   #checkOpen(): void {
-    if (this.#closed) throw new LimbeckError('ERR_DISPOSED', 'The event store is closed.');
+    if (this.#closing !== undefined) throw new LimbeckError('ERR_DISPOSED', 'The event store is closed.');
   }
 
   async #commit(appends: readonly PendingAppend[]): Promise<void> {

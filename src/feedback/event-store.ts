@@ -6,6 +6,8 @@ export interface EventStore {
   readonly firstOffset: bigint;
   /** One past the newest stored event. With Redis, as far as this process has seen. */
   readonly nextOffset: bigint;
+  /** For a person to read once: what weakens the promises of this store, or was found when it was opened. */
+  readonly warnings: readonly string[];
 
   /**
    * Stores events; resolves when they are durable and every follower of this store has seen them. Nothing is stored when

@@ -36,9 +36,12 @@ export const MAX_ID_BYTES = 512;
 export const MAX_EVENT_BYTES = 16 * 1024;
 
 const STRING_FIELDS = ['id', 'userId', 'itemId', 'strategy', 'requestId'] as const;
-const REQUIRED_FIELDS: readonly string[] = ['userId', 'itemId'];
 const FIELDS: ReadonlySet<string> = new Set([...STRING_FIELDS, 'type', 'value', 'time']);
+/** Quick, and true of few texts. */
+const SURROGATE = /[\ud800-\udfff]/;
 const LONE_SURROGATE = /\p{Surrogate}/u;
+
+type Mutable<T> = { -readonly [Key in keyof T]: T[Key] };
 
 /**
  * Checks events of unknown origin and completes their times. Nothing but the known fields is copied.
@@ -54,10 +57,15 @@ export function checkEvents(events: unknown, receivedAt: number): StoredEvent['e
 export function checkEvent(event: unknown, receivedAt: number, name: string): StoredEvent['event'] {
   if (typeof event !== 'object' || event === null || Array.isArray(event)) refuse(name, 'an object', event);
   const given = event as Record<string, unknown>;
-  const unknown = Object.keys(given).find((key) => !FIELDS.has(key));
-  if (unknown !== undefined) refuse(`${name}.${unknown}`, `one of ${[...FIELDS].join(', ')}`, unknown);
+  for (const key of Object.keys(given)) {
+    if (!FIELDS.has(key)) refuse(`${name}.${key}`, `one of ${[...FIELDS].join(', ')}`, key);
+  }
   for (const key of STRING_FIELDS) {
-    if (given[key] !== undefined || REQUIRED_FIELDS.includes(key)) checkString(given[key], `${name}.${key}`);
+    const isRequired = key === 'userId' || key === 'itemId';
+    if ((isRequired || given[key] !== undefined) && !isId(given[key])) {
+      const expected = `a string of 1 to ${MAX_ID_BYTES} bytes in UTF-8, without lone surrogates`;
+      refuse(`${name}.${key}`, expected, given[key]);
+    }
   }
   const { id, userId, itemId, type, value, time, strategy, requestId } = given as unknown as FeedbackEvent;
   if (!EVENT_TYPES.includes(type)) refuse(`${name}.type`, `one of ${EVENT_TYPES.join(', ')}`, type);
@@ -67,16 +75,17 @@ export function checkEvent(event: unknown, receivedAt: number, name: string): St
   if (time !== undefined && !(Number.isSafeInteger(time) && time >= 0)) {
     refuse(`${name}.time`, 'whole milliseconds since 1970', time);
   }
-  return {
-    ...(id !== undefined && { id }),
+  const checked: Mutable<StoredEvent['event']> = {
     userId,
     itemId,
     type,
-    ...(value !== undefined && { value }),
     time: Math.min(time ?? receivedAt, receivedAt),
-    ...(strategy !== undefined && { strategy }),
-    ...(requestId !== undefined && { requestId }),
   };
+  if (id !== undefined) checked.id = id;
+  if (value !== undefined) checked.value = value;
+  if (strategy !== undefined) checked.strategy = strategy;
+  if (requestId !== undefined) checked.requestId = requestId;
+  return checked;
 }
 
 /** The event that a store wrote as JSON; undefined when the text is none. */
@@ -89,14 +98,14 @@ export function parseStoredEvent(json: string, receivedAt: number): StoredEvent[
   }
 }
 
-function checkString(value: unknown, name: string): void {
-  const isValid =
+function isId(value: unknown): boolean {
+  return (
     typeof value === 'string' &&
     value.length > 0 &&
-    value.length <= MAX_ID_BYTES &&
-    Buffer.byteLength(value) <= MAX_ID_BYTES &&
-    !LONE_SURROGATE.test(value);
-  if (!isValid) refuse(name, `a string of 1 to ${MAX_ID_BYTES} bytes in UTF-8, without lone surrogates`, value);
+    // A UTF-16 unit takes at most three bytes.
+    (value.length * 3 <= MAX_ID_BYTES || (value.length <= MAX_ID_BYTES && Buffer.byteLength(value) <= MAX_ID_BYTES)) &&
+    !(SURROGATE.test(value) && LONE_SURROGATE.test(value))
+  );
 }
 
 function isNumber(value: unknown, min: number, max: number): boolean {

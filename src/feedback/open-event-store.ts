@@ -13,7 +13,8 @@ export type EventStoreOptions = EventLogOptions | RedisEventOptions;
  * ERR_NO_SPACE, ERR_IO, ERR_INVALID_ARGUMENT, ERR_MISSING_DEPENDENCY (Redis without the package @redis/client)
  */
 export async function openEventStore(options: EventStoreOptions): Promise<EventStore> {
-  if ('redis' in options) return openRedisEvents(options);
-  if ('path' in options) return openEventLog(options);
-  throw new LimbeckError('ERR_INVALID_ARGUMENT', 'Expected options to have a path or redis, got neither.');
+  const isObject = typeof options === 'object' && options !== null;
+  if (isObject && 'redis' in options) return openRedisEvents(options);
+  if (isObject && 'path' in options) return openEventLog(options);
+  throw new LimbeckError('ERR_INVALID_ARGUMENT', 'Expected the options of a store to have a path or redis.');
 }

@@ -36,11 +36,15 @@ const strategySchema = z.strictObject({
 /** A way of ranking: weights that `student.recommend()` takes. */
 export type Strategy = Readonly<z.output<typeof strategySchema>>;
 
+/**
+ * Mild ones: what is tried first costs little (see docs/adaptation.md). Those with novelty need a student that knows how
+ * popular its items are.
+ */
 export const DEFAULT_STRATEGIES: readonly Strategy[] = [
   { name: 'relevance', diversity: 0, novelty: 0, explore: 0 },
-  { name: 'diverse', diversity: 0.3, novelty: 0, explore: 0 },
+  { name: 'diverse', diversity: 0.5, novelty: 0, explore: 0 },
   { name: 'novel', diversity: 0, novelty: 0.3, explore: 0 },
-  { name: 'broad', diversity: 0.3, novelty: 0.3, explore: 0 },
+  { name: 'broad', diversity: 0.5, novelty: 0.3, explore: 0 },
   { name: 'exploring', diversity: 0, novelty: 0, explore: 0.1 },
 ];
 

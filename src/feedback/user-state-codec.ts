@@ -30,19 +30,27 @@ export const ENTRY_BYTES = 11;
 /** What a length of 16 bits can say. */
 export const MAX_LIST_LENGTH = 65_535;
 
+const TWO_POW_32 = 2 ** 32;
+
 let scratch = Buffer.alloc(16 * 1024);
+let view = new DataView(scratch.buffer, scratch.byteOffset, scratch.length);
 
 export function packState(state: UserState): string {
   const numEntries = LISTS.reduce((sum, name) => sum + state[name].length, 0);
   const size = COUNTS_BYTES + ENTRY_BYTES * numEntries;
-  reserve(size);
+  if (scratch.length < size) {
+    scratch = Buffer.alloc(2 * size);
+    view = new DataView(scratch.buffer, scratch.byteOffset, scratch.length);
+  }
   let position = COUNTS_BYTES;
-  for (const [i, name] of LISTS.entries()) {
-    scratch.writeUInt16LE(state[name].length, 2 * i);
-    for (const { item, time, value } of state[name]) {
-      scratch.writeUInt32LE(item, position);
-      scratch.writeUIntLE(time, position + 4, 6);
-      scratch.writeUInt8(value, position + 10);
+  for (let list = 0; list < LISTS.length; list++) {
+    const entries = state[LISTS[list] as ListName];
+    view.setUint16(2 * list, entries.length, true);
+    for (const { item, time, value } of entries) {
+      view.setUint32(position, item, true);
+      view.setUint32(position + 4, time % TWO_POW_32, true);
+      view.setUint16(position + 8, Math.floor(time / TWO_POW_32), true);
+      view.setUint8(position + 10, value);
       position += ENTRY_BYTES;
     }
   }
@@ -60,17 +68,15 @@ export function unpackState(packed: string): UserState {
 
 /** One of the lists alone. */
 export function unpackList(packed: string, name: ListName): Entry[] {
-  reserve(packed.length);
-  scratch.write(packed, 'latin1');
-  let position = COUNTS_BYTES;
   const index = LISTS.indexOf(name);
-  for (let i = 0; i < index; i++) position += ENTRY_BYTES * scratch.readUInt16LE(2 * i);
+  let position = COUNTS_BYTES;
+  for (let i = 0; i < index; i++) position += ENTRY_BYTES * uint16(packed, 2 * i);
   const entries: Entry[] = [];
-  for (let left = scratch.readUInt16LE(2 * index); left > 0; left--) {
+  for (let left = uint16(packed, 2 * index); left > 0; left--) {
     entries.push({
-      item: scratch.readUInt32LE(position),
-      time: scratch.readUIntLE(position + 4, 6),
-      value: scratch.readUInt8(position + 10),
+      item: uint32(packed, position),
+      time: uint32(packed, position + 4) + uint16(packed, position + 8) * TWO_POW_32,
+      value: packed.charCodeAt(position + 10),
     });
     position += ENTRY_BYTES;
   }
@@ -84,6 +90,10 @@ export function isPacked(bytes: Buffer): boolean {
   return bytes.length === COUNTS_BYTES + ENTRY_BYTES * numEntries;
 }
 
-function reserve(size: number): void {
-  if (scratch.length < size) scratch = Buffer.alloc(2 * size);
+function uint16(packed: string, position: number): number {
+  return packed.charCodeAt(position) | (packed.charCodeAt(position + 1) << 8);
+}
+
+function uint32(packed: string, position: number): number {
+  return (uint16(packed, position) | (uint16(packed, position + 2) << 16)) >>> 0;
 }

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { parseOptions } from '../prepare/parse-options.js';
 import type { EventType, StoredEvent } from './event.js';
+import { shardOf } from './shard.js';
 import {
   type Entry,
   LISTS,
@@ -44,7 +45,7 @@ const RATING_STEPS = 50;
 /** What remains of two events with one item that follow each other, and what brings back a hidden item: not a view. */
 const STRENGTH: Readonly<Record<Exclude<EventType, 'dismiss'>, number>> = { view: 0, click: 1, rating: 2, purchase: 3 };
 
-/** Users in parts: growing one large map would block the event loop, and a snapshot is taken part by part. */
+/** A snapshot is taken part by part. */
 const NUM_SHARDS = 256;
 
 /** @internal */
@@ -208,6 +209,7 @@ export class UserStates {
 
   #evict({ users }: Shard): void {
     const limit = Math.ceil(this.#settings.maxUsers / NUM_SHARDS);
+    if (users.size <= limit) return;
     for (const [userId, packed] of users) {
       if (users.size <= limit) return;
       users.delete(userId);
@@ -226,9 +228,6 @@ export class UserStates {
   }
 
   #shardOf(userId: string): Shard {
-    let hash = 0x811c9dc5; // FNV-1a
-    for (let i = 0; i < userId.length; i++) hash = Math.imul(hash ^ userId.charCodeAt(i), 0x01000193);
-    // The low byte of FNV-1a depends on low bits alone; a fold brings the others in.
-    return this.#shards[(hash ^ (hash >>> 8) ^ (hash >>> 16) ^ (hash >>> 24)) & (NUM_SHARDS - 1)] as Shard;
+    return this.#shards[shardOf(userId, NUM_SHARDS)] as Shard;
   }
 }

@@ -3,13 +3,32 @@ import type { ResolvedPrepareOptions } from './options.js';
 import { MAX_BROKEN_EXAMPLES } from './raw-table.js';
 import { readTable } from './read-table.js';
 import type { FileReport } from './report.js';
-import { joinTexts } from './text.js';
+import { cleanText, joinTexts } from './text.js';
 
 /** One item of the catalogue. */
 export interface Item {
   readonly id: string;
   /** Clean text (see `cleanText`), or the id where there is none. */
   readonly text: string;
+  /** Different ones, in the order of the file. Missing when it names none. */
+  readonly categories?: readonly string[];
+}
+
+/** Which columns of `item_texts` hold what: texts first, then the categories. */
+export interface ItemColumns {
+  readonly numTexts: number;
+  /** Undefined when no column holds categories. */
+  readonly categorySeparator: string | undefined;
+}
+
+/** Where {@link readItemTexts} puts the columns of an item file. */
+export function itemColumns(source: ResolvedPrepareOptions['items']): ItemColumns {
+  if (source === undefined) return { numTexts: 0, categorySeparator: undefined };
+  const { columns, categorySeparator } = source;
+  return {
+    numTexts: columns.text.length,
+    categorySeparator: columns.categories === undefined ? undefined : categorySeparator,
+  };
 }
 
 /**
@@ -23,7 +42,9 @@ export async function readItemTexts(
   source: NonNullable<ResolvedPrepareOptions['items']>,
   signal: AbortSignal | undefined,
 ): Promise<FileReport & { duplicateIds: number }> {
-  const raw = await readTable(database, 'raw_items', source, [source.columns.id, ...source.columns.text], signal);
+  const { id, text, categories } = source.columns;
+  const columns = [id, ...text, ...(categories === undefined ? [] : [categories])];
+  const raw = await readTable(database, 'raw_items', source, columns, signal);
   const noId = "trim(coalesce(v0, '')) = ''";
   const examples = await database.rows(
     `SELECT rowid::DOUBLE FROM raw_items WHERE ${noId} ORDER BY rowid LIMIT ${MAX_BROKEN_EXAMPLES}`,
@@ -52,23 +73,34 @@ export async function readItemTexts(
 /**
  * The catalogue: items of the table `catalogue` (item_index, item_id) in the order of their index, with their texts.
  *
- * @param textColumns number of text columns in `item_texts`; 0 = there is no item file
+ * @param columns those of `item_texts`; no texts = there is no item file
  */
 export async function readCatalogue(
   database: Database,
-  textColumns: number,
+  { numTexts, categorySeparator }: ItemColumns,
 ): Promise<{ items: Item[]; itemsWithoutText: number }> {
-  const texts = Array.from({ length: textColumns }, (_, index) => `, v${index + 1}`).join('');
-  const join = textColumns === 0 ? '' : 'LEFT JOIN item_texts USING (item_id)';
+  const numColumns = numTexts + (categorySeparator === undefined ? 0 : 1);
+  const values = Array.from({ length: numColumns }, (_, index) => `, v${index + 1}`).join('');
+  const join = numTexts === 0 ? '' : 'LEFT JOIN item_texts USING (item_id)';
   const items: Item[] = [];
   let itemsWithoutText = 0;
-  await database.scan(`SELECT item_id${texts} FROM catalogue ${join} ORDER BY item_index`, ([ids = [], ...columns]) => {
-    ids.forEach((value, row) => {
-      const id = String(value);
-      const text = joinTexts(columns.map((column) => String(column[row] ?? '')));
-      if (text === '') itemsWithoutText++;
-      items.push({ id, text: text === '' ? id : text });
-    });
-  });
+  await database.scan(
+    `SELECT item_id${values} FROM catalogue ${join} ORDER BY item_index`,
+    ([ids = [], ...columns]) => {
+      ids.forEach((value, row) => {
+        const id = String(value);
+        const text = joinTexts(columns.slice(0, numTexts).map((column) => String(column[row] ?? '')));
+        if (text === '') itemsWithoutText++;
+        const listed = categorySeparator === undefined ? '' : String(columns[numTexts]?.[row] ?? '');
+        const categories = splitCategories(listed, categorySeparator ?? ',');
+        items.push({ id, text: text === '' ? id : text, ...(categories.length > 0 && { categories }) });
+      });
+    },
+  );
   return { items, itemsWithoutText };
+}
+
+function splitCategories(value: string, separator: string): string[] {
+  const names = value.split(separator).map(cleanText);
+  return [...new Set(names.filter((name) => name !== ''))];
 }

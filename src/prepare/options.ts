@@ -50,7 +50,11 @@ export interface ItemSource extends TableSource {
     readonly id: string;
     /** Joined with `. ` into one text an item, after cleaning. */
     readonly text: readonly string[];
+    /** What a student can filter by, several in one value. */
+    readonly categories?: string | undefined;
   };
+  /** What stands between the categories of an item. @defaultValue `,` */
+  readonly categorySeparator?: string | undefined;
   /**
    * What to do with an interaction whose item is not in this file: keep it (the id stands in for the text) or drop it.
    * @defaultValue keep
@@ -136,7 +140,12 @@ export const prepareOptionsSchema = z
     items: z
       .strictObject({
         ...tableSource,
-        columns: z.strictObject({ id: columnName, text: z.array(columnName).min(1) }),
+        columns: z.strictObject({
+          id: columnName,
+          text: z.array(columnName).min(1),
+          categories: columnName.optional(),
+        }),
+        categorySeparator: z.string().min(1).default(','),
         missing: z.enum(['keep', 'drop']).default('keep'),
       })
       .optional(),

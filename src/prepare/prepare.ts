@@ -3,7 +3,7 @@ import type { Dataset } from './dataset.js';
 import { denoise } from './denoise.js';
 import { Database } from './duckdb.js';
 import { readInteractions } from './interactions.js';
-import { type Item, readCatalogue, readItemTexts } from './items.js';
+import { type Item, itemColumns, readCatalogue, readItemTexts } from './items.js';
 import { type PrepareOptions, prepareOptionsSchema } from './options.js';
 import { parseOptions } from './parse-options.js';
 import type { FileReport, PrepareReport } from './report.js';
@@ -51,7 +51,7 @@ export async function prepareDataset(
     await refuseNothingLeft(database, interactionFile, filtered.dropped);
 
     const { users, sequences, sequenceOffsets } = await readSequences(database);
-    const catalogue = await readCatalogue(database, items?.columns.text.length ?? 0);
+    const catalogue = await readCatalogue(database, itemColumns(items));
     const splitArrays = await splitSequences(database, split, users.length);
     database.throwIfAborted();
 

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
-import { pathExists, readJsonFile, writeDirectoryAtomic, writeFileAtomic } from '../formats/files.js';
+import { pathExists, readJsonFile, remove, writeDirectoryAtomic, writeFileAtomic } from '../formats/files.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import type { TextEncoder } from '../knowledge/text-encoder.js';
 import type { SequenceModel } from '../student/sequence-model.js';
@@ -32,8 +32,8 @@ const topicsSchema = z.array(z.string()).min(1);
 export interface StudentParts {
   readonly model: SequenceModel;
   readonly items: readonly CatalogueItem[];
-  /** Rows of the model that the items are, where some of its rows are not wanted. */
-  readonly slots: Int32Array | undefined;
+  /** Rows of the model that the items are, ascending. */
+  readonly slots: Int32Array;
   /** Rows of the model. */
   readonly numSlots: number;
   readonly encoder: TextEncoder | undefined;
@@ -55,11 +55,24 @@ export async function saveStudent(directory: string, parts: StudentParts): Promi
     if (popularity !== undefined) {
       const all = new Float32Array(numSlots);
       all.set(popularity);
-      const data = slots === undefined ? all : Float32Array.from(slots, (slot) => all[slot] ?? 0);
-      await writeSafetensors(join(temporary, POPULARITY_FILE), [['counts', { shape: [data.length], data }]]);
+      await writePopularity(
+        temporary,
+        Float32Array.from(slots, (slot) => all[slot] ?? 0),
+      );
     }
     await encoder?.save(join(temporary, TEXT_ENCODER_DIRECTORY));
   });
+}
+
+/** How often each item was chosen. @throws LimbeckError ERR_NO_SPACE, ERR_IO */
+export async function writePopularity(directory: string, counts: Float32Array): Promise<void> {
+  await writeSafetensors(join(directory, POPULARITY_FILE), [['counts', { shape: [counts.length], data: counts }]]);
+}
+
+/** A student that is loaded without topics finds them again. @throws LimbeckError ERR_IO */
+export async function removeTopics(directory: string): Promise<void> {
+  await remove(join(directory, TOPICS_FILE));
+  await remove(join(directory, CENTROIDS_FILE));
 }
 
 /** @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_IO */

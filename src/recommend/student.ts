@@ -309,10 +309,11 @@ export class Student {
    */
   async save(directory: string): Promise<void> {
     const { names } = this.#topics();
+    // What is added while the files are written comes with the next save: items and rows are those of now.
     await saveStudent(directory, {
       model: this.model,
-      items: this.items,
-      slots: this.#index.numRemoved > 0 ? this.#index.liveSlots : undefined,
+      items: [...this.items],
+      slots: this.#index.liveSlots,
       numSlots: this.#index.numSlots,
       encoder: this.encoder,
       popularity: this.#popularity,

@@ -1,8 +1,9 @@
 /**
  * Back-pressure. Requests are answered one after the other on the event loop, so what waits is what the operating system
  * hands over in one turn of the loop. Once the requests of a turn have taken `maxQueueMs`, the rest of the turn is
- * answered 503 at once, at a tenth of the price of an answer: no request waits longer than about two turns, however many
- * come.
+ * answered 503 at once, at a fraction of the price of an answer: no request waits longer than about two turns, however
+ * many come. New connections are accepted one a turn, so this is about those that are kept; what others wait is bounded
+ * by the operating system's queue of them.
  */
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 
@@ -18,11 +19,16 @@ export interface AdmissionOptions {
 /** Asked by supervisors, which must hear the truth most of all when much is going on. */
 const ALWAYS_ADMITTED = new Set(['/healthz', '/readyz', '/metrics']);
 
+/** A turn answers as many whatever it takes: one slow request or a pause of the machine is no overload. */
+const MIN_ANSWERED = 4;
+
 export class Admission {
   readonly #options: AdmissionOptions;
   readonly #body: Buffer;
   /** When the first request of this turn came, ms; 0 = none came yet. */
   #turnStart = 0;
+  /** Requests of this turn. */
+  #count = 0;
   readonly #endTurn = () => {
     this.#turnStart = 0;
   };
@@ -45,10 +51,11 @@ export class Admission {
     const now = performance.now();
     if (this.#turnStart === 0) {
       this.#turnStart = now;
+      this.#count = 1;
       setImmediate(this.#endTurn);
       return false;
     }
-    return now - this.#turnStart > this.#options.maxQueueMs;
+    return ++this.#count > MIN_ANSWERED && now - this.#turnStart > this.#options.maxQueueMs;
   }
 
   #shed(request: IncomingMessage, response: ServerResponse): void {

@@ -1,5 +1,7 @@
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import { HttpError } from './http-error.js';
-import type { Route } from './route.js';
+
+type Handler = (request: FastifyRequest, reply: FastifyReply) => unknown;
 
 /** Bounds how many requests wait for the disk, or for a change, at a time: a slow disk must not fill the memory. */
 export class WaitingLimit {
@@ -10,7 +12,7 @@ export class WaitingLimit {
     private readonly onRefused: () => void,
   ) {}
 
-  guard(handler: Route['handler']): Route['handler'] {
+  guard(handler: Handler): Handler {
     return async (request, reply) => {
       if (this.#waiting >= this.most) {
         this.onRefused();

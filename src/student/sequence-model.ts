@@ -192,7 +192,7 @@ export class SequenceModel {
   /**
    * Writes the files of {@link save} into a directory that is there: a GPT-2 checkpoint and the item features.
    *
-   * @param rows the items to write, in this order. @defaultValue all
+   * @param rows the items to write, ascending. @defaultValue all
    */
   async writeFiles(directory: string, rows?: Int32Array): Promise<void> {
     const whole = this.#withItems(rows);
@@ -219,7 +219,8 @@ export class SequenceModel {
     config: TransformerConfig;
     features: Float32Array | undefined;
   } {
-    if (this.#appended.length === 0 && rows === undefined) {
+    const isWhole = rows === undefined || rows.length === this.config.vocabSize;
+    if (this.#appended.length === 0 && isWhole) {
       return { native: this.native, config: this.config, features: this.#features };
     }
     const { hiddenSize, itemFeatureSize } = this.config;

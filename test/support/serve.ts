@@ -39,6 +39,8 @@ export async function startService(options: Partial<ServerOptions> = {}): Promis
       port: 0,
       console: false,
       ...options,
+      // A test machine that is busy with other things is no overload.
+      limits: { maxQueueMs: 10_000, ...options.limits },
       timeouts: { drainDelayMs: 0, drainMs: 5000, ...options.timeouts },
     },
     { log: { write: (line) => log.push(line) } },

@@ -56,6 +56,19 @@ describe('TypeScript', () => {
     ]);
   });
 
+  test.each([
+    ["import type { A } from '../server/schemas.js';", true],
+    ["export type { A } from '../server/schemas.js';", true],
+    ["import { a } from './other.js';", true],
+    ["import { a } from '../server/schemas.js';", false],
+    ["import type { A } from '../server/server.js';", false],
+    ["import { z } from 'zod';", false],
+    ["import type { A } from '../index.js';", false],
+  ])('the client may say %s: %s', (statement, isAllowed) => {
+    write('src/client/client.ts', `import type { B } from '../server/schemas.js';\n${statement}\n`);
+    expect(checkLayers(root)).toHaveLength(isAllowed ? 0 : 1);
+  });
+
   test.each([["export { a } from '../engine.js';"], ["await import('../engine.js');"], ["import '../engine.js';"]])(
     'the statement %s counts',
     (statement) => {

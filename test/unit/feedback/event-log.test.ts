@@ -512,6 +512,7 @@ describe('the end of the last segment', () => {
       const isWhole = size === whole.length;
       expect(await idsOf(log), `cut at ${size}`).toEqual(isWhole ? ['e0', 'e1', 'e2'] : ['e0', 'e1']);
       expect(log.truncatedBytes).toBe(isWhole ? 0 : size - durable);
+      expect(log.warnings).toHaveLength(log.truncatedBytes > 0 ? 1 : 0);
       expect(await log.append([view(2), view(3)])).toEqual({ accepted: isWhole ? 1 : 2, duplicates: isWhole ? 1 : 0 });
       expect(await idsOf(await reopen(log))).toEqual(['e0', 'e1', 'e2', 'e3']);
       await Promise.all([...open].map((each) => each.close()));

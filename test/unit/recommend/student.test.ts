@@ -145,6 +145,22 @@ describe('student directory', () => {
     }
   });
 
+  test('holds the catalogue of the moment it was saved, whatever is added and removed meanwhile', async () => {
+    const before = student.recommend({ history, k: 10 });
+    const saving = student.save(join(folder, 'saved'));
+    for (let i = 0; i < 20; i++) {
+      student.addItems([{ id: `new ${i}`, text: `Silent Western ${i}. 1950. Western` }]);
+      if (i === 5) student.removeItems([before.items[0]?.id ?? '', 'new 2']);
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    await saving;
+    const again = await engine.loadStudent(join(folder, 'saved'));
+    expect(again.numItems).toBe(36);
+    expect(again.recommend({ history, k: 10 })).toEqual(before);
+    await student.save(join(folder, 'later'));
+    expect((await engine.loadStudent(join(folder, 'later'))).numItems).toBe(54);
+  });
+
   const items = () => JSON.parse(readFileSync(join(fixture, 'items.json'), 'utf8')) as { id: string; text: string }[];
   test.each([
     ['a catalogue that is too short', 'items.json', () => JSON.stringify(items().slice(1)), 'ERR_CHECKPOINT_MISMATCH'],

@@ -45,6 +45,13 @@ describe('Admission', () => {
     expect((await fetch(url)).status).toBe(200);
   });
 
+  it('is not alarmed by one slow request before a few others', async () => {
+    const { url, shed } = await start(100, 10);
+    const answers = await Promise.all([1, 2, 3].map(() => fetch(url)));
+    expect(answers.map(({ status }) => status)).toEqual([200, 200, 200]);
+    expect(shed).toEqual([]);
+  });
+
   it('always lets supervisors in', async () => {
     const { url } = await start(20, 5);
     const busy = Promise.all(Array.from({ length: 20 }, () => fetch(url)));
