@@ -7,6 +7,9 @@ import { accessibilityProblems, chromiumIsMissing, skippedReason, startChromium,
 import { type FakeItem, FakeService } from '../support/fake-service.js';
 
 const items: FakeItem[] = JSON.parse(readFileSync(join(import.meta.dirname, '../fixtures/student/items.json'), 'utf8'));
+/** Beside other tests on two cores, all takes its time. */
+const HOOK_MS = 120_000;
+const WAIT_MS = 20_000;
 /** Chromium itself prints one line for each answer that is no success. */
 const FAILED_REQUEST = /^Failed to load resource/;
 
@@ -29,22 +32,22 @@ const openUser = async () => {
 describe.skipIf(chromiumIsMissing !== undefined)(`the console page${skippedReason}`, () => {
   beforeAll(async () => {
     chromium = await startChromium();
-  });
-  afterAll(() => chromium.stop());
+  }, HOOK_MS);
+  afterAll(() => chromium.stop(), HOOK_MS);
   beforeEach(async () => {
     service = new FakeService([...items]);
     service.users.set('alice', { history: items.slice(0, 11).map(({ id }) => id), hidden: [items[14]?.id ?? ''] });
     url = await service.start();
     page = await chromium.context.newPage();
-    page.setDefaultTimeout(10_000);
+    page.setDefaultTimeout(WAIT_MS);
     await page.emulateMedia({ reducedMotion: 'reduce' });
     complaints = watch(page, url, FAILED_REQUEST);
-  });
+  }, HOOK_MS);
   afterEach(async () => {
     await page.close();
     await service.stop();
     expect(complaints).toEqual([]);
-  });
+  }, HOOK_MS);
 
   test('shows texts of items, models, interests, users and errors as text', async () => {
     const attack = '<img src=x onerror="alert(1)"><script>alert(2)</script>';
@@ -157,7 +160,7 @@ describe.skipIf(chromiumIsMissing !== undefined)(`the console page${skippedReaso
     service.items = [];
     service.users.clear();
     await open('/?user=nobody');
-    expect(await text('#student-list')).toContain('nothing is left that could be recommended');
+    expect(await text('#student-list')).toContain('Nothing is popular yet');
     expect(await text('#history')).toContain('Nothing is known of this user yet');
     await page.fill('#search-text', 'anything');
     await page.keyboard.press('Enter');

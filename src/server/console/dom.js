@@ -47,26 +47,21 @@ export function byId(id, type) {
 }
 
 /**
- * Replaces what is in a container. When the focus was in it, it goes to the new element with the same `data-key`.
+ * Replaces what is in a container. When the focus was in it, it goes to the new element with the same `data-key`,
+ * or, without one, to the container, which has a tabindex of −1 for it.
  *
- * @param {Element} container
+ * @param {HTMLElement} container
  * @param {...Child} children
  */
 export function render(container, ...children) {
-  const focused = container.contains(document.activeElement) ? keyOf(document.activeElement) : undefined;
+  const { activeElement } = document;
+  const hadFocus = activeElement instanceof HTMLElement && container.contains(activeElement);
+  const key = hadFocus ? activeElement.dataset['key'] : undefined;
   container.replaceChildren();
   appendAll(container, children);
-  if (focused === undefined) return;
-  for (const candidate of container.querySelectorAll('[data-key]')) {
-    if (keyOf(candidate) !== focused || !(candidate instanceof HTMLElement)) continue;
-    candidate.focus();
-    return;
-  }
-}
-
-/** @param {Element | null} element */
-function keyOf(element) {
-  return element instanceof HTMLElement ? element.dataset['key'] : undefined;
+  if (!hadFocus) return;
+  const controls = /** @type {HTMLElement[]} */ ([...container.querySelectorAll('[data-key]')]);
+  (controls.find(({ dataset }) => dataset['key'] === key) ?? container).focus();
 }
 
 /**

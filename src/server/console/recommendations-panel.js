@@ -126,7 +126,11 @@ export class RecommendationsPanel {
       facts.replaceChildren(...describe(answer, tripMs));
       const { items, requestId, strategy } = answer;
       if (items.length === 0) {
-        list.showState(element('p', { class: 'empty' }, 'No items: nothing is left that could be recommended.'));
+        const hint =
+          this.#person.history.length === 0
+            ? 'Nothing is popular yet. Search for an item below, open it, and click it to begin a history.'
+            : 'Nothing is left that could be recommended.';
+        list.showState(element('p', { class: 'empty' }, hint));
         return answer;
       }
       const { changes } = compareRanks(
