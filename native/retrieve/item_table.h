@@ -38,9 +38,9 @@ class ItemTable {
 
   int64_t hidden_size_;
   int64_t num_items_ = 0;
-  SharedVector<float> vectors_;     // [num_items, hidden_size]
-  SharedVector<uint8_t> quantised_; // cpu/retrieve.h
-  SharedVector<float> scales_;      // [num_items rounded up to 16], 0 beyond the last
+  SharedVector<float> vectors_;      // [num_items, hidden_size]
+  SharedVector<uint8_t> quantised_;  // cpu/retrieve.h
+  SharedVector<float> scales_;       // [num_items rounded up to 16], 0 beyond the last
   // Largest norm of an item's rounding error over its scale; infinite once an item is not finite.
   float worst_error_ = 0;
   float worst_length_ = 0;  // largest norm of an item over its scale

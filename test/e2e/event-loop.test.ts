@@ -25,7 +25,7 @@ test('a timer keeps firing within 20 ms while a model trains, knowledge is extra
     const architecture = { hiddenSize: 64, numHiddenLayers: 2, numAttentionHeads: 4, maxPositionEmbeddings: 64 };
     const { model } = await engine.pretrain(
       { train: texts, validation: texts.slice(0, 40) },
-      { architecture, tokenizer: { vocabSize: 300 }, training: { epochs: 2, batchTokens: 4096 } },
+      { architecture, tokenizer: { vocabSize: 300 }, training: { epochs: 6, batchTokens: 4096 } },
     );
     const knowledge = await engine.extract(model, texts, {
       directory: join(folder, 'knowledge'),
@@ -37,7 +37,7 @@ test('a timer keeps firing within 20 ms while a model trains, knowledge is extra
       { hiddenSize: 64, maxHistory: 50 },
       { numItems: 400, seed: 1, itemFeatures: features },
     );
-    const count = 2000;
+    const count = 8000;
     const history = Int32Array.from({ length: count * 50 }, (_, i) => (i * 13) % 400);
     const offsets = Int32Array.from({ length: count + 1 }, (_, i) => i * 50);
     const none = { excludeIds: new Int32Array(0), excludeOffsets: new Int32Array(count + 1) };
