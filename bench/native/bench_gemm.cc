@@ -16,6 +16,7 @@
 #include "core/memory.h"
 #include "core/rng.h"
 #include "cpu/kernels.h"
+#include "cpu/retrieve.h"
 #include "ops/linear.h"
 #include "ops/reference.h"
 
@@ -66,6 +67,11 @@ LIMBECK_PEAK_LOOP(bfloat16_loop, Vec, kWideAccumulators,
                   reinterpret_cast<Vec>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
                                                          reinterpret_cast<__m512bh>(scale),
                                                          reinterpret_cast<__m512bh>(shift))))
+// Sums of bits that may wrap: integer instructions take as long whatever they hold.
+LIMBECK_PEAK_LOOP(int8_loop, Vec, kWideAccumulators,
+                  reinterpret_cast<Vec>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum),
+                                                            reinterpret_cast<__m512i>(scale),
+                                                            reinterpret_cast<__m512i>(shift))))
 }  // namespace avx512
 #pragma GCC pop_options
 #endif
@@ -92,10 +98,12 @@ double measure(double flops, Body&& body) {
   return flops * static_cast<double>(calls) / seconds * 1e-9;
 }
 
+enum class Operands { kFloat32, kBFloat16, kInt8 };
+
 /// A kind of operands, and the loop that shows how fast the processor can multiply them.
 struct Kind {
   const char* name;
-  Precision precision;
+  Operands operands;
   void (*peak_loop)(int64_t iterations, float* out);
   double iteration_flops;
 };
@@ -104,17 +112,18 @@ std::vector<Kind> kinds_of(const char* isa) {
 #if defined(__x86_64__)
   std::vector<Kind> kinds;
   if (std::strncmp(isa, "avx512", 6) == 0) {
-    kinds.push_back({"float32", Precision::kFloat32, avx512::fma_loop, 2.0 * kWideAccumulators * 16});
+    kinds.push_back({"float32", Operands::kFloat32, avx512::fma_loop, 2.0 * kWideAccumulators * 16});
     if (std::strcmp(isa, "avx512bf16") == 0) {
-      kinds.push_back({"bfloat16", Precision::kBFloat16, avx512::bfloat16_loop, 4.0 * kWideAccumulators * 16});
+      kinds.push_back({"bfloat16", Operands::kBFloat16, avx512::bfloat16_loop, 4.0 * kWideAccumulators * 16});
+      kinds.push_back({"int8", Operands::kInt8, avx512::int8_loop, 8.0 * kWideAccumulators * 16});
     }
     return kinds;
   }
-  if (std::strcmp(isa, "avx2") == 0) return {{"float32", Precision::kFloat32, avx2::fma_loop, 2.0 * kAccumulators * 8}};
+  if (std::strcmp(isa, "avx2") == 0) return {{"float32", Operands::kFloat32, avx2::fma_loop, 2.0 * kAccumulators * 8}};
 #else
   static_cast<void>(isa);
 #endif
-  return {{"float32", Precision::kFloat32, portable::fma_loop, 2.0 * kAccumulators * 4}};
+  return {{"float32", Operands::kFloat32, portable::fma_loop, 2.0 * kAccumulators * 4}};
 }
 
 double measure_peak(const Kind& kind, ThreadPool& pool) {
@@ -161,6 +170,15 @@ constexpr Shape kShapes[] = {
     {192, 64, 2048, "tn"},
 };
 
+constexpr Shape kQuantisedShapes[] = {
+    {1024, 1024, 1024, "nt"},
+    {2048, 2048, 2048, "nt"},
+    {4096, 4096, 4096, "nt"},
+    // Batches of requests against a catalogue.
+    {84, 100000, 128, "nt"},
+    {84, 12101, 64, "nt"},
+};
+
 AlignedFloats normals(int64_t count, uint64_t stream) {
   const Philox random{1, stream};
   AlignedFloats out = allocate_floats(count);
@@ -204,6 +222,49 @@ struct Product {
 
   Shape shape;
   AlignedFloats a, b, c;
+};
+
+/// Queries of int8 and a table as a catalogue is kept: the table was packed when its items were added, the queries are
+/// packed in the time that counts. m queries, n items, k dimensions, a multiple of 4.
+struct QuantisedProduct {
+  explicit QuantisedProduct(const Shape& shape)
+      : shape(shape),
+        words(shape.k / kQuantisedWordDimensions),
+        num_blocks((shape.n + kQuantisedItems - 1) / kQuantisedItems),
+        queries(static_cast<size_t>(shape.m * shape.k)),
+        table(static_cast<size_t>(num_blocks * kQuantisedItems * shape.k)),
+        panels(static_cast<size_t>((shape.m + cpu_kernels().quantised_rows) * words)),
+        dots(static_cast<size_t>(shape.m * num_blocks * kQuantisedItems)) {
+    const Philox random{1, 3};
+    for (size_t i = 0; i < queries.size(); ++i) queries[i] = static_cast<int8_t>(random.uniform(i) * 128 - 64);
+    for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<uint8_t>(random.uniform(i) * 255);
+  }
+
+  void run(ThreadPool& pool) {
+    constexpr int64_t kGroupBytes = int64_t{1} << 18;  // of the table: half of a second-level cache
+    const CpuKernels& kernels = cpu_kernels();
+    const int64_t rows = kernels.quantised_rows, num_panels = (shape.m + rows - 1) / rows;
+    pool.parallel_for(num_panels, [&](int64_t panel, int) {
+      int32_t* out = panels.data() + panel * rows * words;
+      for (int64_t i = panel * rows; i < std::min(shape.m, (panel + 1) * rows); ++i) {
+        const int8_t* query = queries.data() + i * shape.k;
+        for (int64_t w = 0; w < words; ++w) std::memcpy(out + w * rows + i % rows, query + 4 * w, sizeof(int32_t));
+      }
+    });
+    const int64_t block_bytes = kQuantisedItems * shape.k, ldd = num_blocks * kQuantisedItems;
+    const int64_t blocks = std::max<int64_t>(2, kGroupBytes / block_bytes / 2 * 2);
+    pool.parallel_for((num_blocks + blocks - 1) / blocks, [&](int64_t group, int) {
+      const int64_t first = group * blocks;
+      kernels.quantised_products(shape.m, std::min(blocks, num_blocks - first), words, panels.data(),
+                                 table.data() + first * block_bytes, dots.data() + first * kQuantisedItems, ldd);
+    });
+  }
+
+  Shape shape;
+  int64_t words, num_blocks;
+  std::vector<int8_t> queries;  // [m, k]
+  std::vector<uint8_t> table;
+  std::vector<int32_t> panels, dots;
 };
 
 constexpr int64_t kRateFloats = int64_t{1} << 26;  // 256 MB: more than any cache holds
@@ -256,6 +317,30 @@ int print_rates(ThreadPool& one, ThreadPool& all) {
   return 0;
 }
 
+/// Times run(pool) on one thread and on all, each beside the peak, and prints a JSON object.
+template <typename Run>
+void print_shape(const Kind& kind, const Shape& shape, ThreadPool& one, ThreadPool& all, const char* separator,
+                 Run&& run) {
+  const double flops = 2.0 * static_cast<double>(shape.m) * static_cast<double>(shape.n) * static_cast<double>(shape.k);
+  run(all);
+  std::vector<double> rates[2], shares[2];
+  for (int repeat = 0; repeat < kRepeats; ++repeat) {
+    for (const int index : {0, 1}) {
+      ThreadPool& pool = index == 0 ? one : all;
+      const double peak = measure_peak(kind, pool);
+      rates[index].push_back(measure(flops, [&] { run(pool); }));
+      shares[index].push_back(rates[index].back() / peak);
+    }
+  }
+  std::printf(
+      "%s{\"kind\":\"%s\",\"m\":%lld,\"n\":%lld,\"k\":%lld,\"layout\":\"%s\",\"gflops1\":%.1f,\"share1\":%.3f,"
+      "\"gflopsAll\":%.1f,\"shareAll\":%.3f}",
+      separator, kind.name, static_cast<long long>(shape.m), static_cast<long long>(shape.n),
+      static_cast<long long>(shape.k), shape.layout, median(rates[0]), median(shares[0]), median(rates[1]),
+      median(shares[1]));
+  std::fflush(stdout);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -271,31 +356,23 @@ int main(int argc, char** argv) {
     return 1;
   }
   std::printf("{\"isa\":\"%s\",\"threads\":%d,\"shapes\":[", isa, all.num_threads());
-  bool is_first = true;
+  const char* separator = "";
   for (const Kind& kind : kinds_of(isa)) {
+    if (kind.operands == Operands::kInt8) {
+      for (const Shape& shape : kQuantisedShapes) {
+        QuantisedProduct product(shape);
+        print_shape(kind, shape, one, all, separator, [&](ThreadPool& pool) { product.run(pool); });
+        separator = ",";
+      }
+      continue;
+    }
+    const Precision precision =
+        kind.operands == Operands::kBFloat16 ? Precision::kBFloat16 : Precision::kFloat32;
     for (const Shape& shape : kShapes) {
       Product product(shape);
-      const double flops =
-          2.0 * static_cast<double>(shape.m) * static_cast<double>(shape.n) * static_cast<double>(shape.k);
-      product.run(all, arena, kind.precision);
+      print_shape(kind, shape, one, all, separator, [&](ThreadPool& pool) { product.run(pool, arena, precision); });
       arena.reset();
-      std::vector<double> rates[2], shares[2];
-      for (int repeat = 0; repeat < kRepeats; ++repeat) {
-        for (const int index : {0, 1}) {
-          ThreadPool& pool = index == 0 ? one : all;
-          const double peak = measure_peak(kind, pool);
-          rates[index].push_back(measure(flops, [&] { product.run(pool, arena, kind.precision); }));
-          shares[index].push_back(rates[index].back() / peak);
-        }
-      }
-      std::printf(
-          "%s{\"kind\":\"%s\",\"m\":%lld,\"n\":%lld,\"k\":%lld,\"layout\":\"%s\",\"gflops1\":%.1f,\"share1\":%.3f,"
-          "\"gflopsAll\":%.1f,\"shareAll\":%.3f}",
-          is_first ? "" : ",", kind.name, static_cast<long long>(shape.m), static_cast<long long>(shape.n),
-          static_cast<long long>(shape.k), shape.layout, median(rates[0]), median(shares[0]), median(rates[1]),
-          median(shares[1]));
-      std::fflush(stdout);
-      is_first = false;
+      separator = ",";
     }
   }
   std::printf("]}\n");

@@ -90,6 +90,11 @@ struct CpuKernels {
   double (*log_sum_exp)(const float* x, int64_t count);
   uint64_t (*quantised_bounds)(const uint8_t* table, const float* scales, int64_t num_blocks,
                                const QuantisedQuery& query, float threshold, float* upper);
+  int64_t quantised_rows;  // queries of a panel
+  void (*quantised_products)(int64_t num_queries, int64_t num_blocks, int64_t words, const int32_t* queries,
+                             const uint8_t* table, int32_t* dots, int64_t ldd);
+  uint64_t (*bounds_of_products)(const int32_t* dots, const float* scales, int64_t num_blocks,
+                                 const QuantisedQuery& query, float threshold, float* upper);
   int64_t (*find_greater)(const float* x, int64_t begin, int64_t count, float threshold);
 };
 

@@ -46,6 +46,9 @@ constexpr CpuKernels make_kernels(const char* isa) {
   kernels.loss_row = loss_row;
   kernels.log_sum_exp = log_sum_exp;
   kernels.quantised_bounds = quantised_bounds;
+  kernels.quantised_rows = kQuantisedRows;
+  kernels.quantised_products = quantised_products;
+  kernels.bounds_of_products = bounds_of_products;
   kernels.find_greater = find_greater;
   return kernels;
 }

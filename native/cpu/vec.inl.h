@@ -10,6 +10,12 @@ inline VecF load(const float* x) {
   return v;
 }
 inline void store(float* x, VecF v) { __builtin_memcpy(x, &v, sizeof v); }
+inline VecI load_integers(const int32_t* x) {
+  VecI v;
+  __builtin_memcpy(&v, x, sizeof v);
+  return v;
+}
+inline void store_integers(int32_t* x, VecI v) { __builtin_memcpy(x, &v, sizeof v); }
 inline VecF broadcast(float x) { return x - VecF{}; }
 /// Where a is NaN: b.
 inline VecF max(VecF a, VecF b) { return a > b ? a : b; }

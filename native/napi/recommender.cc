@@ -269,37 +269,15 @@ Napi::Value RecommenderObject::serve_batch(const Napi::CallbackInfo& info) {
   if (offsets.data[0] != 0 || offsets.data[num_histories] != histories.count) {
     invalid("offsets must run from 0 to the number of ids, " + std::to_string(histories.count) + ".");
   }
-  int64_t longest = 0;
-  for (int64_t s = 0; s < num_histories; ++s) {
-    const int64_t length = int64_t{offsets.data[s + 1]} - offsets.data[s];
-    if (length < 0) invalid("offsets must ascend.");
-    longest = std::max(longest, length);
-  }
+  if (!std::is_sorted(offsets.data, offsets.data + offsets.count)) invalid("offsets must ascend.");
   const Answer answer = answer_view(info[4], info[5], num_histories * k);
   check_apart_from(answer, "request", request);
   check_apart_from(answer, "numbers", numbers);
   check_apart_from(answer, "histories", histories);
   check_apart_from(answer, "offsets", offsets);
 
-  Selection selection = packed.selection;
-  Ranking ranking = packed.ranking;
-  std::vector<int32_t> exclude(selection.exclude, selection.exclude + selection.num_excluded);
-  const size_t num_common = exclude.size();
-  exclude.reserve(num_common + static_cast<size_t>(longest));
-  for (int64_t s = 0; s < num_histories; ++s) {
-    const int32_t* begin = histories.data + offsets.data[s];
-    const int32_t* end = histories.data + offsets.data[s + 1];
-    exclude.resize(num_common);
-    exclude.insert(exclude.end(), begin, end);
-    selection.exclude = exclude.data();
-    selection.num_excluded = static_cast<int64_t>(exclude.size());
-    ranking.seed = packed.ranking.seed + static_cast<uint64_t>(s);
-    int32_t* item_ids = answer.item_ids.data + s * k;
-    float* scores = answer.scores.data + s * k;
-    const int64_t found = retriever.recommend({begin, end - begin}, selection, ranking, k, item_ids, scores);
-    std::fill(item_ids + found, item_ids + k, -1);
-    std::fill(scores + found, scores + k, -std::numeric_limits<float>::infinity());
-  }
+  retriever.recommend_batch(histories.data, offsets.data, num_histories, packed.selection, packed.ranking, k,
+                            answer.item_ids.data, answer.scores.data);
   return info.Env().Undefined();
 }
 

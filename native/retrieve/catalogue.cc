@@ -139,7 +139,26 @@ void Catalogue::score_all(Context& context, const float* query, float* scores) c
 
 int64_t Catalogue::top_k(Context& context, const float* query, const uint8_t* excluded, int64_t k, int32_t* ids,
                          float* scores) {
-  const int64_t found = base_.top_k(context, query, excluded, k, ids, scores);
+  return add_tail(context, query, excluded, k, base_.top_k(context, query, excluded, k, ids, scores), ids, scores);
+}
+
+void Catalogue::top_k_of_batch(Context& context, const float* queries, int64_t num_queries, const int32_t* own,
+                               const int32_t* own_offsets, int64_t k, int32_t* ids, float* scores, int64_t* counts) {
+  const int64_t d = recommender_->hidden_size();
+  base_.top_k_of_batch(context, queries, num_queries, excluded_.data(), own, own_offsets, k, ids, scores, counts);
+  for (int64_t s = 0; s < num_queries; ++s) {
+    if (counts[s] >= 0 && tail_.num_items() == 0) continue;
+    const float* query = queries + s * d;
+    counts[s] = without(own + own_offsets[s], own_offsets[s + 1] - own_offsets[s], [&] {
+      if (counts[s] < 0) return top_k(context, query, excluded_.data(), k, ids + s * k, scores + s * k);
+      return add_tail(context, query, excluded_.data(), k, counts[s], ids + s * k, scores + s * k);
+    });
+  }
+}
+
+/// Merges the best items of the tail into the best `found` of the base; returns how many there are now.
+int64_t Catalogue::add_tail(Context& context, const float* query, const uint8_t* excluded, int64_t k, int64_t found,
+                            int32_t* ids, float* scores) {
   if (tail_.num_items() == 0) return found;
   const Arena::Scope scope(context.scratch);
   int32_t* tail_ids = context.scratch.allocate<int32_t>(k);

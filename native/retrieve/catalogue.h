@@ -43,6 +43,15 @@ class Catalogue {
 
   /// [N] 1 = hidden. Callers may set and clear other bits for the time of a search.
   uint8_t* excluded() { return excluded_.data(); }
+  /// For the time of search(): of a request's own items that are excluded.
+  template <typename Body>
+  auto without(const int32_t* ids, int64_t count, Body&& search) {
+    constexpr uint8_t kOfRequest = 2;
+    for (int64_t i = 0; i < count; ++i) excluded_[static_cast<size_t>(ids[i])] |= kOfRequest;
+    const auto result = search();
+    for (int64_t i = 0; i < count; ++i) excluded_[static_cast<size_t>(ids[i])] &= static_cast<uint8_t>(~kOfRequest);
+    return result;
+  }
   const CategoryIndex& categories() const { return categories_; }
   /// Items with a boost, ascending, and their boosts.
   const std::vector<int32_t>& boosted() const { return boosted_; }
@@ -55,6 +64,10 @@ class Catalogue {
   void score_all(Context& context, const float* query, float* scores) const;
   /// As ItemTable::top_k() over all items.
   int64_t top_k(Context& context, const float* query, const uint8_t* excluded, int64_t k, int32_t* ids, float* scores);
+  /// The same for queries [num_queries, d] at once, counts [num_queries] = how many were found; query s also leaves out
+  /// own[own_offsets[s] … own_offsets[s + 1]), ascending.
+  void top_k_of_batch(Context& context, const float* queries, int64_t num_queries, const int32_t* own,
+                      const int32_t* own_offsets, int64_t k, int32_t* ids, float* scores, int64_t* counts);
   /// cosines [N] of the features with those of a text [f]. Error("ERR_INVALID_ARGUMENT") without item features.
   void text_cosines(Context& context, const float* features, float* cosines) const;
 
@@ -70,6 +83,8 @@ class Catalogue {
   /// Rows that topics are made of, for items first … num_items − 1, of length 1.
   std::vector<float> topic_rows(int64_t first) const;
   int64_t topic_width() const;
+  int64_t add_tail(Context& context, const float* query, const uint8_t* excluded, int64_t k, int64_t found,
+                   int32_t* ids, float* scores);
   void assign_from(Context& context, int64_t first);
 
   std::shared_ptr<const Recommender> recommender_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <limits>
 
@@ -17,6 +18,8 @@ constexpr int64_t kItems = kQuantisedItems, kWordDimensions = kQuantisedWordDime
 constexpr float kLevels = 127;  // of an int8, without −128: the range is even
 // Bounds are computed for this many blocks at a time; they stay in the first-level cache. At most 64.
 constexpr int64_t kBlocksAtOnce = 64;
+// Of a batch, this many queries meet so many blocks at a time: both, and the products, stay in the second-level cache.
+constexpr int64_t kBatchQueries = 84, kBatchBlocks = 16;
 // With fewer items, or when an eighth of them is wanted, scoring all is as fast.
 constexpr int64_t kMinItems = 1024, kMinItemsPerResult = 8;
 // Candidates kept before those that fell behind are dropped.
@@ -49,9 +52,7 @@ void ItemTable::append(const float* vectors, int64_t count) {
   quantised_.resize(static_cast<size_t>(num_blocks * words * kItems * kWordDimensions), 0);
   scales_.resize(static_cast<size_t>(num_blocks * kItems), 0.0f);
   scores_.resize(static_cast<size_t>(total));
-  candidates_.reserve(kMaxCandidates);
   candidate_ids_.reserve(kMaxCandidates);
-  values_.resize(static_cast<size_t>(words * kWordDimensions), 0);
   for (int64_t item = first; item < total; ++item) {
     const float* row = vectors + (item - first) * d;
     const float scale = largest_magnitude(row, d) / kLevels;
@@ -77,98 +78,170 @@ void ItemTable::append(const float* vectors, int64_t count) {
   num_items_ = total;
 }
 
-/// Whether the bounds hold for this query.
-bool ItemTable::quantise_query(const float* query) {
-  const int64_t d = hidden_size_;
+bool ItemTable::Search::is_excluded(int64_t id) const {
+  return excluded[id] != 0 || std::binary_search(own, own_end, static_cast<int32_t>(id));
+}
+
+void ItemTable::Search::drop_those_behind() {
+  const float least = best_lower.front();
+  candidates.erase(std::remove_if(candidates.begin(), candidates.end(),
+                                  [&](const Candidate& candidate) { return candidate.upper < least; }),
+                   candidates.end());
+}
+
+/// Takes items of the blocks in `found` whose bound is above the threshold. upper, scales [count], of the items from
+/// first_id on.
+void ItemTable::Search::add(uint64_t found, int64_t first_id, int64_t count, const float* upper, const float* scales) {
+  const auto find_greater = cpu_kernels().find_greater;
+  for (; found != 0 && !has_too_many; found &= found - 1) {
+    const int64_t begin = __builtin_ctzll(found) * kItems, end = std::min(begin + kItems, count);
+    for (int64_t i = find_greater(upper, begin, end, threshold); i < end;
+         i = find_greater(upper, i + 1, end, threshold)) {
+      if (is_excluded(first_id + i)) continue;
+      if (candidates.size() == kMaxCandidates) {
+        drop_those_behind();
+        has_too_many = candidates.size() > kMaxCandidates / 2;
+        if (has_too_many) return;
+      }
+      candidates.push_back({static_cast<int32_t>(first_id + i), upper[i]});
+      const float lower = upper[i] - 2 * scales[i] * query.margin;
+      if (static_cast<int64_t>(best_lower.size()) < k) {
+        best_lower.push_back(lower);
+        std::push_heap(best_lower.begin(), best_lower.end(), std::greater<float>());
+      } else if (lower > best_lower.front()) {
+        std::pop_heap(best_lower.begin(), best_lower.end(), std::greater<float>());
+        best_lower.back() = lower;
+        std::push_heap(best_lower.begin(), best_lower.end(), std::greater<float>());
+      }
+      if (static_cast<int64_t>(best_lower.size()) == k) {
+        threshold = std::nextafter(best_lower.front(), -std::numeric_limits<float>::infinity());
+      }
+    }
+  }
+}
+
+bool ItemTable::is_searched_by_bounds(int64_t k) const {
+  return num_items_ >= kMinItems && k * kMinItemsPerResult <= num_items_ && hidden_size_ <= kMaxHiddenSize &&
+         k <= static_cast<int64_t>(kMaxCandidates) / 4;
+}
+
+/// Quantises the query; whether the bounds hold for it.
+bool ItemTable::begin_search(const float* query, const uint8_t* excluded, const int32_t* own, const int32_t* own_end,
+                             int64_t k, Search& search) const {
+  const int64_t d = hidden_size_, words = words_of(d);
   const float largest = largest_magnitude(query, d), length = norm(query, d);
   if (!std::isfinite(worst_error_) || !std::isfinite(length) || largest < 1e-30f) return false;
-  query_scale_ = largest / static_cast<float>(kQuantisedQueryMax);
-  value_sum_ = 0;
+  const float scale = largest / static_cast<float>(kQuantisedQueryMax);
+  search.values.resize(static_cast<size_t>(words * kWordDimensions), 0);
+  int32_t value_sum = 0;
   double square = 0;
   for (int64_t j = 0; j < d; ++j) {
-    const auto value = static_cast<int32_t>(std::nearbyint(query[j] / query_scale_));
-    values_[static_cast<size_t>(j)] = static_cast<int8_t>(value);
-    value_sum_ += value;
-    const double error = static_cast<double>(query[j]) - static_cast<double>(query_scale_) * static_cast<double>(value);
+    const auto value = static_cast<int32_t>(std::nearbyint(query[j] / scale));
+    search.values[static_cast<size_t>(j)] = static_cast<int8_t>(value);
+    value_sum += value;
+    const double error = static_cast<double>(query[j]) - static_cast<double>(scale) * static_cast<double>(value);
     square += error * error;
   }
   // With query = scale·values + e and item = levels + f (an item of scale 1), query·item − scale·values·levels is
   // (query − e)·f + e·item.
   const auto query_error = static_cast<float>(std::sqrt(square));
-  margin_ = (length + query_error) * worst_error_ + query_error * worst_length_ +
-            kRounding * static_cast<float>(d + 8) * length * worst_length_;
+  const float margin = (length + query_error) * worst_error_ + query_error * worst_length_ +
+                       kRounding * static_cast<float>(d + 8) * length * worst_length_;
+  search.query = {search.values.data(), words, value_sum, scale, margin};
+  search.candidates.reserve(kMaxCandidates);
+  search.candidates.clear();
+  search.best_lower.reserve(static_cast<size_t>(k));
+  search.best_lower.clear();
+  search.threshold = -std::numeric_limits<float>::infinity();
+  search.excluded = excluded;
+  search.own = own;
+  search.own_end = own_end;
+  search.k = k;
+  search.has_too_many = false;
   return true;
 }
 
-/// Fills candidates_ with all items whose upper bound reaches the k-th best lower bound; −1 when they are too many.
-int64_t ItemTable::find_candidates(const uint8_t* excluded, int64_t k) {
-  const CpuKernels& kernels = cpu_kernels();
-  const int64_t words = words_of(hidden_size_), block_bytes = words * kItems * kWordDimensions;
-  const int64_t num_blocks = (num_items_ + kItems - 1) / kItems;
-  const QuantisedQuery query{values_.data(), words, value_sum_, query_scale_, margin_};
-  const auto is_behind = [&](const Candidate& candidate) { return candidate.upper < best_lower_.front(); };
-  candidates_.clear();
-  best_lower_.clear();
-  float threshold = -std::numeric_limits<float>::infinity();  // a bound must be above it
-  alignas(64) float upper[kBlocksAtOnce * kItems];
-  for (int64_t first = 0; first < num_blocks; first += kBlocksAtOnce) {
-    const int64_t blocks = std::min(kBlocksAtOnce, num_blocks - first);
-    const float* scales = scales_.data() + first * kItems;
-    const int64_t count = std::min(blocks * kItems, num_items_ - first * kItems);
-    uint64_t found =
-        kernels.quantised_bounds(quantised_.data() + first * block_bytes, scales, blocks, query, threshold, upper);
-    for (; found != 0; found &= found - 1) {
-      const int64_t begin = __builtin_ctzll(found) * kItems, end = std::min(begin + kItems, count);
-      for (int64_t i = kernels.find_greater(upper, begin, end, threshold); i < end;
-           i = kernels.find_greater(upper, i + 1, end, threshold)) {
-        const int64_t id = first * kItems + i;
-        if (excluded[id] != 0) continue;
-        if (candidates_.size() == kMaxCandidates) {
-          candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(), is_behind), candidates_.end());
-          if (candidates_.size() > kMaxCandidates / 2) return -1;
-        }
-        candidates_.push_back({static_cast<int32_t>(id), upper[i]});
-        const float lower = upper[i] - 2 * scales[i] * margin_;
-        if (static_cast<int64_t>(best_lower_.size()) < k) {
-          best_lower_.push_back(lower);
-          std::push_heap(best_lower_.begin(), best_lower_.end(), std::greater<float>());
-        } else if (lower > best_lower_.front()) {
-          std::pop_heap(best_lower_.begin(), best_lower_.end(), std::greater<float>());
-          best_lower_.back() = lower;
-          std::push_heap(best_lower_.begin(), best_lower_.end(), std::greater<float>());
-        }
-        if (static_cast<int64_t>(best_lower_.size()) == k) {
-          threshold = std::nextafter(best_lower_.front(), -std::numeric_limits<float>::infinity());
-        }
-      }
-    }
-  }
-  if (static_cast<int64_t>(best_lower_.size()) == k) {
-    candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(), is_behind), candidates_.end());
-  }
-  return static_cast<int64_t>(candidates_.size());
+/// Scores the candidates, with the bits of a product with all items; they ascend by id, as top_k() wants ties.
+int64_t ItemTable::end_search(Search& search, const float* query, int32_t* ids, float* scores) {
+  if (static_cast<int64_t>(search.best_lower.size()) == search.k) search.drop_those_behind();
+  const auto count = static_cast<int64_t>(search.candidates.size());
+  candidate_ids_.resize(search.candidates.size());
+  for (size_t i = 0; i < candidate_ids_.size(); ++i) candidate_ids_[i] = search.candidates[i].id;
+  cpu_kernels().gather_dots(hidden_size_, query, vectors_.data(), candidate_ids_.data(), count, scores_.data());
+  const int64_t found = limbeck::top_k(scores_.data(), nullptr, count, search.k, ids, scores);
+  for (int64_t i = 0; i < found; ++i) ids[i] = candidate_ids_[static_cast<size_t>(ids[i])];
+  return found;
 }
 
 int64_t ItemTable::top_k(Context& context, const float* query, const uint8_t* excluded, int64_t k, int32_t* ids,
                          float* scores) {
-  const int64_t d = hidden_size_;
-  const bool is_large = num_items_ >= kMinItems && k * kMinItemsPerResult <= num_items_ && d <= kMaxHiddenSize &&
-                        k <= static_cast<int64_t>(kMaxCandidates) / 4;
-  if (is_large && quantise_query(query)) {
-    best_lower_.reserve(static_cast<size_t>(k));
-    const int64_t count = find_candidates(excluded, k);
-    if (count >= 0) {
-      // The bits of a product with all items. Candidates ascend by id, as top_k() wants ties.
-      candidate_ids_.resize(static_cast<size_t>(count));
-      for (size_t i = 0; i < candidate_ids_.size(); ++i) candidate_ids_[i] = candidates_[i].id;
-      cpu_kernels().gather_dots(d, query, vectors_.data(), candidate_ids_.data(), count, scores_.data());
-      const int64_t found = limbeck::top_k(scores_.data(), nullptr, count, k, ids, scores);
-      for (int64_t i = 0; i < found; ++i) ids[i] = candidate_ids_[static_cast<size_t>(ids[i])];
-      return found;
+  const int64_t d = hidden_size_, num_blocks = (num_items_ + kItems - 1) / kItems;
+  if (searches_.empty()) searches_.resize(1);
+  Search& search = searches_.front();
+  if (is_searched_by_bounds(k) && begin_search(query, excluded, nullptr, nullptr, k, search)) {
+    const int64_t block_bytes = words_of(d) * kItems * kWordDimensions;
+    alignas(64) float upper[kBlocksAtOnce * kItems];
+    for (int64_t first = 0; first < num_blocks && !search.has_too_many; first += kBlocksAtOnce) {
+      const int64_t blocks = std::min(kBlocksAtOnce, num_blocks - first), id = first * kItems;
+      const uint64_t found = cpu_kernels().quantised_bounds(
+          quantised_.data() + first * block_bytes, scales_.data() + id, blocks, search.query, search.threshold, upper);
+      search.add(found, id, std::min(blocks * kItems, num_items_ - id), upper, scales_.data() + id);
     }
+    if (!search.has_too_many) return end_search(search, query, ids, scores);
   }
   gemm(context, 1, num_items_, d, {query, d, 1}, {vectors_.data(), 1, d}, nullptr, scores_.data(), num_items_, false);
   return limbeck::top_k(scores_.data(), excluded, num_items_, k, ids, scores);
+}
+
+void ItemTable::top_k_of_batch(Context& context, const float* queries, int64_t num_queries, const uint8_t* excluded,
+                               const int32_t* own, const int32_t* own_offsets, int64_t k, int32_t* ids, float* scores,
+                               int64_t* counts) {
+  const CpuKernels& kernels = cpu_kernels();
+  const int64_t d = hidden_size_, words = words_of(d), num_blocks = (num_items_ + kItems - 1) / kItems;
+  const int64_t block_bytes = words * kItems * kWordDimensions;
+  std::fill(counts, counts + num_queries, -1);
+  if (!is_searched_by_bounds(k)) return;
+  if (static_cast<int64_t>(searches_.size()) < kBatchQueries) searches_.resize(static_cast<size_t>(kBatchQueries));
+  const Arena::Scope scope(context.scratch);
+  const int64_t padded = (kBatchQueries + kernels.quantised_rows - 1) / kernels.quantised_rows * kernels.quantised_rows;
+  int32_t* panels = context.scratch.allocate<int32_t>(padded * words);  // [panels, words, quantised_rows]
+  int32_t* dots = context.scratch.allocate<int32_t>(kBatchQueries * kBatchBlocks * kItems);
+  int64_t* places = context.scratch.allocate<int64_t>(kBatchQueries);  // the query of each search
+  alignas(64) float upper[kBatchBlocks * kItems];
+  for (int64_t begin = 0, end = 0; begin < num_queries; begin = end) {
+    int64_t count = 0;
+    for (; end < num_queries && count < kBatchQueries; ++end) {
+      Search& search = searches_[static_cast<size_t>(count)];
+      if (!begin_search(queries + end * d, excluded, own + own_offsets[end], own + own_offsets[end + 1], k, search)) {
+        continue;
+      }
+      int32_t* panel = panels + count / kernels.quantised_rows * kernels.quantised_rows * words;
+      for (int64_t w = 0; w < words; ++w) {
+        std::memcpy(panel + w * kernels.quantised_rows + count % kernels.quantised_rows,
+                    search.values.data() + w * kWordDimensions, sizeof(int32_t));
+      }
+      places[count++] = end;
+    }
+    for (int64_t first = 0; first < num_blocks; first += kBatchBlocks) {
+      const int64_t blocks = std::min(kBatchBlocks, num_blocks - first), id = first * kItems;
+      kernels.quantised_products(count, blocks, words, panels, quantised_.data() + first * block_bytes, dots,
+                                 kBatchBlocks * kItems);
+      for (int64_t s = 0; s < count; ++s) {
+        Search& search = searches_[static_cast<size_t>(s)];
+        if (search.has_too_many) continue;
+        const uint64_t found = kernels.bounds_of_products(dots + s * kBatchBlocks * kItems, scales_.data() + id, blocks,
+                                                          search.query, search.threshold, upper);
+        if (found == 0) continue;
+        search.add(found, id, std::min(blocks * kItems, num_items_ - id), upper, scales_.data() + id);
+      }
+    }
+    for (int64_t s = 0; s < count; ++s) {
+      Search& search = searches_[static_cast<size_t>(s)];
+      if (search.has_too_many) continue;
+      const int64_t place = places[s];
+      counts[place] = end_search(search, queries + place * d, ids + place * k, scores + place * k);
+    }
+  }
 }
 
 }  // namespace limbeck

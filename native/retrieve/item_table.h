@@ -5,6 +5,7 @@
 
 #include "core/memory.h"
 #include "core/shared_vector.h"
+#include "cpu/retrieve.h"
 #include "ops/context.h"
 
 namespace limbeck {
@@ -28,13 +29,38 @@ class ItemTable {
   /// how many. Allocates nothing unless k is larger than before. Not thread-safe.
   int64_t top_k(Context& context, const float* query, const uint8_t* excluded, int64_t k, int32_t* ids, float* scores);
 
+  /// The same for several queries [num_queries, hidden_size], which are multiplied with the table together, in int8: it
+  /// is read once. Query s also leaves out own[own_offsets[s] … own_offsets[s + 1]), ascending. ids, scores
+  /// [num_queries, k]; counts [num_queries] = how many were found, −1 for a query that top_k() must be asked for.
+  void top_k_of_batch(Context& context, const float* queries, int64_t num_queries, const uint8_t* excluded,
+                      const int32_t* own, const int32_t* own_offsets, int64_t k, int32_t* ids, float* scores,
+                      int64_t* counts);
+
  private:
   struct Candidate {
     int32_t id;
     float upper;
   };
-  bool quantise_query(const float* query);
-  int64_t find_candidates(const uint8_t* excluded, int64_t k);
+  /// One query on its way through the table.
+  struct Search {
+    QuantisedQuery query{};
+    std::vector<int8_t> values;
+    std::vector<Candidate> candidates;
+    std::vector<float> best_lower;  // heap of the k best lower bounds, the least first
+    float threshold = 0;            // a bound must be above it
+    const uint8_t* excluded = nullptr;
+    const int32_t *own = nullptr, *own_end = nullptr;  // excluded too, ascending
+    int64_t k = 0;
+    bool has_too_many = false;  // candidates
+
+    bool is_excluded(int64_t id) const;
+    void add(uint64_t found, int64_t first_id, int64_t count, const float* upper, const float* scales);
+    void drop_those_behind();
+  };
+  bool is_searched_by_bounds(int64_t k) const;
+  bool begin_search(const float* query, const uint8_t* excluded, const int32_t* own, const int32_t* own_end, int64_t k,
+                    Search& search) const;
+  int64_t end_search(Search& search, const float* query, int32_t* ids, float* scores);
 
   int64_t hidden_size_;
   int64_t num_items_ = 0;
@@ -45,14 +71,10 @@ class ItemTable {
   float worst_error_ = 0;
   float worst_length_ = 0;  // largest norm of an item over its scale
 
-  // Of the search in hand.
-  std::vector<int8_t> values_;
-  int32_t value_sum_ = 0;
-  float query_scale_ = 0, margin_ = 0;
-  std::vector<Candidate> candidates_;
+  // Of the searches in hand.
+  std::vector<Search> searches_;
   std::vector<int32_t> candidate_ids_;
-  std::vector<float> best_lower_;  // heap of the k best lower bounds, the least first
-  std::vector<float> scores_;      // [num_items] when all are scored
+  std::vector<float> scores_;  // [num_items] when all are scored
 };
 
 }  // namespace limbeck

@@ -305,6 +305,11 @@ int64_t Retriever::rerank(Context& context, const Pool& pool, const Ranking& ran
   return count;
 }
 
+/// Whether an answer is the best items by score, but for those that are excluded by id.
+bool Retriever::is_only_search(const Selection& selection, const Ranking& ranking) const {
+  return selection.is_open() && ranking.is_plain() && catalogue_.boosted().empty();
+}
+
 int64_t Retriever::recommend(const History& history, const Selection& selection, const Ranking& ranking, int64_t k,
                              int32_t* item_ids, float* scores) {
   if (k < 1) invalid("Expected k of at least 1, got " + std::to_string(k) + ".");
@@ -316,13 +321,10 @@ int64_t Retriever::recommend(const History& history, const Selection& selection,
   begin();
   Context context{pool_, arena_};
   const float* query = history.length == 0 ? nullptr : encode(context, history);
-  if (query != nullptr && selection.is_open() && ranking.is_plain() && catalogue_.boosted().empty()) {
-    constexpr uint8_t kOfRequest = 2;
-    uint8_t* excluded = catalogue_.excluded();
-    for (int64_t i = 0; i < selection.num_excluded; ++i) excluded[selection.exclude[i]] |= kOfRequest;
-    const int64_t count = catalogue_.top_k(context, query, excluded, k, item_ids, scores);
-    for (int64_t i = 0; i < selection.num_excluded; ++i) excluded[selection.exclude[i]] &= ~kOfRequest;
-    return count;
+  if (query != nullptr && is_only_search(selection, ranking)) {
+    return catalogue_.without(selection.exclude, selection.num_excluded, [&] {
+      return catalogue_.top_k(context, query, catalogue_.excluded(), k, item_ids, scores);
+    });
   }
   const Eligible eligible = select(selection);
   const bool reranks = ranking.diversity > 0 || ranking.explore > 0;

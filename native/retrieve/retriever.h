@@ -59,6 +59,12 @@ class Retriever {
   int64_t recommend(const History& history, const Selection& selection, const Ranking& ranking, int64_t k,
                     int32_t* item_ids, float* scores);
 
+  /// The same for histories end to end, offsets [num_histories + 1] from 0, ascending: item_ids, scores [num_histories,
+  /// k], filled up with −1 and −∞. An item of a history is not in its answer; ranking.seed is that of the first, of
+  /// each next one 1 more. Plain requests search the catalogue together.
+  void recommend_batch(const int32_t* items, const int32_t* offsets, int64_t num_histories, const Selection& selection,
+                       const Ranking& ranking, int64_t k, int32_t* item_ids, float* scores);
+
   /// The items with the largest cosine between their vectors and that of `item`, which is left out.
   int64_t similar(int32_t item, const Selection& selection, int64_t k, int32_t* item_ids, float* scores);
 
@@ -101,6 +107,9 @@ class Retriever {
   };
 
   void begin() { arena_.reset(); }
+  bool is_only_search(const Selection& selection, const Ranking& ranking) const;
+  void search_together(const int32_t* items, const int32_t* offsets, int64_t num_histories, const Selection& selection,
+                       int64_t k, int32_t* item_ids, float* scores, int64_t* counts);
   void check(const History& history) const;
   void check(const Selection& selection) const;
   void check(const Ranking& ranking) const;

@@ -1,11 +1,14 @@
 #include "retrieve/item_table.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <vector>
 
 #include "core/rng.h"
+#include "cpu/kernels.h"
+#include "cpu/retrieve.h"
 #include "ops/gemm.h"
 #include "ops/top_k.h"
 #include "test.h"
@@ -53,6 +56,44 @@ struct Search {
     return answer;
   }
 };
+
+/// Whether a batch of `num_queries`, each leaving out three ids of its own, finds what single searches find.
+bool batch_agrees(const std::vector<float>& items, int64_t d, int64_t k, int64_t num_queries, float query_size = 1) {
+  bool is_equal = true;
+  for_each_isa([&] {
+    Search search;
+    ItemTable table(d);
+    const int64_t n = static_cast<int64_t>(items.size()) / d;
+    table.append(items.data(), n);
+    std::vector<uint8_t> excluded(static_cast<size_t>(n), 0);
+    excluded[3] = 1;
+    std::vector<float> queries = normals(num_queries * d, 77);
+    for (float& value : queries) value *= query_size;
+    std::vector<Answer> expected;
+    std::vector<int32_t> own, offsets{0};
+    for (int64_t s = 0; s < num_queries; ++s) {
+      const std::vector<float> query(queries.begin() + s * d, queries.begin() + (s + 1) * d);
+      std::vector<int32_t> best = search.in_table(table, query, excluded, 3).ids;
+      std::vector<uint8_t> without = excluded;
+      for (const int32_t id : best) without[id] = 1;
+      std::sort(best.begin(), best.end());
+      own.insert(own.end(), best.begin(), best.end());
+      offsets.push_back(static_cast<int32_t>(own.size()));
+      expected.push_back(search.in_table(table, query, without, k));
+    }
+    std::vector<int32_t> ids(static_cast<size_t>(num_queries * k), -7);
+    std::vector<float> scores(static_cast<size_t>(num_queries * k), std::nanf(""));
+    std::vector<int64_t> counts(static_cast<size_t>(num_queries), -7);
+    table.top_k_of_batch(search.context, queries.data(), num_queries, excluded.data(), own.data(), offsets.data(), k,
+                         ids.data(), scores.data(), counts.data());
+    for (int64_t s = 0; s < num_queries; ++s) {
+      const Answer answer{{ids.begin() + s * k, ids.begin() + s * k + counts[s]},
+                          {scores.begin() + s * k, scores.begin() + s * k + counts[s]}};
+      is_equal = is_equal && counts[s] >= 0 && answer == expected[static_cast<size_t>(s)];
+    }
+  });
+  return is_equal;
+}
 
 /// Compares the two searches for several queries.
 bool agrees(const std::vector<float>& items, int64_t d, int64_t k, const std::vector<uint8_t>& excluded,
@@ -122,5 +163,90 @@ TEST("an item or a query that is not finite is searched in fp32") {
     CHECK(search.in_table(table, query, none, 5).ids == search.in_fp32(items, query, none, 5).ids);
     query[3] = std::nanf("");
     CHECK(search.in_table(table, query, none, 5).ids == search.in_fp32(items, query, none, 5).ids);
+  });
+}
+
+TEST("products of int8 queries with the table are exact at every small size") {
+  for_each_isa([] {
+    const CpuKernels& kernels = cpu_kernels();
+    const int64_t rows = kernels.quantised_rows;
+    const Philox random{5, 0};
+    for (const int64_t words : {1, 2, 7, 33}) {
+      for (const int64_t num_blocks : {1, 2, 5}) {
+        for (int64_t num_queries = 1; num_queries <= 2 * rows + 1; ++num_queries) {
+          const int64_t n = num_blocks * kQuantisedItems, ldd = n + 3, k = words * kQuantisedWordDimensions;
+          std::vector<int8_t> queries(static_cast<size_t>((num_queries + rows) / rows * rows * k), 99);
+          std::vector<uint8_t> table(static_cast<size_t>(n * k));
+          std::vector<int32_t> dots(static_cast<size_t>(num_queries * ldd), -7), expected = dots;
+          const auto query_at = [&](int64_t i, int64_t p) -> int8_t& {
+            return queries[static_cast<size_t>(
+                (i / rows * rows * words + p / 4 * rows + i % rows) * kQuantisedWordDimensions + p % 4)];
+          };
+          const auto item_at = [&](int64_t j, int64_t p) -> uint8_t& {
+            return table[static_cast<size_t>(
+                ((j / kQuantisedItems * words + p / 4) * kQuantisedItems + j % kQuantisedItems) *
+                    kQuantisedWordDimensions +
+                p % 4)];
+          };
+          uint64_t draw = 0;
+          for (int64_t i = 0; i < num_queries; ++i) {
+            for (int64_t p = 0; p < k; ++p) {
+              const bool is_extreme = i % 3 == 0;
+              query_at(i, p) = static_cast<int8_t>(is_extreme ? kQuantisedQueryMax : random.normal(draw++) * 25);
+              query_at(i, p) = std::clamp<int8_t>(query_at(i, p), -kQuantisedQueryMax, kQuantisedQueryMax);
+            }
+          }
+          for (int64_t j = 0; j < n; ++j) {
+            for (int64_t p = 0; p < k; ++p) {
+              item_at(j, p) = static_cast<uint8_t>(
+                  j % 3 == 0 ? 255.0f : std::clamp(128.0f + 50.0f * random.normal(draw++), 1.0f, 255.0f));
+            }
+          }
+          for (int64_t i = 0; i < num_queries; ++i) {
+            for (int64_t j = 0; j < n; ++j) {
+              int32_t sum = 0;
+              for (int64_t p = 0; p < k; ++p) sum += int32_t{query_at(i, p)} * int32_t{item_at(j, p)};
+              expected[static_cast<size_t>(i * ldd + j)] = sum;
+            }
+          }
+          kernels.quantised_products(num_queries, num_blocks, words, reinterpret_cast<const int32_t*>(queries.data()),
+                                     table.data(), dots.data(), ldd);
+          CHECK(dots == expected);
+        }
+      }
+    }
+  });
+}
+
+TEST("a batch of searches gives what each search alone gives") {
+  for (const int64_t d : {3, 64, 130}) {
+    const auto items = normals(3001 * d, static_cast<uint64_t>(d));
+    for (const int64_t num_queries : {1, 2, 15, 100}) CHECK(batch_agrees(items, d, 10, num_queries));
+  }
+  const auto items = normals(3001 * 32, 1);
+  CHECK(batch_agrees(items, 32, 100, 90));
+  for (const float query_size : {1e-12f, 1e12f}) CHECK(batch_agrees(items, 32, 10, 20, query_size));
+}
+
+TEST("a batch of searches says which queries the bounds do not decide") {
+  constexpr int64_t kDim = 16, kCount = 2000;
+  const auto items = normals(kCount * kDim, 1);
+  std::vector<float> queries = normals(3 * kDim, 2);
+  queries[kDim] = std::nanf("");
+  const std::vector<uint8_t> none(kCount, 0);
+  const std::vector<int32_t> offsets(4, 0);
+  for_each_isa([&] {
+    Search search;
+    ItemTable table(kDim);
+    table.append(items.data(), kCount);
+    std::vector<int32_t> ids(15);
+    std::vector<float> scores(15);
+    std::vector<int64_t> counts(3);
+    table.top_k_of_batch(search.context, queries.data(), 3, none.data(), nullptr, offsets.data(), 5, ids.data(),
+                         scores.data(), counts.data());
+    CHECK(counts == (std::vector<int64_t>{5, -1, 5}));
+    table.top_k_of_batch(search.context, queries.data(), 3, none.data(), nullptr, offsets.data(), 300, ids.data(),
+                         scores.data(), counts.data());
+    CHECK(counts == (std::vector<int64_t>{-1, -1, -1}));
   });
 }
