@@ -40,14 +40,14 @@ void gelu_erf_backward(const float* x, const float* d_y, float* d_x, int64_t cou
   });
 }
 
-/// One row: gate_up [2·count], y [count]
-void swiglu_forward(const float* gate_up, float* y, int64_t count) {
+void swiglu_forward(const float* gate, const float* up, float* y, int64_t count) {
   for_each_vector(count, [&](int64_t i, auto get, auto put) {
-    const VecF gate = get(gate_up + i);
-    put(y + i, gate * sigmoid(gate) * get(gate_up + count + i));
+    const VecF v = get(gate + i);
+    put(y + i, v * sigmoid(v) * get(up + i));
   });
 }
 
+/// One row: gate_up [2·count], d_y [count]
 void swiglu_backward(const float* gate_up, const float* d_y, float* d_gate_up, int64_t count) {
   for_each_vector(count, [&](int64_t i, auto get, auto put) {
     const VecF gate = get(gate_up + i), up = get(gate_up + count + i), gradient = get(d_y + i);

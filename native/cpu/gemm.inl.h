@@ -144,26 +144,22 @@ inline void gemm_tile_rows(const GemmTile& tile, int64_t num_rows) {
   }
 }
 
-/// c [num_rows, columns] = or += the product with packed panels; bias [columns] is added where c is written first. A
-/// group of columns small enough for the second-level cache meets all rows before the next one does.
+/// c [num_rows, columns] = or += the product with packed panels; bias [columns] is added where c is written first.
 template <typename Words, typename Rows>
 void gemm_multiply(int64_t num_rows, int64_t columns, int64_t words, const float* a, int64_t a_stride,
                    const float* b_panels, const float* bias, float* c, int64_t ldc, bool accumulate) {
-  for (int64_t group = 0; group < columns; group += kGemmGroupColumns) {
-    const int64_t group_end = columns - group < kGemmGroupColumns ? columns : group + kGemmGroupColumns;
-    for (int64_t row = 0; row < num_rows; row += kGemmRows) {
-      for (int64_t column = group; column < group_end; column += kGemmColumns) {
-        const GemmTile tile{words,
-                            a + Rows(a_stride).tile_offset(row, words),
-                            a_stride,
-                            b_panels + column * words,
-                            c + row * ldc + column,
-                            ldc,
-                            columns - column < kGemmColumns ? columns - column : kGemmColumns,
-                            accumulate || bias == nullptr ? nullptr : bias + column,
-                            accumulate};
-        gemm_tile_rows<Words, Rows>(tile, num_rows - row < kGemmRows ? num_rows - row : kGemmRows);
-      }
+  for (int64_t row = 0; row < num_rows; row += kGemmRows) {
+    for (int64_t column = 0; column < columns; column += kGemmColumns) {
+      const GemmTile tile{words,
+                          a + Rows(a_stride).tile_offset(row, words),
+                          a_stride,
+                          b_panels + column * words,
+                          c + row * ldc + column,
+                          ldc,
+                          columns - column < kGemmColumns ? columns - column : kGemmColumns,
+                          accumulate || bias == nullptr ? nullptr : bias + column,
+                          accumulate};
+      gemm_tile_rows<Words, Rows>(tile, num_rows - row < kGemmRows ? num_rows - row : kGemmRows);
     }
   }
 }
@@ -331,6 +327,7 @@ constexpr GemmKernels make_gemm_kernels() {
   kernels.columns = kGemmColumns;
   kernels.word_elements = Words::kElements;
   kernels.block_words = kGemmBlockWords;
+  kernels.group_columns = kGemmGroupColumns;
   kernels.multiply = gemm_multiply<Words, PackedRows>;
   if constexpr (Words::kElements == 1) {
     kernels.multiply_rows = gemm_multiply<Words, DirectRows>;

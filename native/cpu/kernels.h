@@ -30,6 +30,7 @@ struct GemmKernels {
   int64_t rows, columns;  // of a register tile
   int64_t word_elements;  // values of k in a word
   int64_t block_words;    // depth of a block that suits the caches
+  int64_t group_columns;  // of B, which stay in the second-level cache while all rows of a block pass by
 
   using Multiply = void (*)(int64_t num_rows, int64_t columns, int64_t words, const float* a, int64_t a_stride,
                             const float* b_panels, const float* bias, float* c, int64_t ldc, bool accumulate);
@@ -63,7 +64,7 @@ struct CpuKernels {
   void (*gelu_tanh_backward)(const float* x, const float* d_y, float* d_x, int64_t count);
   void (*gelu_erf_forward)(const float* x, float* y, int64_t count);
   void (*gelu_erf_backward)(const float* x, const float* d_y, float* d_x, int64_t count);
-  void (*swiglu_forward)(const float* gate_up, float* y, int64_t count);
+  void (*swiglu_forward)(const float* gate, const float* up, float* y, int64_t count);
   void (*swiglu_backward)(const float* gate_up, const float* d_y, float* d_gate_up, int64_t count);
 
   float (*layer_norm_forward)(const float* x, const float* gamma, const float* beta, float* y, float* mean,

@@ -2,12 +2,13 @@
 
 #include <cstdint>
 
+#include "ops/activation.h"
+
 namespace limbeck {
 
 enum class NormKind { kLayerNorm, kRmsNorm };
 enum class NormPlacement { kBefore, kAfter };
 enum class PositionKind { kLearned, kRotary };
-enum class Activation { kGeluTanh, kGeluErf, kSwiglu };
 
 /// One transformer for GPT-2, BERT, Llama/Qwen and the sequence student; the words of Hugging Face configurations.
 struct TransformerConfig {

@@ -59,7 +59,7 @@ Generator::Generator(Context& context, Arena& arena, const Transformer& model, i
       token_type_table_(model.value("embeddings.token_type")),
       keys_(arena.allocate<float*>(config_.num_hidden_layers)),
       values_(arena.allocate<float*>(config_.num_hidden_layers)),
-      block_(model.allocate_block(arena, 1)),
+      block_(model.allocate_block(arena, 1, false)),
       embedded_(arena.allocate<float>(config_.hidden_size)),
       stream_(arena.allocate<float>(config_.hidden_size)),
       logits_(arena.allocate<float>(config_.vocab_size)) {

@@ -173,15 +173,16 @@ void Transformer::pack_weights(Context& context) {
 }
 
 void Transformer::linear_columns(Context& context, const Linear& linear, const float* x, float* y, int64_t num_rows,
-                                 int64_t in_features, int64_t first_column, int64_t num_columns, int64_t ldy) const {
+                                 int64_t in_features, int64_t first_column, int64_t num_columns, int64_t ldy,
+                                 const Epilogue& epilogue) const {
   constexpr int64_t kMinPackedRows = 4, kPackedColumns = 64;  // see ops/gemm.h
   const float* bias = linear.bias == nullptr ? nullptr : linear.bias + first_column;
   const MatrixView rows{x, in_features, 1};
   if (is_packed() && linear.packed != nullptr && num_rows >= kMinPackedRows && first_column % kPackedColumns == 0) {
-    gemm_packed(context, num_rows, first_column, num_columns, rows, *linear.packed, bias, y, ldy);
+    gemm_packed(context, num_rows, first_column, num_columns, rows, *linear.packed, bias, y, ldy, epilogue);
   } else {
     gemm(context, num_rows, num_columns, in_features, rows,
-         {linear.weight + first_column * in_features, 1, in_features}, bias, y, ldy, false);
+         {linear.weight + first_column * in_features, 1, in_features}, bias, y, ldy, false, epilogue);
   }
 }
 
@@ -235,7 +236,8 @@ AttentionShape Transformer::attention_shape(const Batch& batch) const {
           config_.num_key_value_heads, config_.head_dim,       config_.causal};
 }
 
-BlockActivations Transformer::allocate_block(Arena& arena, int64_t N) const {
+// Without a backward pass, GELU may take the place of its input.
+BlockActivations Transformer::allocate_block(Arena& arena, int64_t N, bool for_backward) const {
   const int64_t d = config_.hidden_size;
   const bool norm_after = config_.norm_placement == NormPlacement::kAfter;
   BlockActivations block{};
@@ -250,7 +252,8 @@ BlockActivations Transformer::allocate_block(Arena& arena, int64_t N) const {
   block.mlp_mean = arena.allocate<float>(N);
   block.mlp_rstd = arena.allocate<float>(N);
   block.mlp_input = arena.allocate<float>(N * config_.mlp_input_size());
-  block.mlp_activated = arena.allocate<float>(N * config_.intermediate_size);
+  const bool is_in_place = !for_backward && config_.hidden_act != Activation::kSwiglu;
+  block.mlp_activated = is_in_place ? block.mlp_input : arena.allocate<float>(N * config_.intermediate_size);
   block.output_sum = norm_after ? arena.allocate<float>(N * d) : nullptr;
   return block;
 }
@@ -310,7 +313,8 @@ Activations Transformer::forward(Context& context, Arena& arena, const Batch& ba
   activations.blocks = arena.allocate<BlockActivations>(L);
   float* final_input = norm_after ? activations.hidden[L] : arena.allocate<float>(N * d);
   for (int64_t l = 0; l < L; ++l) {
-    activations.blocks[l] = options.for_backward || l == 0 ? allocate_block(arena, N) : activations.blocks[0];
+    activations.blocks[l] =
+        options.for_backward || l == 0 ? allocate_block(arena, N, options.for_backward) : activations.blocks[0];
     BlockActivations& block = activations.blocks[l];
     block.input = activations.hidden[l];
     block.output = l + 1 == L ? final_input : activations.hidden[l + 1];
@@ -356,34 +360,35 @@ void Transformer::block_forward(Context& context, const Activations& activations
   feed_forward(context, activations, layer, a, N);
 }
 
+/// sum [N, d] = stream [N, d] + dropout(x [N, in_features]·Wᵀ + b)
+void Transformer::add_branch(Context& context, const Activations& activations, const Linear& linear, const float* x,
+                             int64_t in_features, const float* stream, float* sum, int64_t N,
+                             uint64_t dropout_stream) const {
+  const int64_t d = config_.hidden_size;
+  const bool drops = activations.dropout_seed >= 0 && config_.hidden_dropout > 0;
+  linear_columns(context, linear, x, sum, N, in_features, 0, d, d, {drops ? nullptr : stream});
+  if (!drops) return;
+  dropout(context, sum, N * d, config_.hidden_dropout, static_cast<uint64_t>(activations.dropout_seed), dropout_stream);
+  add_in_place(context, stream, sum, N * d);
+}
+
 void Transformer::feed_forward(Context& context, const Activations& activations, int64_t layer, BlockActivations& a,
                                int64_t N) const {
   const Block& block = blocks_[static_cast<size_t>(layer)];
   const int64_t d = config_.hidden_size;
   const bool norm_after = config_.norm_placement == NormPlacement::kAfter;
-  const bool drops = activations.dropout_seed >= 0;
-  const uint64_t seed = drops ? static_cast<uint64_t>(activations.dropout_seed) : 0;
-
-  linear_columns(context, block.attention_output, a.attended, a.residual, N, config_.attention_size(), 0, d, d);
-  if (drops && config_.hidden_dropout > 0) {
-    dropout(context, a.residual, N * d, config_.hidden_dropout, seed, attention_output_stream(layer));
-  }
-  add_in_place(context, a.input, a.residual, N * d);
-
+  add_branch(context, activations, block.attention_output, a.attended, config_.attention_size(), a.input, a.residual, N,
+             attention_output_stream(layer));
   if (norm_after) {
     norm_forward(context, block.attention_norm, a.residual, a.mlp_normed, a.attention_mean, a.attention_rstd, N);
   } else {
     norm_forward(context, block.mlp_norm, a.residual, a.mlp_normed, a.mlp_mean, a.mlp_rstd, N);
   }
   linear_columns(context, block.mlp_input, a.mlp_normed, a.mlp_input, N, d, 0, config_.mlp_input_size(),
-                 config_.mlp_input_size());
-  activation_forward(context, a.mlp_input, a.mlp_activated, N);
+                 config_.mlp_input_size(), {nullptr, a.mlp_activated, config_.hidden_act});
   float* sum = norm_after ? a.output_sum : a.output;
-  linear_columns(context, block.mlp_output, a.mlp_activated, sum, N, config_.intermediate_size, 0, d, d);
-  if (drops && config_.hidden_dropout > 0) {
-    dropout(context, sum, N * d, config_.hidden_dropout, seed, mlp_output_stream(layer));
-  }
-  add_in_place(context, norm_after ? a.mlp_normed : a.residual, sum, N * d);
+  add_branch(context, activations, block.mlp_output, a.mlp_activated, config_.intermediate_size,
+             norm_after ? a.mlp_normed : a.residual, sum, N, mlp_output_stream(layer));
   if (norm_after) norm_forward(context, block.mlp_norm, sum, a.output, a.mlp_mean, a.mlp_rstd, N);
 }
 

@@ -159,17 +159,21 @@ class Transformer {
   bool is_packed() const { return packed_version_ == parameters_.version(); }
   /// y [num_rows, ldy] = columns first_column … first_column + num_columns − 1 of x·weightᵀ + bias
   void linear_columns(Context& context, const Linear& linear, const float* x, float* y, int64_t num_rows,
-                      int64_t in_features, int64_t first_column, int64_t num_columns, int64_t ldy) const;
+                      int64_t in_features, int64_t first_column, int64_t num_columns, int64_t ldy,
+                      const Epilogue& epilogue = {}) const;
   void norm_forward(Context& context, const Norm& norm, const float* x, float* y, float* mean, float* rstd,
                     int64_t num_rows) const;
   void norm_backward(Context& context, const Norm& norm, const float* x, const float* mean, const float* rstd,
                      const float* d_y, float* d_x, int64_t num_rows) const;
   void activation_forward(Context& context, const float* x, float* y, int64_t num_rows) const;
   void activation_backward(Context& context, const float* x, const float* d_y, float* d_x, int64_t num_rows) const;
-  BlockActivations allocate_block(Arena& arena, int64_t num_rows) const;
+  BlockActivations allocate_block(Arena& arena, int64_t num_rows, bool for_backward) const;
   void block_forward(Context& context, const Activations& activations, int64_t layer, BlockActivations& block) const;
   void last_block_forward(Context& context, Arena& arena, const Activations& activations,
                           BlockActivations& block) const;
+  void add_branch(Context& context, const Activations& activations, const Linear& linear, const float* x,
+                  int64_t in_features, const float* stream, float* sum, int64_t num_rows,
+                  uint64_t dropout_stream) const;
   /// The second half of a block, from `residual` and `mlp_normed` on.
   void feed_forward(Context& context, const Activations& activations, int64_t layer, BlockActivations& block,
                     int64_t num_rows) const;

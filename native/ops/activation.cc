@@ -54,7 +54,8 @@ void gelu_erf_backward(Context& context, const float* x, const float* d_y, float
 void swiglu_forward(Context& context, const float* gate_up, float* y, int64_t num_rows, int64_t intermediate_size) {
   const auto kernel = cpu_kernels().swiglu_forward;
   for_each_row(context, num_rows, intermediate_size, [&](int64_t r) {
-    kernel(gate_up + 2 * r * intermediate_size, y + r * intermediate_size, intermediate_size);
+    const float* gate = gate_up + 2 * r * intermediate_size;
+    kernel(gate, gate + intermediate_size, y + r * intermediate_size, intermediate_size);
   });
 }
 

@@ -6,6 +6,8 @@
 
 namespace limbeck {
 
+enum class Activation { kGeluTanh, kGeluErf, kSwiglu };
+
 /// Gaussian error linear unit, tanh form: 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))). Hendrycks & Gimpel 2016,
 /// arXiv:1606.08415, §2. x, y [count]; relative error of a few ulp for x ≥ −3,
 /// growing to 1e-5 at −9.5; below −10.1 it is 0.

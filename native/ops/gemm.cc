@@ -42,7 +42,10 @@ struct Gemm {
   float* c;
   int64_t ldc;
   bool accumulate;
+  Epilogue epilogue;
 };
+
+bool is_gated(const Gemm& g) { return g.epilogue.activated != nullptr && g.epilogue.activation == Activation::kSwiglu; }
 
 /// How a product is cut. Sums run over blocks of k in order, whatever the cut of rows and columns.
 struct GemmPlan {
@@ -72,16 +75,19 @@ struct GemmPlan {
       if (g.a.row_stride == 1) multiply_direct = kernels.multiply_columns;
       if (g.a.column_stride == 1 && !meets_in_cache) multiply_direct = kernels.multiply_rows;
     }
+    const bool has_all_columns = packed_columns >= g.n;
+    finishes_blocks = !is_gated(g) || (has_all_columns && g.n / 2 % kernels.columns == 0);
     packed_a_floats = multiply_direct != nullptr ? 0 : round_up(block_tiles * kernels.rows * block_words, 16);
     packed_b_floats = round_up(packed_columns * packed_words, 16);
-    is_private = !is_packed && num_workers > 1 && packed_columns >= g.n && packed_words >= words &&
-                 packed_b_floats <= kPrivateWords;
+    is_private =
+        !is_packed && num_workers > 1 && has_all_columns && packed_words >= words && packed_b_floats <= kPrivateWords;
   }
 
   int64_t packed_depth, block_words, packed_columns;
   int64_t row_tiles, num_row_blocks, block_tiles;
   int64_t num_column_groups;
   int64_t packed_a_floats, packed_b_floats;
+  bool finishes_blocks;                             // the epilogue is applied to blocks
   bool is_private;                                  // every worker packs a B of its own
   GemmKernels::Multiply multiply_direct = nullptr;  // instead of packing A
 };
@@ -121,21 +127,53 @@ struct PackPlan {
   int64_t depth, columns, padded, block_depth, num_groups, num_tasks;
 };
 
+/// Rows [row, end_row) of columns [column, column + columns) of C are complete. Of SwiGLU these are the gates, and
+/// their values, n/2 behind, are complete as well.
+void finish(const Gemm& g, int64_t row, int64_t end_row, int64_t column, int64_t columns) {
+  const CpuKernels& kernels = cpu_kernels();
+  const Epilogue& epilogue = g.epilogue;
+  for (; row < end_row; ++row) {
+    float* c = g.c + row * g.ldc + column;
+    if (epilogue.residual != nullptr) kernels.add(epilogue.residual + row * g.ldc + column, c, columns);
+    if (epilogue.activated == nullptr) continue;
+    switch (epilogue.activation) {
+      case Activation::kGeluTanh:
+        kernels.gelu_tanh_forward(c, epilogue.activated + row * g.n + column, columns);
+        break;
+      case Activation::kGeluErf:
+        kernels.gelu_erf_forward(c, epilogue.activated + row * g.n + column, columns);
+        break;
+      case Activation::kSwiglu:
+        kernels.swiglu_forward(c, c + g.n / 2, epilogue.activated + row * (g.n / 2) + column, columns);
+        break;
+    }
+  }
+}
+
+/// Where the epilogue needs columns that are not complete together: when all of C is.
+void finish_all(ThreadPool& pool, const Gemm& g) {
+  if (g.epilogue.residual == nullptr && g.epilogue.activated == nullptr) return;
+  pool.parallel_for(g.m, [&](int64_t row, int) { finish(g, row, row + 1, 0, is_gated(g) ? g.n / 2 : g.n); });
+}
+
 /// Columns [column, column + columns) of C = or += rows [first, first + depth) of packed B, which find_b gives a
 /// worker. packed_a [threads, packed_a_floats]
 template <typename FindB>
 void multiply_packed(ThreadPool& pool, const GemmKernels& kernels, const GemmPlan& plan, const Gemm& g, int64_t column,
                      int64_t columns, int64_t first, int64_t depth, FindB&& find_b, float* packed_a) {
   const int64_t block_depth = plan.block_words * kernels.word_elements;
-  const int64_t num_panels = divide_up(columns, kernels.columns);
+  const bool is_complete = plan.finishes_blocks && first + depth == g.k;
+  // Columns of gates and of values are computed in pairs, this far apart.
+  const int64_t pair = plan.finishes_blocks && is_gated(g) ? g.n / 2 : 0;
+  const int64_t distributed = pair > 0 ? pair : columns, num_panels = divide_up(distributed, kernels.columns);
   pool.parallel_for(plan.num_row_blocks * plan.num_column_groups, [&](int64_t task, int worker) {
     const int64_t block = task / plan.num_column_groups, group = task % plan.num_column_groups;
     const int64_t row = part_begin(plan.row_tiles, block, plan.num_row_blocks) * kernels.rows;
     const int64_t end_row = std::min(g.m, part_begin(plan.row_tiles, block + 1, plan.num_row_blocks) * kernels.rows);
-    const int64_t left = part_begin(num_panels, group, plan.num_column_groups) * kernels.columns;
-    const int64_t right =
-        std::min(columns, part_begin(num_panels, group + 1, plan.num_column_groups) * kernels.columns);
-    if (left >= right) return;
+    const int64_t begin = part_begin(num_panels, group, plan.num_column_groups) * kernels.columns;
+    const int64_t end =
+        std::min(distributed, part_begin(num_panels, group + 1, plan.num_column_groups) * kernels.columns);
+    if (begin >= end) return;
     const PackedColumns b = find_b(worker);
     float* a_panels = packed_a + worker * plan.packed_a_floats;
     for (int64_t p = 0; p < depth; p += block_depth) {
@@ -150,10 +188,18 @@ void multiply_packed(ThreadPool& pool, const GemmKernels& kernels, const GemmPla
         a = a_panels;
         multiply = kernels.multiply;
       }
-      multiply(end_row - row, right - left, words, a, a_stride,
-               b.data + b.num_columns * (p / kernels.word_elements) + left * words,
-               g.bias == nullptr ? nullptr : g.bias + column + left, g.c + row * g.ldc + column + left, g.ldc,
-               g.accumulate || first + p > 0);
+      const float* b_block = b.data + b.num_columns * (p / kernels.word_elements);
+      const auto multiply_columns = [&](int64_t left, int64_t width) {
+        multiply(end_row - row, width, words, a, a_stride, b_block + left * words,
+                 g.bias == nullptr ? nullptr : g.bias + column + left, g.c + row * g.ldc + column + left, g.ldc,
+                 g.accumulate || first + p > 0);
+      };
+      for (int64_t left = begin; left < end; left += kernels.group_columns) {
+        const int64_t width = std::min(kernels.group_columns, end - left);
+        multiply_columns(left, width);
+        if (pair > 0) multiply_columns(pair + left, width);
+        if (is_complete && p + size == depth) finish(g, row, end_row, column + left, width);
+      }
     }
   });
 }
@@ -208,16 +254,19 @@ void multiply_rows(ThreadPool& pool, const Gemm& g) {
 }  // namespace
 
 void gemm(Context& context, int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, const float* bias, float* c,
-          int64_t ldc, bool accumulate) {
+          int64_t ldc, bool accumulate, const Epilogue& epilogue) {
   if (m <= 0 || n <= 0) return;
-  const Gemm g{m, n, k, a, b, bias, c, ldc, accumulate};
+  const Gemm g{m, n, k, a, b, bias, c, ldc, accumulate, epilogue};
   if (k == 0) {
     for (int64_t i = 0; i < m && !accumulate; ++i) {
       for (int64_t j = 0; j < n; ++j) c[i * ldc + j] = bias == nullptr ? 0.0f : bias[j];
     }
-    return;
+    return finish_all(context.pool, g);
   }
-  if (m < kMinPackedRows) return multiply_rows(context.pool, g);
+  if (m < kMinPackedRows) {
+    multiply_rows(context.pool, g);
+    return finish_all(context.pool, g);
+  }
   const GemmKernels& kernels = kernels_of(context.precision);
   const GemmPlan plan(kernels, g, context.pool.num_threads(), false);
   const Arena::Scope scope(context.scratch);
@@ -225,22 +274,23 @@ void gemm(Context& context, int64_t m, int64_t n, int64_t k, MatrixView a, Matri
   float* packed_b = context.scratch.allocate<float>(plan.packed_b_floats * (plan.is_private ? num_threads : 1));
   float* packed_a = context.scratch.allocate<float>(plan.packed_a_floats * num_threads);
   multiply(context, kernels, plan, g, packed_b, packed_a);
+  if (!plan.finishes_blocks) finish_all(context.pool, g);
 }
 
 PackedMatrix::PackedMatrix(Context& context, MatrixView b, int64_t k, int64_t n)
     : k_(k), n_(n), precision_(context.precision) {
   const GemmKernels& kernels = kernels_of(precision_);
-  const GemmPlan plan(kernels, {1, n, k, {}, b, nullptr, nullptr, n, false}, 1, true);
+  const GemmPlan plan(kernels, {1, n, k, {}, b, nullptr, nullptr, n, false, {}}, 1, true);
   data_ = allocate_floats(plan.packed_b_floats);
   const PackPlan pack(kernels, b, k, n, plan.block_words);
   context.pool.parallel_for(pack.num_tasks, [&](int64_t task, int) { pack.run(task, data_.get()); });
 }
 
 void gemm_packed(Context& context, int64_t m, int64_t first_column, int64_t n, MatrixView a, const PackedMatrix& b,
-                 const float* bias, float* c, int64_t ldc) {
+                 const float* bias, float* c, int64_t ldc, const Epilogue& epilogue) {
   if (m <= 0 || n <= 0) return;
   const GemmKernels& kernels = kernels_of(b.precision_);
-  const Gemm g{m, n, b.k_, a, {}, bias, c, ldc, false};
+  const Gemm g{m, n, b.k_, a, {}, bias, c, ldc, false, epilogue};
   const GemmPlan plan(kernels, g, context.pool.num_threads(), true);
   const Arena::Scope scope(context.scratch);
   float* packed_a = context.scratch.allocate<float>(plan.packed_a_floats * context.pool.num_threads());
@@ -258,6 +308,7 @@ void gemm_packed(Context& context, int64_t m, int64_t first_column, int64_t n, M
         },
         packed_a);
   }
+  if (!plan.finishes_blocks) finish_all(context.pool, g);
 }
 
 Precision fastest_precision() {

@@ -13,6 +13,8 @@ export interface DistillFlags {
   readonly output?: string;
   readonly seeds?: readonly number[];
   readonly threads?: number;
+  /** Checked by the engine. */
+  readonly precision?: string;
 }
 
 const USERS_SHOWN = 3;
@@ -26,7 +28,10 @@ export async function distillCommand(
 ): Promise<void> {
   const start = performance.now();
   const config = await readConfig(path);
-  const engine = await createEngine(flags.threads === undefined ? {} : { threads: flags.threads });
+  const engine = await createEngine({
+    ...(flags.threads === undefined ? {} : { threads: flags.threads }),
+    ...(flags.precision === undefined ? {} : { precision: flags.precision as 'fastest' }),
+  });
   const progress = flags.quiet ? undefined : showProgress(streams);
   try {
     const options = {

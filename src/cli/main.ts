@@ -66,6 +66,7 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .option('--output <dir>', 'directory of the results, instead of the one that CONFIG names')
     .option('--seeds <list>', 'training seeds, separated by commas, instead of those of CONFIG', seeds)
     .option('--threads <count>', 'compute threads; 0 = all that this machine allows', wholeNumber)
+    .option('--precision <name>', 'float32, bfloat16, or fastest: what operands of products are rounded to')
     .option('--quiet', 'show no progress')
     .option(...json)
     .action((config: string, flags: DistillFlags) =>

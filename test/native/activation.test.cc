@@ -30,13 +30,13 @@ std::vector<float> normals(int64_t count, uint64_t stream, float deviation = 1) 
 using Forward = void (*)(Context&, const float*, float*, int64_t);
 using Backward = void (*)(Context&, const float*, const float*, float*, int64_t);
 
-struct Activation {
+struct Gelu {
   Forward forward;
   Backward backward;
   double (*reference)(double);
 };
 
-const std::vector<Activation> kActivations = {
+const std::vector<Gelu> kGelus = {
     {gelu_tanh_forward, gelu_tanh_backward, reference_gelu_tanh<double>},
     {gelu_erf_forward, gelu_erf_backward, reference_gelu_erf<double>},
 };
@@ -49,7 +49,7 @@ double derivative(double (*function)(double), double x) {
 }  // namespace
 
 TEST("gelu_tanh and gelu_erf equal the reference, and their gradients central differences, for every length") {
-  for (const Activation& activation : kActivations) {
+  for (const Gelu& activation : kGelus) {
     for (const int64_t count : kCounts) {
       const auto x = normals(count, 1, 2), d_y = normals(count, 2);
       std::vector<double> expected_y, expected_d_x;
@@ -77,7 +77,7 @@ TEST("gelu_tanh and gelu_erf keep their digits over both tails") {
   std::vector<float> x;
   for (float v = -1000; v <= 1000; v += v > -20 && v < 20 ? 0.0078125f : 1.0f) x.push_back(v);
   const std::vector<float> d_y(x.size(), 1.0f);
-  for (const Activation& activation : kActivations) {
+  for (const Gelu& activation : kGelus) {
     std::vector<double> expected_y, expected_d_x;
     for (const float v : x) {
       expected_y.push_back(activation.reference(v));
