@@ -251,7 +251,10 @@ export interface NativeRecommender {
     scores: Float32Array, // [≥ k]
     features?: Float32Array,
   ): number;
-  /** serve() for each history, its own items excluded; seeds count up. Rows are filled up with −1 and −∞. */
+  /**
+   * serve() for each history, its own items and its own list excluded; seeds count up. Rows are filled up with −1 and
+   * −∞.
+   */
   serveBatch(
     request: Int32Array, // its own history is not read
     numbers: Float32Array,
@@ -259,6 +262,8 @@ export interface NativeRecommender {
     offsets: Int32Array, // [S + 1]
     itemIds: Int32Array, // [S, k]
     scores: Float32Array, // [S, k]
+    exclude?: Int32Array,
+    excludeOffsets?: Int32Array, // [S + 1]
   ): void;
   /** The items whose vectors have the largest cosine with that of `item`. */
   similar(item: number, request: Int32Array, numbers: Float32Array, itemIds: Int32Array, scores: Float32Array): number;

@@ -255,6 +255,13 @@ Napi::Value RecommenderObject::serve(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(count));
 }
 
+void check_offsets(const char* name, const ArrayView<int32_t>& offsets, int64_t count) {
+  if (offsets.data[0] != 0 || offsets.data[offsets.count - 1] != count) {
+    invalid(std::string(name) + " must run from 0 to the number of ids, " + std::to_string(count) + ".");
+  }
+  if (!std::is_sorted(offsets.data, offsets.data + offsets.count)) invalid(std::string(name) + " must ascend.");
+}
+
 Napi::Value RecommenderObject::serve_batch(const Napi::CallbackInfo& info) {
   Retriever& retriever = state()->retriever;
   const ArrayView<int32_t> request = int32_view(info[0], "request");
@@ -262,22 +269,28 @@ Napi::Value RecommenderObject::serve_batch(const Napi::CallbackInfo& info) {
   const ArrayView<int32_t> histories = int32_view(info[2], "histories");
   const ArrayView<int32_t> offsets = int32_view(info[3], "offsets");
   const PackedRequest packed = read_packed(request, numbers);
-  const int64_t k = packed.k, num_histories = offsets.count - 1;
-  if (num_histories < 1)
+  const int64_t k = packed.k;
+  if (offsets.count < 2)
     invalid("Expected offsets to have at least 2 elements, from 0 to the number of histories' ids.");
   if (k < 1) invalid("Expected k of at least 1, got " + std::to_string(k) + ".");
-  if (offsets.data[0] != 0 || offsets.data[num_histories] != histories.count) {
-    invalid("offsets must run from 0 to the number of ids, " + std::to_string(histories.count) + ".");
-  }
-  if (!std::is_sorted(offsets.data, offsets.data + offsets.count)) invalid("offsets must ascend.");
-  const Answer answer = answer_view(info[4], info[5], num_histories * k);
+  check_offsets("offsets", offsets, histories.count);
+  HistoryBatch batch{histories.data, offsets.data, offsets.count - 1};
+  const Answer answer = answer_view(info[4], info[5], batch.count * k);
   check_apart_from(answer, "request", request);
   check_apart_from(answer, "numbers", numbers);
   check_apart_from(answer, "histories", histories);
   check_apart_from(answer, "offsets", offsets);
-
-  retriever.recommend_batch(histories.data, offsets.data, num_histories, packed.selection, packed.ranking, k,
-                            answer.item_ids.data, answer.scores.data);
+  if (!info[6].IsUndefined()) {
+    const ArrayView<int32_t> exclude = int32_view(info[6], "exclude");
+    const ArrayView<int32_t> exclude_offsets = int32_view(info[7], "excludeOffsets");
+    check_count("excludeOffsets", exclude_offsets.count, offsets.count);
+    check_offsets("excludeOffsets", exclude_offsets, exclude.count);
+    check_apart_from(answer, "exclude", exclude);
+    check_apart_from(answer, "excludeOffsets", exclude_offsets);
+    batch.exclude = exclude.data;
+    batch.exclude_offsets = exclude_offsets.data;
+  }
+  retriever.recommend_batch(batch, packed.selection, packed.ranking, k, answer.item_ids.data, answer.scores.data);
   return info.Env().Undefined();
 }
 

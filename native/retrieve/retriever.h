@@ -18,6 +18,17 @@ struct History {
   int64_t num_features = 0;
 };
 
+/// Histories of items end to end, and what else their answers leave out.
+struct HistoryBatch {
+  const int32_t* items = nullptr;
+  const int32_t* offsets = nullptr;  // [count + 1] from 0, ascending
+  int64_t count = 0;
+  const int32_t* exclude = nullptr;
+  const int32_t* exclude_offsets = nullptr;  // [count + 1] from 0, ascending; null = nothing
+
+  History history(int64_t s) const { return {items + offsets[s], offsets[s + 1] - offsets[s]}; }
+};
+
 /// Which items may be in an answer. Hidden ones never are.
 struct Selection {
   const int32_t* exclude = nullptr;
@@ -59,11 +70,11 @@ class Retriever {
   int64_t recommend(const History& history, const Selection& selection, const Ranking& ranking, int64_t k,
                     int32_t* item_ids, float* scores);
 
-  /// The same for histories end to end, offsets [num_histories + 1] from 0, ascending: item_ids, scores [num_histories,
-  /// k], filled up with −1 and −∞. An item of a history is not in its answer; ranking.seed is that of the first, of
-  /// each next one 1 more. Plain requests search the catalogue together.
-  void recommend_batch(const int32_t* items, const int32_t* offsets, int64_t num_histories, const Selection& selection,
-                       const Ranking& ranking, int64_t k, int32_t* item_ids, float* scores);
+  /// The same for each history: item_ids, scores [count, k], filled up with −1 and −∞. An item of a history is not in
+  /// its answer; ranking.seed is that of the first, of each next one 1 more. Plain requests search the catalogue
+  /// together.
+  void recommend_batch(const HistoryBatch& batch, const Selection& selection, const Ranking& ranking, int64_t k,
+                       int32_t* item_ids, float* scores);
 
   /// The items with the largest cosine between their vectors and that of `item`, which is left out.
   int64_t similar(int32_t item, const Selection& selection, int64_t k, int32_t* item_ids, float* scores);
@@ -108,8 +119,8 @@ class Retriever {
 
   void begin() { arena_.reset(); }
   bool is_only_search(const Selection& selection, const Ranking& ranking) const;
-  void search_together(const int32_t* items, const int32_t* offsets, int64_t num_histories, const Selection& selection,
-                       int64_t k, int32_t* item_ids, float* scores, int64_t* counts);
+  void search_together(const HistoryBatch& batch, int64_t first, int64_t count, const Selection& selection, int64_t k,
+                       int32_t* item_ids, float* scores, int64_t* counts);
   void check(const History& history) const;
   void check(const Selection& selection) const;
   void check(const Ranking& ranking) const;

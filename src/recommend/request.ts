@@ -62,7 +62,7 @@ export interface SearchOptions extends SelectionOptions {
   readonly history?: History | undefined;
 }
 
-const DEFAULT_K = 10;
+export const DEFAULT_K = 10;
 const NOTHING: readonly string[] = Object.freeze([]);
 const NO_TEXTS: readonly string[] = NOTHING;
 const MAX_SEED = 2 ** 32 - 1;

@@ -7,6 +7,7 @@ import { type BatchRecommendation, type BatchRequest, batchAnswer, checkBatch, m
 import { encodeTexts } from './encode-texts.js';
 import { explanations } from './explain.js';
 import { type CatalogueItem, ItemIndex } from './item-index.js';
+import { PackedBatch } from './packed-batch.js';
 import {
   type History,
   PackedRequest,
@@ -146,6 +147,31 @@ export class Student {
       return { items: this.#explain(count, features), unknownItems };
     }
     return { items: this.#rankedItems(count), unknownItems };
+  }
+
+  /**
+   * {@link recommend} for requests that came together: an answer for each, or what it would have thrown. Those that ask
+   * for nothing but k and exclude search the catalogue together.
+   */
+  recommendAll(requests: readonly RecommendRequest[]): (Recommendation | Error)[] {
+    const batch = new PackedBatch(this.#index, requests);
+    if (batch.size > 1) {
+      const { k, histories, offsets, exclude, excludeOffsets } = batch;
+      this.#packed.pack(this.#index, [], { k }, undefined, false);
+      const { ints, numbers } = this.#packed;
+      const { itemIds, scores } = batch;
+      this.#recommender.serveBatch(ints, numbers, histories, offsets, itemIds, scores, exclude, excludeOffsets);
+    }
+    return requests.map((request, i) => {
+      const answer = batch.size > 1 ? batch.answer(i) : undefined;
+      if (answer !== undefined) return answer;
+      try {
+        return this.recommend(request);
+      } catch (error) {
+        if (error instanceof LimbeckError) return error;
+        throw error;
+      }
+    });
   }
 
   /** {@link recommend} for many histories of catalogue items at once, from and to typed arrays. */

@@ -1,6 +1,6 @@
 /**
- * Back-pressure. Requests are answered one after the other on the event loop, so what waits is what the operating system
- * hands over in one turn of the loop. Once the requests of a turn have taken `maxQueueMs`, the rest of the turn is
+ * Back-pressure. Requests are answered on the event loop, so what waits is what the operating system hands over in one
+ * turn of the loop. Once the requests of a turn have taken `maxQueueMs`, or will when it ends, the rest of the turn is
  * answered 503 at once, at a fraction of the price of an answer: no request waits longer than about two turns, however
  * many come. New connections are accepted one a turn, so this is about those that are kept; what others wait is bounded
  * by the operating system's queue of them.
@@ -13,6 +13,8 @@ export interface AdmissionOptions {
   /** How long the requests of one turn of the event loop may take together, ms. */
   readonly maxQueueMs: number;
   readonly retryAfterSeconds: number;
+  /** What the requests that this turn let in will take when it ends, ms. */
+  readonly owedMs: () => number;
   readonly onShed: (reason: ShedReason) => void;
 }
 
@@ -55,7 +57,8 @@ export class Admission {
       setImmediate(this.#endTurn);
       return false;
     }
-    return ++this.#count > MIN_ANSWERED && now - this.#turnStart > this.#options.maxQueueMs;
+    const { maxQueueMs, owedMs } = this.#options;
+    return ++this.#count > MIN_ANSWERED && now - this.#turnStart + owedMs() > maxQueueMs;
   }
 
   #shed(request: IncomingMessage, response: ServerResponse): void {

@@ -23,6 +23,8 @@ interface Guards {
   readonly keys: ApiKeys | undefined;
   readonly metrics: Metrics;
   readonly drain: Drain;
+  /** See {@link Admission}. */
+  readonly owedMs: () => number;
   readonly log?: LogDestination;
 }
 
@@ -42,6 +44,7 @@ export async function createHttpApp(settings: ServerSettings, guards: Guards): P
   const admission = new Admission({
     maxQueueMs: limits.maxQueueMs,
     retryAfterSeconds: RETRY_AFTER_SECONDS,
+    owedMs: guards.owedMs,
     onShed: () => guards.metrics.countShed('queue'),
   });
   const app = fastify({

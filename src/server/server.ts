@@ -18,6 +18,7 @@ import { openApiOf } from './openapi.js';
 import { operationRoutes } from './operation-routes.js';
 import { parseServerOptions, type ServerOptions, type ServerSettings } from './options.js';
 import { recommendRoutes } from './recommend-routes.js';
+import { RecommendTurn } from './recommend-turn.js';
 import { registerRoute } from './route.js';
 import type { ServiceContext } from './service-context.js';
 import { registerStaticFiles } from './static-files.js';
@@ -79,11 +80,19 @@ export async function createServer(
       model: () => models.current.name,
       isReady: () => !drain.isDraining && feedback?.failure?.isFinal !== true,
     });
-    const app = await createHttpApp(settings, { keys, metrics, drain, ...(context.log && { log: context.log }) });
+    const turn = new RecommendTurn({ models, feedback, metrics });
+    const owedMs = () => turn.owedMs;
+    const app = await createHttpApp(settings, {
+      keys,
+      metrics,
+      drain,
+      owedMs,
+      ...(context.log && { log: context.log }),
+    });
     reportError = (error) => app.log.error({ err: error }, 'feedback');
     const service: ServiceContext = { models, feedback, itemChanges, metrics, log: app.log, isDraining };
     const routes = [
-      ...recommendRoutes(service),
+      ...recommendRoutes(service, turn),
       ...feedbackRoutes(service),
       ...catalogueRoutes(service),
       ...operationRoutes(service),

@@ -248,6 +248,51 @@ TEST("a filtered answer has the bits of the unfiltered one, on every instruction
   });
 }
 
+TEST("a batch gives each history what it gets alone, with its own exclusions, plain or not") {
+  constexpr int64_t kK = 12, kCount = 190;
+  for_each_isa([&] {
+    for (const int64_t added : {0, 40}) {
+      World world(3000, added, false);
+      const Philox random{31, 0};
+      std::vector<int32_t> items, offsets{0}, exclude, exclude_offsets{0};
+      const std::vector<int32_t> common{5, 1717};
+      uint64_t draw = 0;
+      const auto any_item = [&] {
+        return static_cast<int32_t>(random.uniform(draw++) * static_cast<float>(world.num_items));
+      };
+      for (int64_t s = 0; s < kCount; ++s) {
+        for (int64_t i = 0; i <= s % 11; ++i) items.push_back(any_item());
+        for (int64_t i = 0; i < s % 3; ++i) exclude.push_back(any_item());
+        offsets.push_back(static_cast<int32_t>(items.size()));
+        exclude_offsets.push_back(static_cast<int32_t>(exclude.size()));
+      }
+      const HistoryBatch batch{items.data(), offsets.data(), kCount, exclude.data(), exclude_offsets.data()};
+      Ranking diverse;
+      diverse.diversity = 0.3f;
+      for (const Ranking& ranking : {Ranking{}, diverse}) {
+        Selection selection;
+        selection.exclude = common.data();
+        selection.num_excluded = 2;
+        std::vector<int32_t> ids(static_cast<size_t>(kCount * kK), -7);
+        std::vector<float> scores(ids.size(), std::nanf(""));
+        world.retriever.recommend_batch(batch, selection, ranking, kK, ids.data(), scores.data());
+        for (int64_t s = 0; s < kCount; ++s) {
+          const std::vector<int32_t> history(items.begin() + offsets[s], items.begin() + offsets[s + 1]);
+          std::vector<int32_t> without(exclude.begin() + exclude_offsets[s], exclude.begin() + exclude_offsets[s + 1]);
+          without.insert(without.end(), history.begin(), history.end());
+          without.insert(without.end(), common.begin(), common.end());
+          Selection own;
+          own.exclude = without.data();
+          own.num_excluded = static_cast<int64_t>(without.size());
+          const Answer alone = recommend(world.retriever, history, own, ranking, kK);
+          CHECK(alone == (Answer{{ids.begin() + s * kK, ids.begin() + (s + 1) * kK},
+                                 {scores.begin() + s * kK, scores.begin() + (s + 1) * kK}}));
+        }
+      }
+    }
+  });
+}
+
 TEST("diversity and exploration answer with different eligible items, as many as without them") {
   World world(1300, 200, true);
   for (uint64_t seed = 0; seed < 60; ++seed) {

@@ -252,6 +252,54 @@ describe('recommendBatch', () => {
   });
 });
 
+describe('recommendAll', () => {
+  const alone = (request: RecommendRequest, of = student) => {
+    try {
+      return of.recommend(request);
+    } catch (error) {
+      return error;
+    }
+  };
+
+  test('answers each request as recommend does, whatever the others ask', () => {
+    const requests: RecommendRequest[] = [
+      { history },
+      { history: ['tt0770828'], k: 3 },
+      { history: ['tt0770828', 'nothing'], k: 40, exclude: ['tt1300854', 'nothing'] },
+      { history, filter: { none: ['Horror'] } },
+      { history, diversity: 0.4 },
+      { history, diversity: 0, novelty: 0, explore: 0, k: 1 },
+      { history: [{ text: 'Alien. 1979. Horror' }, ...history] },
+      { history: [...history].reverse(), explain: true, k: 2 },
+      { history: [], k: 5 },
+      { history: ['nothing at all'] },
+      { history, k: student.numItems },
+      { history, k: 0 },
+      { history, k: 2.5 },
+      { history, exclude: 'tt0770828' } as never,
+      { history: 'tt0770828' } as never,
+      { history: [7] } as never,
+    ];
+    expect(student.recommendAll(requests)).toEqual(requests.map((one) => alone(one)));
+    expect(student.recommendAll(requests.slice(0, 1))).toEqual([alone({ history })]);
+    expect(student.recommendAll([])).toEqual([]);
+  });
+
+  test('answers as many as come, after items were removed and added', async () => {
+    const changed = await engine.loadStudent(join(import.meta.dirname, '../../fixtures/student'));
+    changed.addItems([{ id: 'added', text: 'Dune. 2021. Sci-Fi' }]);
+    changed.removeItems(['tt1300854']);
+    const ids = changed.items.map(({ id }) => id);
+    const requests = Array.from({ length: 200 }, (_, i) => ({
+      history: [ids[i % ids.length] ?? '', ids[(7 * i + 3) % ids.length] ?? ''],
+      k: 1 + (i % 12),
+      exclude: [ids[(5 * i) % ids.length] ?? '', 'tt1300854'],
+    }));
+    expect(changed.recommendAll(requests)).toEqual(requests.map((one) => alone(one, changed)));
+    changed.dispose();
+  });
+});
+
 describe('similar, search, interests and embed', () => {
   test('similar gives other items, best first, within a filter', () => {
     const found = student.similar('tt1300854', { k: 6, filter: { any: ['Sci-Fi'] }, exclude: ['tt0770828'] });

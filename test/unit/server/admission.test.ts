@@ -7,10 +7,15 @@ let server: Server | undefined;
 afterEach(() => new Promise((done) => (server === undefined ? done(0) : server.close(done))));
 
 /** A server whose every answer keeps the event loop busy, once its clients' connections are open. */
-async function start(busyMs: number, maxQueueMs: number) {
+async function start(busyMs: number, maxQueueMs: number, owedMs = 0) {
   let isBusy = false;
   const shed: string[] = [];
-  const admission = new Admission({ maxQueueMs, retryAfterSeconds: 7, onShed: () => shed.push('queue') });
+  const admission = new Admission({
+    maxQueueMs,
+    retryAfterSeconds: 7,
+    owedMs: () => owedMs,
+    onShed: () => shed.push('queue'),
+  });
   const listener = admission.guard((_, response) => {
     const end = performance.now() + (isBusy ? busyMs : 0);
     while (performance.now() < end);
@@ -43,6 +48,14 @@ describe('Admission', () => {
     expect(await refused[0]?.json()).toMatchObject({ error: { code: 'ERR_OVERLOADED' } });
     expect(answers.filter(({ status }) => status === 200).length).toBeGreaterThan(0);
     expect((await fetch(url)).status).toBe(200);
+  });
+
+  it('counts what the requests let in will take when the turn ends', async () => {
+    const { url } = await start(0, 10, 20);
+    const answers = await Promise.all(Array.from({ length: 40 }, () => fetch(url)));
+    const refused = answers.filter(({ status }) => status === 503);
+    expect(refused.length).toBeGreaterThan(0);
+    expect(refused.length).toBeLessThan(37);
   });
 
   it('is not alarmed by one slow request before a few others', async () => {

@@ -1,0 +1,109 @@
+/** Requests that came together, packed for one search of the catalogue. */
+import type { RankedItem, Recommendation } from './answers.js';
+import type { ItemIndex } from './item-index.js';
+import { DEFAULT_K, type RecommendRequest } from './request.js';
+
+/** All are searched for as many items as the one that wants most: more would be work for nothing. */
+const MAX_K = 64;
+
+/**
+ * Takes those of the requests that ask for nothing but k and exclude, after items of the catalogue alone. What is not
+ * well formed is left to those who say why.
+ */
+export class PackedBatch {
+  /** Most items that a request wants. */
+  readonly k: number;
+  readonly histories: Int32Array;
+  readonly offsets: Int32Array; // [size + 1]
+  readonly exclude: Int32Array;
+  readonly excludeOffsets: Int32Array; // [size + 1]
+  /** Room for the answers. */
+  readonly itemIds: Int32Array; // [size, k]
+  readonly scores: Float32Array; // [size, k]
+  readonly #index: ItemIndex;
+  readonly #requests: readonly RecommendRequest[];
+  /** Row of each request; −1 = it is not in the batch. */
+  readonly #rows: Int32Array;
+  readonly #unknownItems: string[][] = [];
+
+  constructor(index: ItemIndex, requests: readonly RecommendRequest[]) {
+    const histories: number[] = [];
+    const offsets = [0];
+    const exclude: number[] = [];
+    const excludeOffsets = [0];
+    let k = 1;
+    this.#index = index;
+    this.#requests = requests;
+    this.#rows = new Int32Array(requests.length).fill(-1);
+    requests.forEach((request, i) => {
+      if (!isPlain(request, index.size)) return;
+      const unknown = packIds(index, request.history as readonly string[], histories);
+      if (histories.length === offsets.at(-1)) return; // nothing that is known
+      packIds(index, request.exclude ?? [], exclude);
+      offsets.push(histories.length);
+      excludeOffsets.push(exclude.length);
+      this.#rows[i] = this.#unknownItems.length;
+      this.#unknownItems.push(unknown);
+      k = Math.max(k, request.k ?? DEFAULT_K);
+    });
+    this.k = k;
+    this.histories = Int32Array.from(histories);
+    this.offsets = Int32Array.from(offsets);
+    this.exclude = Int32Array.from(exclude);
+    this.excludeOffsets = Int32Array.from(excludeOffsets);
+    this.itemIds = new Int32Array(this.size * k);
+    this.scores = new Float32Array(this.size * k);
+  }
+
+  /** Requests in the batch. */
+  get size(): number {
+    return this.#unknownItems.length;
+  }
+
+  /** The answer of a request, once there is one; undefined when it is not in the batch. */
+  answer(request: number): Recommendation | undefined {
+    const row = this.#rows[request] ?? -1;
+    if (row < 0) return undefined;
+    const items: RankedItem[] = [];
+    const begin = row * this.k;
+    const end = begin + (this.#requests[request]?.k ?? DEFAULT_K);
+    for (let i = begin; i < end; i++) {
+      const slot = this.itemIds[i] ?? -1;
+      if (slot < 0) break;
+      items.push({ id: this.#index.idAt(slot), score: this.scores[i] ?? 0 });
+    }
+    return { items, unknownItems: this.#unknownItems[row] ?? [] };
+  }
+}
+
+function isPlain(request: RecommendRequest, numItems: number): boolean {
+  const { history, k = DEFAULT_K, exclude, filter, candidates, boosts, seed, explain } = request;
+  const { diversity = 0, novelty = 0, explore = 0 } = request;
+  return (
+    Array.isArray(history) &&
+    history.every((entry) => typeof entry === 'string') &&
+    Number.isInteger(k) &&
+    k >= 1 &&
+    k <= Math.min(MAX_K, numItems) &&
+    (exclude === undefined || Array.isArray(exclude)) &&
+    filter === undefined &&
+    candidates === undefined &&
+    boosts === undefined &&
+    seed === undefined &&
+    explain !== true &&
+    diversity === 0 &&
+    novelty === 0 &&
+    explore === 0
+  );
+}
+
+/** Appends the slots of known ids to `slots`. @returns those that are unknown */
+function packIds(index: ItemIndex, ids: readonly string[], slots: number[]): string[] {
+  const unknown: string[] = [];
+  for (const id of ids) {
+    const slot = index.slotOf(id);
+    if (slot === undefined) unknown.push(id);
+    else slots.push(slot);
+  }
+  return unknown;
+}
