@@ -48,7 +48,7 @@ bool spin_until(Done&& done) {
 struct ThreadPool::State {
   std::vector<std::thread> threads;
 
-  // Written by the caller before `round` goes up; read by workers after they saw it.
+  // Written by the caller before it opens a round; read by workers that entered it.
   Function function = nullptr;
   void* context = nullptr;
 
@@ -59,13 +59,15 @@ struct ThreadPool::State {
     int64_t end = 0;
   };
   std::vector<Part> parts;
-  alignas(64) std::atomic<int> working{0};
-  alignas(64) std::atomic<uint64_t> round{0};
+  /// The round, whether it is open, and how many workers are inside. The caller closes it when nothing is left to
+  /// begin, and waits for those inside alone: a worker that the machine has not scheduled yet holds up nobody.
+  alignas(64) std::atomic<uint64_t> gate{0};
+  static constexpr uint64_t kWorkers = (1 << 16) - 1, kIsOpen = 1 << 16, kRound = 1 << 17;
   std::atomic<bool> stops{false};
 
   std::mutex mutex;
   std::condition_variable wake;      // workers wait for the next round
-  std::condition_variable finished;  // the caller waits for the last worker
+  std::condition_variable finished;  // the caller waits for the last worker inside
   std::exception_ptr error;          // guarded by mutex
 
   void work(int worker) {
@@ -89,7 +91,7 @@ struct ThreadPool::State {
     {
       const std::lock_guard<std::mutex> lock(mutex);
       stops.store(true, std::memory_order_release);
-      round.fetch_add(1, std::memory_order_release);
+      gate.fetch_add(kRound, std::memory_order_release);
     }
     wake.notify_all();
     for (std::thread& thread : threads) thread.join();
@@ -97,15 +99,20 @@ struct ThreadPool::State {
 
   void run_worker(int worker) {
     for (uint64_t seen = 0;;) {
-      const auto has_news = [&] { return round.load(std::memory_order_acquire) != seen; };
+      const auto has_news = [&] { return gate.load(std::memory_order_acquire) / kRound != seen; };
       if (!spin_until(has_news)) {
         std::unique_lock<std::mutex> lock(mutex);
         wake.wait(lock, has_news);
       }
-      seen = round.load(std::memory_order_acquire);
       if (stops.load(std::memory_order_acquire)) return;
+      uint64_t now = gate.load(std::memory_order_acquire);
+      while ((now & kIsOpen) != 0 && !gate.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) {
+      }
+      seen = now / kRound;
+      if ((now & kIsOpen) == 0) continue;
       work(worker);
-      if (working.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      const uint64_t left = gate.fetch_sub(1, std::memory_order_acq_rel) - 1;
+      if ((left & (kIsOpen | kWorkers)) == 0) {
         const std::lock_guard<std::mutex> lock(mutex);
         finished.notify_one();
       }
@@ -144,15 +151,15 @@ void ThreadPool::run(int64_t count, Function function, void* context) {
     part.next.store(count * worker / num_workers, std::memory_order_relaxed);
     part.end = count * (worker + 1) / num_workers;
   }
-  state.working.store(static_cast<int>(state.threads.size()), std::memory_order_relaxed);
   {
     // Under the lock, so that no worker falls asleep between its last look and the wake-up.
     const std::lock_guard<std::mutex> lock(state.mutex);
-    state.round.fetch_add(1, std::memory_order_release);
+    state.gate.fetch_add(State::kRound + State::kIsOpen, std::memory_order_release);
   }
   state.wake.notify_all();
   state.work(0);
-  const auto is_done = [&] { return state.working.load(std::memory_order_acquire) == 0; };
+  state.gate.fetch_sub(State::kIsOpen, std::memory_order_acq_rel);
+  const auto is_done = [&] { return (state.gate.load(std::memory_order_acquire) & State::kWorkers) == 0; };
   if (!spin_until(is_done)) {
     std::unique_lock<std::mutex> lock(state.mutex);
     state.finished.wait(lock, is_done);
