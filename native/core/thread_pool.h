@@ -6,7 +6,7 @@
 namespace limbeck {
 
 /// Compute threads of one engine. The calling thread takes part, so a pool of 1 has no thread of its own. Workers spin
-/// briefly (about 30 µs), then sleep. One parallel_for at a time, never nested.
+/// briefly (0.2 ms), then sleep. One parallel_for at a time, never nested.
 class ThreadPool {
  public:
   /// num_threads >= 1; 0 = available_threads().
