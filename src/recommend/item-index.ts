@@ -34,6 +34,14 @@ export class ItemIndex {
   #numRemoved = 0;
   #live: { readonly items: CatalogueItem[]; readonly slots: Int32Array; readonly positions: Int32Array } | undefined;
 
+  /** An index of items that another one had, those of `removed` slots included. */
+  static of(items: readonly CatalogueItem[], removed: Iterable<number>): ItemIndex {
+    const index = new ItemIndex();
+    index.describe(items);
+    index.add(items, new Set(removed));
+    return index;
+  }
+
   /** Items that are not removed. */
   get size(): number {
     return this.#slotOf.size;

@@ -17,7 +17,7 @@ import {
 } from './request.js';
 import { checkParts, type StudentDetails } from './student-details.js';
 import { saveStudent } from './student-files.js';
-import type { StudentHandle } from './student-handle.js';
+import type { SharedWeights, StudentHandle } from './student-handle.js';
 import { nameTopics, numTopicsFor } from './topics.js';
 
 const TOPIC_SEED = 0;
@@ -27,7 +27,7 @@ const DEFAULT_INTERESTS = 5;
  * A distilled recommender, ready to serve: every call answers synchronously from memory, on the calling thread.
  */
 export class Student {
-  readonly #index = new ItemIndex();
+  readonly #index: ItemIndex;
   readonly #recommender: NativeRecommender;
   readonly #model: SequenceModel | undefined;
   readonly #numParameters: number | undefined;
@@ -52,30 +52,30 @@ export class Student {
     encoder?: TextEncoder,
     details?: StudentDetails,
   );
-  /** @internal */
-  constructor(handle: StudentHandle);
+  /** @internal The index is of the handle's items. */
+  constructor(handle: SharedWeights, index: ItemIndex);
   constructor(
-    source: NativeEngine | StudentHandle,
-    model?: SequenceModel,
+    source: NativeEngine | SharedWeights,
+    model: SequenceModel | ItemIndex,
     items: readonly CatalogueItem[] = [],
     readonly encoder?: TextEncoder,
     details: StudentDetails = {},
   ) {
-    if (model === undefined) {
-      const handle = source as StudentHandle;
+    if (model instanceof ItemIndex) {
+      const handle = source as SharedWeights;
+      this.#index = model;
       this.#recommender = loadBinding().openRecommender(handle.key);
-      if (this.#recommender.numItems !== handle.items.length) {
+      if (this.#recommender.numItems !== model.numSlots) {
         throw new LimbeckError('ERR_INVALID_ARGUMENT', 'fromHandle: expected what share() returned, unchanged');
       }
       if (handle.encoder !== undefined) this.encoder = TextEncoder.open(handle.encoder);
-      this.#index.describe(handle.items);
-      this.#index.add(handle.items, new Set(handle.removed));
       this.#hasPopularity = handle.hasPopularity;
       this.#topicNames = handle.topicNames;
       this.#numParameters = handle.numParameters;
       return;
     }
     checkParts(model, items, encoder, details);
+    this.#index = new ItemIndex();
     this.#index.check(items);
     this.#model = model;
     this.#recommender = (source as NativeEngine).createRecommender(model.native);
@@ -100,7 +100,7 @@ export class Student {
    * @throws LimbeckError ERR_DISPOSED when no student with these weights lives any more
    */
   static fromHandle(handle: StudentHandle): Student {
-    return new Student(handle);
+    return new Student(handle, ItemIndex.of(handle.items, handle.removed));
   }
 
   /** The catalogue; added items come last. */

@@ -1,7 +1,9 @@
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
-import { type Engine, LimbeckError, type LimbeckErrorCode, Student, type StudentHandle } from '../index.js';
+import { type CatalogueItem, type Engine, LimbeckError, type LimbeckErrorCode, Student } from '../index.js';
+import { ItemIndex } from '../recommend/item-index.js';
+import type { SharedWeights } from '../recommend/student-handle.js';
 
 /** A student directory, or a version of a registry. */
 export interface StudentSource {
@@ -24,21 +26,30 @@ export async function loadStudentAside(engine: Engine, source: StudentSource): P
   return (await engine.openModelRegistry(directory)).load(version);
 }
 
-type Message =
-  | { readonly handle: StudentHandle; readonly error?: undefined }
+/** What the thread that loads says: parts of the catalogue, each when the last was taken, then the rest; or an error. */
+export type LoadMessage =
+  | { readonly items: readonly CatalogueItem[] }
+  | { readonly weights: SharedWeights }
   | { readonly error: { readonly code?: LimbeckErrorCode; readonly message: string; readonly stack?: string } };
 
 function loadInWorker(source: StudentSource): Promise<Student> {
   return new Promise((resolve, reject) => {
     const worker = new Worker(WORKER, { workerData: source });
-    worker.once('message', (message: Message) => {
+    const index = new ItemIndex();
+    worker.on('message', (message: LoadMessage) => {
       try {
-        if (message.error !== undefined) throw errorOf(message.error);
-        resolve(Student.fromHandle(message.handle));
+        if ('error' in message) throw errorOf(message.error);
+        if ('items' in message) {
+          index.describe(message.items);
+          index.add(message.items);
+        } else {
+          resolve(new Student(message.weights, index));
+        }
       } catch (error) {
         reject(error);
       }
-      worker.postMessage('opened');
+      // The next part comes in another turn.
+      worker.postMessage('taken');
     });
     worker.once('error', reject);
     worker.once('exit', (code) => reject(new LimbeckError('ERR_INTERNAL', `The thread that loads ended with ${code}`)));

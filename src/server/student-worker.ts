@@ -8,7 +8,10 @@ import { constants, setPriority } from 'node:os';
 import { basename } from 'node:path';
 import { parentPort, workerData } from 'node:worker_threads';
 import { createEngine } from '../index.js';
-import type { StudentSource } from './load-student.js';
+import type { LoadMessage, StudentSource } from './load-student.js';
+
+/** To take 10,000 at once would keep the thread that answers for a dozen milliseconds. */
+const ITEMS_A_MESSAGE = 500;
 
 yieldToRequests();
 const { directory, version } = workerData as StudentSource;
@@ -18,15 +21,24 @@ try {
     version === undefined
       ? await engine.loadStudent(directory)
       : await (await engine.openModelRegistry(directory)).load(version);
-  parentPort?.postMessage({ handle: student.share() });
-  // The weights must live until the other thread has them.
-  if (parentPort !== null) await once(parentPort, 'message');
+  // A student that was just loaded has no gaps: its items are all there is.
+  const { items, removed: _, ...weights } = student.share();
+  for (let i = 0; i < items.length; i += ITEMS_A_MESSAGE) await tell({ items: items.slice(i, i + ITEMS_A_MESSAGE) });
+  // The weights live here until the other thread has them.
+  await tell({ weights });
   student.dispose();
 } catch (error) {
   const { code, message, stack } = error as Error & { code?: string };
-  parentPort?.postMessage({ error: { code, message, stack } });
+  parentPort?.postMessage({ error: { code, message, stack } } as LoadMessage);
 } finally {
   engine.dispose();
+}
+
+/** Says something, and waits until the other thread has taken it. */
+async function tell(message: LoadMessage): Promise<void> {
+  if (parentPort === null) return;
+  parentPort.postMessage(message);
+  await once(parentPort, 'message');
 }
 
 /** On Linux, this thread and those that it starts run when the one that answers has nothing to do. */
