@@ -2,7 +2,8 @@
  * Back-pressure. Requests are answered on the event loop, so what waits is what the operating system hands over in one
  * turn of the loop. Once the requests of a turn have taken `maxQueueMs`, or will when it ends, the rest of the turn is
  * answered 503 at once, at a fraction of the price of an answer: no request waits longer than about two turns, however
- * many come. New connections are accepted one a turn, so this is about those that are kept; what others wait is bounded
+ * many come. A burst may take the whole time; while it goes on, turns are held to a part of it, so that what is let in is
+ * answered soon and there is time to refuse the rest. New connections are accepted one a turn, so this is about those that are kept; what others wait is bounded
  * by the operating system's queue of them.
  */
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
@@ -21,6 +22,10 @@ export interface AdmissionOptions {
 /** Asked by supervisors, which must hear the truth most of all when much is going on. */
 const ALWAYS_ADMITTED = new Set(['/healthz', '/readyz', '/metrics']);
 
+/** Of `maxQueueMs`, for this long after a request was refused, ms. */
+const OVERLOADED_SHARE = 0.3;
+const OVERLOADED_MS = 100;
+
 /** A turn answers as many whatever it takes: one slow request or a pause of the machine is no overload. */
 const MIN_ANSWERED = 4;
 
@@ -31,6 +36,8 @@ export class Admission {
   #turnStart = 0;
   /** Requests of this turn. */
   #count = 0;
+  /** When a request was refused last, ms. */
+  #lastShed = Number.NEGATIVE_INFINITY;
   readonly #endTurn = () => {
     this.#turnStart = 0;
   };
@@ -57,11 +64,14 @@ export class Admission {
       setImmediate(this.#endTurn);
       return false;
     }
+    if (++this.#count <= MIN_ANSWERED) return false;
     const { maxQueueMs, owedMs } = this.#options;
-    return ++this.#count > MIN_ANSWERED && now - this.#turnStart + owedMs() > maxQueueMs;
+    const limitMs = now - this.#lastShed < OVERLOADED_MS ? OVERLOADED_SHARE * maxQueueMs : maxQueueMs;
+    return now - this.#turnStart + owedMs() > limitMs;
   }
 
   #shed(request: IncomingMessage, response: ServerResponse): void {
+    this.#lastShed = performance.now();
     this.#options.onShed('queue');
     response.writeHead(503, {
       'content-type': 'application/json; charset=utf-8',

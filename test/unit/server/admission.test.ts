@@ -7,13 +7,13 @@ let server: Server | undefined;
 afterEach(() => new Promise((done) => (server === undefined ? done(0) : server.close(done))));
 
 /** A server whose every answer keeps the event loop busy, once its clients' connections are open. */
-async function start(busyMs: number, maxQueueMs: number, owedMs = 0) {
+async function start(busyMs: number, maxQueueMs: number, owedMs = () => 0) {
   let isBusy = false;
   const shed: string[] = [];
   const admission = new Admission({
     maxQueueMs,
     retryAfterSeconds: 7,
-    owedMs: () => owedMs,
+    owedMs,
     onShed: () => shed.push('queue'),
   });
   const listener = admission.guard((_, response) => {
@@ -52,11 +52,27 @@ describe('Admission', () => {
   });
 
   it('counts what the requests let in will take when the turn ends', async () => {
-    const { url } = await start(5, 1000, 2000);
+    const { url } = await start(5, 1000, () => 2000);
     const answers = await Promise.all(Array.from({ length: 40 }, () => fetch(url)));
     const refused = answers.filter(({ status }) => status === 503);
     expect(refused.length).toBeGreaterThan(0);
     expect(refused.length).toBeLessThan(37);
+  });
+
+  it('holds turns to a part of the time while requests are refused', async () => {
+    let owedMs = 2000;
+    const { url, shed } = await start(2, 1000, () => owedMs);
+    const burst = () => Promise.all(Array.from({ length: 40 }, () => fetch(url)));
+    await burst();
+    expect(shed.length).toBeGreaterThan(0);
+    owedMs = 500; // less than the whole, more than the part
+    shed.length = 0;
+    await burst();
+    expect(shed.length).toBeGreaterThan(0);
+    await new Promise((done) => setTimeout(done, 200));
+    shed.length = 0;
+    await burst();
+    expect(shed).toEqual([]);
   });
 
   it('is not alarmed by one slow request before a few others', async () => {
