@@ -354,6 +354,19 @@ export interface NativeEngine {
     components: Float32Array;
     explainedVariance: Float32Array; // [components]
   }>;
+  /** X ≈ U·Σ·V of a sparse matrix, given by rows: the `components` largest singular values. Not centred. */
+  sparseSvd(request: {
+    rowOffsets: Int32Array; // [rows + 1]
+    columns: Int32Array; // [entries]
+    values: Float32Array; // [entries]
+    numColumns: number;
+    components: number;
+    seed: number;
+  }): Promise<{
+    singularValues: Float32Array; // [components], falling
+    components: Float32Array; // V [components, numColumns], orthonormal rows
+    projected: Float32Array; // X·Vᵀ = U·Σ [rows, components]
+  }>;
   /** Σ weights[i]·tensors[i]; all of one length. */
   weightedSum(request: { tensors: readonly Float32Array[]; weights: readonly number[] }): Promise<Float32Array>;
   /**

@@ -13,6 +13,7 @@
 #include "napi/transformer.h"
 #include "ops/gemm.h"
 #include "ops/pca.h"
+#include "ops/sparse_svd.h"
 #include "train/layer_weights.h"
 
 namespace limbeck {
@@ -65,6 +66,7 @@ void Engine::define(Napi::Env env) {
                       method<&Engine::create_text_encoder>("createTextEncoder"),
                       promise_method<&Engine::pca>("pca"),
                       promise_method<&Engine::pca_transform>("pcaTransform"),
+                      promise_method<&Engine::sparse_svd>("sparseSvd"),
                       promise_method<&Engine::weighted_sum>("weightedSum"),
                       promise_method<&Engine::learn_layer_weights>("learnLayerWeights"),
                       method<&Engine::dispose>("dispose"),
@@ -168,6 +170,42 @@ Napi::Value Engine::pca_transform(const Napi::CallbackInfo& info) {
         return y;
       },
       [](Napi::Env env, const std::vector<float>& y) { return new_float32_array(env, y); });
+}
+
+Napi::Value Engine::sparse_svd(const Napi::CallbackInfo& info) {
+  struct Result {
+    std::vector<float> singular_values, components, projected;
+  };
+  const std::shared_ptr<TaskQueue> queue = this->queue();
+  const Fields fields(info[0], "");
+  std::vector<int32_t> row_offsets = fields.int32s("rowOffsets"), entries = fields.int32s("columns");
+  if (row_offsets.size() < 2) invalid("Expected rowOffsets to have at least 2 elements.");
+  FloatInput values(fields.get("values"), "values", static_cast<int64_t>(entries.size()));
+  check_count("columns", static_cast<int64_t>(entries.size()), row_offsets.back());
+  const int64_t rows = static_cast<int64_t>(row_offsets.size()) - 1;
+  const int64_t columns = fields.integer("numColumns", 1, kMaxInt32);
+  const int64_t components = fields.integer("components", 1, std::min(rows, columns));
+  const uint64_t seed = static_cast<uint64_t>(fields.integer("seed", 0, kMaxSafeInteger));
+  // Basis and products in double, results in float.
+  check_memory((rows + columns) * (components + 10) * static_cast<int64_t>(sizeof(double) + sizeof(float)));
+  return queue->submit(
+      {},
+      [=, row_offsets = std::move(row_offsets), entries = std::move(entries), values = std::move(values)](
+          Context& context, Arena&) {
+        Result result{std::vector<float>(static_cast<size_t>(components)),
+                      std::vector<float>(static_cast<size_t>(components * columns)),
+                      std::vector<float>(static_cast<size_t>(rows * components))};
+        limbeck::sparse_svd(context, {row_offsets.data(), entries.data(), values.data(), rows, columns}, components,
+                            seed, result.singular_values.data(), result.components.data(), result.projected.data());
+        return result;
+      },
+      [](Napi::Env env, const Result& result) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("singularValues", new_float32_array(env, result.singular_values));
+        object.Set("components", new_float32_array(env, result.components));
+        object.Set("projected", new_float32_array(env, result.projected));
+        return object;
+      });
 }
 
 Napi::Value Engine::weighted_sum(const Napi::CallbackInfo& info) {

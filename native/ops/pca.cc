@@ -6,115 +6,16 @@
 #include <string>
 
 #include "core/error.h"
-#include "core/rng.h"
 #include "ops/linear.h"
+#include "ops/subspace.h"
 
 namespace limbeck {
 namespace {
 
-// Halko et al. §4.2: five to ten extra directions are enough; §4.5: a few power iterations for a slow spectrum.
-constexpr int64_t kOversampling = 10;
-constexpr int kPowerIterations = 7;
 // Rows centred at a time: the copy (1024 × columns) stays in cache and x itself is never duplicated.
 constexpr int64_t kChunkRows = 1024;
 // A singular value below this share of the largest is rounding noise of float32 products.
 constexpr double kRankTolerance = 2e-6;
-// A direction that lost all but this share of its length to earlier ones carries no information of its own.
-constexpr double kDependentTolerance = 1e-13;
-
-double dot(const double* a, const double* b, int64_t count) {
-  double sums[4] = {0, 0, 0, 0};
-  int64_t i = 0;
-  for (; i + 4 <= count; i += 4) {
-    for (int lane = 0; lane < 4; ++lane) sums[lane] += a[i + lane] * b[i + lane];
-  }
-  for (; i < count; ++i) sums[0] += a[i] * b[i];
-  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
-}
-
-/// row[0 … count) -= (row·direction)·direction
-void remove_component(const double* direction, double* row, int64_t count) {
-  const double projection = dot(row, direction, count);
-  for (int64_t i = 0; i < count; ++i) row[i] -= projection * direction[i];
-}
-
-void fill_normal(double* row, int64_t count, uint64_t seed, uint64_t stream) {
-  const Philox random{seed, stream};
-  for (int64_t i = 0; i < count; ++i) row[i] = random.normal(static_cast<uint64_t>(i));
-}
-
-/// Orthonormal rows by modified Gram–Schmidt, twice because the rows may be nearly dependent; a row without a direction
-/// of its own is replaced by a random one.
-void orthonormalise_rows(ThreadPool& pool, double* q, int64_t num_rows, int64_t num_columns, double* lengths,
-                         uint64_t seed) {
-  for (int pass = 0; pass < 2; ++pass) {
-    for (int64_t i = 0; i < num_rows; ++i) {
-      lengths[i] = std::sqrt(dot(q + i * num_columns, q + i * num_columns, num_columns));
-    }
-    for (int64_t i = 0; i < num_rows; ++i) {
-      double* row = q + i * num_columns;
-      double length = std::sqrt(dot(row, row, num_columns));
-      for (uint64_t attempt = 0; !(length > kDependentTolerance * lengths[i]); ++attempt) {
-        fill_normal(row, num_columns, seed, (static_cast<uint64_t>(i) << 32) + attempt + 1);
-        lengths[i] = std::sqrt(dot(row, row, num_columns));
-        for (int repeat = 0; repeat < 2; ++repeat) {
-          for (int64_t j = 0; j < i; ++j) remove_component(q + j * num_columns, row, num_columns);
-        }
-        length = std::sqrt(dot(row, row, num_columns));
-      }
-      for (int64_t c = 0; c < num_columns; ++c) row[c] /= length;
-      pool.parallel_for(num_rows - i - 1, [&](int64_t offset, int) {
-        remove_component(row, q + (i + 1 + offset) * num_columns, num_columns);
-      });
-    }
-  }
-}
-
-/// Eigenvalues and eigenvectors (rows of `vectors`) of a symmetric matrix, both unordered, by cyclic Jacobi rotations
-/// (Golub & Van Loan, Matrix Computations, §8.5). Accurate for graded matrices, which the Gram matrix of principal
-/// directions is. `matrix` ends diagonal.
-void jacobi_eigen(double* matrix, double* vectors, int64_t size) {
-  std::fill(vectors, vectors + size * size, 0.0);
-  for (int64_t i = 0; i < size; ++i) vectors[i * size + i] = 1;
-  constexpr int kMaxSweeps = 60;
-  for (int sweep = 0; sweep < kMaxSweeps; ++sweep) {
-    bool rotated = false;
-    for (int64_t p = 0; p < size; ++p) {
-      for (int64_t q = p + 1; q < size; ++q) {
-        const double app = matrix[p * size + p], aqq = matrix[q * size + q], apq = matrix[p * size + q];
-        if (apq == 0 || std::fabs(apq) <= 1e-15 * std::sqrt(std::fabs(app) * std::fabs(aqq))) continue;
-        rotated = true;
-        const double theta = (aqq - app) / (2 * apq);
-        const double tangent = (theta >= 0 ? 1 : -1) / (std::fabs(theta) + std::sqrt(theta * theta + 1));
-        const double cosine = 1 / std::sqrt(tangent * tangent + 1);
-        const double sine = tangent * cosine;
-        // Only rows are walked: the matrix stays symmetric, so its columns p and q are copies of them.
-        double* row_p = matrix + p * size;
-        double* row_q = matrix + q * size;
-        for (int64_t i = 0; i < size; ++i) {
-          const double x = row_p[i], y = row_q[i];
-          row_p[i] = cosine * x - sine * y;
-          row_q[i] = sine * x + cosine * y;
-        }
-        row_p[p] = app - tangent * apq;
-        row_q[q] = aqq + tangent * apq;
-        row_p[q] = row_q[p] = 0;
-        for (int64_t i = 0; i < size; ++i) {
-          matrix[i * size + p] = row_p[i];
-          matrix[i * size + q] = row_q[i];
-        }
-        double* vector_p = vectors + p * size;
-        double* vector_q = vectors + q * size;
-        for (int64_t i = 0; i < size; ++i) {
-          const double x = vector_p[i], y = vector_q[i];
-          vector_p[i] = cosine * x - sine * y;
-          vector_q[i] = sine * x + cosine * y;
-        }
-      }
-    }
-    if (!rotated) return;
-  }
-}
 
 void column_means(ThreadPool& pool, const float* x, int64_t num_rows, int64_t num_columns, double* sums, float* mean) {
   constexpr int64_t kBlockColumns = 64;
@@ -187,9 +88,7 @@ void pca(Context& context, const float* x, int64_t num_rows, int64_t num_columns
   float* basis_f32 = scratch.allocate<float>(size * num_columns);
   float* product = scratch.allocate<float>(size * num_columns);
   double* lengths = scratch.allocate<double>(size);
-  for (int64_t i = 0; i < size; ++i)
-    fill_normal(basis + i * num_columns, num_columns, seed, static_cast<uint64_t>(i) << 32);
-  orthonormalise_rows(context.pool, basis, size, num_columns, lengths, seed);
+  random_directions(context.pool, basis, size, num_columns, lengths, seed);
   std::copy(basis, basis + size * num_columns, basis_f32);
   for (int iteration = 0; iteration < kPowerIterations; ++iteration) {
     std::fill(product, product + size * num_columns, 0.0f);
@@ -205,7 +104,7 @@ void pca(Context& context, const float* x, int64_t num_rows, int64_t num_columns
 
   // Rayleigh–Ritz: the principal axes inside the subspace. Chunks are summed in double.
   double* gram = scratch.allocate<double>(size * size);
-  double* rotation = scratch.allocate<double>(size * size);
+  double* eigenvalues = scratch.allocate<double>(num_components);
   float* chunk_gram = scratch.allocate<float>(size * size);
   std::fill(gram, gram + size * size, 0.0);
   for_each_projected_chunk(
@@ -214,36 +113,10 @@ void pca(Context& context, const float* x, int64_t num_rows, int64_t num_columns
         gemm(context, size, size, rows, {projected, 1, size}, {projected, size, 1}, nullptr, chunk_gram, size, false);
         for (int64_t i = 0; i < size * size; ++i) gram[i] += chunk_gram[i];
       });
-  for (int64_t i = 0; i < size; ++i) {
-    for (int64_t j = 0; j < i; ++j) {
-      const double both = 0.5 * (gram[i * size + j] + gram[j * size + i]);
-      gram[i * size + j] = gram[j * size + i] = both;
-    }
-  }
-  jacobi_eigen(gram, rotation, size);
-
-  int64_t* order = scratch.allocate<int64_t>(size);
-  std::iota(order, order + size, int64_t{0});
-  std::sort(order, order + size, [&](int64_t a, int64_t b) {
-    const double left = gram[a * size + a], right = gram[b * size + b];
-    return left > right || (left == right && a < b);
-  });
-  const double largest = gram[order[0] * size + order[0]];
-  double* axis = scratch.allocate<double>(num_columns);
+  principal_axes(context.scratch, gram, basis, size, num_columns, num_components, eigenvalues, components);
   for (int64_t k = 0; k < num_components; ++k) {
-    std::fill(axis, axis + num_columns, 0.0);
-    for (int64_t i = 0; i < size; ++i) {
-      const double weight = rotation[order[k] * size + i];
-      for (int64_t c = 0; c < num_columns; ++c) axis[c] += weight * basis[i * num_columns + c];
-    }
-    int64_t peak = 0;
-    for (int64_t c = 1; c < num_columns; ++c) {
-      if (std::fabs(axis[c]) > std::fabs(axis[peak])) peak = c;
-    }
-    const double sign = axis[peak] < 0 ? -1 : 1;
-    for (int64_t c = 0; c < num_columns; ++c) components[k * num_columns + c] = static_cast<float>(sign * axis[c]);
-    const double eigenvalue = gram[order[k] * size + order[k]];
-    const bool is_noise = eigenvalue <= kRankTolerance * kRankTolerance * largest || num_rows < 2;
+    const double eigenvalue = eigenvalues[k];
+    const bool is_noise = eigenvalue <= kRankTolerance * kRankTolerance * eigenvalues[0] || num_rows < 2;
     explained_variance[k] = is_noise ? 0.0f : static_cast<float>(eigenvalue / static_cast<double>(num_rows - 1));
   }
 }

@@ -776,6 +776,40 @@ describe('features', () => {
     expect(flat.components).toEqual(new Float32Array(8));
   });
 
+  it('decomposes a sparse matrix, and rejects a malformed one', async () => {
+    // [[3, 0], [0, 0], [0, −2]]
+    const matrix = {
+      rowOffsets: Int32Array.of(0, 1, 1, 2),
+      columns: Int32Array.of(0, 1),
+      values: Float32Array.of(3, -2),
+      numColumns: 2,
+      components: 2,
+      seed: 1,
+    };
+    const { singularValues, components, projected } = await engine.sparseSvd(matrix);
+    const close = (values: Float32Array, expected: number[]) => {
+      expect(values.length).toBe(expected.length);
+      values.forEach((value, i) => {
+        expect(value).toBeCloseTo(expected[i] ?? Number.NaN, 5);
+      });
+    };
+    close(singularValues, [3, 2]);
+    close(components, [1, 0, 0, 1]);
+    close(projected, [3, 0, 0, 0, 0, -2]);
+    const rejected: [object, string][] = [
+      [{ components: 3 }, 'ERR_INVALID_ARGUMENT'],
+      [{ rowOffsets: Int32Array.of(0) }, 'ERR_INVALID_ARGUMENT'],
+      [{ rowOffsets: Int32Array.of(0, 2, 1, 2) }, 'ERR_INVALID_ARGUMENT'],
+      [{ rowOffsets: Int32Array.of(0, 1, 1, 3) }, 'ERR_SHAPE_MISMATCH'],
+      [{ columns: Int32Array.of(0, 2) }, 'ERR_INVALID_ARGUMENT'],
+      [{ values: Float32Array.of(1) }, 'ERR_SHAPE_MISMATCH'],
+      [{ values: Float32Array.of(1, Number.NaN) }, 'ERR_INVALID_ARGUMENT'],
+    ];
+    for (const [change, code] of rejected) {
+      expect((await rejectionOf(engine.sparseSvd({ ...matrix, ...change }))).code).toBe(code);
+    }
+  });
+
   it('sums tensors by weight', async () => {
     const tensors = [Float32Array.of(1, 2, 3), Float32Array.of(10, 20, 30)];
     expect(await engine.weightedSum({ tensors, weights: [2, 0.5] })).toEqual(Float32Array.of(7, 14, 21));

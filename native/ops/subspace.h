@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/arena.h"
+#include "core/thread_pool.h"
+
+namespace limbeck {
+
+// Halko et al. 2011 (arXiv:0909.4061) §4.2: five to ten extra directions are enough; §4.5: a few power iterations for a
+// slow spectrum.
+constexpr int64_t kOversampling = 10;
+constexpr int kPowerIterations = 7;
+
+/// Orthonormal rows by modified Gram–Schmidt, twice because the rows may be nearly dependent; a row without a direction
+/// of its own is replaced by a random one.
+///   q [num_rows, num_columns] num_rows ≤ num_columns, lengths [num_rows] scratch
+void orthonormalise_rows(ThreadPool& pool, double* q, int64_t num_rows, int64_t num_columns, double* lengths,
+                         uint64_t seed);
+
+/// q [num_rows, num_columns] = random orthonormal rows, a function of the seed.
+void random_directions(ThreadPool& pool, double* q, int64_t num_rows, int64_t num_columns, double* lengths,
+                       uint64_t seed);
+
+/// Rayleigh–Ritz: the principal axes inside the span of `basis`, largest first. Signs are fixed: the largest absolute
+/// entry of each axis is positive.
+///   gram [size, size] basis·XᵀX·basisᵀ, made symmetric and overwritten; basis [size, num_columns] orthonormal rows
+///   eigenvalues [num_axes] = of XᵀX; axes [num_axes, num_columns] =
+void principal_axes(Arena& scratch, double* gram, const double* basis, int64_t size, int64_t num_columns,
+                    int64_t num_axes, double* eigenvalues, float* axes);
+
+}  // namespace limbeck
