@@ -111,11 +111,14 @@ function readGpt2(reader: ConfigReader): TransformerConfig {
 
 function readBert(reader: ConfigReader): TransformerConfig {
   reader.only('position_embedding_type', ['absolute', null]);
-  reader.only('is_decoder', [false]);
+  const isDecoder = reader.boolean('is_decoder', false);
   const hiddenSize = reader.integer('hidden_size', 1, MAX_WIDTH);
   const numAttentionHeads = reader.integer('num_attention_heads', 1, hiddenSize);
   const hiddenDropout = reader.probability('hidden_dropout_prob', 0.1);
   const architectures = reader.strings('architectures');
+  // Sentence encoders, and decoders without a head of their own, are saved as the bare BertModel.
+  const maskedLmHead = architectures.length === 0 || architectures.some((name) => name !== 'BertModel');
+  if (isDecoder && maskedLmHead) reader.only('is_decoder', [false]);
   return {
     ...readCommon(reader, 'num_hidden_layers', 'max_position_embeddings', 512),
     hiddenSize,
@@ -129,14 +132,13 @@ function readBert(reader: ConfigReader): TransformerConfig {
     normEps: reader.positive('layer_norm_eps', 1e-12),
     positions: 'learned',
     ropeTheta: UNUSED_ROPE_THETA,
-    attention: 'bidirectional',
+    attention: isDecoder ? 'causal' : 'bidirectional',
     hiddenAct: reader.choice('hidden_act', GELU_NAMES, 'gelu'),
     qkvBias: true,
     attentionOutputBias: true,
     mlpBias: true,
     tieWordEmbeddings: reader.boolean('tie_word_embeddings', true),
-    // Sentence encoders are saved as the bare BertModel, without the head.
-    maskedLmHead: architectures.length === 0 || architectures.some((name) => name !== 'BertModel'),
+    maskedLmHead,
     embeddingDropout: reader.probability('embd_pdrop', hiddenDropout),
     attentionDropout: reader.probability('attention_probs_dropout_prob', 0.1),
     hiddenDropout,
@@ -244,6 +246,7 @@ const WRITERS: Record<ModelFamily, Writer> = {
     hidden_act: config.hiddenAct,
     layer_norm_eps: config.normEps,
     type_vocab_size: config.typeVocabSize,
+    ...(config.attention === 'causal' ? { is_decoder: true } : {}),
     ...sharedKeys(config),
     intermediate_size: config.intermediateSize,
     tie_word_embeddings: config.tieWordEmbeddings,

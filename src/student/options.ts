@@ -34,6 +34,11 @@ export const sequenceArchitectureSchema = z
       .max(1 << 14)
       .default(50),
     dropout: z.number().min(0).lt(1).default(0.2),
+    /**
+     * `after`: each block's norms follow its sums, and one follows the embeddings, as in the original transformer.
+     * `before`: as in GPT-2.
+     */
+    normPlacement: z.enum(['before', 'after']).default('before'),
   })
   .refine(({ hiddenSize, numAttentionHeads }) => hiddenSize % numAttentionHeads === 0, {
     message: 'expected a multiple of numAttentionHeads',

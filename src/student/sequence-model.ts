@@ -31,7 +31,7 @@ export function sequenceConfig(
   itemFeatureSize: number,
 ): TransformerConfig {
   const shape = parseOptions(sequenceArchitectureSchema, architecture, 'architecture');
-  const { hiddenSize, numHiddenLayers, numAttentionHeads, maxHistory, dropout } = shape;
+  const { hiddenSize, numHiddenLayers, numAttentionHeads, maxHistory, dropout, normPlacement } = shape;
   return {
     vocabSize: numItems,
     hiddenSize,
@@ -41,9 +41,10 @@ export function sequenceConfig(
     headDim: hiddenSize / numAttentionHeads,
     intermediateSize: shape.intermediateSize ?? 4 * hiddenSize,
     maxPositionEmbeddings: maxHistory,
-    typeVocabSize: 0,
+    // BERT, in whose layout such a model is saved, has one at least.
+    typeVocabSize: normPlacement === 'after' ? 1 : 0,
     norm: 'layerNorm',
-    normPlacement: 'before',
+    normPlacement,
     normEps: 1e-5,
     positions: 'learned',
     ropeTheta: 10_000,
@@ -190,7 +191,7 @@ export class SequenceModel {
   }
 
   /**
-   * Writes the files of {@link save} into a directory that is there: a GPT-2 checkpoint and the item features.
+   * Writes the files of {@link save} into a directory that is there: a GPT-2 or BERT checkpoint and the item features.
    *
    * @param rows the items to write, ascending. @defaultValue all
    */
@@ -198,7 +199,7 @@ export class SequenceModel {
     const whole = this.#withItems(rows);
     try {
       const { native, config } = whole;
-      await saveCheckpoint(directory, { model: native, family: 'gpt2', config });
+      await saveCheckpoint(directory, { model: native, family: familyOf(config), config });
       if (whole.features) {
         const data = whole.features;
         const shape = [config.vocabSize, config.itemFeatureSize];
@@ -242,6 +243,11 @@ export class SequenceModel {
     native.setItemFeatures(features);
     return { native, config, features };
   }
+}
+
+/** Hugging Face models of the same computation: GPT-2, or a BERT decoder where the norms come after. */
+function familyOf({ normPlacement }: TransformerConfig): 'gpt2' | 'bert' {
+  return normPlacement === 'after' ? 'bert' : 'gpt2';
 }
 
 /** Rows beyond the values are zeros. */

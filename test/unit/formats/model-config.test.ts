@@ -196,6 +196,15 @@ describe('parseModelConfig', () => {
     );
   });
 
+  test('a BERT decoder reads causally; one with a head of its own is refused', () => {
+    const decoder = { ...bert, is_decoder: true, architectures: ['BertModel'] };
+    const config = parse(decoder);
+    expect(config).toMatchObject({ attention: 'causal', normPlacement: 'after', maskedLmHead: false });
+    expect(toHuggingFaceConfig('bert', config)).toMatchObject({ is_decoder: true, architectures: ['BertModel'] });
+    expect(toHuggingFaceConfig('bert', parse(bert))).not.toHaveProperty('is_decoder');
+    expect(() => parse({ ...decoder, architectures: ['BertLMHeadModel'] })).toThrowError(/is_decoder/);
+  });
+
   test('refuses heads that do not divide the width', () => {
     expect(() => parse({ ...gpt2, n_head: 5 })).toThrowError(/48/);
   });

@@ -67,6 +67,29 @@ describe('fine-tuning', () => {
     expect(ranks.filter((rank) => rank === 1).length).toBeGreaterThan(0.8 * USERS);
   });
 
+  test('learns it with the norms after the blocks too, and is saved as a BERT decoder with item features', async () => {
+    const features = Float32Array.from({ length: ITEMS * 3 }, (_, i) => Math.sin(i * 1.7));
+    const shape = { hiddenSize: 16, numHiddenLayers: 1, numAttentionHeads: 2, maxHistory: LENGTH, dropout: 0.1 };
+    const config = sequenceConfig({ ...shape, normPlacement: 'after' }, ITEMS, 3);
+    const model = SequenceModel.create(engine, config, { seed: 1, itemFeatures: features });
+    await fineTuneSequenceModel(engine, model, data, OPTIONS);
+    const { ranks } = await model.rank(data.validation, data.validation);
+    expect(ranks.filter((rank) => rank === 1).length).toBeGreaterThan(0.8 * USERS);
+
+    const directory = join(folder, 'after');
+    await model.save(directory);
+    const again = await SequenceModel.load(engine, directory);
+    expect(again.config).toEqual(config);
+    expect((await again.rank(data.validation, data.validation)).ranks).toEqual(ranks);
+    // One request at a time, as it is served: the best item is the one of the full ranking.
+    const recommender = engine.createRecommender(again.native);
+    const itemIds = new Int32Array(1);
+    const history = data.train.sequences.slice(0, LENGTH);
+    recommender.recommend({ history, exclude: new Int32Array(0), k: 1, itemIds, scores: new Float32Array(1) });
+    expect(itemIds[0] === data.validation.targets[0]).toBe(ranks[0] === 1);
+    for (const one of [recommender, again, model]) one.dispose();
+  });
+
   test('with sampled negatives learns it too', async () => {
     const model = create(16, 1);
     const { epochs } = await fineTuneSequenceModel(engine, model, data, { ...OPTIONS, sampledNegatives: 20 });
