@@ -32,6 +32,7 @@ import type { Hooks } from './teacher/hooks.js';
 import { LanguageModel } from './teacher/language-model.js';
 import type { LanguageModelTraining, PretrainOptions } from './teacher/options.js';
 import { pretrainLanguageModel, type TextCorpus, trainLanguageModel } from './teacher/pretrain.js';
+import { fitStaticEncoder, type StaticEncoderOptions } from './teacher/static-encoder.js';
 
 const engineOptionsSchema = z.strictObject({
   /** `auto` takes the fastest that this machine has. */
@@ -103,6 +104,15 @@ export class Engine {
     hooks: Hooks = {},
   ): Promise<FitResult & { model: LanguageModel }> {
     return pretrainLanguageModel(this.#native, corpus, options, hooks);
+  }
+
+  /** Step 2: word vectors for these texts, in seconds. @see fitStaticEncoder */
+  fitStaticEncoder(
+    texts: readonly string[],
+    options: StaticEncoderOptions = {},
+    hooks: Hooks & { readonly seed?: number } = {},
+  ): Promise<LanguageModel> {
+    return fitStaticEncoder(this.#native, texts, options, hooks);
   }
 
   /** Step 2: a teacher that exists, trained further. @see trainLanguageModel */

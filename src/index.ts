@@ -79,3 +79,4 @@ export type { Hooks, ProgressEvent } from './teacher/hooks.js';
 export type { LanguageModel } from './teacher/language-model.js';
 export type { LanguageModelTraining, PretrainOptions } from './teacher/options.js';
 export type { TextCorpus } from './teacher/pretrain.js';
+export type { StaticEncoderOptions } from './teacher/static-encoder.js';

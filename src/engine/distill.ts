@@ -66,7 +66,7 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
     log.note('prepare', { users, items, interactions, testCases: test.targets.length });
 
     // 2. Teacher: a language model that knows the items' texts.
-    const teacher = models.keep(await log.run('teacher', undefined, () => obtainTeacher(context, corpus)));
+    const teacher = models.keep(await log.run('teacher', undefined, () => obtainTeacher(context, dataset, corpus)));
     log.note('teacher', { family: teacher.model.family, parameters: teacher.model.numParameters });
 
     // 3. Extract: item vectors; with them the teacher learns to recommend, and its answers are kept.

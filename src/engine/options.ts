@@ -4,6 +4,7 @@ import { prepareOptionsSchema } from '../prepare/options.js';
 import { languageStudentOptionsSchema } from '../student/language-student.js';
 import { fineTuneOptionsSchema, sequenceArchitectureSchema } from '../student/options.js';
 import { languageModelTrainingSchema, pretrainOptionsSchema } from '../teacher/options.js';
+import { staticEncoderSchema } from '../teacher/static-encoder.js';
 
 /** A teacher that exists, used as it is or trained further on the texts at hand. */
 const loadedTeacherSchema = z.strictObject({
@@ -13,6 +14,9 @@ const loadedTeacherSchema = z.strictObject({
   adapt: languageModelTrainingSchema.optional(),
 });
 
+/** Vectors of words instead of a model that reads texts: fitted in seconds, and on short titles as good. */
+const staticTeacherSchema = z.strictObject({ static: staticEncoderSchema });
+
 const corpusSchema = z.strictObject({
   /** Items of the end of each history that are told as text; 0 = no histories. */
   maxHistory: z.int().min(0).default(8),
@@ -21,7 +25,7 @@ const corpusSchema = z.strictObject({
 });
 
 const knowledgeSchema = z.strictObject({
-  /** Layers fused into item vectors, 0 = embeddings. @defaultValue all */
+  /** Layers fused into item vectors, 0 = embeddings. @defaultValue all; of a static encoder, 0 */
   hiddenStates: z.array(z.int().min(0)).min(1).optional(),
   fusion: fusionSchema.prefault({}),
   /** Width of the item features. */
@@ -66,7 +70,7 @@ export const distillOptionsSchema = z.strictObject({
     .max(100)
     .default([0, 1, 2]),
   data: prepareOptionsSchema,
-  teacher: z.union([loadedTeacherSchema, pretrainOptionsSchema]).prefault({}),
+  teacher: z.union([loadedTeacherSchema, staticTeacherSchema, pretrainOptionsSchema]).prefault({}),
   corpus: corpusSchema.prefault({}),
   knowledge: knowledgeSchema.prefault({}),
   /** The teacher as a recommender: a wide sequence model over the language model's item vectors. */

@@ -17,6 +17,7 @@ import type { EpochRecord } from '../teacher/fit-model.js';
 import type { Hooks } from '../teacher/hooks.js';
 import { LanguageModel } from '../teacher/language-model.js';
 import { pretrainLanguageModel, type TextCorpus, trainLanguageModel } from '../teacher/pretrain.js';
+import { fitStaticEncoder } from '../teacher/static-encoder.js';
 import type { DistillSettings } from './options.js';
 import type { StepLog } from './step-log.js';
 import type { Workspace } from './workspace.js';
@@ -62,11 +63,19 @@ export function makeCorpus(dataset: Dataset, { maxHistory, heldOut }: DistillSet
 /** Step 2: the language model that everything is distilled from. */
 export async function obtainTeacher(
   { engine, settings, workspace, hooks }: StageContext,
+  dataset: Dataset,
   corpus: TextCorpus,
 ): Promise<Trained<LanguageModel>> {
   const { teacher } = settings;
+  const texts = dataset.items.map(itemSentence);
   const context = { ...hooks, checkpoint: workspace.checkpoint('teacher') };
   const load = (directory: string) => LanguageModel.load(engine, directory);
+  if ('static' in teacher) {
+    return stage(workspace, 'teacher', load, async () => {
+      const seed = settings.seeds[0] ?? 0;
+      return { model: await fitStaticEncoder(engine, texts, teacher.static, { ...hooks, seed }), history: [] };
+    });
+  }
   if (!('directory' in teacher)) {
     return stage(workspace, 'teacher', load, async () => {
       const { model, epochs } = await pretrainLanguageModel(engine, corpus, teacher, {
@@ -98,7 +107,8 @@ export async function extractItems(
   dataset: Dataset,
 ): Promise<{ features: Float32Array; encoder: TextEncoderSpec }> {
   const { hiddenStates, fusion, components } = settings.knowledge;
-  const layers = hiddenStates ?? Array.from({ length: teacher.numHiddenLayers + 1 }, (_, i) => i);
+  const all = Array.from({ length: teacher.numHiddenLayers + 1 }, (_, i) => i);
+  const layers = hiddenStates ?? ('static' in settings.teacher ? [0] : all);
   const texts = dataset.items.map(itemSentence);
   const directory = workspace.path('knowledge');
   const knowledge = await extractKnowledge(teacher, texts, { directory, hiddenStates: layers, pooling: 'mean' }, hooks);

@@ -7,23 +7,28 @@ export const MAX_TOKEN_ID = 16_000_000;
 export const MAX_WORD_PIECE_CHARACTERS = 200;
 
 /**
- * The pre-tokenisation patterns of the supported families: GPT-2, Llama 3, Qwen2. They run in linear time on any text,
+ * The pre-tokenisation patterns of the supported families: GPT-2, Llama 3, Qwen2, and white space. They run in linear time on any text,
  * which an unknown pattern need not.
  */
 const KNOWN_PATTERNS: ReadonlySet<string> = new Set([
   "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
   "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
   "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+  '\\s+',
 ]);
 
 type Json = Readonly<Record<string, unknown>>;
+
+/** How words are cut: by merges, greedily, or by the likeliest pieces (static encoders). */
+const MODEL_TYPES = ['BPE', 'WordPiece', 'Unigram'] as const;
+type ModelType = (typeof MODEL_TYPES)[number];
 
 export interface TokenizerVocabulary {
   readonly idOf: ReadonlyMap<string, number>;
   readonly tokenOf: ReadonlyMap<number, string>;
   /** The largest id plus one. */
   readonly vocabSize: number;
-  readonly modelType: 'BPE' | 'WordPiece';
+  readonly modelType: ModelType;
 }
 
 /** @throws LimbeckError ERR_TOKENIZER with what is wrong */
@@ -33,11 +38,15 @@ export function checkTokenizerJson(json: object, source: string): TokenizerVocab
   };
   const { model, added_tokens: addedTokens = [], ...pipeline } = json as Json;
   if (!isRecord(model)) return fail('expected an object "model"');
-  const modelType = model['type'] ?? (Array.isArray(model['merges']) ? 'BPE' : 'WordPiece');
-  if (modelType !== 'BPE' && modelType !== 'WordPiece') {
-    return fail(`expected a BPE or WordPiece model, got ${JSON.stringify(modelType)}`);
+  const named = model['type'] ?? (Array.isArray(model['merges']) ? 'BPE' : 'WordPiece');
+  const modelType = MODEL_TYPES.find((type) => type === named);
+  if (modelType === undefined) {
+    return fail(`expected a BPE, WordPiece or Unigram model, got ${JSON.stringify(named)}`);
   }
-  if (!isRecord(model['vocab'])) return fail('expected an object "model.vocab"');
+  const { vocab } = model;
+  if (modelType === 'Unigram' ? !Array.isArray(vocab) : !isRecord(vocab)) {
+    return fail(`expected ${modelType === 'Unigram' ? 'a list' : 'an object'} "model.vocab"`);
+  }
   if (!Array.isArray(addedTokens)) return fail('expected a list "added_tokens"');
 
   const idOf = new Map<string, number>();
@@ -55,7 +64,15 @@ export function checkTokenizerJson(json: object, source: string): TokenizerVocab
     tokenOf.set(id as number, token as string);
     largestId = Math.max(largestId, id as number);
   };
-  for (const [token, id] of Object.entries(model['vocab'])) add(token, id);
+  if (modelType === 'Unigram') {
+    (vocab as unknown[]).forEach((piece, id) => {
+      const [token, score] = Array.isArray(piece) ? piece : [];
+      if (typeof score !== 'number') fail(`expected a piece with its score, got ${JSON.stringify(piece)}`);
+      add(token, id);
+    });
+  } else {
+    for (const [token, id] of Object.entries(vocab as Json)) add(token, id);
+  }
   for (const token of addedTokens) {
     if (!isRecord(token)) return fail('expected objects in "added_tokens"');
     add(token['content'], token['id']);

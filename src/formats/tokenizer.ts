@@ -1,4 +1,4 @@
-/** Text to token ids and back, for the two models that the supported families use: BPE and WordPiece. */
+/** Text to token ids and back, for the models that the supported families use: BPE, WordPiece and Unigram. */
 
 import { join } from 'node:path';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
