@@ -108,6 +108,11 @@ export interface NativeTransformer {
   setItemFeatures(features: Float32Array): void;
   /** Item table e_i = v_i + A·u_i, [V, d]. */
   itemTable(): Float32Array;
+  /**
+   * Adds bias [V] to the logits for every input, folded into the last layer norm and the item table. Needs tied
+   * embeddings and layer norms, and no head between.
+   */
+  addItemBias(bias: Float32Array): void;
   forward(request: ForwardRequest): Promise<ForwardResult>;
   /** θ ← θ + alpha·(φ − θ) for one parameter. */
   interpolate(name: string, target: Float32Array, alpha: number): Promise<void>;

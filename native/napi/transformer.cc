@@ -7,6 +7,7 @@
 
 #include "model/generate.h"
 #include "model/inference.h"
+#include "model/item_bias.h"
 #include "model/project.h"
 #include "ops/optimizer.h"
 
@@ -143,6 +144,7 @@ void TransformerObject::define(Napi::Env env) {
                       method<&TransformerObject::initialize>("initialize"),
                       method<&TransformerObject::set_item_features>("setItemFeatures"),
                       method<&TransformerObject::item_table>("itemTable"),
+                      method<&TransformerObject::add_item_bias>("addItemBias"),
                       promise_method<&TransformerObject::interpolate>("interpolate"),
                       promise_method<&TransformerObject::forward>("forward"),
                       promise_method<&TransformerObject::project>("project"),
@@ -225,6 +227,14 @@ Napi::Value TransformerObject::item_table(const Napi::CallbackInfo& info) {
   Context context{pool, scratch};
   const float* table = transformer.word_table(context, arena);
   return new_float32_array(info.Env(), table, transformer.config().vocab_size * transformer.config().hidden_size);
+}
+
+Napi::Value TransformerObject::add_item_bias(const Napi::CallbackInfo& info) {
+  Transformer& transformer = idle().transformer;
+  const ArrayView<float> bias = float32_view(info[0], "bias");
+  check_count("bias", bias.count, transformer.config().vocab_size);
+  limbeck::add_item_bias(transformer, bias.data);
+  return info.Env().Undefined();
 }
 
 Napi::Value TransformerObject::interpolate(const Napi::CallbackInfo& info) {

@@ -36,6 +36,7 @@ class TransformerObject : public EngineObject<TransformerObject, SharedModel> {
   Napi::Value initialize(const Napi::CallbackInfo& info);
   Napi::Value set_item_features(const Napi::CallbackInfo& info);
   Napi::Value item_table(const Napi::CallbackInfo& info);
+  Napi::Value add_item_bias(const Napi::CallbackInfo& info);
   Napi::Value interpolate(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
   Napi::Value project(const Napi::CallbackInfo& info);

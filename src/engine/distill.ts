@@ -55,10 +55,12 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
     const dataset = await log.run('prepare', 'read, filter, split', () =>
       prepareDataset(settings.data, hooks.signal ? { signal: hooks.signal } : {}),
     );
+    const counts = trainCounts(dataset);
     const data = {
       train: trainSequences(dataset),
       validation: evaluationSet(dataset, 'validation'),
       numItems: dataset.items.length,
+      counts,
     };
     const test = evaluationSet(dataset, 'test');
     const corpus = makeCorpus(dataset, settings.corpus);
@@ -101,7 +103,6 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
     models.add(student);
 
     // 8. Evaluate.
-    const counts = trainCounts(dataset);
     const results = await log.run('evaluate', 'full ranking', () =>
       buildReport(engine, settings, {
         dataset,

@@ -3,6 +3,7 @@ import { fusionSchema } from '../knowledge/fuse.js';
 import { prepareOptionsSchema } from '../prepare/options.js';
 import { languageStudentOptionsSchema } from '../student/language-student.js';
 import { fineTuneOptionsSchema, sequenceArchitectureSchema } from '../student/options.js';
+import { rareItemsSchema } from '../student/rare-items.js';
 import { languageModelTrainingSchema, pretrainOptionsSchema } from '../teacher/options.js';
 import { staticEncoderSchema } from '../teacher/static-encoder.js';
 
@@ -43,6 +44,8 @@ const studentSchema = z.strictObject({
   initialise: z.enum(['random', 'width']).default('random'),
   /** Gives the student the item features, so that it knows new items by their text. */
   itemFeatures: z.boolean().default(true),
+  /** What is added to the scores of rare items; the student without distillation gets the same. */
+  rareItems: rareItemsSchema.prefault({}),
   training: fineTuneOptionsSchema.prefault({ losses: { ce: 0.7, kd: 0.3, gate: 0.2 } }),
 });
 

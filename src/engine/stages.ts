@@ -11,6 +11,7 @@ import { historySentences, itemSentence } from '../prepare/verbalize.js';
 import { fineTuneSequenceModel, type SequenceTrainingData } from '../student/fine-tune.js';
 import { initialiseStudent } from '../student/initialise.js';
 import { distillLanguageModel } from '../student/language-student.js';
+import { boostRareItems } from '../student/rare-items.js';
 import { SequenceModel, sequenceConfig } from '../student/sequence-model.js';
 import type { SequenceTeacher } from '../student/teacher-cache.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
@@ -146,11 +147,11 @@ export async function trainSequenceTeacher(
 export async function trainStudent(
   { engine, settings, workspace, hooks }: StageContext,
   log: StepLog,
-  data: SequenceTrainingData & { readonly numItems: number },
+  data: SequenceTrainingData & { readonly numItems: number; readonly counts: Int32Array },
   seed: number,
   distillation?: { readonly features: Float32Array; readonly teacher: SequenceTeacher },
 ): Promise<Seeded> {
-  const { architecture, initialise, itemFeatures: wantsFeatures, training } = settings.student;
+  const { architecture, initialise, itemFeatures: wantsFeatures, rareItems, training } = settings.student;
   const { losses: _losses, layerMap: _layerMap, interpolation: _interpolation, ...clicksAlone } = training;
   const kind = distillation ? 'distilled' : 'plain';
   const run = `${settings.seeds.indexOf(seed) + 1} of ${settings.seeds.length}`;
@@ -172,8 +173,8 @@ export async function trainStudent(
           }),
         );
       }
-      return log.run('fineTune', undefined, () =>
-        fineTuneSequenceModel(
+      return log.run('fineTune', undefined, async () => {
+        const fitted = await fineTuneSequenceModel(
           engine,
           model,
           data,
@@ -184,8 +185,10 @@ export async function trainStudent(
             checkpoint: workspace.checkpoint(`${kind}-${seed}`),
             describe: { step: 'fineTune', name: `${kind} student ${run}` },
           },
-        ),
-      );
+        );
+        await boostRareItems(model, data, rareItems, hooks);
+        return fitted;
+      });
     });
   });
   return { ...trained, seed };

@@ -203,7 +203,7 @@ function checkTeacher(
 }
 
 /** What the best epoch is chosen by; the results table has its own, fuller metrics. */
-function meanNdcgAt10(ranks: Int32Array): number {
+export function meanNdcgAt10(ranks: Int32Array): number {
   let sum = 0;
   for (const rank of ranks) if (rank <= 10) sum += 1 / Math.log2(rank + 1);
   return sum / ranks.length;
