@@ -32,6 +32,7 @@ export function fakeModel(): NativeTransformer {
     initialize: unexpected,
     setItemFeatures: unexpected,
     itemTable: unexpected,
+    addItemBias: unexpected,
     forward: unexpected,
     interpolate: unexpected,
     project: unexpected,
