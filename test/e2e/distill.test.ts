@@ -142,6 +142,36 @@ describe('a distillation', () => {
   );
 });
 
+test('a distillation from a static encoder makes a student that knows new items by their text', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'limbeck-static-'));
+  try {
+    const { languageStudent: _without, ...options } = tinyOptions(folder);
+    const { student, teacher, report } = await engine.distill({
+      ...options,
+      teacher: { static: { lexicalComponents: 6, tokenizer: { vocabSize: 300 } } },
+      knowledge: { components: 4 },
+    });
+    expect(report.rows).toHaveLength(4);
+    expect(teacher.config.hiddenSize).toBe(6);
+    student.addItems([{ id: 'new', text: 'Film number 40. comedy' }]);
+    const history = ['i1', 'i2'];
+    const answer = student.recommend({ history: [...history, { text: 'Film number 3. comedy' }], k: 39 });
+    expect(answer.items.map(({ id }) => id)).toContain('new');
+
+    const again = await engine.loadStudent(join(folder, 'out/student'));
+    const same = again.recommend({ history, k: 5 }).items;
+    expect(same).toEqual(
+      student
+        .recommend({ history, k: 6 })
+        .items.filter(({ id }) => id !== 'new')
+        .slice(0, 5),
+    );
+    for (const one of [again, student, teacher]) one.dispose();
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
 describe('a distillation refuses', () => {
   let folder: string;
   beforeEach(() => {
