@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import type { Hooks } from '../teacher/hooks.js';
+import { copyParameters, restoreParameters } from '../teacher/training-checkpoint.js';
 import { meanNdcgAt10, type SequenceTrainingData } from './fine-tune.js';
 import type { SequenceModel } from './sequence-model.js';
 
@@ -53,6 +54,7 @@ export async function boostRareItems(
   if (unit.every((bias) => bias === 0)) return 0;
   const ndcg = async () => meanNdcgAt10((await model.rank(validation, validation, hooks)).ranks);
   const without = await ndcg();
+  const original = copyParameters(model.native);
   let current = 0;
   const moveTo = (weight: number) => {
     if (weight === current) return;
@@ -64,6 +66,7 @@ export async function boostRareItems(
     moveTo(weight);
     if ((await ndcg()) >= without) best = weight;
   }
-  moveTo(best);
+  if (best === 0) restoreParameters(model.native, original);
+  else moveTo(best);
   return best;
 }

@@ -91,9 +91,11 @@ describe('boosting rare items', () => {
     const counts = Int32Array.from({ length: ITEMS }, (_, i) => (i < 20 ? 0 : 9));
     const model = create('after');
     const validation = cases(Int32Array.from({ length: USERS }, (_, i) => 20 + (i % 10)));
+    const scores = await logits(model);
     const before = (await model.rank(validation, validation)).ranks;
     expect(await boostRareItems(model, { validation, counts }, { weights: [4, 8] })).toBe(0);
     expect((await model.rank(validation, validation)).ranks).toEqual(before);
+    expect(await logits(model)).toEqual(scores);
     expect(await boostRareItems(model, { validation, counts: counts.fill(9) })).toBe(0);
     model.dispose();
   });
