@@ -1,7 +1,10 @@
 import { z } from 'zod';
 
-/** How a file is laid out. `.gz` after any text format is allowed; Parquet compresses by itself. */
-export type TableFormat = 'csv' | 'tsv' | 'jsonl' | 'parquet';
+/**
+ * How a file is laid out. `.gz` after any text format is allowed; Parquet compresses by itself. `sequences`: one user a
+ * line, the id and then the items in time order; its columns are `user` and `item`.
+ */
+export type TableFormat = 'csv' | 'tsv' | 'jsonl' | 'parquet' | 'sequences';
 
 /** One file of rows, and how to read it. */
 export interface TableSource {
@@ -13,8 +16,8 @@ export interface TableSource {
    */
   readonly format?: TableFormat | undefined;
   /**
-   * What separates columns, 1 to 4 bytes (`::` for MovieLens files). CSV and TSV only.
-   * @defaultValue `,` for CSV, tab for TSV
+   * What separates columns, 1 to 4 bytes (`::` for MovieLens files). CSV, TSV and sequences only.
+   * @defaultValue `,` for CSV, tab for TSV, any white space for sequences
    */
   readonly delimiter?: string | undefined;
   /**
@@ -108,7 +111,7 @@ export interface PrepareOptions {
 const columnName = z.string().min(1);
 const tableSource = {
   path: z.string().min(1),
-  format: z.enum(['csv', 'tsv', 'jsonl', 'parquet']).optional(),
+  format: z.enum(['csv', 'tsv', 'jsonl', 'parquet', 'sequences']).optional(),
   delimiter: z
     .string()
     .refine((text) => text.length > 0 && Buffer.byteLength(text) <= 4, 'expected 1 to 4 bytes')

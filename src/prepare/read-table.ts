@@ -6,10 +6,11 @@ import type { OpenFile, RawTable } from './raw-table.js';
 import { readCsv } from './read-csv.js';
 import { readJsonLines } from './read-json-lines.js';
 import { readParquet } from './read-parquet.js';
+import { readSequences } from './read-sequences.js';
 import { checkFile } from './text-file.js';
 
 /**
- * Reads the wanted columns of a CSV, TSV, JSON Lines or Parquet file into the database.
+ * Reads the wanted columns of a CSV, TSV, JSON Lines, Parquet or sequence file into the database.
  *
  * @throws ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_EMPTY_DATA, ERR_COLUMN_NOT_FOUND, ERR_INVALID_ARGUMENT, ERR_IO,
  * ERR_ABORTED
@@ -32,6 +33,7 @@ export async function readTable(
 function readAs(format: TableFormat, file: OpenFile): Promise<RawTable> {
   if (format === 'parquet') return readParquet(file);
   if (format === 'jsonl') return readJsonLines(file);
+  if (format === 'sequences') return readSequences(file);
   return readCsv(file, format);
 }
 
@@ -47,7 +49,7 @@ function detectFormat(source: ResolvedTableSource): { format: TableFormat; gzip:
   const guessed = extension === 'ndjson' ? 'jsonl' : (extension as TableFormat | undefined);
   const format = source.format ?? guessed;
   if (format === undefined) {
-    const message = `cannot tell the format of ${path} from its name; set format to csv, tsv, jsonl or parquet`;
+    const message = `cannot tell the format of ${path} from its name; set format to csv, tsv, jsonl, parquet or sequences`;
     throw new LimbeckError('ERR_INVALID_ARGUMENT', message);
   }
   if (format === 'parquet' && gzip) {
@@ -57,7 +59,8 @@ function detectFormat(source: ResolvedTableSource): { format: TableFormat; gzip:
     );
   }
   const textOnly = (['delimiter', 'quote', 'header', 'names'] as const).find((option) => source[option] !== undefined);
-  if (textOnly !== undefined && (format === 'parquet' || format === 'jsonl')) {
+  const isText = format === 'csv' || format === 'tsv' || (format === 'sequences' && textOnly === 'delimiter');
+  if (textOnly !== undefined && !isText) {
     const message = `${path}: "${textOnly}" is for CSV and TSV files, and this one is ${format}`;
     throw new LimbeckError('ERR_INVALID_ARGUMENT', message);
   }

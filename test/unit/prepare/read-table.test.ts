@@ -121,6 +121,56 @@ describe('formats', () => {
   });
 });
 
+describe('sequences', () => {
+  const walk = [
+    ['u1', 'a'],
+    ['u1', 'b'],
+    ['u2', 'c'],
+    ['u1', 'a'],
+  ];
+
+  it.each([
+    ['plain', 'u1 a b\nu2 c\nu1 a\n'],
+    ['marked', '\ufeffu1 a b\nu2 c\nu1 a\n'],
+    ['windows', 'u1 a b\r\nu2 c\r\nu1 a\r\n'],
+    ['spaced', '  u1\ta   b \n\n\nu2 c\nu1 a'],
+    ['packed', gzipSync('u1 a b\nu2 c\nu1 a\n')],
+  ])('reads one user a line: %s', async (name, content) => {
+    const path = writeTemporary(name === 'packed' ? 'sequences.txt.gz' : `${name}.txt`, content);
+    const result = await read(path, { format: 'sequences' });
+    expect(result).toEqual({ rows: walk, brokenRows: 0, brokenExamples: [] });
+  });
+
+  it('takes ids with spaces when a delimiter is given, and columns in any order', async () => {
+    const path = writeTemporary('delimited.txt', 'u 1,a b,c\n');
+    const result = await read(path, { format: 'sequences', delimiter: ',' }, ['item', 'user']);
+    expect(result.rows).toEqual([
+      ['a b', 'u 1'],
+      ['c', 'u 1'],
+    ]);
+  });
+
+  it('counts a user without items as broken, with its line', async () => {
+    const result = await read(writeTemporary('lonely.txt', 'u1 a\nu2\nu3 b\n'), { format: 'sequences' });
+    expect(result.rows).toEqual([
+      ['u1', 'a'],
+      ['u3', 'b'],
+    ]);
+    expect(result.brokenRows).toBe(1);
+    expect(result.brokenExamples).toEqual([{ line: 2, reason: 'no item after the user "u2"' }]);
+  });
+
+  it('knows the columns user and item alone, and no header', async () => {
+    const path = writeTemporary('other.txt', 'u1 a\n');
+    await expect(read(path, { format: 'sequences' }, ['user', 'time'])).rejects.toMatchObject({
+      code: 'ERR_COLUMN_NOT_FOUND',
+    });
+    await expect(read(path, { format: 'sequences', header: true })).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+    });
+  });
+});
+
 describe('JSON Lines', () => {
   it('counts lines that are not objects, and takes numbers as text', async () => {
     const content = ['{"user":1,"item":12345678901234567890}', '{broken', '[1]', '{"user":{"a":1},"item":null}', '"x"'];
