@@ -395,6 +395,33 @@ export interface NativeEngine {
     mean: Float32Array;
     components: Float32Array;
   }): Promise<Float32Array>;
+  /**
+   * Rows begin … end − 1 of the sparse matrix of cosines between the sets of histories that items are in; ids of a row
+   * ascend, and no item is its own neighbour.
+   */
+  itemNeighbors(request: {
+    sequences: Int32Array; // [N]
+    sequenceOffsets: Int32Array; // [S + 1]
+    numItems: number;
+    begin: number;
+    end: number;
+  }): Promise<{
+    offsets: Int32Array; // [end − begin + 1]
+    items: Int32Array;
+    cosines: Float32Array;
+  }>;
+  /** Full ranking by Σ decay^(places from the end)·cosine over a history; ties count against the target. */
+  rankByNeighbors(
+    request: RankRequest & {
+      /** All rows of the matrix. */
+      readonly offsets: Int32Array; // [numItems + 1]
+      readonly items: Int32Array;
+      readonly cosines: Float32Array;
+      readonly numItems: number;
+      /** In (0, 1]. */
+      readonly decay: number;
+    },
+  ): Promise<{ ranks: Int32Array; topK: Int32Array }>;
   dispose(): void;
 }
 

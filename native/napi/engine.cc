@@ -14,6 +14,7 @@
 #include "ops/gemm.h"
 #include "ops/pca.h"
 #include "ops/sparse_svd.h"
+#include "retrieve/item_neighbors.h"
 #include "train/layer_weights.h"
 
 namespace limbeck {
@@ -69,6 +70,8 @@ void Engine::define(Napi::Env env) {
                       promise_method<&Engine::sparse_svd>("sparseSvd"),
                       promise_method<&Engine::weighted_sum>("weightedSum"),
                       promise_method<&Engine::learn_layer_weights>("learnLayerWeights"),
+                      promise_method<&Engine::item_neighbors>("itemNeighbors"),
+                      promise_method<&Engine::rank_by_neighbors>("rankByNeighbors"),
                       method<&Engine::dispose>("dispose"),
                   });
 }
@@ -250,6 +253,80 @@ Napi::Value Engine::learn_layer_weights(const Napi::CallbackInfo& info) {
         object.Set("weights", new_float32_array(env, result.weights));
         object.Set("firstLoss", result.first_loss);
         object.Set("lastLoss", result.last_loss);
+        return object;
+      });
+}
+
+Napi::Value Engine::item_neighbors(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<TaskQueue> queue = this->queue();
+  const Fields fields(info[0], "");
+  const int64_t num_items = fields.integer("numItems", 1, kMaxInt32);
+  const int64_t begin = fields.integer("begin", 0, num_items), end = fields.integer("end", begin, num_items);
+  std::vector<int32_t> sequences = fields.int32s("sequences"), offsets = fields.int32s("sequenceOffsets");
+  if (offsets.empty()) invalid("Expected sequenceOffsets to have at least one entry.");
+  return queue->submit(
+      {},
+      [=, sequences = std::move(sequences), offsets = std::move(offsets)](Context& context, Arena&) {
+        const Histories histories{sequences.data(), offsets.data(), static_cast<int64_t>(offsets.size()) - 1};
+        return limbeck::item_neighbors(context, histories, static_cast<int64_t>(sequences.size()), num_items, begin,
+                                       end);
+      },
+      [](Napi::Env env, const ItemNeighbors& rows) -> Napi::Value {
+        if (rows.offsets.back() > kMaxInt32) throw Error("ERR_OUT_OF_MEMORY", "Too many neighbours for one call.");
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("offsets", new_int32_array(env, {rows.offsets.begin(), rows.offsets.end()}));
+        object.Set("items", new_int32_array(env, rows.items));
+        object.Set("cosines", new_float32_array(env, rows.cosines));
+        return object;
+      });
+}
+
+Napi::Value Engine::rank_by_neighbors(const Napi::CallbackInfo& info) {
+  struct Request {
+    std::vector<int32_t> offsets, items, input_ids, sequence_offsets, targets, exclude_ids, exclude_offsets;
+  };
+  struct Result {
+    std::vector<int32_t> ranks, lists;
+  };
+  const std::shared_ptr<TaskQueue> queue = this->queue();
+  const Fields fields(info[0], "");
+  const int64_t num_items = fields.integer("numItems", 1, kMaxInt32);
+  Request request{fields.int32s("offsets"),
+                  fields.int32s("items"),
+                  fields.int32s("inputIds"),
+                  fields.int32s("sequenceOffsets"),
+                  fields.int32s("targets"),
+                  fields.int32s("excludeIds"),
+                  fields.int32s("excludeOffsets")};
+  FloatInput cosines(fields.get("cosines"), "cosines", static_cast<int64_t>(request.items.size()));
+  const int64_t num_cases = static_cast<int64_t>(request.targets.size());
+  check_count("offsets", static_cast<int64_t>(request.offsets.size()), num_items + 1);
+  check_count("sequenceOffsets", static_cast<int64_t>(request.sequence_offsets.size()), num_cases + 1);
+  check_count("excludeOffsets", static_cast<int64_t>(request.exclude_offsets.size()), num_cases + 1);
+  const float decay = fields.number("decay", FLT_MIN, 1.0f);
+  const int64_t top_k = fields.integer("topK", 0, num_items);
+  return queue->submit(
+      {},
+      [=, request = std::move(request), cosines = std::move(cosines)](Context& context, Arena&) {
+        const ItemNeighborsView neighbors{request.offsets.data(), request.items.data(), cosines.data(),
+                                          static_cast<int64_t>(request.items.size()), num_items};
+        const NeighborRankInputs inputs{{request.input_ids.data(), request.sequence_offsets.data(), num_cases},
+                                        static_cast<int64_t>(request.input_ids.size()),
+                                        request.targets.data(),
+                                        request.exclude_ids.data(),
+                                        request.exclude_offsets.data(),
+                                        static_cast<int64_t>(request.exclude_ids.size()),
+                                        decay,
+                                        top_k};
+        Result result{std::vector<int32_t>(request.targets.size()),
+                      std::vector<int32_t>(static_cast<size_t>(num_cases * top_k))};
+        limbeck::rank_by_neighbors(context, neighbors, inputs, result.ranks.data(), result.lists.data());
+        return result;
+      },
+      [](Napi::Env env, const Result& result) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("ranks", new_int32_array(env, result.ranks));
+        object.Set("topK", new_int32_array(env, result.lists));
         return object;
       });
 }

@@ -34,6 +34,8 @@ class Engine : public JsClass<Engine> {
   Napi::Value sparse_svd(const Napi::CallbackInfo& info);
   Napi::Value weighted_sum(const Napi::CallbackInfo& info);
   Napi::Value learn_layer_weights(const Napi::CallbackInfo& info);
+  Napi::Value item_neighbors(const Napi::CallbackInfo& info);
+  Napi::Value rank_by_neighbors(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);
 
   std::shared_ptr<TaskQueue> queue_;

@@ -8,10 +8,11 @@ import { extractKnowledge } from '../knowledge/extract.js';
 import { type ItemPairs, itemFeatures, type TextEncoderSpec } from '../knowledge/fuse.js';
 import { type Dataset, trainSequences } from '../prepare/dataset.js';
 import { historySentences, itemSentence } from '../prepare/verbalize.js';
-import { fineTuneSequenceModel, type SequenceTrainingData } from '../student/fine-tune.js';
+import { type FineTuneContext, fineTuneSequenceModel, type SequenceTrainingData } from '../student/fine-tune.js';
 import { initialiseStudent } from '../student/initialise.js';
 import { distillLanguageModel } from '../student/language-student.js';
-import { boostRareItems } from '../student/rare-items.js';
+import type { FineTuneOptions, SequenceArchitecture } from '../student/options.js';
+import { boostRareItems, type RareItemsOptions } from '../student/rare-items.js';
 import { SequenceModel, sequenceConfig } from '../student/sequence-model.js';
 import type { SequenceTeacher } from '../student/teacher-cache.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
@@ -156,42 +157,66 @@ export async function trainStudent(
   const kind = distillation ? 'distilled' : 'plain';
   const run = `${settings.seeds.indexOf(seed) + 1} of ${settings.seeds.length}`;
   const load = (directory: string) => SequenceModel.load(engine, directory);
-  const trained = await stage(workspace, `${kind}-${seed}`, load, async () => {
-    const features = wantsFeatures ? distillation?.features : undefined;
-    const config = sequenceConfig(architecture, data.numItems, features ? settings.knowledge.components : 0);
-    const model = await log.run('initialise', undefined, () =>
-      SequenceModel.create(engine, config, { seed, itemFeatures: features }),
-    );
-    return fineTuned(model, async () => {
-      if (distillation) {
-        await log.run('transfer', undefined, () =>
-          initialiseStudent(model.native, {
-            method: initialise,
-            teacher: distillation.teacher.head,
-            studentLayers: config.numHiddenLayers,
-            teacherLayers: distillation.teacher.numHiddenLayers,
-          }),
-        );
-      }
-      return log.run('fineTune', undefined, async () => {
-        const fitted = await fineTuneSequenceModel(
-          engine,
-          model,
-          data,
-          { ...(distillation ? training : clicksAlone), seed },
-          {
-            ...hooks,
-            teacher: distillation?.teacher,
-            checkpoint: workspace.checkpoint(`${kind}-${seed}`),
-            describe: { step: 'fineTune', name: `${kind} student ${run}` },
-          },
-        );
-        await boostRareItems(model, data, rareItems, hooks);
-        return fitted;
-      });
+  const trained = await stage(workspace, `${kind}-${seed}`, load, () =>
+    runStudent(engine, log, data, {
+      architecture,
+      initialise: distillation ? initialise : 'random',
+      features: wantsFeatures ? distillation?.features : undefined,
+      teacher: distillation?.teacher,
+      rareItems,
+      training: { ...(distillation ? training : clicksAlone), seed },
+      context: {
+        ...hooks,
+        checkpoint: workspace.checkpoint(`${kind}-${seed}`),
+        describe: { step: 'fineTune', name: `${kind} student ${run}` },
+      },
+    }),
+  );
+  return { ...trained, seed };
+}
+
+/** One training of a student. */
+export interface StudentRun {
+  readonly architecture: SequenceArchitecture;
+  /** `width` needs a teacher. */
+  readonly initialise: 'random' | 'width';
+  /** u [numItems, f]; without, the student knows items by their ids alone. */
+  readonly features: Float32Array | undefined;
+  readonly teacher: SequenceTeacher | undefined;
+  /** What is added to the scores of rare items; nothing where it is undefined. */
+  readonly rareItems: RareItemsOptions | undefined;
+  readonly training: FineTuneOptions & { readonly seed: number };
+  readonly context: Omit<FineTuneContext, 'teacher'>;
+}
+
+/** Steps 4 to 6: made, filled from the teacher where that is wanted, and trained. */
+export async function runStudent(
+  engine: NativeEngine,
+  log: StepLog,
+  data: SequenceTrainingData & { readonly numItems: number; readonly counts: Int32Array },
+  { architecture, initialise, features, teacher, rareItems, training, context }: StudentRun,
+): Promise<Trained<SequenceModel>> {
+  const config = sequenceConfig(architecture, data.numItems, features ? features.length / data.numItems : 0);
+  const model = await log.run('initialise', undefined, () =>
+    SequenceModel.create(engine, config, { seed: training.seed, itemFeatures: features }),
+  );
+  return fineTuned(model, async () => {
+    if (teacher) {
+      await log.run('transfer', undefined, () =>
+        initialiseStudent(model.native, {
+          method: initialise,
+          teacher: teacher.head,
+          studentLayers: config.numHiddenLayers,
+          teacherLayers: teacher.numHiddenLayers,
+        }),
+      );
+    }
+    return log.run('fineTune', undefined, async () => {
+      const fitted = await fineTuneSequenceModel(engine, model, data, training, { ...context, teacher });
+      if (rareItems) await boostRareItems(model, data, rareItems, context);
+      return fitted;
     });
   });
-  return { ...trained, seed };
 }
 
 /** A small language model, with its loss on texts that no training saw, epoch by epoch. */

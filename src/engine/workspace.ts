@@ -23,14 +23,12 @@ export class Workspace {
    * Opens the unfinished run of these settings, or begins one. An unfinished run of other settings is discarded: its
    * stages are of no use to this one.
    *
+   * @param name of the directory in the output
    * @throws LimbeckError ERR_IO, ERR_NO_SPACE
    */
-  static async open(output: string, settings: unknown): Promise<Workspace> {
-    const directory = join(output, DIRECTORY);
-    const fingerprint = loadBinding()
-      .crc32c(new TextEncoder().encode(JSON.stringify(settings)))
-      .toString(16)
-      .padStart(8, '0');
+  static async open(output: string, settings: unknown, name = DIRECTORY): Promise<Workspace> {
+    const directory = join(output, name);
+    const fingerprint = fingerprintOf(settings);
     const runFile = join(directory, RUN_FILE);
     if (await pathExists(runFile)) {
       const run = await readJsonFile(runFile);
@@ -75,6 +73,14 @@ export class Workspace {
   async finish(): Promise<void> {
     await rm(this.directory, { recursive: true, force: true });
   }
+}
+
+/** Eight hexadecimal digits that tell settings apart: the CRC-32C of their JSON. */
+export function fingerprintOf(settings: unknown): string {
+  return loadBinding()
+    .crc32c(new TextEncoder().encode(JSON.stringify(settings)))
+    .toString(16)
+    .padStart(8, '0');
 }
 
 /** @throws LimbeckError ERR_IO when the output path is a file */
