@@ -8,6 +8,8 @@ import type { FeedbackSource } from './engine/feedback-data.js';
 import { type FinetuneOptions, type FinetuneResult, finetune } from './engine/finetune.js';
 import { ModelRegistry, type ModelRegistryOptions } from './engine/model-registry.js';
 import type { DistillOptions } from './engine/options.js';
+import { benchQuality, type QualityContext, type QualityResult } from './engine/quality.js';
+import type { QualityOptions } from './engine/quality-options.js';
 import { modelResult, popularityResult, studentLatency } from './engine/results.js';
 import { LimbeckError } from './errors.js';
 import { resultRow } from './evaluate/recommendation.js';
@@ -229,6 +231,16 @@ export class Engine {
     } finally {
       student.dispose();
     }
+  }
+
+  /**
+   * Step 8, for claims: baselines, teacher and students on one data set, each of several seeds, by full ranking, with
+   * paired intervals. Results go to `options.output`; what an earlier call finished is not run again.
+   *
+   * @throws LimbeckError as {@link distill}
+   */
+  benchQuality(options: QualityOptions, context: QualityContext = {}): Promise<QualityResult> {
+    return benchQuality(this.#native, options, context);
   }
 
   /** Stops the threads; every object that this engine made is unusable afterwards. */

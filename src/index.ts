@@ -12,8 +12,12 @@ export type {
 export type { ModelMetadata } from './engine/model-manifest.js';
 export type { ModelRegistry, ModelRegistryOptions, ModelVersion } from './engine/model-registry.js';
 export type { DistillOptions } from './engine/options.js';
+export type { QualityContext, QualityResult } from './engine/quality.js';
+export type { QualityOptions } from './engine/quality-options.js';
 export { createEngine, Engine, type EngineOptions } from './engine.js';
 export { LimbeckError, type LimbeckErrorCode } from './errors.js';
+export { renderQualityReport } from './evaluate/quality-report.js';
+export type { PublishedRow, QualityReport, QualityRow } from './evaluate/quality-types.js';
 export { type EvaluationSet, evaluationSet } from './evaluate/recommendation.js';
 export { renderReport } from './evaluate/report.js';
 export type { DistillationReport, ResultRow } from './evaluate/report-types.js';

@@ -4,6 +4,7 @@ import { existsSync, realpathSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { Command, CommanderError, InvalidArgumentError } from 'commander';
 import { LimbeckError } from '../errors.js';
+import { type BenchQualityFlags, benchQualityCommand } from './bench.js';
 import { type DistillFlags, distillCommand } from './distill.js';
 import { doctorCommand, packageVersion } from './doctor.js';
 import { codeOf, EXIT, EXIT_CODE_HELP, exitCodeOf } from './exit-codes.js';
@@ -110,6 +111,21 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .option('--scopes <scope...>', 'what it allows: read, write; both when not said', ids)
     .option(...json)
     .action((file: string, flags: { scopes?: string[]; json?: boolean }) => createKeyCommand(file, flags, context));
+  program
+    .command('bench')
+    .description('measure recommenders on data of the literature, or on your own')
+    .command('quality')
+    .description('baselines, teacher and students by full ranking, with intervals; finished rows are not run again')
+    .requiredOption('--data <set>', 'beauty, ml-1m, or a config as distill reads it, with students, rows and published')
+    .option('--path <dir>', 'folder with the files of beauty or ml-1m (default: its folder in $LIMBECK_DATA)')
+    .option('--output <dir>', 'directory of the results (default: out/quality-SET, or what the config says)')
+    .option('--seeds <list>', 'training seeds, separated by commas (default: 0,1,2)', seeds)
+    .option('--rows <list>', 'rows to run, separated by commas (default: all)', ids)
+    .option('--threads <count>', 'compute threads; 0 = all that this machine allows', wholeNumber)
+    .option('--precision <name>', 'of products in training: float32, bfloat16 or fastest (default: float32)')
+    .option('--quiet', 'show no progress')
+    .option(...json)
+    .action((flags: BenchQualityFlags) => stoppable((signal) => benchQualityCommand(flags, { streams, signal })));
   program
     .command('inspect <path>')
     .description('describe a safetensors file, a model, a student, a knowledge store or an output directory')

@@ -99,7 +99,7 @@ export async function buildReport(
 }
 
 /** Training and validation by epoch; a sequence model is validated by ranking, whose records hold −ndcg@10. */
-function curves(name: string, history: readonly EpochRecord[], ranking?: 'ndcg@10'): LossCurve[] {
+export function curves(name: string, history: readonly EpochRecord[], ranking?: 'ndcg@10'): LossCurve[] {
   if (history.length === 0) return [];
   const training = history.map(({ epoch, trainLoss }) => ({ x: epoch, y: trainLoss }));
   const validation = history.map(({ epoch, validationLoss }) => ({

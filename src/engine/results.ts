@@ -11,10 +11,10 @@ import type { SequenceModel } from '../student/sequence-model.js';
 import type { Hooks } from '../teacher/hooks.js';
 
 /** Lists this long are asked for, so that coverage is known up to k = 20. */
-const LIST_LENGTH = 20;
-const LATENCY = { warmup: 200, iterations: 2000 };
+export const LIST_LENGTH = 20;
+export const LATENCY = { warmup: 200, iterations: 2000 };
 /** Different histories that latency is measured with. */
-const LATENCY_USERS = 500;
+export const LATENCY_USERS = 500;
 const RECOMMENDED_IN_EXAMPLES = 10;
 const HISTORY_IN_EXAMPLES = 10;
 
@@ -90,7 +90,7 @@ export function exampleUsers(dataset: Dataset, student: Student, test: Evaluatio
 }
 
 /** The first `most` histories of the test cases. */
-function historiesOf<T>(test: EvaluationSet, name: (item: number) => T, most = test.targets.length): T[][] {
+export function historiesOf<T>(test: EvaluationSet, name: (item: number) => T, most = test.targets.length): T[][] {
   return Array.from({ length: Math.min(most, test.targets.length) }, (_, s) =>
     Array.from(test.sequences.subarray(test.sequenceOffsets[s], test.sequenceOffsets[s + 1]), name),
   );

@@ -1,5 +1,5 @@
 /**
- * Two charts as inline SVG: no script, no external resource. Colours come from the page's custom properties
+ * Three charts as inline SVG: no script, no external resource. Colours come from the page's custom properties
  * (`--series-0` … `--series-3`, `--ink`, `--muted`, `--grid`), so they follow its light and dark modes. Lengths are in
  * SVG units; a chart is 440 wide and scales with its container.
  */
@@ -28,11 +28,28 @@ export interface HistogramOptions {
   readonly latency: LatencySummary;
 }
 
+export interface IntervalChartOptions {
+  /** Unique in the page. */
+  readonly id: string;
+  readonly title: string;
+  readonly xLabel: string;
+  /** From the top down; one without an interval is drawn open. */
+  readonly entries: readonly {
+    readonly name: string;
+    readonly value: number;
+    readonly interval?: readonly [number, number];
+  }[];
+  /** Where a dashed line stands, such as no difference. */
+  readonly reference?: number;
+}
+
 type Point = Series['points'][number];
 
 const WIDTH = 440;
 const HEIGHT = 260;
 const MARGIN = { left: 60, right: 24, bottom: 44, top: 12 };
+/** Height of an entry of the interval chart. */
+const INTERVAL_HEIGHT = 22;
 /** Height of a legend line or a row of marker labels. */
 const LINE_HEIGHT = 18;
 /** More points than this are not told apart on a chart of this width. */
@@ -105,6 +122,37 @@ export function histogramChart({ id, title, latency }: HistogramOptions): string
   const total = counts.reduce((sum, count) => sum + count, 0);
   const summary = markers.map(([name, value]) => `${name} ${formatLatency(value)}`).join(', ');
   return svg(id, title, `Histogram of ${formatNumber(total)} calls: ${summary}.`, body);
+}
+
+/** One line an entry: its name, its value as a dot, and its interval as a bar through it. */
+export function intervalChart({ id, title, xLabel, entries, reference }: IntervalChartOptions): string {
+  const left = 180;
+  const shown = entries.filter(({ value }) => Number.isFinite(value));
+  const bottom = MARGIN.top + shown.length * INTERVAL_HEIGHT;
+  const height = bottom + MARGIN.bottom;
+  const bounds = shown.flatMap(({ value, interval }) => [value, ...(interval ?? [])]);
+  const xTicks = ticks(range(reference === undefined ? bounds : [...bounds, reference]), 4);
+  const x = scale(xTicks, left, WIDTH - MARGIN.right);
+  const grid = xTicks.map((tick) => {
+    const at = fixed(x(tick));
+    return `<line class="grid" x1="${at}" x2="${at}" y1="${MARGIN.top}" y2="${bottom}"/><text class="tick" x="${at}" y="${bottom + 17}" text-anchor="middle">${formatNumber(tick)}</text>`;
+  });
+  const rows = shown.map(({ name, value, interval }, index) => {
+    const y = MARGIN.top + (index + 0.5) * INTERVAL_HEIGHT;
+    const label = `<text x="${left - 10}" y="${fixed(y + 4)}" text-anchor="end">${escapeHtml(shorten(name, 24))}<title>${escapeHtml(name)}</title></text>`;
+    const [low, high] = interval ?? [value, value];
+    const bar = `<line class="line" x1="${fixed(x(low))}" x2="${fixed(x(high))}" y1="${fixed(y)}" y2="${fixed(y)}" stroke="var(--series-1)"/>`;
+    const fill = interval === undefined ? 'fill="var(--panel)"' : 'fill="var(--series-0)"';
+    const tip = `${name}: ${formatNumber(value)}${interval === undefined ? '' : `, ${interval.map(formatNumber).join(' to ')}`}`;
+    return `${label}${interval === undefined ? '' : bar}<circle cx="${fixed(x(value))}" cy="${fixed(y)}" r="4" ${fill} stroke="var(--series-0)"><title>${escapeHtml(tip)}</title></circle>`;
+  });
+  const mark =
+    reference === undefined
+      ? ''
+      : `<line class="mark" x1="${fixed(x(reference))}" x2="${fixed(x(reference))}" y1="${MARGIN.top}" y2="${bottom}"/>`;
+  const axis = `<line class="axis" x1="${left}" x2="${WIDTH - MARGIN.right}" y1="${bottom}" y2="${bottom}"/><text class="label" x="${(left + WIDTH - MARGIN.right) / 2}" y="${height - 7}" text-anchor="middle">${escapeHtml(xLabel)}</text>`;
+  const summary = shown.map(({ name, value }) => `${name}: ${formatNumber(value)}.`).join(' ');
+  return svg(id, title, summary, [...grid, mark, axis, ...rows].join(''), height);
 }
 
 /** Nice round numbers (1, 2, 5 × 10ⁿ) that enclose the range, ascending, about `wanted` of them. */
@@ -236,7 +284,7 @@ function describe({ name, points }: Series): string {
   return `${name}: ${formatNumber(first.y)} at ${formatNumber(first.x)}, ${formatNumber(last.y)} at ${formatNumber(last.x)}.`;
 }
 
-function svg(id: string, title: string, description: string, body: string): string {
+function svg(id: string, title: string, description: string, body: string, height = HEIGHT): string {
   const names = `<title id="${id}-title">${escapeHtml(title)}</title><desc id="${id}-desc">${escapeHtml(description)}</desc>`;
-  return `<svg viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-labelledby="${id}-title" aria-describedby="${id}-desc">${names}${body}</svg>`;
+  return `<svg viewBox="0 0 ${WIDTH} ${height}" role="img" aria-labelledby="${id}-title" aria-describedby="${id}-desc">${names}${body}</svg>`;
 }

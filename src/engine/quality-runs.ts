@@ -1,0 +1,80 @@
+/**
+ * Finished runs of a quality bench: `<output>/runs/<row>-<seed>-<fingerprint>/`. A run that is there is not done again;
+ * its fingerprint is of all that decides its result, so that other settings get a run of their own.
+ */
+import { join } from 'node:path';
+import { LimbeckError } from '../errors.js';
+import type { LatencySummary } from '../evaluate/latency.js';
+import { makeDirectory, pathExists, readJsonFile, writeDirectoryAtomic, writeFileAtomic } from '../formats/files.js';
+import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
+import type { EpochRecord } from '../teacher/fit-model.js';
+import type { CheckpointOptions } from '../teacher/training-checkpoint.js';
+import { fingerprintOf } from './workspace.js';
+
+/** What one system did with one seed. */
+export interface QualityRun {
+  /** Rank of each test case's target. */
+  readonly ranks: Int32Array; // [S]
+  /** Recommended lists. */
+  readonly topK: Int32Array; // [S, K]
+  readonly parameters: number;
+  readonly latency: LatencySummary;
+  /** Empty for a system that is not trained. */
+  readonly history: readonly EpochRecord[];
+}
+
+const RANKS_FILE = 'ranks.safetensors';
+const RECORD_FILE = 'run.json';
+
+export class QualityRuns {
+  private constructor(readonly directory: string) {}
+
+  /** @throws LimbeckError ERR_NO_SPACE, ERR_IO */
+  static async open(output: string): Promise<QualityRuns> {
+    const directory = join(output, 'runs');
+    await makeDirectory(directory);
+    return new QualityRuns(directory);
+  }
+
+  /**
+   * The finished run, or what `make` returns, kept.
+   *
+   * @param name of the row and the seed
+   * @param settings all that decides the result
+   * @param make is given the checkpoint from which an unfinished training goes on
+   */
+  async obtain(
+    name: string,
+    settings: unknown,
+    make: (checkpoint: CheckpointOptions) => Promise<QualityRun>,
+  ): Promise<QualityRun> {
+    const fingerprint = fingerprintOf(settings);
+    const path = join(this.directory, `${name}-${fingerprint}`);
+    if (await pathExists(path)) return readRun(path);
+    const run = await make({ path: `${path}.checkpoint.safetensors`, fingerprint, everySteps: 200 });
+    await writeDirectoryAtomic(path, async (temporary) => {
+      const { ranks, topK, ...record } = run;
+      await writeSafetensors(join(temporary, RANKS_FILE), [
+        ['ranks', { shape: [ranks.length], data: ranks }],
+        ['topK', { shape: [ranks.length, topK.length / ranks.length], data: topK }],
+      ]);
+      await writeFileAtomic(join(temporary, RECORD_FILE), `${JSON.stringify(record)}\n`);
+    });
+    return run;
+  }
+}
+
+async function readRun(path: string): Promise<QualityRun> {
+  const { tensors } = await readSafetensors(join(path, RANKS_FILE));
+  const integers = (name: string): Int32Array => {
+    const data = tensors.get(name)?.data;
+    if (data instanceof Int32Array) return data;
+    throw new LimbeckError(
+      'ERR_CHECKPOINT_MISMATCH',
+      `'${path}': expected an int32 tensor '${name}'. Delete the folder.`,
+    );
+  };
+  // Written by this class alone, and whole or not at all.
+  const record = (await readJsonFile(join(path, RECORD_FILE))) as unknown as Omit<QualityRun, 'ranks' | 'topK'>;
+  return { ...record, ranks: integers('ranks'), topK: integers('topK') };
+}
