@@ -17,6 +17,7 @@ import type { ResultRow } from './evaluate/report-types.js';
 import { type ExtractOptions, extractKnowledge } from './knowledge/extract.js';
 import { itemFeatures, reduceDimension } from './knowledge/fuse.js';
 import type { Knowledge } from './knowledge/knowledge.js';
+import { type ImportRankingsOptions, importRankings } from './knowledge/rankings.js';
 import type { Dataset } from './prepare/dataset.js';
 import type { PrepareOptions } from './prepare/options.js';
 import { parseOptions } from './prepare/parse-options.js';
@@ -140,6 +141,15 @@ export class Engine {
   /** Step 3: layers fused and reduced to item features. @see itemFeatures */
   itemFeatures(knowledge: Knowledge, options: Parameters<typeof itemFeatures>[2]): ReturnType<typeof itemFeatures> {
     return itemFeatures(this.#native, knowledge, options);
+  }
+
+  /** Step 3: rankings that a teacher outside this engine made. @see importRankings */
+  importRankings(
+    dataset: Dataset,
+    options: ImportRankingsOptions,
+    hooks: Hooks = {},
+  ): ReturnType<typeof importRankings> {
+    return importRankings(dataset, options, hooks);
   }
 
   /** Principal components of vectors. @see reduceDimension */

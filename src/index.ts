@@ -46,6 +46,13 @@ export type { ExtractOptions } from './knowledge/extract.js';
 export { type FusionOptions, fuseLayers, type TextEncoderSpec } from './knowledge/fuse.js';
 export { Knowledge } from './knowledge/knowledge.js';
 export {
+  type ImportRankingsOptions,
+  loadRankings,
+  type Rankings,
+  type RankingsReport,
+  saveRankings,
+} from './knowledge/rankings.js';
+export {
   type Dataset,
   type EvaluationCases,
   type PackedSequences,
@@ -75,6 +82,7 @@ export type { StudentHandle } from './recommend/student-handle.js';
 export { initialiseStudent, uniformLayerMap } from './student/initialise.js';
 export type { LanguageStudentOptions } from './student/language-student.js';
 export type { FineTuneOptions, Schedule, SequenceArchitecture } from './student/options.js';
+export { type RankingSignal, type RankingSignalOptions, rankingSignal } from './student/ranking-signal.js';
 export type { SequenceModel } from './student/sequence-model.js';
 export { cacheSequenceTeacher, type SequenceTeacher } from './student/teacher-cache.js';
 export { interpolateParameters, projectTeacher } from './student/transfer.js';

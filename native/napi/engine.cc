@@ -291,12 +291,8 @@ Napi::Value Engine::rank_by_neighbors(const Napi::CallbackInfo& info) {
   const std::shared_ptr<TaskQueue> queue = this->queue();
   const Fields fields(info[0], "");
   const int64_t num_items = fields.integer("numItems", 1, kMaxInt32);
-  Request request{fields.int32s("offsets"),
-                  fields.int32s("items"),
-                  fields.int32s("inputIds"),
-                  fields.int32s("sequenceOffsets"),
-                  fields.int32s("targets"),
-                  fields.int32s("excludeIds"),
+  Request request{fields.int32s("offsets"),         fields.int32s("items"),   fields.int32s("inputIds"),
+                  fields.int32s("sequenceOffsets"), fields.int32s("targets"), fields.int32s("excludeIds"),
                   fields.int32s("excludeOffsets")};
   FloatInput cosines(fields.get("cosines"), "cosines", static_cast<int64_t>(request.items.size()));
   const int64_t num_cases = static_cast<int64_t>(request.targets.size());

@@ -70,8 +70,8 @@ Lists holders_of(const Lists& histories, int64_t num_items) {
 
 }  // namespace
 
-ItemNeighbors item_neighbors(Context& context, const Histories& histories, int64_t num_history_items,
-                             int64_t num_items, int64_t begin, int64_t end) {
+ItemNeighbors item_neighbors(Context& context, const Histories& histories, int64_t num_history_items, int64_t num_items,
+                             int64_t begin, int64_t end) {
   check_offsets("the offsets of the histories", histories.offsets, histories.num_histories, num_history_items);
   check_ids("the histories", histories.items, num_history_items, num_items);
   const Lists distinct = distinct_items(histories, num_items);
@@ -169,8 +169,8 @@ void rank_by_neighbors(Context& context, const ItemNeighborsView& neighbors, con
     ranks[s] = rank;
     if (inputs.top_k > 0) {
       int32_t* list = top_k_items + s * inputs.top_k;
-      const int64_t found = top_k(scratch.scores.data(), scratch.excluded.data(), num_items, inputs.top_k, list,
-                                  scratch.best.data());
+      const int64_t found =
+          top_k(scratch.scores.data(), scratch.excluded.data(), num_items, inputs.top_k, list, scratch.best.data());
       std::fill(list + found, list + inputs.top_k, -1);
     }
     exclude(0);

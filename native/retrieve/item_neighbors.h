@@ -22,11 +22,11 @@ struct ItemNeighbors {
 };
 
 /// The rows of items [begin, end): cos(i, j) = n_ij / √(n_i·n_j), where n_i histories hold i and n_ij hold both,
-/// however often. Nothing is left out. The same on any number of threads. Source: Deshpande and Karypis 2004, Item-based
-/// top-N recommendation algorithms, §4.1, on binary vectors of users.
-/// Error("ERR_INVALID_ARGUMENT"): offsets that do not ascend from 0 to N, or an item out of range.
-ItemNeighbors item_neighbors(Context& context, const Histories& histories, int64_t num_history_items,
-                             int64_t num_items, int64_t begin, int64_t end);
+/// however often. Nothing is left out. The same on any number of threads. Source: Deshpande and Karypis 2004,
+/// Item-based top-N recommendation algorithms, §4.1, on binary vectors of users. Error("ERR_INVALID_ARGUMENT"): offsets
+/// that do not ascend from 0 to N, or an item out of range.
+ItemNeighbors item_neighbors(Context& context, const Histories& histories, int64_t num_history_items, int64_t num_items,
+                             int64_t begin, int64_t end);
 
 /// A sparse matrix in place, all rows.
 struct ItemNeighborsView {

@@ -44,6 +44,7 @@ export async function readConfig(path: string): Promise<Json> {
       },
     }),
     ...withResolved(content, 'teacher', 'directory', folder),
+    ...withResolved(content, 'rankings', 'path', folder),
   };
 }
 

@@ -9,6 +9,7 @@ import { type DistillFlags, distillCommand } from './distill.js';
 import { doctorCommand, packageVersion } from './doctor.js';
 import { codeOf, EXIT, EXIT_CODE_HELP, exitCodeOf } from './exit-codes.js';
 import { inspectCommand } from './inspect.js';
+import { type ImportRankingsFlags, importRankingsCommand } from './knowledge.js';
 import { type CommandContext, printable, type Streams } from './output.js';
 import { evaluateCommand, type RecommendFlags, recommendCommand } from './recommend.js';
 import { createKeyCommand, type ServeFlags, serveCommand } from './serve.js';
@@ -126,6 +127,29 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .option('--quiet', 'show no progress')
     .option(...json)
     .action((flags: BenchQualityFlags) => stoppable((signal) => benchQualityCommand(flags, { streams, signal })));
+  program
+    .command('knowledge')
+    .description('what teachers know')
+    .command('import <rankings>')
+    .description('check rankings that another teacher made (TSV, CSV or JSON lines), for "rankings" of a distillation')
+    .requiredOption('--data <config>', 'config whose data the rankings are over')
+    .requiredOption('--output <file>', 'safetensors file to write')
+    .option('--format <name>', 'tsv, csv or jsonl (default: by the name)')
+    .option('--user <column>', 'column of the user whose training history was ranked after (default: user)')
+    .option('--history <column>', 'column of the items that were ranked after (default: history)')
+    .option('--items <column>', 'column of the ranked items, best first (default: items)')
+    .option('--scores <column>', 'column of their scores (default: scores, where there is one)')
+    .option('--separator <text>', 'what stands between the values of a list (default: white space)')
+    .option(
+      '--item-column <column>',
+      'column of the item file whose values the rankings name items by (default: the id)',
+    )
+    .option('--where <column=value>', 'only rows with this value')
+    .option('--skip-broken', 'leave out rows that cannot be used, instead of refusing the file')
+    .option(...json)
+    .action((rankings: string, flags: ImportRankingsFlags) =>
+      stoppable((signal) => importRankingsCommand(rankings, flags, { streams, signal })),
+    );
   program
     .command('inspect <path>')
     .description('describe a safetensors file, a model, a student, a knowledge store or an output directory')

@@ -19,6 +19,7 @@ import { type DistillOptions, type DistillSettings, distillOptionsSchema } from 
 import { buildReport } from './report.js';
 import {
   extractItems,
+  importedRankings,
   makeCorpus,
   obtainTeacher,
   type Seeded,
@@ -63,6 +64,7 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
       counts,
     };
     const test = evaluationSet(dataset, 'test');
+    const rankings = await importedRankings(settings, dataset);
     const corpus = makeCorpus(dataset, settings.corpus);
     const { users, items, interactions } = dataset.report.final;
     log.note('prepare', { users, items, interactions, testCases: test.targets.length });
@@ -88,7 +90,9 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
     const distilled: Seeded[] = [];
     for (const seed of seeds) {
       plain.push(models.keep(await trainStudent(context, log, data, seed)));
-      distilled.push(models.keep(await trainStudent(context, log, data, seed, { features, teacher: cached })));
+      distilled.push(
+        models.keep(await trainStudent(context, log, data, seed, { features, teacher: cached, rankings })),
+      );
     }
     const languageStudent = await log.run('fineTune', undefined, () =>
       trainLanguageStudent(context, teacher.model, corpus),

@@ -3,6 +3,7 @@ import { fusionSchema } from '../knowledge/fuse.js';
 import { prepareOptionsSchema } from '../prepare/options.js';
 import { languageStudentOptionsSchema } from '../student/language-student.js';
 import { fineTuneOptionsSchema, sequenceArchitectureSchema } from '../student/options.js';
+import { rankingSignalSchema } from '../student/ranking-signal.js';
 import { rareItemsSchema } from '../student/rare-items.js';
 import { languageModelTrainingSchema, pretrainOptionsSchema } from '../teacher/options.js';
 import { staticEncoderSchema } from '../teacher/static-encoder.js';
@@ -86,6 +87,13 @@ export const distillOptionsSchema = z.strictObject({
   /** The teacher as a recommender: a wide sequence model over the language model's item vectors. */
   sequenceTeacher: sequenceTrainingSchema.prefault({}),
   student: studentSchema.prefault({}),
+  /** Rankings that another teacher made, which the distilled student learns from too. */
+  rankings: rankingSignalSchema
+    .extend({
+      /** What `limbeck knowledge import` wrote. */
+      path: z.string().min(1),
+    })
+    .optional(),
   /** A small language model distilled from the teacher; left out when this is. */
   languageStudent: languageStudentOptionsSchema.optional(),
   evaluation: evaluationSchema.prefault({}),

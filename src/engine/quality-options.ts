@@ -15,6 +15,8 @@ const variantSchema = z.strictObject({
   /** Gives the student the teacher's item vectors: v_i + A·u_i, folded at export. */
   itemFeatures: z.boolean().default(false),
   initialise: z.enum(['random', 'width']).default('random'),
+  /** Teaches it the rankings that `rankings` of the options names. */
+  rankings: z.boolean().default(false),
   /** Changes to `student.architecture`. */
   architecture: z.record(z.string(), z.unknown()).default({}),
   /** Changes to `student.training`; `losses` is changed key by key. */
@@ -49,6 +51,7 @@ export interface StudentPlan {
   readonly name: string;
   readonly itemFeatures: boolean;
   readonly initialise: 'random' | 'width';
+  readonly rankings: boolean;
   readonly architecture: z.output<typeof sequenceArchitectureSchema>;
   readonly training: z.output<typeof fineTuneOptionsSchema>;
   /** Whether it learns from the sequence teacher. */
@@ -72,6 +75,7 @@ const CLICKS_ALONE = { ce: 1, kd: 0, hidden: 0, attention: 0 };
  */
 function defaultVariants({
   student: { training, initialise, itemFeatures },
+  rankings,
 }: DistillSettings): Record<string, StudentVariant> {
   const { kd, gate, temperature } = training.losses;
   const softLabels = kd === 0 ? { ce: 0.7, kd: 0.3, gate: 0.2 } : { ce: training.losses.ce, kd, gate, temperature };
@@ -85,10 +89,12 @@ function defaultVariants({
       name: 'interpolation alone',
       training: { interpolation: training.interpolation ?? { alpha: { from: 0.02, to: 0, until: 0.3 } } },
     },
+    ...(rankings && { rankings: { name: 'imported rankings alone', rankings: true } }),
     distilled: {
       name: 'distilled student',
       itemFeatures,
       initialise,
+      rankings: rankings !== undefined,
       training: { losses: training.losses, layerMap: training.layerMap, interpolation: training.interpolation },
     },
   };
@@ -122,9 +128,9 @@ export function qualitySettings(options: QualityOptions): QualitySettings {
 }
 
 function planOf(
-  { student }: DistillSettings,
+  { student, rankings: imported }: DistillSettings,
   key: string,
-  { name, itemFeatures, initialise, ...changes }: z.output<typeof variantSchema>,
+  { name, itemFeatures, initialise, rankings, ...changes }: z.output<typeof variantSchema>,
 ): StudentPlan {
   const { losses: _losses, layerMap: _layerMap, interpolation: _interpolation, ...clicksAlone } = student.training;
   const { losses: changedLosses, ...changedTraining } = changes.training;
@@ -147,5 +153,8 @@ function planOf(
   const { kd, hidden, attention } = training.losses;
   const needsTeacher =
     initialise === 'width' || training.interpolation !== undefined || [kd, hidden, attention].some(isUsed);
-  return { key, name, itemFeatures, initialise, architecture, training, needsTeacher };
+  if (rankings && imported === undefined) {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `${path}.rankings: expected "rankings" in the options, got none`);
+  }
+  return { key, name, itemFeatures, initialise, rankings, architecture, training, needsTeacher };
 }

@@ -15,6 +15,7 @@ import { type Dataset, trainSequences } from '../prepare/dataset.js';
 import { prepareDataset } from '../prepare/prepare.js';
 import { Student } from '../recommend/student.js';
 import type { SequenceTrainingData } from '../student/fine-tune.js';
+import type { RankingSignal } from '../student/ranking-signal.js';
 import type { SequenceModel } from '../student/sequence-model.js';
 import { cacheSequenceTeacher, type SequenceTeacher } from '../student/teacher-cache.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
@@ -24,7 +25,15 @@ import { type QualityOptions, type QualitySettings, qualitySettings, type Studen
 import { type QualityRun, QualityRuns } from './quality-runs.js';
 import { curves } from './report.js';
 import { historiesOf, LATENCY, LATENCY_USERS, LIST_LENGTH, popularityResult, studentLatency } from './results.js';
-import { extractItems, makeCorpus, obtainTeacher, runStudent, type Trained, trainSequenceTeacher } from './stages.js';
+import {
+  extractItems,
+  importedRankings,
+  makeCorpus,
+  obtainTeacher,
+  runStudent,
+  type Trained,
+  trainSequenceTeacher,
+} from './stages.js';
 import { StepLog } from './step-log.js';
 import { checkOutput, fingerprintOf, Workspace } from './workspace.js';
 
@@ -54,6 +63,7 @@ interface Bench {
   /** What every result depends on. */
   readonly common: object;
   readonly teacher: TeacherSource;
+  readonly rankings: RankingSignal | undefined;
 }
 
 /**
@@ -81,10 +91,16 @@ export async function benchQuality(
     counts: trainCounts(dataset),
   };
   const { counts } = data;
-  const common = { data: contentOf(dataset), split: dataset.split.strategy, precision: engine.precision };
+  const common = {
+    data: contentOf(dataset),
+    items: dataset.items,
+    split: dataset.split.strategy,
+    precision: engine.precision,
+  };
   const teacher = new TeacherSource(engine, settings, dataset, data, common, hooks);
   const runs = await QualityRuns.open(output);
-  const bench: Bench = { engine, settings, runs, hooks, dataset, data, test, counts, common, teacher };
+  const rankings = await importedRankings(settings, dataset);
+  const bench: Bench = { rankings, engine, settings, runs, hooks, dataset, data, test, counts, common, teacher };
   try {
     const systems: { system: QualitySystem; histories: readonly (readonly EpochRecord[])[] }[] = [];
     for (const key of settings.rows) systems.push(await runRow(bench, key));
@@ -133,11 +149,18 @@ function checkCounts({ report }: Dataset, expected: QualitySettings['expected'])
   );
 }
 
-/** Tells data sets apart by what they hold. */
-function contentOf({ sequences, sequenceOffsets, items }: Dataset): string {
+/** Tells data apart by what its arrays hold. */
+function contentOf(data: object): string {
   const { crc32c } = loadBinding();
-  const bytes = (values: Int32Array) => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-  return fingerprintOf([crc32c(bytes(sequences)), crc32c(bytes(sequenceOffsets)), items]);
+  const arrays = Object.entries(data).filter((entry): entry is [string, ArrayBufferView] =>
+    ArrayBuffer.isView(entry[1]),
+  );
+  return fingerprintOf(
+    arrays.map(([name, { buffer, byteOffset, byteLength }]) => [
+      name,
+      crc32c(new Uint8Array(buffer, byteOffset, byteLength)),
+    ]),
+  );
 }
 
 /** One row of the table: a system with its seeds. */
@@ -205,7 +228,14 @@ async function studentRun(bench: Bench, plan: StudentPlan, seed: number): Promis
   const { engine, runs, common, teacher, data, settings, hooks } = bench;
   const { key, name: _name, ...decisive } = plan;
   const isTaught = plan.needsTeacher || plan.itemFeatures;
-  const all = { ...common, ...decisive, seed, ...(isTaught ? teacher.settings : {}) };
+  const rankings = plan.rankings ? bench.rankings : undefined;
+  const all = {
+    ...common,
+    ...decisive,
+    seed,
+    ...(isTaught ? teacher.settings : {}),
+    ...(rankings && { rankings: { ...settings.rankings, content: contentOf(rankings) } }),
+  };
   return runs.obtain(`${key}-${seed}`, all, async (checkpoint) => {
     const describe = { step: 'fineTune', name: `${key}, seed ${seed}` } as const;
     const features = plan.itemFeatures ? await teacher.features() : undefined;
@@ -216,6 +246,7 @@ async function studentRun(bench: Bench, plan: StudentPlan, seed: number): Promis
       features,
       teacher: signal,
       rareItems: undefined,
+      rankings,
       training: { ...plan.training, seed },
       context: { ...hooks, checkpoint, describe },
     });

@@ -6,12 +6,14 @@ import type { LanguageModelResults } from '../evaluate/report-types.js';
 import { pathExists } from '../formats/files.js';
 import { extractKnowledge } from '../knowledge/extract.js';
 import { type ItemPairs, itemFeatures, type TextEncoderSpec } from '../knowledge/fuse.js';
+import { loadRankings } from '../knowledge/rankings.js';
 import { type Dataset, trainSequences } from '../prepare/dataset.js';
 import { historySentences, itemSentence } from '../prepare/verbalize.js';
 import { type FineTuneContext, fineTuneSequenceModel, type SequenceTrainingData } from '../student/fine-tune.js';
 import { initialiseStudent } from '../student/initialise.js';
 import { distillLanguageModel } from '../student/language-student.js';
 import type { FineTuneOptions, SequenceArchitecture } from '../student/options.js';
+import { type RankingSignal, rankingSignal } from '../student/ranking-signal.js';
 import { boostRareItems, type RareItemsOptions } from '../student/rare-items.js';
 import { SequenceModel, sequenceConfig } from '../student/sequence-model.js';
 import type { SequenceTeacher } from '../student/teacher-cache.js';
@@ -60,6 +62,16 @@ export function makeCorpus(dataset: Dataset, { maxHistory, heldOut }: DistillSet
     throw new LimbeckError('ERR_EMPTY_DATA', `Expected at least 2 texts to hold out, got ${histories.length} in all`);
   }
   return { train: [...items, ...rest], validation, test };
+}
+
+/** Step 3: soft labels from rankings that were imported, where the settings name some. */
+export async function importedRankings(
+  { rankings }: Pick<DistillSettings, 'rankings'>,
+  dataset: Dataset,
+): Promise<RankingSignal | undefined> {
+  if (rankings === undefined) return undefined;
+  const { path, ...options } = rankings;
+  return rankingSignal(await loadRankings(path, dataset), options);
 }
 
 /** Step 2: the language model that everything is distilled from. */
@@ -150,7 +162,11 @@ export async function trainStudent(
   log: StepLog,
   data: SequenceTrainingData & { readonly numItems: number; readonly counts: Int32Array },
   seed: number,
-  distillation?: { readonly features: Float32Array; readonly teacher: SequenceTeacher },
+  distillation?: {
+    readonly features: Float32Array;
+    readonly teacher: SequenceTeacher;
+    readonly rankings: RankingSignal | undefined;
+  },
 ): Promise<Seeded> {
   const { architecture, initialise, itemFeatures: wantsFeatures, rareItems, training } = settings.student;
   const { losses: _losses, layerMap: _layerMap, interpolation: _interpolation, ...clicksAlone } = training;
@@ -164,6 +180,7 @@ export async function trainStudent(
       features: wantsFeatures ? distillation?.features : undefined,
       teacher: distillation?.teacher,
       rareItems,
+      rankings: distillation?.rankings,
       training: { ...(distillation ? training : clicksAlone), seed },
       context: {
         ...hooks,
@@ -185,8 +202,10 @@ export interface StudentRun {
   readonly teacher: SequenceTeacher | undefined;
   /** What is added to the scores of rare items; nothing where it is undefined. */
   readonly rareItems: RareItemsOptions | undefined;
+  /** What another teacher ranked. */
+  readonly rankings: RankingSignal | undefined;
   readonly training: FineTuneOptions & { readonly seed: number };
-  readonly context: Omit<FineTuneContext, 'teacher'>;
+  readonly context: Omit<FineTuneContext, 'teacher' | 'rankings'>;
 }
 
 /** Steps 4 to 6: made, filled from the teacher where that is wanted, and trained. */
@@ -194,7 +213,7 @@ export async function runStudent(
   engine: NativeEngine,
   log: StepLog,
   data: SequenceTrainingData & { readonly numItems: number; readonly counts: Int32Array },
-  { architecture, initialise, features, teacher, rareItems, training, context }: StudentRun,
+  { architecture, initialise, features, teacher, rankings, rareItems, training, context }: StudentRun,
 ): Promise<Trained<SequenceModel>> {
   const config = sequenceConfig(architecture, data.numItems, features ? features.length / data.numItems : 0);
   const model = await log.run('initialise', undefined, () =>
@@ -212,7 +231,7 @@ export async function runStudent(
       );
     }
     return log.run('fineTune', undefined, async () => {
-      const fitted = await fineTuneSequenceModel(engine, model, data, training, { ...context, teacher });
+      const fitted = await fineTuneSequenceModel(engine, model, data, training, { ...context, teacher, rankings });
       if (rareItems) await boostRareItems(model, data, rareItems, context);
       return fitted;
     });

@@ -1,5 +1,5 @@
-import type { Database } from './duckdb.js';
-import type { ResolvedPrepareOptions } from './options.js';
+import { Database } from './duckdb.js';
+import type { ItemSource, ResolvedPrepareOptions, ResolvedTableSource } from './options.js';
 import { MAX_BROKEN_EXAMPLES } from './raw-table.js';
 import { readTable } from './read-table.js';
 import type { FileReport } from './report.js';
@@ -19,6 +19,38 @@ export interface ItemColumns {
   readonly numTexts: number;
   /** Undefined when no column holds categories. */
   readonly categorySeparator: string | undefined;
+}
+
+/**
+ * Other names of items, from a column of the item file: name → id. The first row of a name wins.
+ *
+ * @throws what readTable throws
+ */
+export async function readItemNames(
+  source: ItemSource,
+  column: string,
+  signal?: AbortSignal,
+): Promise<Record<string, string>> {
+  const database = await Database.open({ threads: 1, signal });
+  try {
+    // The schema of the whole options fills in what reading does not need.
+    const resolved = {
+      ...source,
+      categorySeparator: ',',
+      missing: 'keep',
+      columns: { ...source.columns, text: [column] },
+    };
+    await readTable(database, 'names', resolved as ResolvedTableSource, [column, source.columns.id], signal);
+    const names: Record<string, string> = Object.create(null);
+    await database.scan('SELECT v0, v1 FROM names ORDER BY rowid DESC', ([values = [], ids = []]) => {
+      values.forEach((name, row) => {
+        names[String(name)] = String(ids[row]);
+      });
+    });
+    return names;
+  } finally {
+    await database.close();
+  }
 }
 
 /** Where {@link readItemTexts} puts the columns of an item file. */

@@ -10,6 +10,7 @@ import { createTrainer, perEpoch } from '../teacher/pretrain.js';
 import type { CheckpointOptions } from '../teacher/training-checkpoint.js';
 import { uniformLayerMap, uniformLayerPairs } from './initialise.js';
 import { type FineTuneOptions, fineTuneOptionsSchema, type ResolvedFineTuneOptions } from './options.js';
+import { interleave, type RankingSignal, rankingBatches, rankingRequest } from './ranking-signal.js';
 import type { RankOptions, SequenceModel } from './sequence-model.js';
 import type { SequenceTeacher } from './teacher-cache.js';
 import {
@@ -30,6 +31,8 @@ export interface SequenceTrainingData {
 
 export interface FineTuneContext extends Hooks {
   readonly teacher?: SequenceTeacher | undefined;
+  /** Rankings that others made: steps of their own among those of the data. */
+  readonly rankings?: RankingSignal | undefined;
   readonly checkpoint?: CheckpointOptions | undefined;
   readonly describe?: Pick<ProgressEvent, 'step' | 'name'>;
 }
@@ -52,7 +55,7 @@ export async function fineTuneSequenceModel(
   context: FineTuneContext = {},
 ): Promise<FitResult> {
   const settings = parseOptions(fineTuneOptionsSchema, options, 'fineTune');
-  const { teacher } = context;
+  const { teacher, rankings } = context;
   checkTeacher(model, settings, teacher);
   const { maxPositionEmbeddings: maxHistory, numHiddenLayers, hiddenSize } = model.config;
   const { seed, batchTokens, losses, interpolation } = settings;
@@ -81,9 +84,14 @@ export async function fineTuneSequenceModel(
       : undefined;
 
   const numWindows = windows.offsets.length - 1;
-  const batchesOf = perEpoch((epoch) =>
-    batchesByTokens(windows.offsets, batchTokens, shuffled(numWindows, seed, epoch)),
-  );
+  const batchesOf = perEpoch((epoch) => {
+    const clicks = batchesByTokens(windows.offsets, batchTokens, shuffled(numWindows, seed, epoch));
+    const ranked = rankings === undefined ? [] : rankingBatches(rankings, batchTokens, seed, epoch);
+    return interleave(
+      clicks.map((indices) => ({ indices, rankings: undefined })),
+      ranked.map((indices) => ({ indices, rankings })),
+    );
+  });
   const trainer = createTrainer(engine, model.native, settings);
   try {
     const axes: Float32Array[] = [];
@@ -104,13 +112,18 @@ export async function fineTuneSequenceModel(
         patience: settings.patience,
         seed,
         request: (position) => {
-          const indices = batchesOf(position.epoch)[position.index] ?? new Int32Array(0);
+          const step = batchesOf(position.epoch)[position.index];
+          const indices = step?.indices ?? new Int32Array(0);
+          const { learningRate, dropoutSeed } = position;
+          if (step?.rankings) {
+            return { ...rankingRequest(step.rankings, indices, maxHistory), learningRate, dropoutSeed };
+          }
           const batch = gatherBatch(windows.inputIds, windows.offsets, indices);
           return {
             ...batch,
             labels: gatherBatch(windows.labels, windows.offsets, indices).inputIds,
-            learningRate: position.learningRate,
-            dropoutSeed: position.dropoutSeed,
+            learningRate,
+            dropoutSeed,
             losses: lossesAt(losses, position),
             ...(teacher ? { teacher: teacherSignal(teacher, layerMap, indices) } : {}),
             sampledNegatives: settings.sampledNegatives,

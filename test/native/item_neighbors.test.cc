@@ -52,7 +52,8 @@ std::vector<double> reference_cosines(const Data& data) {
   }
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < n; ++j) {
-      if (i != j && both[i * n + j] > 0) cosines[i * n + j] = both[i * n + j] / std::sqrt(both[i * n + i] * both[j * n + j]);
+      if (i != j && both[i * n + j] > 0)
+        cosines[i * n + j] = both[i * n + j] / std::sqrt(both[i * n + i] * both[j * n + j]);
     }
   }
   return cosines;
@@ -106,10 +107,14 @@ TEST("ranks by neighbours count ties against the target and leave out what is ex
     const auto offsets = narrow(rows.offsets);
     const ItemNeighborsView view{offsets.data(), rows.items.data(), rows.cosines.data(),
                                  static_cast<int64_t>(rows.items.size()), 37};
-    const NeighborRankInputs inputs{cases.view(),           cases.count(),
-                                    targets.data(),         exclude_ids.data(),
-                                    exclude_offsets.data(), static_cast<int64_t>(exclude_ids.size()),
-                                    kDecay,                 kTopK};
+    const NeighborRankInputs inputs{cases.view(),
+                                    cases.count(),
+                                    targets.data(),
+                                    exclude_ids.data(),
+                                    exclude_offsets.data(),
+                                    static_cast<int64_t>(exclude_ids.size()),
+                                    kDecay,
+                                    kTopK};
     std::vector<int32_t> ranks(targets.size(), -1), lists(targets.size() * kTopK, -2);
     rank_by_neighbors(context, view, inputs, ranks.data(), lists.data());
     for (int64_t s = 0; s < cases.num_histories(); ++s) {
