@@ -855,6 +855,40 @@ describe('features', () => {
     expect((await rejectionOf(outside)).code).toBe('ERR_INVALID_ARGUMENT');
   });
 
+  it('refuses histories and neighbours whose lengths or ids are wrong', async () => {
+    const histories = { sequences: Int32Array.of(0, 1, 2), sequenceOffsets: Int32Array.of(0, 3), numItems: 3 };
+    const rows = await engine.itemNeighbors({ ...histories, begin: 0, end: 3 });
+    expect([...rows.offsets, ...rows.items]).toEqual([0, 2, 4, 6, 1, 2, 0, 2, 0, 1]);
+    const request = {
+      ...rows,
+      numItems: 3,
+      decay: 1,
+      inputIds: Int32Array.of(0),
+      sequenceOffsets: Int32Array.of(0, 1),
+      targets: Int32Array.of(1),
+      excludeIds: new Int32Array(0),
+      excludeOffsets: new Int32Array(2),
+      topK: 2,
+    };
+    expect(await engine.rankByNeighbors(request)).toEqual({ ranks: Int32Array.of(2), topK: Int32Array.of(1, 2) });
+    const rejected: [() => Promise<unknown>, string][] = [
+      [() => engine.itemNeighbors({ ...histories, begin: 2, end: 1 }), 'ERR_INVALID_ARGUMENT'],
+      [() => engine.itemNeighbors({ ...histories, begin: 0, end: 4 }), 'ERR_INVALID_ARGUMENT'],
+      [() => engine.itemNeighbors({ ...histories, numItems: 2, begin: 0, end: 1 }), 'ERR_INVALID_ARGUMENT'],
+      [
+        () => engine.itemNeighbors({ ...histories, sequenceOffsets: new Int32Array(0), begin: 0, end: 1 }),
+        'ERR_INVALID_ARGUMENT',
+      ],
+      [() => engine.rankByNeighbors({ ...request, offsets: Int32Array.of(0, 6) }), 'ERR_SHAPE_MISMATCH'],
+      [() => engine.rankByNeighbors({ ...request, cosines: new Float32Array(5) }), 'ERR_SHAPE_MISMATCH'],
+      [() => engine.rankByNeighbors({ ...request, excludeOffsets: Int32Array.of(0, 1) }), 'ERR_INVALID_ARGUMENT'],
+      [() => engine.rankByNeighbors({ ...request, targets: Int32Array.of(3) }), 'ERR_INVALID_ARGUMENT'],
+      [() => engine.rankByNeighbors({ ...request, decay: 0 }), 'ERR_INVALID_ARGUMENT'],
+      [() => engine.rankByNeighbors({ ...request, topK: 4 }), 'ERR_INVALID_ARGUMENT'],
+    ];
+    for (const [call, code] of rejected) expect((await rejectionOf(call())).code).toBe(code);
+  });
+
   it('encodes texts as forward, weighted sum and pcaTransform do', async () => {
     const model = createModel();
     const weights = Float32Array.of(0.25, 0.75);

@@ -25,7 +25,7 @@ describe('run', () => {
   it('documents every command and exit code in --help', async () => {
     const { exitCode, stdout } = await limbeck('--help');
     expect(exitCode).toBe(0);
-    for (const command of ['distill', 'evaluate', 'recommend', 'inspect', 'doctor']) {
+    for (const command of ['distill', 'evaluate', 'recommend', 'bench', 'knowledge', 'inspect', 'doctor']) {
       expect(stdout).toMatch(new RegExp(`^  ${command} `, 'm'));
     }
     for (const code of [0, 1, 2, 3, 4, 5, 130]) expect(stdout).toMatch(new RegExp(`\\b${code} [a-z]`));
@@ -38,6 +38,9 @@ describe('run', () => {
     ['one argument too many', ['inspect', 'a', 'b'], 'ERR_INVALID_ARGUMENT', 'Expected 1'],
     ['an option without its value', ['distill', 'x', '--output'], 'ERR_INVALID_ARGUMENT', '--output'],
     ['threads that are no number', ['distill', 'x', '--threads', '-1'], 'ERR_INVALID_ARGUMENT', 'whole number'],
+    ['a bench without data', ['bench', 'quality'], 'ERR_INVALID_ARGUMENT', '--data'],
+    ['an unknown bench', ['bench', 'speed'], 'ERR_INVALID_ARGUMENT', 'speed'],
+    ['an import without data', ['knowledge', 'import', 'x.tsv'], 'ERR_INVALID_ARGUMENT', '--data'],
     ['seeds that are no numbers', ['distill', 'x', '--seeds', '0,a'], 'ERR_INVALID_ARGUMENT', 'whole number'],
   ])('refuses %s with exit code 2', async (_, argv, code, hint) => {
     const { exitCode, stdout, stderr } = await limbeck(...argv);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { histogramChart, lineChart, ticks } from '../../../src/evaluate/chart.js';
+import { histogramChart, intervalChart, lineChart, ticks } from '../../../src/evaluate/chart.js';
 import { summarizeLatency } from '../../../src/evaluate/latency.js';
 
 const axes = { id: 'c', title: 'student', xLabel: 'epoch', yLabel: 'loss' };
@@ -100,5 +100,45 @@ describe('histogramChart', () => {
       expect(svg.match(/class="bar"/g)).toHaveLength(1);
       expect(svg).not.toMatch(/NaN|Infinity/);
     }
+  });
+});
+
+describe('intervalChart', () => {
+  const entries = [
+    { name: 'low', value: 0.1, interval: [0.05, 0.15] as const },
+    { name: 'high <b>', value: 0.3, interval: [0.2, 0.4] as const },
+    { name: 'published', value: 0.25 },
+  ];
+  const svg = intervalChart({ id: 'i', title: 'ndcg@10', xLabel: 'ndcg@10', entries, reference: 0 });
+
+  it('places values and bounds on one axis, an entry a line', () => {
+    const dots = [...svg.matchAll(/<circle cx="([\d.]+)" cy="([\d.]+)"/g)].map(([, x, y]) => [Number(x), Number(y)]);
+    const bars = [...svg.matchAll(/<line class="line" x1="([\d.]+)" x2="([\d.]+)"/g)].map(([, a, b]) => [
+      Number(a),
+      Number(b),
+    ]);
+    const [low = [], high = [], published = []] = dots;
+    expect(low[0]).toBeLessThan(published[0] ?? 0);
+    expect(published[0]).toBeLessThan(high[0] ?? 0);
+    expect(dots.map(([, y]) => y)).toEqual([...dots.map(([, y]) => y)].sort((a = 0, b = 0) => a - b));
+    expect(bars).toHaveLength(2);
+    bars.forEach(([from = 0, to = 0], i) => {
+      expect(from).toBeLessThan(dots[i]?.[0] ?? 0);
+      expect(to).toBeGreaterThan(dots[i]?.[0] ?? 0);
+    });
+    const mark = Number(/<line class="mark" x1="([\d.]+)"/.exec(svg)?.[1]);
+    expect(mark).toBeLessThan(bars[0]?.[0] ?? 0);
+  });
+
+  it('escapes names, and draws a value that is not finite not at all', () => {
+    expect(svg).toContain('high &lt;b&gt;');
+    const broken = intervalChart({
+      id: 'i',
+      title: 't',
+      xLabel: 'x',
+      entries: [...entries, { name: 'n', value: Number.NaN }],
+    });
+    expect(broken.match(/<circle/g)).toHaveLength(3);
+    expect(broken).not.toContain('NaN');
   });
 });
