@@ -34,16 +34,8 @@ export interface BootstrapEstimate {
  * @throws `ERR_EMPTY_DATA` for no users, `ERR_INVALID_ARGUMENT` for options out of range or values that are not finite
  */
 export async function bootstrapMean(values: Float64Array, options: BootstrapOptions = {}): Promise<BootstrapEstimate> {
-  const { seed = 0, resamples = 1000, confidence = 0.95 } = options;
-  checkNotEmpty('values', values);
-  checkInteger('seed', seed, 0);
-  checkInteger('resamples', resamples, 1);
-  if (!(confidence > 0 && confidence < 1)) {
-    throw new LimbeckError('ERR_INVALID_ARGUMENT', `confidence must lie between 0 and 1, got ${confidence}`);
-  }
-  if (!values.every(Number.isFinite)) {
-    throw new LimbeckError('ERR_INVALID_ARGUMENT', 'values must be finite numbers, one a user');
-  }
+  const { seed, resamples, confidence } = checkOptions(options);
+  checkValues(values);
 
   const numUsers = values.length;
   const random = sfc32(seed);
@@ -55,9 +47,7 @@ export async function bootstrapMean(values: Float64Array, options: BootstrapOpti
     for (let draw = 0; draw < numUsers; draw++) sum += values[Math.floor(random() * numUsers)] as number;
     means[resample] = sum / numUsers;
   }
-  means.sort();
-  const tail = (1 - confidence) / 2;
-  return { mean: mean(values), interval: [quantile(means, tail), quantile(means, 1 - tail)] };
+  return { mean: mean(values), interval: percentiles(means, confidence) };
 }
 
 /**
@@ -93,6 +83,75 @@ export async function bootstrapDifference(
     averageA.map((value, user) => value - (averageB[user] as number)),
     options,
   );
+}
+
+/**
+ * As {@link bootstrapDifference}, with the training seeds drawn too: one resample draws as many seeds of each system as it
+ * has, with replacement, and users of which the same ones are taken for every seed. The interval then also covers what
+ * another training run would have changed; with three seeds it is a rough and cautious one.
+ *
+ * @param a - one array [S] a seed
+ * @param b - one array [S] a seed; as many users as `a`, any number of seeds
+ * @throws as {@link bootstrapDifference}
+ * @see Davison and Hinkley 1997, Bootstrap Methods and their Application, §3.8 (two sources of variation)
+ */
+export async function bootstrapDifferenceOverSeeds(
+  a: readonly Float64Array[],
+  b: readonly Float64Array[],
+  options: BootstrapOptions = {},
+): Promise<BootstrapEstimate> {
+  const { seed, resamples, confidence } = checkOptions(options);
+  const difference = mean(averageOverSeeds(a)) - mean(averageOverSeeds(b));
+  const [first] = a as readonly [Float64Array];
+  for (const values of [...a, ...b]) {
+    checkValues(values);
+    checkSameUsers(first, values);
+  }
+  const numUsers = first.length;
+  const random = sfc32(seed);
+  const draw = (systems: readonly Float64Array[]) =>
+    systems.map(() => systems[Math.floor(random() * systems.length)] as Float64Array);
+  const differences = new Float64Array(resamples);
+  const drawnUsers = new Int32Array(numUsers);
+  const pause = createPacer();
+  for (let resample = 0; resample < resamples; resample++) {
+    for (let i = 0; i < numUsers; i++) drawnUsers[i] = Math.floor(random() * numUsers);
+    for (const [systems, sign] of [
+      [draw(a), 1],
+      [draw(b), -1],
+    ] as const) {
+      for (const values of systems) {
+        await pause();
+        let sum = 0;
+        for (const user of drawnUsers) sum += values[user] as number;
+        differences[resample] = (differences[resample] as number) + (sign * sum) / (numUsers * systems.length);
+      }
+    }
+  }
+  return { mean: difference, interval: percentiles(differences, confidence) };
+}
+
+function checkOptions({ seed = 0, resamples = 1000, confidence = 0.95 }: BootstrapOptions): Required<BootstrapOptions> {
+  checkInteger('seed', seed, 0);
+  checkInteger('resamples', resamples, 1);
+  if (!(confidence > 0 && confidence < 1)) {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `confidence must lie between 0 and 1, got ${confidence}`);
+  }
+  return { seed, resamples, confidence };
+}
+
+function checkValues(values: Float64Array): void {
+  checkNotEmpty('values', values);
+  if (!values.every(Number.isFinite)) {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', 'values must be finite numbers, one a user');
+  }
+}
+
+/** Sorts the resamples in place. */
+function percentiles(resamples: Float64Array, confidence: number): [number, number] {
+  resamples.sort();
+  const tail = (1 - confidence) / 2;
+  return [quantile(resamples, tail), quantile(resamples, 1 - tail)];
 }
 
 function averageOverSeeds(valuesBySeed: readonly Float64Array[]): Float64Array {

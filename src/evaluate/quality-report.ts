@@ -9,6 +9,7 @@ import {
   formatParameters,
 } from './format.js';
 import { escapeHtml } from './html.js';
+import { describeShare } from './quality-row.js';
 import { COLD_BELOW, type QualityReport, type QualityRow, type SubsetMetric } from './quality-types.js';
 import { reportStyle } from './report-style.js';
 import type { Interval } from './report-types.js';
@@ -73,6 +74,7 @@ function renderTable({ rows, published }: QualityReport): string {
     ({ name, source, recallAt10, ndcgAt10 }) =>
       `<tr><th scope="row">${escapeHtml(name)} <small>${escapeHtml(source)}</small></th><td class="number">${formatMetric(recallAt10)}</td><td class="number">${formatMetric(ndcgAt10)}</td>${'<td></td>'.repeat(6)}</tr>`,
   );
+  const share = describeShare(rows);
   const names = [
     'system',
     'recall@10',
@@ -90,7 +92,7 @@ function renderTable({ rows, published }: QualityReport): string {
       : ` Cold: the next item has fewer than ${COLD_BELOW} training interactions (${formatNumber(cold)} users); unseen: it has none (${formatNumber(unseen)} users).`;
   return `<section>
 <h2>Results</h2>
-<p class="note" id="results-note">Full ranking over the catalogue, seen items masked, ties counted against the system. In brackets: 95 % bootstrap interval over users; differences are paired by user.${coldNote}</p>
+<p class="note" id="results-note">Full ranking over the catalogue, seen items masked, ties counted against the system. In brackets: 95 % bootstrap interval over users; differences are paired by user, and have a second interval over users and training seeds.${coldNote}</p>
 <div class="scroll"><table aria-describedby="results-note">
 <thead><tr>${names.map((name) => `<th scope="col">${name}</th>`).join('')}</tr></thead>
 <tbody>
@@ -98,6 +100,7 @@ ${ours.join('\n')}
 </tbody>
 ${theirs.length === 0 ? '' : `<tbody class="group">\n${theirs.join('\n')}\n</tbody>`}
 </table></div>
+${share === undefined ? '' : `<p class="sentence">${escapeHtml(share)}</p>`}
 </section>`;
 }
 
@@ -106,8 +109,10 @@ function differenceCell({ differenceToPlain }: QualityRow): string {
   const [low, high] = differenceToPlain.interval;
   const text = formatDifference(differenceToPlain.difference);
   const isSure = low > 0 || high < 0;
-  const bounds = `[${formatDifference(low)},\u00a0${formatDifference(high)}]`;
-  return `${isSure ? `<b>${text}</b>` : text}<small>${bounds}</small>`;
+  const bounds = ([from, to]: Interval) => `[${formatDifference(from)},\u00a0${formatDifference(to)}]`;
+  const { interval, intervalOverSeeds } = differenceToPlain;
+  const overSeeds = intervalOverSeeds === undefined ? '' : `<small>${bounds(intervalOverSeeds)} with seeds</small>`;
+  return `${isSure ? `<b>${text}</b>` : text}<small>${bounds(interval)}</small>${overSeeds}`;
 }
 
 function subsetCell(subset: SubsetMetric | undefined): string {

@@ -1,5 +1,5 @@
 /** From the ranks of one system to its row of the quality table. */
-import { bootstrapDifference, bootstrapMeanOverSeeds } from './bootstrap.js';
+import { bootstrapDifference, bootstrapDifferenceOverSeeds, bootstrapMeanOverSeeds } from './bootstrap.js';
 import { ndcgAtK, recallAtK, userContributions } from './metrics.js';
 import { COLD_BELOW, type QualityRow, type SubsetMetric } from './quality-types.js';
 import { type EvaluationSet, resultRow, type SystemResult } from './recommendation.js';
@@ -28,10 +28,7 @@ export async function qualityRow(system: QualitySystem, context: QualityRowConte
   const countOf = (s: number) => trainCounts[test.targets[s] ?? 0] ?? 0;
   const cold = await recallOn(system, (s) => countOf(s) < COLD_BELOW, seed);
   const unseen = await recallOn(system, (s) => countOf(s) === 0, seed);
-  const difference =
-    plain === undefined || plain === system
-      ? undefined
-      : await bootstrapDifference(ndcgOf(system), ndcgOf(plain), { seed });
+  const difference = plain === undefined || plain === system ? undefined : await differenceTo(plain, system, seed);
   const epochSeconds = system.trainings.flatMap((training) => training.epochSeconds);
   return {
     ...row,
@@ -41,7 +38,7 @@ export async function qualityRow(system: QualitySystem, context: QualityRowConte
       recallAt10: recallAtK(ranks, 10),
       ndcgAt10: ndcgAtK(ranks, 10),
     })),
-    ...(difference && { differenceToPlain: { difference: difference.mean, interval: difference.interval } }),
+    ...(difference && { differenceToPlain: difference }),
     ...(cold && { recallOnColdItems: cold }),
     ...(unseen && { recallOnUnseenItems: unseen }),
     ...(epochSeconds.length > 0 && {
@@ -49,6 +46,18 @@ export async function qualityRow(system: QualitySystem, context: QualityRowConte
     }),
     bestEpochs: system.trainings.map(({ bestEpoch }) => bestEpoch),
   };
+}
+
+async function differenceTo(
+  plain: SystemResult,
+  system: SystemResult,
+  seed: number,
+): Promise<QualityRow['differenceToPlain']> {
+  const [ours, theirs] = [ndcgOf(system), ndcgOf(plain)];
+  const { mean, interval } = await bootstrapDifference(ours, theirs, { seed });
+  if (ours.length < 2 && theirs.length < 2) return { difference: mean, interval };
+  const overSeeds = await bootstrapDifferenceOverSeeds(ours, theirs, { seed });
+  return { difference: mean, interval, intervalOverSeeds: overSeeds.interval };
 }
 
 function ndcgOf({ ranks }: SystemResult): Float64Array[] {
@@ -66,4 +75,29 @@ async function recallOn(
   if (cases === 0) return undefined;
   const recall = subsets.map((one) => userContributions(one, 'recall', 10));
   return { cases, ...(await bootstrapMeanOverSeeds(recall, { seed })) };
+}
+
+/** What the distilled student has of its teacher, as shares; undefined where one of the two did not run. */
+export function shareOfTeacher(
+  rows: readonly QualityRow[],
+): { readonly ndcgAt10: number; readonly parameters: number; readonly latency: number } | undefined {
+  const teacher = rows.find(({ key }) => key === 'teacher');
+  const student = rows.find(({ key }) => key === 'distilled');
+  if (teacher === undefined || student === undefined) return undefined;
+  return {
+    ndcgAt10: student.ndcgAt10 / teacher.ndcgAt10,
+    parameters: student.parameters / teacher.parameters,
+    latency: student.p50LatencyMs / teacher.p50LatencyMs,
+  };
+}
+
+/** The same as a sentence. */
+export function describeShare(rows: readonly QualityRow[]): string | undefined {
+  const share = shareOfTeacher(rows);
+  if (share === undefined) return undefined;
+  const percent = (value: number) => `${Number((100 * value).toPrecision(3))} %`;
+  return (
+    `The distilled student has ${percent(share.ndcgAt10)} of its teacher's ndcg@10, with ${percent(share.parameters)} of ` +
+    `its parameters, in ${percent(share.latency)} of its time.`
+  );
 }

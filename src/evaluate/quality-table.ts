@@ -1,5 +1,6 @@
 import { checkNotEmpty } from './checks.js';
 import { formatDifference, formatDuration, formatLatency, formatMetric, formatParameters } from './format.js';
+import { describeShare } from './quality-row.js';
 import { COLD_BELOW, type QualityReport, type QualityRow, type SubsetMetric } from './quality-types.js';
 import type { Interval } from './report-types.js';
 
@@ -46,6 +47,7 @@ export function formatQualityTable({
     `${numUsers} users, full ranking, seen items masked, ties counted against the system; ${seedNote(seeds.length)}` +
       '± half the 95 % bootstrap interval over users',
     ...coldNotes(rows),
+    ...[describeShare(rows) ?? []].flat(),
     ...published.map(({ name, source }) => `${printable(name)}: ${printable(source)}`),
   ];
   return [

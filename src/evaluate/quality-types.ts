@@ -15,7 +15,13 @@ export interface QualityRow extends ResultRow {
   /** Each seed by itself; one without a seed for a system that is not trained. */
   readonly bySeed: readonly { readonly seed?: number; readonly recallAt10: number; readonly ndcgAt10: number }[];
   /** ndcg@10 minus the plain student's: paired by user, each averaged over its seeds. */
-  readonly differenceToPlain?: { readonly difference: number; readonly interval: Interval };
+  readonly differenceToPlain?: {
+    readonly difference: number;
+    /** Over users. */
+    readonly interval: Interval;
+    /** Over users and training seeds; missing where neither system has several. */
+    readonly intervalOverSeeds?: Interval;
+  };
   /** recall@10 where the next item has fewer than five training interactions; missing when no test case has. */
   readonly recallOnColdItems?: SubsetMetric;
   /** recall@10 where the next item was never seen in training. */

@@ -1,5 +1,10 @@
 import { describe, expect, it } from 'vitest';
-import { bootstrapDifference, bootstrapMean, bootstrapMeanOverSeeds } from '../../../src/evaluate/bootstrap.js';
+import {
+  bootstrapDifference,
+  bootstrapDifferenceOverSeeds,
+  bootstrapMean,
+  bootstrapMeanOverSeeds,
+} from '../../../src/evaluate/bootstrap.js';
 
 /** n values of which the first `ones` are 1 and the others 0. */
 function zerosAndOnes(n: number, ones: number): Float64Array {
@@ -122,5 +127,44 @@ describe('bootstrapDifference', () => {
 
   it('refuses systems with different users', async () => {
     await expect(bootstrapDifference([new Float64Array(3)], [new Float64Array(4)])).rejects.toThrow(/3 and 4 users/);
+  });
+});
+
+describe('bootstrapDifferenceOverSeeds', () => {
+  it('has the mean of the difference over users, and the same interval when seeds agree', async () => {
+    const a = [zerosAndOnes(400, 200), zerosAndOnes(400, 200)];
+    const b = [zerosAndOnes(400, 100)];
+    const users = await bootstrapDifference(a, b, { seed: 1, resamples: 2000 });
+    const both = await bootstrapDifferenceOverSeeds(a, b, { seed: 1, resamples: 2000 });
+    expect(both.mean).toBeCloseTo(users.mean, 12);
+    expect(both.interval[0]).toBeCloseTo(users.interval[0], 2);
+    expect(both.interval[1]).toBeCloseTo(users.interval[1], 2);
+  });
+
+  it('is wider when seeds differ more than users do', async () => {
+    const a = [new Float64Array(50).fill(0.2), new Float64Array(50).fill(0.4), new Float64Array(50).fill(0.6)];
+    const b = [new Float64Array(50)];
+    expect((await bootstrapDifference(a, b)).interval[0]).toBeCloseTo(0.4, 12);
+    const { mean, interval } = await bootstrapDifferenceOverSeeds(a, b);
+    expect(mean).toBeCloseTo(0.4, 12);
+    // Of three draws, all three are the lowest seed in 1 of 27, more than the 2.5 % that are cut off.
+    expect(interval[0]).toBeCloseTo(0.2, 12);
+    expect(interval[1]).toBeCloseTo(0.6, 12);
+  });
+
+  it('pairs users: equal systems differ by nothing', async () => {
+    const values = Float64Array.from({ length: 90 }, (_, i) => (i * 37) % 11);
+    expect(await bootstrapDifferenceOverSeeds([values], [values])).toEqual({ mean: 0, interval: [0, 0] });
+  });
+
+  it('refuses other users, and values that are not finite', async () => {
+    await expect(bootstrapDifferenceOverSeeds([zerosAndOnes(3, 1)], [zerosAndOnes(4, 1)])).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+    });
+    await expect(
+      bootstrapDifferenceOverSeeds([Float64Array.of(Number.NaN)], [Float64Array.of(1)]),
+    ).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+    });
   });
 });

@@ -36,7 +36,7 @@ describe('a row', () => {
       [1, 2, 3, 4, 5, 5],
     ]);
     const same = await qualityRow(systemOf('b', [[1, 2, 3, 4, 5, 5]]), { ...context, plain });
-    expect(same.differenceToPlain).toEqual({ difference: 0, interval: [0, 0] });
+    expect(same.differenceToPlain).toEqual({ difference: 0, interval: [0, 0], intervalOverSeeds: [0, 0] });
     const better = await qualityRow(systemOf('b', [[1, 1, 1, 1, 1, 1]]), { ...context, plain });
     expect(better.differenceToPlain?.difference).toBeCloseTo(better.ndcgAt10 - meanNdcg([1, 2, 3, 4, 5, 5]), 12);
     expect(better.differenceToPlain?.interval[0]).toBeGreaterThan(0);
