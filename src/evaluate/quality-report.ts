@@ -61,8 +61,7 @@ function renderTable({ rows, published }: QualityReport): string {
       withInterval(row.recallAt10, row.intervals.recallAt10),
       withInterval(row.ndcgAt10, row.intervals.ndcgAt10),
       differenceCell(row),
-      subsetCell(row.recallOnColdItems),
-      subsetCell(row.recallOnUnseenItems),
+      ...(cold === 0 ? [] : [subsetCell(row.recallOnColdItems), subsetCell(row.recallOnUnseenItems)]),
       formatParameters(row.parameters),
       row.secondsPerEpoch === undefined ? '' : formatDuration(row.secondsPerEpoch),
       formatLatency(row.p50LatencyMs),
@@ -72,7 +71,7 @@ function renderTable({ rows, published }: QualityReport): string {
   });
   const theirs = published.map(
     ({ name, source, recallAt10, ndcgAt10 }) =>
-      `<tr><th scope="row">${escapeHtml(name)} <small>${escapeHtml(source)}</small></th><td class="number">${formatMetric(recallAt10)}</td><td class="number">${formatMetric(ndcgAt10)}</td>${'<td></td>'.repeat(6)}</tr>`,
+      `<tr><th scope="row">${escapeHtml(name)} <small>${escapeHtml(source)}</small></th><td class="number">${formatMetric(recallAt10)}</td><td class="number">${formatMetric(ndcgAt10)}</td>${'<td></td>'.repeat(cold === 0 ? 4 : 6)}</tr>`,
   );
   const share = describeShare(rows);
   const names = [
@@ -80,8 +79,7 @@ function renderTable({ rows, published }: QualityReport): string {
     'recall@10',
     'ndcg@10',
     'ndcg@10 − plain student',
-    'cold items, recall@10',
-    'unseen items, recall@10',
+    ...(cold === 0 ? [] : ['cold items, recall@10', 'unseen items, recall@10']),
     'parameters',
     'an epoch',
     'latency p50',
@@ -127,7 +125,7 @@ function renderPlots({ rows, published }: QualityReport): string {
   const overall = intervalChart({
     id: 'ndcg',
     title: 'ndcg@10 by system',
-    xLabel: 'ndcg@10 and its 95 % interval; open: published',
+    xLabel: 'ndcg@10 (open: published)',
     entries: [
       ...rows.map(({ name, ndcgAt10, intervals }) => ({ name, value: ndcgAt10, interval: intervals.ndcgAt10 })),
       ...published.map(({ name, ndcgAt10 }) => ({ name, value: ndcgAt10 })),

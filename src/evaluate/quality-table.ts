@@ -4,7 +4,7 @@ import { describeShare } from './quality-row.js';
 import { COLD_BELOW, type QualityReport, type QualityRow, type SubsetMetric } from './quality-types.js';
 import type { Interval } from './report-types.js';
 
-const header = [
+const headers = [
   'system',
   'recall@10',
   'ndcg@10',
@@ -15,6 +15,9 @@ const header = [
   'an epoch',
   'p50 latency',
 ];
+
+/** Places in `headers` of what is left out where no test case is cold. */
+const COLD_COLUMNS = [4, 5];
 
 /**
  * The table as aligned plain text, one line a system, then the published rows; ± is half the width of the 95 % interval.
@@ -27,7 +30,11 @@ export function formatQualityTable({
   seeds,
 }: Pick<QualityReport, 'rows' | 'published' | 'seeds'>): string {
   checkNotEmpty('rows', rows);
-  const ours = rows.map(cellsOf);
+  const hasCold = rows.some(({ recallOnColdItems }) => recallOnColdItems !== undefined);
+  const columns = headers.flatMap((_, column) => (hasCold || !COLD_COLUMNS.includes(column) ? [column] : []));
+  const pick = (cells: readonly string[]) => columns.map((column) => cells[column] ?? '');
+  const header = pick(headers);
+  const ours = rows.map((row) => pick(cellsOf(row)));
   const theirs = published.map(({ name, recallAt10, ndcgAt10 }) => [
     printable(name),
     formatMetric(recallAt10),
