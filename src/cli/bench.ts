@@ -9,14 +9,19 @@ import { LimbeckError } from '../errors.js';
 import { formatQualityTable } from '../evaluate/quality-table.js';
 import { readConfig } from './config.js';
 import { packageVersion } from './doctor.js';
-import { type LongCommandContext, print } from './output.js';
+import { type LongCommandContext, print, type Streams } from './output.js';
 import { showProgress } from './progress.js';
+
+/** Where a static encoder is looked for beside the data. */
+const ENCODER_FOLDER = 'models/model2vec-bge-vq128';
 
 export interface BenchQualityFlags {
   /** A built-in set, or a config file. */
   readonly data: string;
   /** Folder of the files of a built-in set. */
   readonly path?: string;
+  /** A model2vec directory, for the texts of a built-in set. */
+  readonly encoder?: string;
   readonly output?: string;
   readonly seeds?: readonly number[];
   readonly rows?: readonly string[];
@@ -32,11 +37,11 @@ export async function benchQualityCommand(
   { streams, signal }: LongCommandContext,
 ): Promise<void> {
   const start = performance.now();
-  const config = await benchConfig(flags);
+  const { config, precision } = await benchConfig(flags, streams);
   const engine = await createEngine({
     ...(flags.threads === undefined ? {} : { threads: flags.threads }),
     // The engine checks the word.
-    ...(flags.precision === undefined ? {} : { precision: flags.precision as EngineOptions['precision'] }),
+    precision: (flags.precision ?? precision) as EngineOptions['precision'],
   });
   const progress = flags.quiet ? undefined : showProgress(streams);
   try {
@@ -82,16 +87,20 @@ export async function benchQualityCommand(
 }
 
 /** The settings of a built-in set over the user's copy of its files, or those of a config file. */
-async function benchConfig({ data, path }: BenchQualityFlags): Promise<Record<string, unknown>> {
+async function benchConfig(
+  { data, path, encoder }: BenchQualityFlags,
+  { stderr }: Streams,
+): Promise<{ config: Record<string, unknown>; precision: string }> {
   const recipe = Object.hasOwn(QUALITY_RECIPES, data) ? QUALITY_RECIPES[data] : undefined;
   if (recipe === undefined) {
-    if (path !== undefined) {
+    const flag = path !== undefined ? '--path' : encoder !== undefined ? '--encoder' : undefined;
+    if (flag !== undefined) {
       throw new LimbeckError(
         'ERR_INVALID_ARGUMENT',
-        `--path: expected with --data ${Object.keys(QUALITY_RECIPES).join(' or ')} alone; a config names its own files`,
+        `${flag}: expected with --data ${Object.keys(QUALITY_RECIPES).join(' or ')} alone; a config names its own files`,
       );
     }
-    return readConfig(data);
+    return { config: await readConfig(data), precision: 'float32' };
   }
   const root = process.env['LIMBECK_DATA'];
   const folder = path ?? (root === undefined || root === '' ? undefined : join(root, recipe.folder));
@@ -110,7 +119,14 @@ async function benchConfig({ data, path }: BenchQualityFlags): Promise<Record<st
       `--data ${data}: expected ${names} in '${folder}'; there is no ${missing}`,
     );
   }
-  return { ...recipe.options(folder) };
+  const usual = join(root === undefined || root === '' ? join(folder, '..') : root, ENCODER_FOLDER);
+  const found = encoder ?? (existsSync(usual) ? usual : undefined);
+  if (found === undefined) {
+    stderr.write(
+      'Texts are known by the words of the catalogue alone: give a model2vec directory in --encoder for more.\n',
+    );
+  }
+  return { config: { ...recipe.options(folder, found) }, precision: recipe.precision };
 }
 
 /** The commit that the program runs from, with `-dirty` where files differ from it; undefined in an installed package. */

@@ -44,6 +44,10 @@ export async function readConfig(path: string): Promise<Json> {
       },
     }),
     ...withResolved(content, 'teacher', 'directory', folder),
+    ...(isObject(content['teacher']) &&
+      isObject(content['teacher']['static']) && {
+        teacher: { ...content['teacher'], ...withResolved(content['teacher'], 'static', 'directory', folder) },
+      }),
     ...withResolved(content, 'rankings', 'path', folder),
   };
 }

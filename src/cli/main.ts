@@ -119,11 +119,18 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .description('baselines, teacher and students by full ranking, with intervals; finished rows are not run again')
     .requiredOption('--data <set>', 'beauty, ml-1m, or a config as distill reads it, with students, rows and published')
     .option('--path <dir>', 'folder with the files of beauty or ml-1m (default: its folder in $LIMBECK_DATA)')
+    .option(
+      '--encoder <dir>',
+      'model2vec encoder for their texts (default: models/model2vec-bge-vq128 beside the data)',
+    )
     .option('--output <dir>', 'directory of the results (default: out/quality-SET, or what the config says)')
     .option('--seeds <list>', 'training seeds, separated by commas (default: 0,1,2)', seeds)
     .option('--rows <list>', 'rows to run, separated by commas (default: all)', ids)
     .option('--threads <count>', 'compute threads; 0 = all that this machine allows', wholeNumber)
-    .option('--precision <name>', 'of products in training: float32, bfloat16 or fastest (default: float32)')
+    .option(
+      '--precision <name>',
+      'of products in training: float32, bfloat16 or fastest (default: float32, or what the set says)',
+    )
     .option('--quiet', 'show no progress')
     .option(...json)
     .action((flags: BenchQualityFlags) => stoppable((signal) => benchQualityCommand(flags, { streams, signal })));

@@ -7,8 +7,15 @@ interface QualityRecipe {
   readonly folder: string;
   /** Files that must lie in it. */
   readonly files: readonly string[];
-  options(directory: string): Omit<QualityOptions, 'output'>;
+  /** What products are rounded to, where nothing else is said. */
+  readonly precision: 'float32' | 'fastest';
+  /** @param encoder a model2vec directory; without one, texts are known by the catalogue's own words alone */
+  options(directory: string, encoder?: string): Omit<QualityOptions, 'output'>;
 }
+
+const staticTeacher = (directory: string | undefined) => ({
+  static: { lexicalComponents: 128, ...(directory === undefined ? {} : { directory }) },
+});
 
 const asPublished = { minUserInteractions: 1, minItemInteractions: 1, duplicates: 'all' } as const;
 
@@ -16,7 +23,8 @@ const asPublished = { minUserInteractions: 1, minItemInteractions: 1, duplicates
 const beauty: QualityRecipe = {
   folder: 'amazon-beauty',
   files: ['sequences.txt', 'items.tsv'],
-  options: (directory) => ({
+  precision: 'fastest',
+  options: (directory, encoder) => ({
     title: 'Amazon Beauty',
     data: {
       interactions: {
@@ -36,19 +44,33 @@ const beauty: QualityRecipe = {
         ndcgAt10: 0.0531,
       },
     ],
-    corpus: { maxHistory: 4, heldOut: 0.02 },
-    knowledge: { components: 64 },
+    teacher: staticTeacher(encoder),
+    knowledge: { components: 128 },
     sequenceTeacher: {
-      architecture: { hiddenSize: 128, numAttentionHeads: 2, maxHistory: 50, dropout: 0.5 },
-      training: { epochs: 24, learningRate: 1e-3, batchTokens: 2048, patience: 4 },
+      architecture: {
+        hiddenSize: 256,
+        numHiddenLayers: 2,
+        numAttentionHeads: 4,
+        maxHistory: 50,
+        dropout: 0.5,
+        normPlacement: 'after',
+      },
+      training: { epochs: 14, learningRate: 1e-3, batchTokens: 1024, patience: 3 },
     },
     student: {
-      architecture: { hiddenSize: 128, numHiddenLayers: 2, numAttentionHeads: 2, maxHistory: 50, dropout: 0.4 },
+      architecture: {
+        hiddenSize: 128,
+        numHiddenLayers: 2,
+        numAttentionHeads: 2,
+        maxHistory: 50,
+        dropout: 0.4,
+        normPlacement: 'after',
+      },
       training: {
-        epochs: 24,
+        epochs: 16,
         learningRate: 1e-3,
-        batchTokens: 2048,
-        patience: 4,
+        batchTokens: 1024,
+        patience: 3,
         losses: { ce: 0.7, kd: 0.3, gate: 0.2 },
       },
     },
@@ -59,7 +81,8 @@ const beauty: QualityRecipe = {
 const ml1m: QualityRecipe = {
   folder: 'ml-1m',
   files: ['ml-1m.txt', 'items.tsv'],
-  options: (directory) => ({
+  precision: 'fastest',
+  options: (directory, encoder) => ({
     title: 'MovieLens-1M',
     data: {
       interactions: {
@@ -85,19 +108,33 @@ const ml1m: QualityRecipe = {
         ndcgAt10: 0.1821,
       },
     ],
-    corpus: { maxHistory: 8, heldOut: 0.02 },
-    knowledge: { components: 48 },
+    teacher: staticTeacher(encoder),
+    knowledge: { components: 128 },
     sequenceTeacher: {
-      architecture: { hiddenSize: 128, numAttentionHeads: 2, maxHistory: 200, dropout: 0.2 },
-      training: { epochs: 60, learningRate: 1e-3, batchTokens: 4096, patience: 6 },
+      architecture: {
+        hiddenSize: 256,
+        numHiddenLayers: 2,
+        numAttentionHeads: 4,
+        maxHistory: 200,
+        dropout: 0.2,
+        normPlacement: 'after',
+      },
+      training: { epochs: 40, learningRate: 1e-3, batchTokens: 4096, patience: 4 },
     },
     student: {
-      architecture: { hiddenSize: 64, numHiddenLayers: 2, numAttentionHeads: 1, maxHistory: 200, dropout: 0.1 },
+      architecture: {
+        hiddenSize: 128,
+        numHiddenLayers: 2,
+        numAttentionHeads: 2,
+        maxHistory: 200,
+        dropout: 0.2,
+        normPlacement: 'after',
+      },
       training: {
-        epochs: 60,
+        epochs: 40,
         learningRate: 1e-3,
         batchTokens: 4096,
-        patience: 6,
+        patience: 4,
         losses: { ce: 0.7, kd: 0.3, gate: 0.2 },
       },
     },

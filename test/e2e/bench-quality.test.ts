@@ -190,7 +190,7 @@ describe('limbeck bench quality', () => {
     expect(summary.rows[1]?.seeds).toEqual([0, 1, 2]);
     const after = ranksOf(whole);
     for (const [run, ranks] of before) expect(after.get(run)).toBe(ranks);
-  });
+  }, 120_000);
 
   test.each([
     [['--rows', 'plain,magic'], 2, 'there is no row "magic"'],
@@ -203,3 +203,36 @@ describe('limbeck bench quality', () => {
     expect(code).toBe(expected);
   });
 });
+
+const beauty = join(import.meta.dirname, '../../../shared/data/amazon-beauty');
+const hasBeauty = existsSync(join(beauty, 'sequences.txt'));
+test.skipIf(!hasBeauty)(
+  `--data beauty reads the published files in place${hasBeauty ? '' : ` (skipped: no ${beauty})`}`,
+  async () => {
+    const output = join(folder, 'beauty');
+    const { code } = await bench([
+      '--data',
+      'beauty',
+      '--path',
+      beauty,
+      '--rows',
+      'popularity,item-knn',
+      '--output',
+      output,
+    ]);
+    expect(code).toBe(0);
+    const { rows, data, published } = reportOf(output);
+    expect(data).toEqual({ users: 22_363, items: 12_101, interactions: 198_502, testCases: 22_363 });
+    expect(published[0]).toMatchObject({ recallAt10: 0.0921, ndcgAt10: 0.0531 });
+    const [popularity, neighbors] = rows;
+    // What an independent float64 computation gives.
+    expect(neighbors?.recallAt10).toBeCloseTo(0.06502, 4);
+    expect(neighbors?.ndcgAt10).toBeCloseTo(0.03954, 4);
+    expect(neighbors?.ndcgAt10).toBeGreaterThan(popularity?.ndcgAt10 ?? 1);
+    expect(popularity?.recallOnColdItems?.mean).toBe(0);
+    expect(neighbors?.recallOnUnseenItems?.mean).toBe(0);
+    expect(neighbors?.recallOnColdItems?.cases).toBe(4732);
+    expect(neighbors?.recallOnUnseenItems?.cases).toBe(138);
+  },
+  120_000,
+);

@@ -34,6 +34,17 @@ teacher: { directory: models/gpt2 }
     });
   });
 
+  it('counts the paths of a static teacher and of rankings from the file too', async () => {
+    const path = write(
+      'more-paths.yaml',
+      'teacher: { static: { directory: model2vec, lexicalComponents: 8 } }\nrankings: { path: made/r.safetensors }\n',
+    );
+    expect(await readConfig(path)).toEqual({
+      teacher: { static: { directory: join(directory, 'model2vec'), lexicalComponents: 8 } },
+      rankings: { path: join(directory, 'made/r.safetensors') },
+    });
+  });
+
   it('keeps absolute paths', async () => {
     const path = write('absolute.yaml', 'data: { interactions: { path: /data/ratings.csv } }');
     expect(await readConfig(path)).toEqual({ data: { interactions: { path: '/data/ratings.csv' } } });
