@@ -128,7 +128,7 @@ export function qualitySettings(options: QualityOptions): QualitySettings {
 }
 
 function planOf(
-  { student, rankings: imported }: DistillSettings,
+  { student, rankings: imported, sequenceTeacher }: DistillSettings,
   key: string,
   { name, itemFeatures, initialise, rankings, ...changes }: z.output<typeof variantSchema>,
 ): StudentPlan {
@@ -155,6 +155,14 @@ function planOf(
     initialise === 'width' || training.interpolation !== undefined || [kd, hidden, attention].some(isUsed);
   if (rankings && imported === undefined) {
     throw new LimbeckError('ERR_INVALID_ARGUMENT', `${path}.rankings: expected "rankings" in the options, got none`);
+  }
+  const { maxHistory } = sequenceTeacher.architecture;
+  if (needsTeacher && architecture.maxHistory !== maxHistory) {
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      `${path}.architecture.maxHistory: expected the ${maxHistory} of sequenceTeacher, whose answers it learns from, got ` +
+        `${architecture.maxHistory}`,
+    );
   }
   return { key, name, itemFeatures, initialise, rankings, architecture, training, needsTeacher };
 }

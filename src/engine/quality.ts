@@ -93,8 +93,7 @@ export async function benchQuality(
   const { counts } = data;
   const common = {
     data: contentOf(dataset),
-    items: dataset.items,
-    split: dataset.split.strategy,
+    split: contentOf(dataset.split),
     precision: engine.precision,
   };
   const teacher = new TeacherSource(engine, settings, dataset, data, common, hooks);
@@ -270,11 +269,12 @@ async function ranked(
 }
 
 /** Layers of the sequence teacher that any student's hidden loss compares with. */
-function layersOf({ students, sequenceTeacher }: QualitySettings): number[] {
+function layersOf({ students: all, rows, sequenceTeacher }: QualitySettings): number[] {
+  const students = all.filter(({ key }) => rows.includes(key));
   const named = students.flatMap(({ training }) => training.layerMap?.map(([, layer]) => layer) ?? []);
-  const all = Array.from({ length: sequenceTeacher.architecture.numHiddenLayers }, (_, i) => i + 1);
+  const everyLayer = Array.from({ length: sequenceTeacher.architecture.numHiddenLayers }, (_, i) => i + 1);
   const wantsAll = students.some(({ training: { losses, layerMap } }) => losses.hidden !== 0 && layerMap === undefined);
-  return wantsAll ? all : [...new Set(named)];
+  return wantsAll ? everyLayer : [...new Set(named)];
 }
 
 /** The teacher, made when the first row asks for it and kept until the bench ends. */
@@ -295,7 +295,7 @@ class TeacherSource {
     private readonly hooks: Hooks,
   ) {
     const { teacher, corpus, knowledge, sequenceTeacher, seeds } = distillation;
-    this.settings = { teacher, corpus, knowledge, sequenceTeacher, featureSeed: seeds[0] };
+    this.settings = { teacher, corpus, knowledge, sequenceTeacher, featureSeed: seeds[0], items: dataset.items };
   }
 
   /** Item vectors of the language model. */

@@ -47,6 +47,7 @@ describe('rows', () => {
       { students: { 'Not a Key': { name: 'x' } } },
       { students: { plain: { name: 'x', rankings: true } } },
       { students: { plain: { name: 'x', training: { epochs: 0 } } } },
+      { students: { kd: { name: 'x', architecture: { maxHistory: 20 }, training: { losses: { kd: 1 } } } } },
     ];
     for (const changes of refused) {
       expect(() => settings(changes)).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }));
