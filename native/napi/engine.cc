@@ -268,11 +268,15 @@ Napi::Value Engine::item_neighbors(const Napi::CallbackInfo& info) {
       {},
       [=, sequences = std::move(sequences), offsets = std::move(offsets)](Context& context, Arena&) {
         const Histories histories{sequences.data(), offsets.data(), static_cast<int64_t>(offsets.size()) - 1};
-        return limbeck::item_neighbors(context, histories, static_cast<int64_t>(sequences.size()), num_items, begin,
-                                       end);
+        ItemNeighbors rows =
+            limbeck::item_neighbors(context, histories, static_cast<int64_t>(sequences.size()), num_items, begin, end);
+        if (rows.offsets.back() > kMaxInt32) {
+          throw Error("ERR_OUT_OF_MEMORY", "Expected at most 2^31 - 1 pairs of neighbours a call, got " +
+                                               std::to_string(rows.offsets.back()) + ": ask for fewer rows.");
+        }
+        return rows;
       },
       [](Napi::Env env, const ItemNeighbors& rows) -> Napi::Value {
-        if (rows.offsets.back() > kMaxInt32) throw Error("ERR_OUT_OF_MEMORY", "Too many neighbours for one call.");
         Napi::Object object = Napi::Object::New(env);
         object.Set("offsets", new_int32_array(env, {rows.offsets.begin(), rows.offsets.end()}));
         object.Set("items", new_int32_array(env, rows.items));

@@ -5,6 +5,7 @@
  * @see Deshpande and Karypis 2004, Item-based top-N recommendation algorithms, §4.1 (cosine of binary vectors)
  */
 import type { NativeEngine } from '../binding.js';
+import { LimbeckError } from '../errors.js';
 import type { PackedSequences } from '../prepare/dataset.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import type { EvaluationSet } from './recommendation.js';
@@ -12,6 +13,8 @@ import type { EvaluationSet } from './recommendation.js';
 /** Work of one native call, so that an abort is quick: pairs of items met while rows are counted, or scores added up. */
 const PAIRS_PER_CALL = 20_000_000;
 const CASES_PER_CALL = 512;
+/** Offsets are 32-bit. */
+const MAX_PAIRS = 2 ** 31 - 1;
 
 /** Cosines of every pair of items that share a history, by rows; ids of a row ascend. */
 export interface ItemNeighbors {
@@ -41,6 +44,13 @@ export async function findItemNeighbors(
     parts.push(await engine.itemNeighbors({ sequences, sequenceOffsets, numItems, begin, end }));
   }
   const size = parts.reduce((sum, { items }) => sum + items.length, 0);
+  if (size > MAX_PAIRS) {
+    throw new LimbeckError(
+      'ERR_OUT_OF_MEMORY',
+      `Item-kNN keeps every pair of items that share a history: expected at most ${MAX_PAIRS}, got ${size}. ` +
+        'Leave out users with very many interactions (denoise.maxUserInteractions)',
+    );
+  }
   const offsets = new Int32Array(numItems + 1);
   const items = new Int32Array(size);
   const cosines = new Float32Array(size);
