@@ -23,7 +23,8 @@ const variantSchema = z.strictObject({
   training: z.record(z.string(), z.unknown()).default({}),
 });
 
-export const qualityOptionsSchema = distillOptionsSchema.omit({ languageStudent: true }).extend({
+/** Every config of a distillation is one of a bench; its `languageStudent` is no recommender, and not trained here. */
+export const qualityOptionsSchema = distillOptionsSchema.extend({
   title: z.string().min(1).default('Quality'),
   /** What the data must hold once prepared; other counts are refused, because published figures are of these. */
   expected: z.strictObject({ users: z.int(), items: z.int(), interactions: z.int() }).optional(),

@@ -1,4 +1,6 @@
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { readConfig } from '../../../src/cli/config.js';
 import { type QualityOptions, qualitySettings } from '../../../src/engine/quality-options.js';
 import { QUALITY_RECIPES } from '../../../src/engine/quality-recipes.js';
 
@@ -93,6 +95,13 @@ describe('a student', () => {
     expect(plan.architecture.intermediateSize).toBeUndefined();
     expect(plan.training).toMatchObject({ epochs: 7, learningRate: 0.5, losses: { ce: 1, kd: 0, hidden: 2 } });
   });
+});
+
+it('takes the config of a distillation as it is', async () => {
+  const path = join(import.meta.dirname, '../../../examples/movietweetings/distill.yaml');
+  const { rows, student: shape } = qualitySettings((await readConfig(path)) as QualityOptions);
+  expect(rows).toContain('distilled');
+  expect(shape.training.losses).toMatchObject({ ce: 0.7, kd: 0.3, gate: 0.2 });
 });
 
 describe('built-in sets', () => {
