@@ -80,7 +80,8 @@ function withoutTimes({ rows, seeds, data, curves }: QualityReport) {
 }
 
 function ranksOf(output: string): Map<string, string> {
-  const runs = readdirSync(join(output, 'runs'));
+  // A kill may leave temporary names behind.
+  const runs = readdirSync(join(output, 'runs')).filter((name) => /-[0-9a-f]{8}$/.test(name));
   return new Map(
     runs.map((run) => [run, readFileSync(join(output, 'runs', run, 'ranks.safetensors')).toString('base64')]),
   );
