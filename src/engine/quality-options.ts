@@ -17,6 +17,8 @@ const variantSchema = z.strictObject({
   initialise: z.enum(['random', 'width']).default('random'),
   /** Teaches it the rankings that `rankings` of the options names. */
   rankings: z.boolean().default(false),
+  /** Raises the scores of rare items as `student.rareItems` says, once it is trained. */
+  rareItems: z.boolean().default(false),
   /** Changes to `student.architecture`. */
   architecture: z.record(z.string(), z.unknown()).default({}),
   /** Changes to `student.training`; `losses` is changed key by key. */
@@ -53,6 +55,8 @@ export interface StudentPlan {
   readonly itemFeatures: boolean;
   readonly initialise: 'random' | 'width';
   readonly rankings: boolean;
+  /** Undefined: scores stay as they were trained. */
+  readonly rareItems: DistillSettings['student']['rareItems'] | undefined;
   readonly architecture: z.output<typeof sequenceArchitectureSchema>;
   readonly training: z.output<typeof fineTuneOptionsSchema>;
   /** Whether it learns from the sequence teacher. */
@@ -75,11 +79,12 @@ const CLICKS_ALONE = { ce: 1, kd: 0, hidden: 0, attention: 0 };
  * the weight that is written here.
  */
 function defaultVariants({
-  student: { training, initialise, itemFeatures },
+  student: { training, initialise, itemFeatures, rareItems },
   rankings,
 }: DistillSettings): Record<string, StudentVariant> {
   const { kd, gate, temperature } = training.losses;
   const softLabels = kd === 0 ? { ce: 0.7, kd: 0.3, gate: 0.2 } : { ce: training.losses.ce, kd, gate, temperature };
+  const raises = rareItems.below > 0;
   return {
     plain: { name: 'plain student' },
     vectors: { name: 'frozen teacher vectors + adapter', itemFeatures: true },
@@ -91,11 +96,13 @@ function defaultVariants({
       training: { interpolation: training.interpolation ?? { alpha: { from: 0.02, to: 0, until: 0.3 } } },
     },
     ...(rankings && { rankings: { name: 'imported rankings alone', rankings: true } }),
+    ...(raises && { 'rare-items': { name: 'plain student, rare items raised', rareItems: true } }),
     distilled: {
       name: 'distilled student',
       itemFeatures,
       initialise,
       rankings: rankings !== undefined,
+      rareItems: raises,
       training: { losses: training.losses, layerMap: training.layerMap, interpolation: training.interpolation },
     },
   };
@@ -131,7 +138,7 @@ export function qualitySettings(options: QualityOptions): QualitySettings {
 function planOf(
   { student, rankings: imported, sequenceTeacher }: DistillSettings,
   key: string,
-  { name, itemFeatures, initialise, rankings, ...changes }: z.output<typeof variantSchema>,
+  { name, itemFeatures, initialise, rankings, rareItems, ...changes }: z.output<typeof variantSchema>,
 ): StudentPlan {
   const { losses: _losses, layerMap: _layerMap, interpolation: _interpolation, ...clicksAlone } = student.training;
   const { losses: changedLosses, ...changedTraining } = changes.training;
@@ -165,5 +172,15 @@ function planOf(
         `${architecture.maxHistory}`,
     );
   }
-  return { key, name, itemFeatures, initialise, rankings, architecture, training, needsTeacher };
+  return {
+    key,
+    name,
+    itemFeatures,
+    initialise,
+    rankings,
+    rareItems: rareItems ? student.rareItems : undefined,
+    architecture,
+    training,
+    needsTeacher,
+  };
 }

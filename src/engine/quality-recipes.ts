@@ -48,14 +48,14 @@ const beauty: QualityRecipe = {
     knowledge: { components: 128 },
     sequenceTeacher: {
       architecture: {
-        hiddenSize: 256,
+        hiddenSize: 128,
         numHiddenLayers: 2,
-        numAttentionHeads: 4,
+        numAttentionHeads: 2,
         maxHistory: 50,
-        dropout: 0.5,
+        dropout: 0.4,
         normPlacement: 'after',
       },
-      training: { epochs: 14, learningRate: 1e-3, batchTokens: 1024, patience: 3 },
+      training: { epochs: 12, learningRate: 1e-3, batchTokens: 1024, patience: 3 },
     },
     student: {
       architecture: {
@@ -71,7 +71,7 @@ const beauty: QualityRecipe = {
         learningRate: 1e-3,
         batchTokens: 1024,
         patience: 3,
-        losses: { ce: 0.7, kd: 0.3, gate: 0.2 },
+        losses: { ce: 0.5, kd: 0.5, gate: 0.2 },
       },
     },
   }),
@@ -135,7 +135,7 @@ const ml1m: QualityRecipe = {
         learningRate: 1e-3,
         batchTokens: 4096,
         patience: 4,
-        losses: { ce: 0.7, kd: 0.3, gate: 0.2 },
+        losses: { ce: 0.5, kd: 0.5, gate: 0.2 },
       },
     },
   }),

@@ -16,7 +16,8 @@ import { prepareDataset } from '../prepare/prepare.js';
 import { Student } from '../recommend/student.js';
 import type { SequenceTrainingData } from '../student/fine-tune.js';
 import type { RankingSignal } from '../student/ranking-signal.js';
-import type { SequenceModel } from '../student/sequence-model.js';
+import { boostRareItems } from '../student/rare-items.js';
+import { SequenceModel } from '../student/sequence-model.js';
 import { cacheSequenceTeacher, type SequenceTeacher } from '../student/teacher-cache.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
@@ -192,50 +193,78 @@ function systemOf(name: string, key: string, seeds: readonly number[], runs: rea
       bestEpoch: history.reduce((best, record) => (record.validationLoss < best.validationLoss ? record : best)).epoch,
       epochSeconds: history.map(({ seconds }) => seconds),
     })),
+    rareItemsWeights: runs.flatMap(({ rareItemsWeight }) => rareItemsWeight ?? []),
   };
   return { system, histories: runs.map(({ history }) => history) };
 }
 
-function popularityRun({ runs, common, counts, test }: Bench): Promise<QualityRun> {
-  return runs.obtain('popularity', common, async () => {
+async function popularityRun({ runs, common, counts, test }: Bench): Promise<QualityRun> {
+  const { run } = await runs.obtain('popularity', { ...common, system: 'popularity' }, async () => {
     const { ranks, topK, parameters, latency } = await popularityResult(counts, test);
-    return { ranks: ranks[0] ?? new Int32Array(0), topK: topK ?? new Int32Array(0), parameters, latency, history: [] };
+    const [first = new Int32Array(0)] = ranks;
+    return { run: { ranks: first, topK: topK ?? new Int32Array(0), parameters, latency, history: [] } };
   });
+  return run;
 }
 
-function neighborRun({ runs, common, engine, settings, data, test, hooks }: Bench): Promise<QualityRun> {
+async function neighborRun({ runs, common, engine, settings, data, test, hooks }: Bench): Promise<QualityRun> {
   const { decay } = settings.itemNeighbors;
-  return runs.obtain('item-knn', { ...common, decay }, async () => {
+  const { run } = await runs.obtain('item-knn', { ...common, system: 'item-knn', decay }, async () => {
     const neighbors = await findItemNeighbors(engine, data.train, { numItems: data.numItems, decay }, hooks);
     const ranking = await rankByNeighbors(engine, neighbors, test, LIST_LENGTH, hooks);
     const histories = historiesOf(test, (item) => item, LATENCY_USERS);
     const latency = await measureLatency((i) => {
       nearestItems(neighbors, histories[i % histories.length] ?? [], 10);
     }, LATENCY);
-    return { ...ranking, parameters: neighbors.cosines.length, latency, history: [] };
+    return { run: { ...ranking, parameters: neighbors.cosines.length, latency, history: [] } };
   });
+  return run;
 }
 
 async function teacherRun(bench: Bench, seed: number): Promise<QualityRun> {
   const { runs, common, teacher } = bench;
-  return runs.obtain(`teacher-${seed}`, { ...common, ...teacher.settings }, async () =>
-    ranked(bench, await teacher.sequenceTeacher()),
-  );
+  const settings = { ...common, system: 'teacher', ...teacher.settings };
+  // Its model is kept with the other stages of the teacher.
+  const { run } = await runs.obtain(`teacher-${seed}`, settings, async () => ({
+    run: await ranked(bench, await teacher.sequenceTeacher()),
+  }));
+  return run;
 }
 
+/** A student of one seed; one whose rare items are raised is made from the same student as it was trained. */
 async function studentRun(bench: Bench, plan: StudentPlan, seed: number): Promise<QualityRun> {
+  const { rareItems, ...asTrained } = plan;
+  const trained = await trainedRun(bench, { ...asTrained, rareItems: undefined }, seed);
+  if (rareItems === undefined) return trained.run;
+  const { engine, runs, data, hooks } = bench;
+  const settings = { ...trained.settings, rareItems };
+  const { run } = await runs.obtain(`${plan.key}-${seed}`, settings, async () => {
+    const model = await SequenceModel.load(engine, trained.modelDirectory);
+    try {
+      const rareItemsWeight = await boostRareItems(model, data, rareItems, hooks);
+      return { run: { ...(await ranked(bench, { model, history: trained.run.history })), rareItemsWeight }, model };
+    } catch (error) {
+      model.dispose();
+      throw error;
+    }
+  });
+  return run;
+}
+
+async function trainedRun(bench: Bench, plan: StudentPlan, seed: number) {
   const { engine, runs, common, teacher, data, settings, hooks } = bench;
   const { key, name: _name, ...decisive } = plan;
   const isTaught = plan.needsTeacher || plan.itemFeatures;
   const rankings = plan.rankings ? bench.rankings : undefined;
   const all = {
     ...common,
+    system: 'student',
     ...decisive,
     seed,
     ...(isTaught ? teacher.settings : {}),
     ...(rankings && { rankings: { ...settings.rankings, content: contentOf(rankings) } }),
   };
-  return runs.obtain(`${key}-${seed}`, all, async (checkpoint) => {
+  const obtained = await runs.obtain(`${key}-${seed}`, all, async (checkpoint) => {
     const describe = { step: 'fineTune', name: `${key}, seed ${seed}` } as const;
     const features = plan.itemFeatures ? await teacher.features() : undefined;
     const signal = plan.needsTeacher ? await teacher.signal(layersOf(settings)) : undefined;
@@ -244,17 +273,19 @@ async function studentRun(bench: Bench, plan: StudentPlan, seed: number): Promis
       initialise: plan.initialise,
       features,
       teacher: signal,
-      rareItems: undefined,
       rankings,
+      rareItems: undefined,
       training: { ...plan.training, seed },
       context: { ...hooks, checkpoint, describe },
     });
     try {
-      return await ranked(bench, student);
-    } finally {
+      return { run: await ranked(bench, student), model: student.model };
+    } catch (error) {
       student.model.dispose();
+      throw error;
     }
   });
+  return { ...obtained, settings: all };
 }
 
 /** A trained model's ranks of the test cases, and how long one request takes. */

@@ -7,6 +7,8 @@ import { type EvaluationSet, resultRow, type SystemResult } from './recommendati
 export interface QualitySystem extends SystemResult {
   readonly key: string;
   /** Training of each seed; empty for a system that is not trained. */
+  /** Weights by which scores of rare items were raised, by seed; empty where they were not. */
+  readonly rareItemsWeights?: readonly number[];
   readonly trainings: readonly { readonly bestEpoch: number; readonly epochSeconds: readonly number[] }[];
 }
 
@@ -44,6 +46,7 @@ export async function qualityRow(system: QualitySystem, context: QualityRowConte
     ...(epochSeconds.length > 0 && {
       secondsPerEpoch: epochSeconds.reduce((sum, seconds) => sum + seconds, 0) / epochSeconds.length,
     }),
+    ...(system.rareItemsWeights?.length ? { rareItemsWeights: system.rareItemsWeights } : {}),
     bestEpochs: system.trainings.map(({ bestEpoch }) => bestEpoch),
   };
 }

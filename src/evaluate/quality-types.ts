@@ -28,6 +28,8 @@ export interface QualityRow extends ResultRow {
   readonly recallOnUnseenItems?: SubsetMetric;
   /** Mean over the epochs of all seeds, validation included; missing for a system that is not trained. */
   readonly secondsPerEpoch?: number;
+  /** Weights by which scores of rare items were raised, as validation bore them, by seed. */
+  readonly rareItemsWeights?: readonly number[];
   /** The epoch that was best on validation, by seed. */
   readonly bestEpochs: readonly number[];
 }

@@ -111,6 +111,7 @@ describe('limbeck bench quality', () => {
       'hidden-states',
       'initialisation',
       'interpolation',
+      'rare-items',
       'distilled',
     ]);
     for (const { name } of rows.values()) expect(stdout).toContain(name);
@@ -147,6 +148,16 @@ describe('limbeck bench quality', () => {
     for (const key of ['vectors', 'soft-labels', 'distilled']) {
       expect(rows.get(key)?.parameters).toBe(plain?.parameters);
     }
+  });
+
+  test('makes students with raised rare items from those that were trained, without another training', () => {
+    const runs = readdirSync(join(whole, 'runs')).filter((name) => name.startsWith('rare-items-0-'));
+    expect(runs).toHaveLength(1);
+    const plain = rows.get('plain');
+    expect(rows.get('rare-items')?.bestEpochs).toEqual(plain?.bestEpochs);
+    expect(rows.get('rare-items')?.rareItemsWeights).toHaveLength(2);
+    expect(plain?.rareItemsWeights).toBeUndefined();
+    expect(existsSync(join(whole, 'runs', runs[0] ?? '', 'model/model.safetensors'))).toBe(true);
   });
 
   test('says what ran it, and draws the page without anything from outside', () => {

@@ -27,6 +27,7 @@ describe('rows', () => {
       'hidden-states',
       'initialisation',
       'interpolation',
+      'rare-items',
       'distilled',
     ]);
   });
@@ -36,6 +37,14 @@ describe('rows', () => {
     expect(rows).toContain('rankings');
     expect(student('distilled', { rankings: { path: 'r.safetensors' } }).rankings).toBe(true);
     expect(student('plain', { rankings: { path: 'r.safetensors' } }).rankings).toBe(false);
+  });
+
+  it('leave rare items alone where `student` does', () => {
+    const { rows, students } = settings({ student: { rareItems: { below: 0 } } });
+    expect(rows).not.toContain('rare-items');
+    expect(students.every(({ rareItems }) => rareItems === undefined)).toBe(true);
+    expect(student('distilled').rareItems).toMatchObject({ below: 5 });
+    expect(student('plain').rareItems).toBeUndefined();
   });
 
   it('are run in the order of the table, whatever order they are asked for in', () => {
