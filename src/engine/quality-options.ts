@@ -83,7 +83,7 @@ function defaultVariants({
   rankings,
 }: DistillSettings): Record<string, StudentVariant> {
   const { kd, gate, temperature } = training.losses;
-  const softLabels = kd === 0 ? { ce: 0.7, kd: 0.3, gate: 0.2 } : { ce: training.losses.ce, kd, gate, temperature };
+  const softLabels = kd === 0 ? { ce: 0.5, kd: 0.5, gate: 0.2 } : { ce: training.losses.ce, kd, gate, temperature };
   const raises = rareItems.below > 0;
   return {
     plain: { name: 'plain student' },

@@ -84,7 +84,7 @@ describe('a student', () => {
       expect(rest).toEqual({ ...plain, ...changed });
       expect({ ...own, losses: training.losses }).toEqual(training);
     }
-    expect(student('soft-labels').training.losses).toMatchObject({ ce: 0.7, kd: 0.3, hidden: 0 });
+    expect(student('soft-labels').training.losses).toMatchObject({ ce: 0.5, kd: 0.5, hidden: 0 });
     expect(student('hidden-states').training.losses).toMatchObject({ ce: 1, kd: 0, hidden: 1 });
   });
 
