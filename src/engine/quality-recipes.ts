@@ -112,14 +112,14 @@ const ml1m: QualityRecipe = {
     knowledge: { components: 128 },
     sequenceTeacher: {
       architecture: {
-        hiddenSize: 256,
+        hiddenSize: 128,
         numHiddenLayers: 2,
-        numAttentionHeads: 4,
+        numAttentionHeads: 2,
         maxHistory: 200,
         dropout: 0.2,
         normPlacement: 'after',
       },
-      training: { epochs: 40, learningRate: 1e-3, batchTokens: 4096, patience: 4 },
+      training: { epochs: 14, learningRate: 1e-3, batchTokens: 4096, patience: 4 },
     },
     student: {
       architecture: {
@@ -131,7 +131,7 @@ const ml1m: QualityRecipe = {
         normPlacement: 'after',
       },
       training: {
-        epochs: 40,
+        epochs: 20,
         learningRate: 1e-3,
         batchTokens: 4096,
         patience: 4,
