@@ -119,7 +119,7 @@ async function benchConfig(
       `--data ${data}: expected ${names} in '${folder}'; there is no ${missing}`,
     );
   }
-  const usual = join(root === undefined || root === '' ? join(folder, '..') : root, ENCODER_FOLDER);
+  const usual = join(folder, '..', ENCODER_FOLDER);
   const found = encoder ?? (existsSync(usual) ? usual : undefined);
   if (found === undefined) {
     stderr.write(
