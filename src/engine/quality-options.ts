@@ -96,7 +96,10 @@ function defaultVariants({
       training: { interpolation: training.interpolation ?? { alpha: { from: 0.02, to: 0, until: 0.3 } } },
     },
     ...(rankings && { rankings: { name: 'imported rankings alone', rankings: true } }),
-    ...(raises && { 'rare-items': { name: 'plain student, rare items raised', rareItems: true } }),
+    ...(raises && {
+      'rare-items': { name: 'plain student, rare items raised', rareItems: true },
+      'vectors-rare-items': { name: 'vectors, rare items raised', itemFeatures: true, rareItems: true },
+    }),
     distilled: {
       name: 'distilled student',
       itemFeatures,

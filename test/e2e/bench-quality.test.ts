@@ -112,6 +112,7 @@ describe('limbeck bench quality', () => {
       'initialisation',
       'interpolation',
       'rare-items',
+      'vectors-rare-items',
       'distilled',
     ]);
     for (const { name } of rows.values()) expect(stdout).toContain(name);

@@ -28,6 +28,7 @@ describe('rows', () => {
       'initialisation',
       'interpolation',
       'rare-items',
+      'vectors-rare-items',
       'distilled',
     ]);
   });
