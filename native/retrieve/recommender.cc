@@ -29,8 +29,9 @@ TransformerConfig folded_config(TransformerConfig config) {
   return config;
 }
 
-// Sequences of a forward pass together have about this many tokens, so that their activations stay in the cache.
-constexpr int64_t kTokensAtOnce = 4096;
+// Sequences of a forward pass together have about this many tokens, so that their activations stay in the second-level
+// cache of a thread.
+constexpr int64_t kTokensAtOnce = 512;
 
 // Rows of scores that one chunk of users takes: at most 4 MB, so that they stay in the cache.
 int64_t chunk_rows(int64_t num_items) { return std::max<int64_t>(1, (int64_t{1} << 20) / num_items); }
@@ -80,47 +81,48 @@ const float* Recommender::last_hidden(Context& context, Arena& arena, const floa
   return model_.forward(context, arena, batch, options).hidden[model_.config().num_hidden_layers];
 }
 
+/// last [S, d] = the state after each sequence. gather(first, count, arena) gives the item vectors of tokens [count, d]
+/// from the first one on. Each thread takes parts of its own: within one nobody waits.
+template <typename Gather>
+void Recommender::encode(Context& context, Arena& arena, const int32_t* sequence_offsets, int64_t num_sequences,
+                         Gather&& gather, float* last) const {
+  const int64_t d = hidden_size();
+  std::vector<int64_t> bounds{0};  // of parts, in sequences
+  while (bounds.back() < num_sequences) {
+    int64_t end = bounds.back();
+    const int32_t begin = sequence_offsets[end];
+    do ++end;
+    while (end < num_sequences && sequence_offsets[end + 1] - begin <= kTokensAtOnce);
+    bounds.push_back(end);
+  }
+  ThreadPool alone(1);
+  std::vector<Arena> others(static_cast<size_t>(2 * (context.pool.num_threads() - 1)));
+  context.pool.parallel_for(static_cast<int64_t>(bounds.size()) - 1, [&](int64_t index, int worker) {
+    const size_t other = static_cast<size_t>(2 * (worker - 1));
+    Arena& own_arena = worker == 0 ? arena : others[other];
+    Context own{alone, worker == 0 ? context.scratch : others[other + 1], context.precision};
+    const int64_t first = bounds[static_cast<size_t>(index)];
+    const int64_t count = bounds[static_cast<size_t>(index) + 1] - first;
+    const Arena::Scope scope(own_arena);
+    const int32_t begin = sequence_offsets[first];
+    int32_t* offsets = own_arena.allocate<int32_t>(count + 1);
+    for (int64_t s = 0; s <= count; ++s) offsets[s] = sequence_offsets[first + s] - begin;
+    Batch part{nullptr, offsets, nullptr, offsets[count], count};
+    part.input_vectors = gather(begin, part.num_tokens, own, own_arena);
+    ForwardOptions options;
+    options.last_rows_only = true;
+    const Activations activations = model_.forward(own, own_arena, part, options);
+    std::memcpy(last + first * d, activations.hidden[model_.config().num_hidden_layers],
+                static_cast<size_t>(count * d) * sizeof(float));
+  });
+}
+
 void Recommender::last_hidden(Context& context, Arena& arena, const float* vectors, const int32_t* sequence_offsets,
                               int64_t num_sequences, float* last) const {
   const int64_t d = hidden_size();
-  ForwardOptions options;
-  options.last_rows_only = true;
-  std::vector<int32_t> offsets;
-  for (int64_t first = 0, end = 0; first < num_sequences; first = end) {
-    const int32_t begin = sequence_offsets[first];
-    offsets.assign(1, 0);
-    do offsets.push_back(sequence_offsets[++end] - begin);
-    while (end < num_sequences && sequence_offsets[end + 1] - begin <= kTokensAtOnce);
-    Batch part{nullptr, offsets.data(), nullptr, offsets.back(), end - first};
-    part.input_vectors = vectors + begin * d;
-    const Arena::Scope scope(arena);
-    const Activations activations = model_.forward(context, arena, part, options);
-    std::memcpy(last + first * d, activations.hidden[model_.config().num_hidden_layers],
-                static_cast<size_t>(part.num_sequences * d) * sizeof(float));
-  }
-}
-
-// Some sequences at a time, so that their activations stay in the cache.
-void Recommender::batch_last_hidden(Context& context, Arena& arena, const Batch& batch, float* last) const {
-  const TransformerConfig& config = model_.config();
-  const int64_t d = config.hidden_size;
-  ForwardOptions options;
-  options.last_rows_only = true;
-  std::vector<int32_t> offsets;
-  for (int64_t first = 0, end = 0; first < batch.num_sequences; first = end) {
-    const int32_t begin = batch.sequence_offsets[first];
-    offsets.assign(1, 0);
-    do offsets.push_back(batch.sequence_offsets[++end] - begin);
-    while (end < batch.num_sequences && batch.sequence_offsets[end + 1] - begin <= kTokensAtOnce);
-    Batch part{batch.input_ids + begin, offsets.data(), nullptr, offsets.back(), end - first};
-    const Arena::Scope scope(arena);
-    float* vectors = arena.allocate<float>(part.num_tokens * d);  // [tokens of the part, d]
-    embedding_forward(context, part.input_ids, items_.vectors(), vectors, part.num_tokens, d, num_items());
-    part.input_vectors = vectors;
-    const Activations activations = model_.forward(context, arena, part, options);
-    std::memcpy(last + first * d, activations.hidden[config.num_hidden_layers],
-                static_cast<size_t>(part.num_sequences * d) * sizeof(float));
-  }
+  encode(
+      context, arena, sequence_offsets, num_sequences,
+      [&](int64_t first, int64_t, Context&, Arena&) { return vectors + first * d; }, last);
 }
 
 void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs, int32_t* ranks, int32_t* top_k_ids,
@@ -142,7 +144,12 @@ void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs,
 
   arena.reset();
   float* last = arena.allocate<float>(S * d);  // [S, d]
-  batch_last_hidden(context, arena, inputs.batch, last);
+  const auto item_vectors = [&](int64_t first, int64_t count, Context& own, Arena& own_arena) {
+    float* vectors = own_arena.allocate<float>(count * d);  // [count, d]
+    embedding_forward(own, inputs.batch.input_ids + first, items_.vectors(), vectors, count, d, V);
+    return vectors;
+  };
+  encode(context, arena, inputs.batch.sequence_offsets, S, item_vectors, last);
   const int64_t chunk = std::min(S, chunk_rows(V));
   float* scores = arena.allocate<float>(chunk * V);                             // [chunk, V]
   uint8_t* excluded = arena.allocate<uint8_t>(context.pool.num_threads() * V);  // [threads, V], zero between rows

@@ -35,7 +35,7 @@ class Recommender {
   const float* item_features() const { return item_features_.empty() ? nullptr : item_features_.data(); }
 
   /// The state after each sequence of item vectors: last [S, d] = . Sequences of a call share memory for their
-  /// activations: about 4096 tokens at a time.
+  /// activations: about 512 tokens at a time.
   void last_hidden(Context& context, Arena& arena, const float* vectors, const int32_t* sequence_offsets,
                    int64_t num_sequences, float* last) const;
   /// As last_hidden() for one sequence, which lies in `arena` afterwards: [d].
@@ -48,8 +48,9 @@ class Recommender {
             float* top_k_scores) const;
 
  private:
-  /// The hidden state of the last row of each sequence: last [S, d] = .
-  void batch_last_hidden(Context& context, Arena& arena, const Batch& batch, float* last) const;
+  template <typename Gather>
+  void encode(Context& context, Arena& arena, const int32_t* sequence_offsets, int64_t num_sequences, Gather&& gather,
+              float* last) const;
 
   Transformer model_;                   // without an item table
   std::vector<float> item_projection_;  // A [d, f]
