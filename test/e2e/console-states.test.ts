@@ -160,8 +160,8 @@ describe.skipIf(chromiumIsMissing !== undefined)(`the console page${skippedReaso
     service.items = [];
     service.users.clear();
     await open('/?user=nobody');
-    expect(await text('#student-list')).toContain('Nothing is popular yet');
-    expect(await text('#history')).toContain('Nothing is known of this user yet');
+    await page.locator('#student-list', { hasText: 'Nothing is popular yet' }).waitFor();
+    await page.locator('#history', { hasText: 'Nothing is known of this user yet' }).waitFor();
     await page.fill('#search-text', 'anything');
     await page.keyboard.press('Enter');
     await page.locator('#search-list .empty', { hasText: 'Nothing found.' }).waitFor();
