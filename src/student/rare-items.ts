@@ -62,11 +62,18 @@ export async function boostRareItems(
     current = weight;
   };
   let best = 0;
-  for (const weight of weights) {
-    moveTo(weight);
-    if ((await ndcg()) >= without) best = weight;
+  try {
+    for (const weight of weights) {
+      moveTo(weight);
+      if ((await ndcg()) >= without) best = weight;
+    }
+    if (best > 0) moveTo(best);
+    return best;
+  } catch (error) {
+    best = 0;
+    throw error;
+  } finally {
+    // A model that was stopped half-way is as it came.
+    if (best === 0) restoreParameters(model.native, original);
   }
-  if (best === 0) restoreParameters(model.native, original);
-  else moveTo(best);
-  return best;
 }

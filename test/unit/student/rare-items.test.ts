@@ -100,6 +100,28 @@ describe('boosting rare items', () => {
     model.dispose();
   });
 
+  test('leaves a model that was stopped half-way as it came', async () => {
+    const counts = Int32Array.from({ length: ITEMS }, (_, i) => (i < 20 ? 0 : 9));
+    const model = create('after');
+    const validation = cases(new Int32Array(USERS));
+    const scores = await logits(model);
+    const controller = new AbortController();
+    let rankings = 0;
+    const stopped = {
+      config: model.config,
+      native: model.native,
+      rank(...[inputs, request, hooks]: Parameters<SequenceModel['rank']>) {
+        if (++rankings === 3) controller.abort(); // without, and with the first weight, it was ranked
+        return model.rank(inputs, request, hooks);
+      },
+    } as SequenceModel;
+    const boosting = boostRareItems(stopped, { validation, counts }, {}, { signal: controller.signal });
+    await expect(boosting).rejects.toMatchObject({ code: 'ERR_ABORTED' });
+    expect(rankings).toBe(3);
+    expect(await logits(model)).toEqual(scores);
+    model.dispose();
+  });
+
   test('refuses counts of another catalogue, weights that fall, and models without layer norms', async () => {
     const model = create('after');
     const validation = cases(new Int32Array(USERS));
