@@ -17,6 +17,10 @@ const staticTeacher = (directory: string | undefined) => ({
   static: { lexicalComponents: 128, ...(directory === undefined ? {} : { directory }) },
 });
 
+/** Teacher and student of a set are of one size: what the student gains is not size. */
+const architectureOf = (maxHistory: number, dropout: number) =>
+  ({ hiddenSize: 128, numHiddenLayers: 2, numAttentionHeads: 2, maxHistory, dropout, normPlacement: 'after' }) as const;
+
 const asPublished = { minUserInteractions: 1, minItemInteractions: 1, duplicates: 'all' } as const;
 
 /** Amazon Beauty, 5-core, as S3-Rec (Zhou et al. 2020) and those after it use it. */
@@ -47,25 +51,11 @@ const beauty: QualityRecipe = {
     teacher: staticTeacher(encoder),
     knowledge: { components: 128 },
     sequenceTeacher: {
-      architecture: {
-        hiddenSize: 128,
-        numHiddenLayers: 2,
-        numAttentionHeads: 2,
-        maxHistory: 50,
-        dropout: 0.4,
-        normPlacement: 'after',
-      },
+      architecture: architectureOf(50, 0.4),
       training: { epochs: 12, learningRate: 1e-3, batchTokens: 1024, patience: 3 },
     },
     student: {
-      architecture: {
-        hiddenSize: 128,
-        numHiddenLayers: 2,
-        numAttentionHeads: 2,
-        maxHistory: 50,
-        dropout: 0.4,
-        normPlacement: 'after',
-      },
+      architecture: architectureOf(50, 0.4),
       training: {
         epochs: 16,
         learningRate: 1e-3,
@@ -111,25 +101,11 @@ const ml1m: QualityRecipe = {
     teacher: staticTeacher(encoder),
     knowledge: { components: 128 },
     sequenceTeacher: {
-      architecture: {
-        hiddenSize: 128,
-        numHiddenLayers: 2,
-        numAttentionHeads: 2,
-        maxHistory: 200,
-        dropout: 0.2,
-        normPlacement: 'after',
-      },
+      architecture: architectureOf(200, 0.2),
       training: { epochs: 14, learningRate: 1e-3, batchTokens: 4096, patience: 4 },
     },
     student: {
-      architecture: {
-        hiddenSize: 128,
-        numHiddenLayers: 2,
-        numAttentionHeads: 2,
-        maxHistory: 200,
-        dropout: 0.2,
-        normPlacement: 'after',
-      },
+      architecture: architectureOf(200, 0.2),
       training: {
         epochs: 20,
         learningRate: 1e-3,

@@ -1,3 +1,5 @@
+import { reportStyle } from './report-style.js';
+
 const entities: Readonly<Record<string, string>> = {
   '&': '&amp;',
   '<': '&lt;',
@@ -25,4 +27,24 @@ export function shorten(text: string, maxLength: number): string {
         .slice(0, maxLength - 1)
         .join('')
         .trimEnd()}…`;
+}
+
+/** A page of these sections, which needs no other file; empty ones are left out. @param title any text */
+export function renderPage(title: string, sections: readonly string[]): string {
+  return `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>${escapeHtml(title)}</title>
+<style>${reportStyle}</style>
+</head>
+<body>
+<main>
+${sections.filter((section) => section !== '').join('\n')}
+</main>
+</body>
+</html>
+`;
 }

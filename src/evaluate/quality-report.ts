@@ -8,10 +8,9 @@ import {
   formatNumber,
   formatParameters,
 } from './format.js';
-import { escapeHtml } from './html.js';
+import { escapeHtml, renderPage } from './html.js';
 import { describeShare } from './quality-row.js';
 import { COLD_BELOW, type QualityReport, type QualityRow, type SubsetMetric } from './quality-types.js';
-import { reportStyle } from './report-style.js';
 import type { Interval } from './report-types.js';
 
 /** @returns UTF-8 HTML that needs nothing else, to be written to a file as it is. */
@@ -23,22 +22,7 @@ export function renderQualityReport(report: QualityReport): string {
     renderCurves(report),
     renderMachine(report),
   ];
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>${escapeHtml(report.title)}</title>
-<style>${reportStyle}</style>
-</head>
-<body>
-<main>
-${sections.filter((section) => section !== '').join('\n')}
-</main>
-</body>
-</html>
-`;
+  return renderPage(report.title, sections);
 }
 
 function renderHeader({ title, data, seeds, createdAt }: QualityReport): string {

@@ -1,8 +1,7 @@
 import { histogramChart, lineChart } from './chart.js';
 import { formatDuration, formatKey, formatLatency, formatNumber } from './format.js';
-import { escapeHtml, shorten } from './html.js';
+import { escapeHtml, renderPage, shorten } from './html.js';
 import { renderHeadline, renderResults } from './report-results.js';
-import { reportStyle } from './report-style.js';
 import type { DistillationReport, ExampleUser, LossCurve, ReportItem, StepSummary } from './report-types.js';
 
 const stepNames: Readonly<Record<StepSummary['step'], string>> = {
@@ -38,22 +37,7 @@ export function renderReport(report: DistillationReport): string {
     renderExamples(report.examples),
     renderSettings(report.settings),
   ];
-  return `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>${escapeHtml(report.title)}</title>
-<style>${reportStyle}</style>
-</head>
-<body>
-<main>
-${sections.filter((section) => section !== '').join('\n')}
-</main>
-</body>
-</html>
-`;
+  return renderPage(report.title, sections);
 }
 
 function renderSteps(steps: readonly StepSummary[]): string {
