@@ -162,6 +162,36 @@ describe.skipIf(chromiumIsMissing !== undefined)(`the console page of the servic
     await page.locator('#search-heading', { hasText: 'Like' }).waitFor();
   });
 
+  test('keeps what was searched for while a user is opened, unless it was found by the taste of another', async () => {
+    await sendHistory('gina');
+    await open('/');
+    let opened = () => {};
+    const isAsked = new Promise<void>((resolve) => {
+      void page.route('**/v1/users/gina', async (route) => {
+        resolve();
+        await new Promise<void>((go) => (opened = go));
+        await route.continue();
+      });
+    });
+    await page.fill('#user-id', 'gina');
+    await page.keyboard.press('Enter');
+    await isAsked;
+    await page.fill('#search-text', 'drama');
+    await page.keyboard.press('Enter');
+    await page.locator('#search-list li').first().waitFor();
+    opened();
+    await page.locator('#person-name', { hasText: 'gina' }).waitFor();
+    expect(await page.locator('#search-list li').count()).toBe(10);
+
+    await page.check('#search-personal');
+    await page.locator('#search-text').press('Enter');
+    await page.locator('#search-list li').first().waitFor();
+    await page.fill('#user-id', 'hank');
+    await page.keyboard.press('Enter');
+    await page.locator('#person-name', { hasText: 'hank' }).waitFor();
+    await page.locator('#search-list .empty').waitFor();
+  });
+
   test('swaps models: load, promote, roll back; and says why one is refused', async () => {
     await open('/');
     await page.locator('#models-list [aria-label="Promote student-2"]').click();

@@ -62,7 +62,7 @@ person.addEventListener('opened', () => {
   else address.searchParams.set('user', person.userId);
   history.replaceState(null, '', address);
   notice.replaceChildren();
-  search.clear();
+  search.clearPersonal();
   void personPanel.refresh({ isOther: true });
   void recommendations.refresh();
 });
@@ -83,6 +83,9 @@ async function start() {
   if (!isOpen) await person.open('');
 }
 
-api.addEventListener('key', () => void start());
+api.addEventListener('key', () => {
+  search.clear();
+  void start();
+});
 setUpKeyDialog(api);
 void start();

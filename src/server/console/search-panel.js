@@ -16,6 +16,7 @@ export class SearchPanel {
   #isPersonal = byId('search-personal', HTMLInputElement);
   #heading = byId('search-heading', HTMLElement);
   #turn = 0;
+  #isForPerson = false;
 
   /**
    * @param {{ api: Api, person: Person, texts: ItemTexts,
@@ -37,8 +38,14 @@ export class SearchPanel {
     this.clear();
   }
 
+  /** What was found by the taste of one person is not another's. Any other search stays, one on its way too. */
+  clearPersonal() {
+    if (this.#isForPerson) this.clear();
+  }
+
   clear() {
     this.#turn++;
+    this.#isForPerson = false;
     this.#heading.textContent = '';
     this.#list.showState(
       element('p', { class: 'empty' }, 'Describe what is wanted. The words need not be in an item’s text.'),
@@ -50,6 +57,7 @@ export class SearchPanel {
     const title = `Like “${this.#texts.get(item.id)}”`;
     byId('search', HTMLElement).scrollIntoView({ block: 'start' });
     this.#heading.focus({ preventScroll: true });
+    this.#isForPerson = false;
     return this.#show(title, () => this.#api.similar({ item: item.id, k: 10 }));
   }
 
@@ -57,6 +65,7 @@ export class SearchPanel {
   #search(text) {
     const { history, isGuest, request } = this.#person;
     const isPersonal = this.#isPersonal.checked && history.length > 0;
+    this.#isForPerson = isPersonal;
     const taste = isPersonal ? (isGuest ? { history } : request) : {};
     return this.#show(`Found for “${text}”`, () => this.#api.search({ text, k: 10, ...taste }));
   }
