@@ -215,6 +215,8 @@ export interface NativeTrainer {
 }
 
 export interface RankRequest extends PackedBatch {
+  /** The state after each sequence, where it was computed before: the items are scored against it as they are. */
+  readonly states?: Float32Array; // [S, d]
   /** The item that came next, one a sequence. */
   readonly targets: Int32Array; // [S]
   /** Items never to be recommended, one list a sequence (usually the seen ones). The target is never excluded. */

@@ -232,7 +232,7 @@ export class Engine {
         'distilled student',
         [{ seed: 0, model: student.model }],
         test,
-        await studentLatency(student, test),
+        await studentLatency([student], test),
         hooks,
       );
       const options = { ks: [1, 5, 10, 20], numItems: student.numItems, seed: 0 };

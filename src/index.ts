@@ -83,6 +83,7 @@ export { initialiseStudent, uniformLayerMap } from './student/initialise.js';
 export type { LanguageStudentOptions } from './student/language-student.js';
 export type { FineTuneOptions, Schedule, SequenceArchitecture } from './student/options.js';
 export { type RankingSignal, type RankingSignalOptions, rankingSignal } from './student/ranking-signal.js';
+export { SequenceEnsemble } from './student/sequence-ensemble.js';
 export type { SequenceModel } from './student/sequence-model.js';
 export { cacheSequenceTeacher, type SequenceTeacher } from './student/teacher-cache.js';
 export { interpolateParameters, projectTeacher } from './student/transfer.js';

@@ -23,6 +23,7 @@ int64_t size_bytes(const TransformerConfig& config) {
 
 struct RankRequest {
   BatchInput batch;
+  FloatInput states;  // [S, d] or empty
   std::vector<int32_t> targets, exclude_ids, exclude_offsets;
   int64_t top_k = 0;
 };
@@ -32,11 +33,13 @@ struct RankResult {
   std::vector<float> top_k_scores;
 };
 
-RankRequest read_rank_request(const Napi::Value& value) {
+RankRequest read_rank_request(const Napi::Value& value, int64_t hidden_size) {
   const Fields fields(value, "");
   RankRequest request;
   request.batch = read_batch(fields);
   const int64_t S = request.batch.num_sequences();
+  const Napi::Value states = fields.get("states");
+  if (!states.IsUndefined()) request.states = FloatInput(states, "states", S * hidden_size);
   request.targets = fields.int32s("targets");
   check_count("targets", static_cast<int64_t>(request.targets.size()), S);
   request.exclude_ids = fields.int32s("excludeIds");
@@ -424,14 +427,15 @@ Napi::Value RecommenderObject::share(const Napi::CallbackInfo& info) {
 Napi::Value RecommenderObject::rank(const Napi::CallbackInfo& info) {
   const std::shared_ptr<SharedRecommender> shared = state();
   TaskQueue& queue = this->queue();
-  RankRequest request = read_rank_request(info[0]);
+  RankRequest request = read_rank_request(info[0], shared->recommender->hidden_size());
   return queue.submit(
       {Hold(shared)},
       [shared, request = std::move(request)](Context& context, Arena& arena) {
         const size_t S = static_cast<size_t>(request.batch.num_sequences());
         const size_t listed = S * static_cast<size_t>(request.top_k);
         RankResult result{std::vector<int32_t>(S), std::vector<int32_t>(listed), std::vector<float>(listed)};
-        const RankInputs inputs{request.batch.view(), request.targets.data(), request.exclude_ids.data(),
+        const RankInputs inputs{request.batch.view(), request.states.empty() ? nullptr : request.states.data(),
+                                request.targets.data(), request.exclude_ids.data(),
                                 request.exclude_offsets.data(), request.top_k};
         shared->recommender->rank(context, arena, inputs, result.ranks.data(), result.top_k_ids.data(),
                                   result.top_k_scores.data());

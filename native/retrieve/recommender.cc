@@ -143,13 +143,17 @@ void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs,
   for (int32_t i = 0; i < inputs.exclude_offsets[S]; ++i) check_item("excludeIds", inputs.exclude_ids[i], V);
 
   arena.reset();
-  float* last = arena.allocate<float>(S * d);  // [S, d]
-  const auto item_vectors = [&](int64_t first, int64_t count, Context& own, Arena& own_arena) {
-    float* vectors = own_arena.allocate<float>(count * d);  // [count, d]
-    embedding_forward(own, inputs.batch.input_ids + first, items_.vectors(), vectors, count, d, V);
-    return vectors;
-  };
-  encode(context, arena, inputs.batch.sequence_offsets, S, item_vectors, last);
+  const float* last = inputs.states;  // [S, d]
+  if (last == nullptr) {
+    float* encoded = arena.allocate<float>(S * d);
+    const auto item_vectors = [&](int64_t first, int64_t count, Context& own, Arena& own_arena) {
+      float* vectors = own_arena.allocate<float>(count * d);  // [count, d]
+      embedding_forward(own, batch.input_ids + first, items_.vectors(), vectors, count, d, V);
+      return vectors;
+    };
+    encode(context, arena, batch.sequence_offsets, S, item_vectors, encoded);
+    last = encoded;
+  }
   const int64_t chunk = std::min(S, chunk_rows(V));
   float* scores = arena.allocate<float>(chunk * V);                             // [chunk, V]
   uint8_t* excluded = arena.allocate<uint8_t>(context.pool.num_threads() * V);  // [threads, V], zero between rows

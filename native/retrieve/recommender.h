@@ -11,6 +11,7 @@ namespace limbeck {
 
 struct RankInputs {
   Batch batch;                     // histories
+  const float* states;             // [S, d] the state after each history where it is known, or null
   const int32_t* targets;          // [S] the item that came next
   const int32_t* exclude_ids;      // lists end to end
   const int32_t* exclude_offsets;  // [S + 1]

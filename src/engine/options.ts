@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { LimbeckError } from '../errors.js';
 import { fusionSchema } from '../knowledge/fuse.js';
 import { prepareOptionsSchema } from '../prepare/options.js';
 import { languageStudentOptionsSchema } from '../student/language-student.js';
@@ -34,7 +35,11 @@ const knowledgeSchema = z.strictObject({
   components: z.int().min(1).max(4096).default(48),
 });
 
-const sequenceTrainingSchema = z.strictObject({
+const sequenceTeacherSchema = z.strictObject({
+  /** Models trained with the seeds `training.seed`, `training.seed + 1`, …; their logits are averaged. */
+  members: z.int().min(1).max(32).default(1),
+  /** Gives them the language model's item vectors; otherwise they know items by their ids alone. */
+  itemFeatures: z.boolean().default(true),
   architecture: sequenceArchitectureSchema.prefault({ hiddenSize: 128, numAttentionHeads: 4, dropout: 0.4 }),
   training: fineTuneOptionsSchema.omit({ losses: true, layerMap: true, interpolation: true }).prefault({}),
 });
@@ -84,8 +89,8 @@ export const distillOptionsSchema = z.strictObject({
   teacher: z.union([loadedTeacherSchema, staticTeacherSchema, pretrainOptionsSchema]).prefault({}),
   corpus: corpusSchema.prefault({}),
   knowledge: knowledgeSchema.prefault({}),
-  /** The teacher as a recommender: a wide sequence model over the language model's item vectors. */
-  sequenceTeacher: sequenceTrainingSchema.prefault({}),
+  /** The teacher as a recommender: one or several sequence models over the language model's item vectors. */
+  sequenceTeacher: sequenceTeacherSchema.prefault({}),
   student: studentSchema.prefault({}),
   /** Rankings that another teacher made, which the distilled student learns from too. */
   rankings: rankingSignalSchema
@@ -98,6 +103,30 @@ export const distillOptionsSchema = z.strictObject({
   languageStudent: languageStudentOptionsSchema.optional(),
   evaluation: evaluationSchema.prefault({}),
 });
+
+/**
+ * Initialisation and interpolation take weights from the sequence teacher, and an ensemble has none of its own.
+ *
+ * @param path of the student's options
+ * @throws LimbeckError ERR_INVALID_ARGUMENT
+ */
+export function checkWeightsOfTeacher(
+  { members }: DistillSettings['sequenceTeacher'],
+  { initialise, training }: Pick<DistillSettings['student'], 'initialise' | 'training'>,
+  path: string,
+): void {
+  const wanted =
+    initialise === 'width'
+      ? `${path}.initialise: "width"`
+      : training.interpolation !== undefined
+        ? `${path}.training.interpolation`
+        : undefined;
+  if (wanted === undefined || members === 1) return;
+  throw new LimbeckError(
+    'ERR_INVALID_ARGUMENT',
+    `${wanted} takes weights from one model, and sequenceTeacher.members asks for ${members}; leave one of the two out`,
+  );
+}
 
 export type DistillOptions = z.input<typeof distillOptionsSchema>;
 export type DistillSettings = z.output<typeof distillOptionsSchema>;

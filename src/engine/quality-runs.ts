@@ -22,8 +22,8 @@ export interface QualityRun {
   readonly latency: LatencySummary;
   /** What {@link boostRareItems} chose; missing where it was not asked. */
   readonly rareItemsWeight?: number;
-  /** Empty for a system that is not trained. */
-  readonly history: readonly EpochRecord[];
+  /** Of each model that was trained. */
+  readonly histories: readonly (readonly EpochRecord[])[];
 }
 
 const RANKS_FILE = 'ranks.safetensors';

@@ -17,6 +17,7 @@ import { Student } from '../recommend/student.js';
 import type { SequenceTrainingData } from '../student/fine-tune.js';
 import type { RankingSignal } from '../student/ranking-signal.js';
 import { boostRareItems } from '../student/rare-items.js';
+import { SequenceEnsemble } from '../student/sequence-ensemble.js';
 import { SequenceModel } from '../student/sequence-model.js';
 import { cacheSequenceTeacher, type SequenceTeacher } from '../student/teacher-cache.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
@@ -32,7 +33,7 @@ import {
   makeCorpus,
   obtainTeacher,
   runStudent,
-  type Trained,
+  type TrainedEnsemble,
   trainSequenceTeacher,
 } from './stages.js';
 import { StepLog } from './step-log.js';
@@ -102,7 +103,7 @@ export async function benchQuality(
   const rankings = await importedRankings(settings, dataset);
   const bench: Bench = { rankings, engine, settings, runs, hooks, dataset, data, test, counts, common, teacher };
   try {
-    const systems: { system: QualitySystem; histories: readonly (readonly EpochRecord[])[] }[] = [];
+    const systems: { system: QualitySystem; history: readonly EpochRecord[] }[] = [];
     for (const key of settings.rows) systems.push(await runRow(bench, key));
 
     const plain = systems.find(({ system }) => system.key === 'plain')?.system;
@@ -123,7 +124,7 @@ export async function benchQuality(
       data: { users, items, interactions, testCases: test.targets.length },
       rows,
       published: settings.published,
-      curves: systems.flatMap(({ system, histories }) => rankingCurves(system.name, histories[0] ?? [])),
+      curves: systems.flatMap(({ system, history }) => rankingCurves(system.name, history)),
       settings,
     };
     const jsonPath = join(output, 'quality.json');
@@ -170,8 +171,9 @@ async function runRow(bench: Bench, key: string) {
   if (key === 'popularity') return systemOf('popularity', key, [], [await popularityRun(bench)]);
   if (key === 'item-knn') return systemOf('item-kNN', key, [], [await neighborRun(bench)]);
   if (plan === undefined) {
-    const { seed } = settings.sequenceTeacher.training;
-    return systemOf('teacher', key, [seed], [await teacherRun(bench, seed)]);
+    const { members, training } = settings.sequenceTeacher;
+    const name = members === 1 ? 'teacher' : `teacher: ${members} models`;
+    return systemOf(name, key, [training.seed], [await teacherRun(bench, training.seed)]);
   }
   const runs: QualityRun[] = [];
   for (const seed of settings.seeds) runs.push(await studentRun(bench, plan, seed));
@@ -180,7 +182,7 @@ async function runRow(bench: Bench, key: string) {
 
 function systemOf(name: string, key: string, seeds: readonly number[], runs: readonly QualityRun[]) {
   const [first] = runs as readonly [QualityRun];
-  const trained = runs.filter(({ history }) => history.length > 0);
+  const histories = runs.flatMap((run) => run.histories);
   const system: QualitySystem = {
     name,
     key,
@@ -189,20 +191,20 @@ function systemOf(name: string, key: string, seeds: readonly number[], runs: rea
     topK: first.topK,
     parameters: first.parameters,
     latency: first.latency,
-    trainings: trained.map(({ history }) => ({
+    trainings: histories.map((history) => ({
       bestEpoch: history.reduce((best, record) => (record.validationLoss < best.validationLoss ? record : best)).epoch,
       epochSeconds: history.map(({ seconds }) => seconds),
     })),
     rareItemsWeights: runs.flatMap(({ rareItemsWeight }) => rareItemsWeight ?? []),
   };
-  return { system, histories: runs.map(({ history }) => history) };
+  return { system, history: histories[0] ?? [] };
 }
 
 async function popularityRun({ runs, common, counts, test }: Bench): Promise<QualityRun> {
   const { run } = await runs.obtain('popularity', { ...common, system: 'popularity' }, async () => {
     const { ranks, topK, parameters, latency } = await popularityResult(counts, test);
     const [first = new Int32Array(0)] = ranks;
-    return { run: { ranks: first, topK: topK ?? new Int32Array(0), parameters, latency, history: [] } };
+    return { run: { ranks: first, topK: topK ?? new Int32Array(0), parameters, latency, histories: [] } };
   });
   return run;
 }
@@ -216,7 +218,7 @@ async function neighborRun({ runs, common, engine, settings, data, test, hooks }
     const latency = await measureLatency((i) => {
       nearestItems(neighbors, histories[i % histories.length] ?? [], 10);
     }, LATENCY);
-    return { run: { ...ranking, parameters: neighbors.cosines.length, latency, history: [] } };
+    return { run: { ...ranking, parameters: neighbors.cosines.length, latency, histories: [] } };
   });
   return run;
 }
@@ -226,7 +228,9 @@ async function teacherRun(bench: Bench, seed: number): Promise<QualityRun> {
   const settings = { ...common, system: 'teacher', ...teacher.settings };
   // Its model is kept with the other stages of the teacher.
   const { run } = await runs.obtain(`teacher-${seed}`, settings, async () => ({
-    run: await ranked(bench, await teacher.sequenceTeacher()),
+    run: await teacher
+      .sequenceTeacher()
+      .then(async ({ model, histories }) => ({ ...(await ranked(bench, model)), histories })),
   }));
   return run;
 }
@@ -242,7 +246,10 @@ async function studentRun(bench: Bench, plan: StudentPlan, seed: number): Promis
     const model = await SequenceModel.load(engine, trained.modelDirectory);
     try {
       const rareItemsWeight = await boostRareItems(model, data, rareItems, hooks);
-      return { run: { ...(await ranked(bench, { model, history: trained.run.history })), rareItemsWeight }, model };
+      return {
+        run: { ...(await ranked(bench, model)), histories: trained.run.histories, rareItemsWeight },
+        model,
+      };
     } catch (error) {
       model.dispose();
       throw error;
@@ -279,7 +286,7 @@ async function trainedRun(bench: Bench, plan: StudentPlan, seed: number) {
       context: { ...hooks, checkpoint, describe },
     });
     try {
-      return { run: await ranked(bench, student), model: student.model };
+      return { run: { ...(await ranked(bench, student.model)), histories: [student.history] }, model: student.model };
     } catch (error) {
       student.model.dispose();
       throw error;
@@ -291,12 +298,13 @@ async function trainedRun(bench: Bench, plan: StudentPlan, seed: number) {
 /** A trained model's ranks of the test cases, and how long one request takes. */
 async function ranked(
   { engine, dataset, test, hooks }: Bench,
-  { model, history }: Trained<SequenceModel>,
-): Promise<QualityRun> {
+  model: SequenceModel | SequenceEnsemble,
+): Promise<Omit<QualityRun, 'histories'>> {
   const topK = Math.min(LIST_LENGTH, dataset.items.length);
   const ranking = await model.rank(test, { ...test, topK }, hooks);
-  const latency = await studentLatency(new Student(engine, model, dataset.items), test);
-  return { ...ranking, parameters: model.numParameters, latency, history };
+  const members = model instanceof SequenceEnsemble ? model.members : [model];
+  const students = members.map((member) => new Student(engine, member, dataset.items));
+  return { ...ranking, parameters: model.numParameters, latency: await studentLatency(students, test) };
 }
 
 /** Layers of the sequence teacher that any student's hidden loss compares with. */
@@ -313,7 +321,7 @@ class TeacherSource {
   /** All that decides what it is. */
   readonly settings: object;
   #features: Promise<Float32Array> | undefined;
-  #model: Promise<Trained<SequenceModel>> | undefined;
+  #model: Promise<TrainedEnsemble> | undefined;
   #signal: Promise<SequenceTeacher> | undefined;
   #workspace: Promise<Workspace> | undefined;
 
@@ -321,7 +329,7 @@ class TeacherSource {
     private readonly engine: NativeEngine,
     private readonly distillation: DistillSettings & QualitySettings,
     private readonly dataset: Dataset,
-    private readonly data: SequenceTrainingData,
+    private readonly data: SequenceTrainingData & { readonly numItems: number },
     private readonly common: object,
     private readonly hooks: Hooks,
   ) {
@@ -335,11 +343,9 @@ class TeacherSource {
     return this.#features;
   }
 
-  /** The wide sequence model over them. */
-  sequenceTeacher(): Promise<Trained<SequenceModel>> {
-    this.#model ??= this.features().then(async (features) =>
-      trainSequenceTeacher(await this.#context(), this.data, features),
-    );
+  /** The sequence models over them. */
+  sequenceTeacher(): Promise<TrainedEnsemble> {
+    this.#model ??= this.#trainSequenceTeacher();
     return this.#model;
   }
 
@@ -354,6 +360,11 @@ class TeacherSource {
   dispose(): void {
     // A teacher that could not be made has nothing to free, and its error has reached the row that asked.
     this.#model?.then(({ model }) => model.dispose()).catch(() => {});
+  }
+
+  async #trainSequenceTeacher(): Promise<TrainedEnsemble> {
+    const features = this.distillation.sequenceTeacher.itemFeatures ? await this.features() : undefined;
+    return trainSequenceTeacher(await this.#context(), this.data, features);
   }
 
   async #makeFeatures(): Promise<Float32Array> {

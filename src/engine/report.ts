@@ -17,7 +17,7 @@ import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import type { LanguageModel } from '../teacher/language-model.js';
 import type { DistillSettings } from './options.js';
 import { compareSystems, exampleUsers, modelResult, popularityResult, studentLatency } from './results.js';
-import type { Seeded, Trained } from './stages.js';
+import type { Seeded, Trained, TrainedEnsemble } from './stages.js';
 
 export interface Trainings {
   readonly dataset: Dataset;
@@ -26,7 +26,7 @@ export interface Trainings {
   readonly counts: Int32Array;
   readonly student: Student;
   readonly teacher: Trained<LanguageModel>;
-  readonly sequenceTeacher: Trained<SequenceModel>;
+  readonly sequenceTeacher: TrainedEnsemble;
   readonly plain: readonly Seeded[];
   readonly distilled: readonly Seeded[];
   readonly languageStudent: (Trained<LanguageModel> & { readonly results: LanguageModelResults }) | undefined;
@@ -42,29 +42,32 @@ export async function buildReport(
   const { dataset, test, counts, student, teacher, sequenceTeacher, plain, distilled, languageStudent, hooks } =
     trainings;
   const seed = settings.seeds[0] ?? 0;
-  const recommenderTeacher = { ...sequenceTeacher, seed: settings.sequenceTeacher.training.seed };
-  const timed = (model: SequenceModel) => studentLatency(new Student(engine, model, dataset.items), test);
+  const recommenderTeacher = { model: sequenceTeacher.model, seed: settings.sequenceTeacher.training.seed };
+  const timed = (models: readonly SequenceModel[]) => {
+    const students = models.map((model) => new Student(engine, model, dataset.items));
+    return studentLatency(students, test);
+  };
   const first = (models: readonly Seeded[]) => models[0]?.model ?? student.model;
   const popularity = await popularityResult(counts, test);
   const withoutTeacher = await modelResult(
     'student without distillation',
     plain,
     test,
-    await timed(first(plain)),
+    await timed([first(plain)]),
     hooks,
   );
   const withTeacher = await modelResult(
     'distilled student',
     distilled,
     test,
-    await studentLatency(student, test),
+    await studentLatency([student], test),
     hooks,
   );
   const teacherResult = await modelResult(
     'teacher',
     [recommenderTeacher],
     test,
-    await timed(sequenceTeacher.model),
+    await timed(sequenceTeacher.model.members),
     hooks,
   );
   const systems = [popularity, withoutTeacher, teacherResult, withTeacher];
@@ -86,7 +89,7 @@ export async function buildReport(
     compressionRatio: compression(teacher.model.numParameters + teacherResult.parameters, student.numParameters),
     curves: [
       ...curves('language model teacher', teacher.history),
-      ...curves('sequence teacher', sequenceTeacher.history, 'ndcg@10'),
+      ...curves('sequence teacher', sequenceTeacher.histories[0] ?? [], 'ndcg@10'),
       ...curves('student without distillation', plain[0]?.history ?? [], 'ndcg@10'),
       ...curves('distilled student', distilled[0]?.history ?? [], 'ndcg@10'),
       ...curves('language student', languageStudent?.history ?? []),

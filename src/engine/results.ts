@@ -7,6 +7,7 @@ import type { EvaluationSet, SystemResult } from '../evaluate/recommendation.js'
 import type { Comparison, ExampleUser } from '../evaluate/report-types.js';
 import type { Dataset } from '../prepare/dataset.js';
 import type { Student } from '../recommend/student.js';
+import type { SequenceEnsemble } from '../student/sequence-ensemble.js';
 import type { SequenceModel } from '../student/sequence-model.js';
 import type { Hooks } from '../teacher/hooks.js';
 
@@ -34,7 +35,7 @@ export async function popularityResult(trainCounts: Int32Array, test: Evaluation
 /** One trained system: the models of its seeds, each ranked over the whole catalogue. */
 export async function modelResult(
   name: string,
-  models: readonly { readonly seed: number; readonly model: SequenceModel }[],
+  models: readonly { readonly seed: number; readonly model: SequenceModel | SequenceEnsemble }[],
   test: EvaluationSet,
   latency: LatencySummary,
   hooks: Hooks,
@@ -56,11 +57,13 @@ export async function modelResult(
   };
 }
 
-/** Ten recommendations for one user at a time, histories of the test users in turn. */
-export async function studentLatency(student: Student, test: EvaluationSet): Promise<LatencySummary> {
-  const histories = historiesOf(test, (item) => student.items[item]?.id ?? '', LATENCY_USERS);
+/** Ten recommendations for one user at a time, histories of the test users in turn; of an ensemble, by each member. */
+export async function studentLatency(students: readonly Student[], test: EvaluationSet): Promise<LatencySummary> {
+  const [{ items, numItems }] = students as readonly [Student];
+  const histories = historiesOf(test, (item) => items[item]?.id ?? '', LATENCY_USERS);
   return measureLatency((i) => {
-    student.recommend({ history: histories[i % histories.length] ?? [], k: Math.min(10, student.numItems) });
+    const request = { history: histories[i % histories.length] ?? [], k: Math.min(10, numItems) };
+    for (const student of students) student.recommend(request);
   }, LATENCY);
 }
 

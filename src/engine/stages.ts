@@ -15,6 +15,7 @@ import { distillLanguageModel } from '../student/language-student.js';
 import type { FineTuneOptions, SequenceArchitecture } from '../student/options.js';
 import { type RankingSignal, rankingSignal } from '../student/ranking-signal.js';
 import { boostRareItems, type RareItemsOptions } from '../student/rare-items.js';
+import { SequenceEnsemble } from '../student/sequence-ensemble.js';
 import { SequenceModel, sequenceConfig } from '../student/sequence-model.js';
 import type { SequenceTeacher } from '../student/teacher-cache.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
@@ -43,6 +44,12 @@ export interface DistillationCorpus extends TextCorpus {
 export interface Trained<Model> {
   readonly model: Model;
   readonly history: readonly EpochRecord[];
+}
+
+/** Models that teach together, with the records of each. */
+export interface TrainedEnsemble {
+  readonly model: SequenceEnsemble;
+  readonly histories: readonly (readonly EpochRecord[])[];
 }
 
 /** A model of one training seed. */
@@ -133,27 +140,48 @@ export async function extractItems(
 /** Step 2 again, now that items have vectors: the teacher as a recommender. */
 export async function trainSequenceTeacher(
   { engine, settings, workspace, hooks }: StageContext,
-  data: SequenceTrainingData,
-  features: Float32Array,
-): Promise<Trained<SequenceModel>> {
-  const { architecture, training } = settings.sequenceTeacher;
-  return stage(
-    workspace,
-    'sequence-teacher',
-    (directory) => SequenceModel.load(engine, directory),
-    async () => {
-      const numItems = features.length / settings.knowledge.components;
-      const config = sequenceConfig(architecture, numItems, settings.knowledge.components);
-      const model = SequenceModel.create(engine, config, { seed: training.seed, itemFeatures: features });
-      return fineTuned(model, () =>
-        fineTuneSequenceModel(engine, model, data, training, {
-          ...hooks,
-          checkpoint: workspace.checkpoint('sequence-teacher'),
-          describe: { step: 'teacher', name: 'sequence teacher' },
-        }),
-      );
-    },
-  );
+  data: SequenceTrainingData & { readonly numItems: number },
+  features: Float32Array | undefined,
+): Promise<TrainedEnsemble> {
+  const { members: count, itemFeatures: wantsFeatures, architecture, training } = settings.sequenceTeacher;
+  const config = sequenceConfig(architecture, data.numItems, wantsFeatures ? settings.knowledge.components : 0);
+  const load = (directory: string) => SequenceModel.load(engine, directory);
+  const members: Trained<SequenceModel>[] = [];
+  try {
+    for (let i = 0; i < count; i++) {
+      const seed = training.seed + i;
+      const name = `sequence-teacher-${seed}`;
+      const of = count === 1 ? '' : ` ${i + 1} of ${count}`;
+      const member = await stage(workspace, name, load, async () => {
+        const model = SequenceModel.create(engine, config, {
+          seed,
+          itemFeatures: wantsFeatures ? features : undefined,
+        });
+        return fineTuned(model, () =>
+          fineTuneSequenceModel(
+            engine,
+            model,
+            data,
+            { ...training, seed },
+            {
+              ...hooks,
+              checkpoint: workspace.checkpoint(name),
+              describe: { step: 'teacher', name: `sequence teacher${of}` },
+            },
+          ),
+        );
+      });
+      members.push(member);
+    }
+    const model = SequenceEnsemble.of(
+      engine,
+      members.map((member) => member.model),
+    );
+    return { model, histories: members.map(({ history }) => history) };
+  } catch (error) {
+    for (const { model } of members) model.dispose();
+    throw error;
+  }
 }
 
 /** Steps 4 to 6 for one seed. Without a teacher: the student that it is compared with, trained on clicks alone. */

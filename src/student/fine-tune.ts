@@ -10,8 +10,9 @@ import { createTrainer, perEpoch } from '../teacher/pretrain.js';
 import type { CheckpointOptions } from '../teacher/training-checkpoint.js';
 import { uniformLayerMap, uniformLayerPairs } from './initialise.js';
 import { type FineTuneOptions, fineTuneOptionsSchema, type ResolvedFineTuneOptions } from './options.js';
+import type { RankOptions } from './rank-cases.js';
 import { interleave, type RankingSignal, rankingBatches, rankingRequest } from './ranking-signal.js';
-import type { RankOptions, SequenceModel } from './sequence-model.js';
+import type { SequenceModel } from './sequence-model.js';
 import type { SequenceTeacher } from './teacher-cache.js';
 import {
   featureAxes,

@@ -7,22 +7,13 @@ import { writeDirectoryAtomic } from '../formats/files.js';
 import { asFloat32, readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import type { EvaluationCases } from '../prepare/dataset.js';
 import { parseOptions } from '../prepare/parse-options.js';
-import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
+import type { Hooks } from '../teacher/hooks.js';
 import { type SequenceArchitecture, sequenceArchitectureSchema } from './options.js';
+import { type Ranking, type RankOptions, rankCases } from './rank-cases.js';
 
 const FEATURES_FILE = 'item_features.safetensors';
 const FEATURES_NAME = 'item_features';
 const INITIALIZER_RANGE = 0.02;
-/** Cases ranked in one native call: short enough that an abort is quick. */
-const CASES_PER_CALL = 512;
-
-export interface RankOptions {
-  /** Items left out of each list, usually the seen ones. */
-  readonly excludeIds: Int32Array;
-  readonly excludeOffsets: Int32Array; // [S + 1]
-  /** Length of the lists; 0 = ranks only. @defaultValue 0 */
-  readonly topK?: number;
-}
 
 /** The native configuration of a sequence model. @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION */
 export function sequenceConfig(
@@ -155,34 +146,13 @@ export class SequenceModel {
    *
    * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_ABORTED, ERR_DISPOSED
    */
-  async rank(
-    cases: EvaluationCases,
-    { excludeIds, excludeOffsets, topK = 0 }: RankOptions,
-    hooks: Hooks = {},
-  ): Promise<{ ranks: Int32Array; topK: Int32Array }> {
-    const count = cases.targets.length;
-    const ranks = new Int32Array(count);
-    const lists = new Int32Array(count * topK);
+  async rank(cases: EvaluationCases, options: RankOptions, hooks: Hooks = {}): Promise<Ranking> {
     const recommender = this.#engine.createRecommender(this.native);
     try {
-      for (let begin = 0; begin < count; begin += CASES_PER_CALL) {
-        throwIfAborted(hooks.signal);
-        const end = Math.min(count, begin + CASES_PER_CALL);
-        const firstExcluded = excludeOffsets[begin] ?? 0;
-        const result = await recommender.rank({
-          ...lastItems(cases, begin, end, this.config.maxPositionEmbeddings),
-          targets: cases.targets.slice(begin, end),
-          excludeIds: excludeIds.slice(firstExcluded, excludeOffsets[end] ?? 0),
-          excludeOffsets: excludeOffsets.slice(begin, end + 1).map((offset) => offset - firstExcluded),
-          topK,
-        });
-        ranks.set(result.ranks, begin);
-        lists.set(result.topK, begin * topK);
-      }
+      return await rankCases(recommender, this.config.maxPositionEmbeddings, cases, options, hooks);
     } finally {
       recommender.dispose();
     }
-    return { ranks, topK: lists };
   }
 
   /** Writes a directory, whole or not at all. @throws LimbeckError ERR_NO_SPACE, ERR_IO, ERR_DISPOSED */
@@ -257,23 +227,6 @@ function pickRows(values: Float32Array, rows: Int32Array, width: number): Float3
     picked.set(values.subarray(row * width, (row + 1) * width), i * width);
   });
   return picked;
-}
-
-/** Cases begin … end − 1 with the last `most` items of each history. */
-function lastItems(cases: EvaluationCases, begin: number, end: number, most: number) {
-  const { sequences, sequenceOffsets } = cases;
-  const offsets = new Int32Array(end - begin + 1);
-  for (let s = begin; s < end; s++) {
-    const length = (sequenceOffsets[s + 1] ?? 0) - (sequenceOffsets[s] ?? 0);
-    offsets[s - begin + 1] = (offsets[s - begin] ?? 0) + Math.min(length, most);
-  }
-  const inputIds = new Int32Array(offsets[end - begin] ?? 0);
-  for (let s = begin; s < end; s++) {
-    const length = (offsets[s - begin + 1] ?? 0) - (offsets[s - begin] ?? 0);
-    const last = sequenceOffsets[s + 1] ?? 0;
-    inputIds.set(sequences.subarray(last - length, last), offsets[s - begin]);
-  }
-  return { inputIds, sequenceOffsets: offsets };
 }
 
 async function readFeatures(directory: string, config: TransformerConfig): Promise<Float32Array> {

@@ -3,7 +3,7 @@ import type { NativeTransformer } from '../binding.js';
 import type { PackedSequences } from '../prepare/dataset.js';
 import { batchesByTokens, gatherBatch, gatherRows } from '../teacher/batches.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
-import type { SequenceModel } from './sequence-model.js';
+import type { SequenceEnsemble } from './sequence-ensemble.js';
 import { type TrainingWindows, trainingWindows } from './windows.js';
 
 const BATCH_TOKENS = 4096;
@@ -11,6 +11,7 @@ const BATCH_TOKENS = 4096;
 export interface SequenceTeacher {
   readonly windows: TrainingWindows;
   readonly maxHistory: number;
+  /** Of an ensemble, its members' side by side. */
   readonly hiddenSize: number;
   readonly numHiddenLayers: number;
   /** Its output table turns final hidden states into logits over the catalogue. */
@@ -28,12 +29,12 @@ export interface SequenceTeacher {
  * @throws LimbeckError ERR_ABORTED, ERR_OUT_OF_MEMORY
  */
 export async function cacheSequenceTeacher(
-  teacher: SequenceModel,
+  teacher: SequenceEnsemble,
   train: PackedSequences,
   { layers = [] }: { readonly layers?: readonly number[] } = {},
   hooks: Hooks = {},
 ): Promise<SequenceTeacher> {
-  const { hiddenSize, numHiddenLayers, maxPositionEmbeddings: maxHistory } = teacher.config;
+  const { hiddenSize, numHiddenLayers, maxHistory } = teacher;
   const windows = trainingWindows(train, maxHistory);
   const wanted = [...new Set([...layers, numHiddenLayers])];
   const states = wanted.map(() => new Float32Array(windows.inputIds.length * hiddenSize));
@@ -42,8 +43,7 @@ export async function cacheSequenceTeacher(
   for (const indices of batchesByTokens(windows.offsets, BATCH_TOKENS, order)) {
     throwIfAborted(hooks.signal);
     const batch = gatherBatch(windows.inputIds, windows.offsets, indices);
-    const { hiddenStates } = await teacher.native.forward({ ...batch, hiddenStates: wanted });
-    hiddenStates.forEach((rows, i) => {
+    (await teacher.hiddenStates(batch, wanted)).forEach((rows, i) => {
       states[i]?.set(rows, token * hiddenSize);
     });
     token += batch.inputIds.length;
@@ -55,7 +55,7 @@ export async function cacheSequenceTeacher(
     maxHistory,
     hiddenSize,
     numHiddenLayers,
-    head: teacher.native,
+    head: teacher.head,
     hiddenStates,
     rows: (layer, indices) =>
       gatherRows(hiddenStates.get(layer) ?? new Float32Array(0), hiddenSize, windows.offsets, indices),

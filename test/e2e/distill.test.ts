@@ -172,6 +172,25 @@ test('a distillation from a static encoder makes a student that knows new items 
   }
 });
 
+test('an ensemble teaches: its members are kept, and counted together', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'limbeck-members-'));
+  try {
+    const { languageStudent: _without, ...options } = tinyOptions(folder);
+    const sequenceTeacher = { ...options.sequenceTeacher, members: 2, itemFeatures: false };
+    const { student, teacher, report } = await engine.distill({ ...options, sequenceTeacher });
+    const plain = report.rows.find(({ name }) => name === 'student without distillation');
+    const row = report.rows.find(({ name }) => name === 'teacher');
+    expect(row?.parameters).toBe(2 * (plain?.parameters ?? 0));
+    const [one, two] = ['member-1', 'member-2'].map((name) =>
+      readFileSync(join(folder, 'out/sequence-teacher', name, 'model.safetensors')),
+    );
+    expect(one).not.toEqual(two);
+    for (const model of [student, teacher]) model.dispose();
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
 describe('a distillation refuses', () => {
   let folder: string;
   beforeEach(() => {
@@ -201,6 +220,16 @@ describe('a distillation refuses', () => {
   test('a teacher directory that is not there', async () => {
     const options = { ...tinyOptions(folder), teacher: { directory: join(folder, 'none') } };
     await expect(engine.distill(options)).rejects.toMatchObject({ code: 'ERR_FILE_NOT_FOUND' });
+  });
+
+  test('weights of a teacher that is several models', async () => {
+    const options = tinyOptions(folder);
+    const sequenceTeacher = { ...options.sequenceTeacher, members: 2 };
+    const run = engine.distill({ ...options, sequenceTeacher, student: { ...options.student, initialise: 'width' } });
+    await expect(run).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+      message: expect.stringContaining('sequenceTeacher.members'),
+    });
   });
 
   test('more components than the catalogue can fill', async () => {

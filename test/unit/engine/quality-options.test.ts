@@ -48,6 +48,23 @@ describe('rows', () => {
     expect(student('plain').rareItems).toBeUndefined();
   });
 
+  it('take no weights from a teacher of several models', () => {
+    const sequenceTeacher = { members: 2 };
+    const { rows } = settings({ sequenceTeacher });
+    expect(rows).toContain('soft-labels');
+    expect(rows).not.toContain('initialisation');
+    expect(rows).not.toContain('interpolation');
+    const interpolation = { alpha: 0.5 };
+    for (const one of [{ initialise: 'width' } as const, { training: { interpolation } }]) {
+      expect(() => settings({ sequenceTeacher, student: one })).toThrowError(
+        expect.objectContaining({
+          code: 'ERR_INVALID_ARGUMENT',
+          message: expect.stringContaining('members asks for 2'),
+        }),
+      );
+    }
+  });
+
   it('are run in the order of the table, whatever order they are asked for in', () => {
     expect(settings({ rows: ['plain', 'popularity'] }).rows).toEqual(['popularity', 'plain']);
   });

@@ -6,6 +6,7 @@ import { loadBinding, type NativeEngine } from '../../../src/binding.js';
 import { writeSafetensors } from '../../../src/formats/safetensors.js';
 import { fineTuneSequenceModel } from '../../../src/student/fine-tune.js';
 import type { FineTuneOptions } from '../../../src/student/options.js';
+import { SequenceEnsemble } from '../../../src/student/sequence-ensemble.js';
 import { SequenceModel, sequenceConfig } from '../../../src/student/sequence-model.js';
 import { cacheSequenceTeacher } from '../../../src/student/teacher-cache.js';
 
@@ -54,7 +55,10 @@ function create(hiddenSize: number, seed: number, features?: Float32Array): Sequ
 async function trainTeacher() {
   const teacher = create(32, 9);
   await fineTuneSequenceModel(engine, teacher, data, OPTIONS);
-  return { teacher, cached: await cacheSequenceTeacher(teacher, data.train, { layers: [1] }) };
+  return {
+    teacher,
+    cached: await cacheSequenceTeacher(SequenceEnsemble.of(engine, [teacher]), data.train, { layers: [1] }),
+  };
 }
 
 describe('fine-tuning', () => {
@@ -143,7 +147,7 @@ describe('fine-tuning', () => {
     const { teacher } = await trainTeacher();
     const shape = { hiddenSize: 16, numHiddenLayers: 1, numAttentionHeads: 2, maxHistory: 5 };
     const short = SequenceModel.create(engine, sequenceConfig(shape, ITEMS, 0), { seed: 1 });
-    const cached = await cacheSequenceTeacher(teacher, data.train);
+    const cached = await cacheSequenceTeacher(SequenceEnsemble.of(engine, [teacher]), data.train);
     const losses = { kd: 1 };
     await expect(
       fineTuneSequenceModel(engine, short, data, { ...OPTIONS, losses }, { teacher: cached }),
