@@ -434,9 +434,10 @@ Napi::Value RecommenderObject::rank(const Napi::CallbackInfo& info) {
         const size_t S = static_cast<size_t>(request.batch.num_sequences());
         const size_t listed = S * static_cast<size_t>(request.top_k);
         RankResult result{std::vector<int32_t>(S), std::vector<int32_t>(listed), std::vector<float>(listed)};
-        const RankInputs inputs{request.batch.view(), request.states.empty() ? nullptr : request.states.data(),
-                                request.targets.data(), request.exclude_ids.data(),
-                                request.exclude_offsets.data(), request.top_k};
+        const RankInputs inputs{
+            request.batch.view(),           request.states.empty() ? nullptr : request.states.data(),
+            request.targets.data(),         request.exclude_ids.data(),
+            request.exclude_offsets.data(), request.top_k};
         shared->recommender->rank(context, arena, inputs, result.ranks.data(), result.top_k_ids.data(),
                                   result.top_k_scores.data());
         return result;
