@@ -261,14 +261,14 @@ async function studentRun(bench: Bench, plan: StudentPlan, seed: number): Promis
 async function trainedRun(bench: Bench, plan: StudentPlan, seed: number) {
   const { engine, runs, common, teacher, data, settings, hooks } = bench;
   const { key, name: _name, ...decisive } = plan;
-  const isTaught = plan.needsTeacher || plan.itemFeatures;
   const rankings = plan.rankings ? bench.rankings : undefined;
   const all = {
     ...common,
     system: 'student',
     ...decisive,
     seed,
-    ...(isTaught ? teacher.settings : {}),
+    ...(plan.itemFeatures && teacher.featureSettings),
+    ...(plan.needsTeacher && teacher.settings),
     ...(rankings && { rankings: { ...settings.rankings, content: contentOf(rankings) } }),
   };
   const obtained = await runs.obtain(`${key}-${seed}`, all, async (checkpoint) => {
@@ -318,7 +318,9 @@ function layersOf({ students: all, rows, sequenceTeacher }: QualitySettings): nu
 
 /** The teacher, made when the first row asks for it and kept until the bench ends. */
 class TeacherSource {
-  /** All that decides what it is. */
+  /** All that decides the item vectors of the language model. */
+  readonly featureSettings: object;
+  /** All that decides the sequence teacher. */
   readonly settings: object;
   #features: Promise<Float32Array> | undefined;
   #model: Promise<TrainedEnsemble> | undefined;
@@ -334,7 +336,8 @@ class TeacherSource {
     private readonly hooks: Hooks,
   ) {
     const { teacher, corpus, knowledge, sequenceTeacher, seeds } = distillation;
-    this.settings = { teacher, corpus, knowledge, sequenceTeacher, featureSeed: seeds[0], items: dataset.items };
+    this.featureSettings = { teacher, corpus, knowledge, featureSeed: seeds[0], items: dataset.items };
+    this.settings = { sequenceTeacher, ...(sequenceTeacher.itemFeatures ? this.featureSettings : {}) };
   }
 
   /** Item vectors of the language model. */
@@ -380,7 +383,11 @@ class TeacherSource {
 
   async #context() {
     const { engine, distillation: settings, hooks } = this;
-    this.#workspace ??= Workspace.open(settings.output, { ...this.common, ...this.settings }, 'teacher');
+    this.#workspace ??= Workspace.open(
+      settings.output,
+      { ...this.common, ...this.featureSettings, ...this.settings },
+      'teacher',
+    );
     return { engine, settings, workspace: await this.#workspace, hooks };
   }
 }
