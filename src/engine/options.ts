@@ -46,7 +46,10 @@ const sequenceTeacherSchema = z.strictObject({
 
 const studentSchema = z.strictObject({
   architecture: sequenceArchitectureSchema.prefault({}),
-  /** `random`, or `width`: the sequence teacher's weights, reduced to the student's layers and width. */
+  /**
+   * `random`, or `width`: the weights of the sequence teacher (of several, the first one's), reduced to the student's layers
+   * and width.
+   */
   initialise: z.enum(['random', 'width']).default('random'),
   /**
    * Gives the student the item features, so that it knows new items by their text. On Beauty, with a static encoder's,
@@ -105,26 +108,21 @@ export const distillOptionsSchema = z.strictObject({
 });
 
 /**
- * Initialisation and interpolation take weights from the sequence teacher, and an ensemble has none of its own.
+ * Interpolation goes towards the sequence teacher all through the training, and an ensemble has no weights of its own.
  *
  * @param path of the student's options
  * @throws LimbeckError ERR_INVALID_ARGUMENT
  */
-export function checkWeightsOfTeacher(
+export function checkInterpolation(
   { members }: DistillSettings['sequenceTeacher'],
-  { initialise, training }: Pick<DistillSettings['student'], 'initialise' | 'training'>,
+  { training }: Pick<DistillSettings['student'], 'training'>,
   path: string,
 ): void {
-  const wanted =
-    initialise === 'width'
-      ? `${path}.initialise: "width"`
-      : training.interpolation !== undefined
-        ? `${path}.training.interpolation`
-        : undefined;
-  if (wanted === undefined || members === 1) return;
+  if (training.interpolation === undefined || members === 1) return;
   throw new LimbeckError(
     'ERR_INVALID_ARGUMENT',
-    `${wanted} takes weights from one model, and sequenceTeacher.members asks for ${members}; leave one of the two out`,
+    `${path}.training.interpolation goes towards one model, and sequenceTeacher.members asks for ${members}; ` +
+      'leave one of the two out',
   );
 }
 

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { fineTuneOptionsSchema, sequenceArchitectureSchema } from '../student/options.js';
-import { checkWeightsOfTeacher, type DistillSettings, distillOptionsSchema } from './options.js';
+import { checkInterpolation, type DistillSettings, distillOptionsSchema } from './options.js';
 
 /** Keys of rows are names of files too. */
 const rowKey = z.string().regex(/^[a-z0-9][a-z0-9-]{0,39}$/, 'expected small letters, digits and hyphens');
@@ -91,8 +91,8 @@ function defaultVariants({
     vectors: { name: 'frozen teacher vectors + adapter', itemFeatures: true },
     'soft-labels': { name: 'soft labels alone', training: { losses: { ...CLICKS_ALONE, ...softLabels } } },
     'hidden-states': { name: 'hidden states alone', training: { losses: { ...CLICKS_ALONE, hidden: 1 } } },
+    initialisation: { name: 'initialisation alone', initialise: 'width' },
     ...(sequenceTeacher.members === 1 && {
-      initialisation: { name: 'initialisation alone', initialise: 'width' },
       interpolation: {
         name: 'interpolation alone',
         training: { interpolation: training.interpolation ?? { alpha: { from: 0.02, to: 0, until: 0.3 } } },
@@ -170,7 +170,7 @@ function planOf(
   if (rankings && imported === undefined) {
     throw new LimbeckError('ERR_INVALID_ARGUMENT', `${path}.rankings: expected "rankings" in the options, got none`);
   }
-  checkWeightsOfTeacher(sequenceTeacher, { initialise, training }, path);
+  checkInterpolation(sequenceTeacher, { training }, path);
   const { maxHistory } = sequenceTeacher.architecture;
   if (needsTeacher && architecture.maxHistory !== maxHistory) {
     throw new LimbeckError(

@@ -67,6 +67,11 @@ const beauty: QualityRecipe = {
   }),
 };
 
+const softLabels = { ce: 0.5, kd: 0.5 };
+
+/** From trained weights, the learning rate rises and falls once more; what it costs at first must not end the training. */
+const continued = { epochs: 14, patience: 0 };
+
 /** MovieLens-1M in the order of the SASRec and BERT4Rec repositories: many times are equal, so the file's order counts. */
 const ml1m: QualityRecipe = {
   folder: 'ml-1m',
@@ -108,15 +113,15 @@ const ml1m: QualityRecipe = {
       training: { epochs: 20, learningRate: 1e-3, batchTokens: 4096, patience: 4 },
     },
     student: {
-      itemFeatures: false,
       architecture: architectureOf(200, 0.2),
-      training: {
-        epochs: 20,
-        learningRate: 1e-3,
-        batchTokens: 4096,
-        patience: 4,
-        losses: { ce: 0.5, kd: 0.5 },
-      },
+      training: { epochs: 20, learningRate: 1e-3, batchTokens: 4096, patience: 4 },
+    },
+    students: {
+      plain: { name: 'plain student' },
+      vectors: { name: 'frozen teacher vectors + adapter', itemFeatures: true },
+      'soft-labels': { name: 'soft labels alone', training: { losses: softLabels } },
+      initialisation: { name: 'initialisation alone', initialise: 'width', training: continued },
+      distilled: { name: 'distilled student', initialise: 'width', training: { ...continued, losses: softLabels } },
     },
   }),
 };

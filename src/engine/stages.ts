@@ -252,7 +252,7 @@ export async function runStudent(
       await log.run('transfer', undefined, () =>
         initialiseStudent(model.native, {
           method: initialise,
-          teacher: teacher.head,
+          teacher: teacher.model,
           studentLayers: config.numHiddenLayers,
           teacherLayers: teacher.numHiddenLayers,
         }),

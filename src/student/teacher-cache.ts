@@ -16,6 +16,8 @@ export interface SequenceTeacher {
   readonly numHiddenLayers: number;
   /** Its output table turns final hidden states into logits over the catalogue. */
   readonly head: NativeTransformer;
+  /** Weights that a student may start from: of an ensemble, its first member's. */
+  readonly model: NativeTransformer;
   /** Hidden states by layer, each [N, hiddenSize] in the order of the windows; the last layer is always there. */
   readonly hiddenStates: ReadonlyMap<number, Float32Array>;
   /** Rows of a layer that belong to the windows of one batch. */
@@ -56,6 +58,7 @@ export async function cacheSequenceTeacher(
     hiddenSize,
     numHiddenLayers,
     head: teacher.head,
+    model: teacher.members[0]?.native ?? teacher.head,
     hiddenStates,
     rows: (layer, indices) =>
       gatherRows(hiddenStates.get(layer) ?? new Float32Array(0), hiddenSize, windows.offsets, indices),

@@ -177,7 +177,8 @@ test('an ensemble teaches: its members are kept, and counted together', async ()
   try {
     const { languageStudent: _without, ...options } = tinyOptions(folder);
     const sequenceTeacher = { ...options.sequenceTeacher, members: 2, itemFeatures: false };
-    const { student, teacher, report } = await engine.distill({ ...options, sequenceTeacher });
+    const started = { ...options.student, initialise: 'width' } as const;
+    const { student, teacher, report } = await engine.distill({ ...options, sequenceTeacher, student: started });
     const plain = report.rows.find(({ name }) => name === 'student without distillation');
     const row = report.rows.find(({ name }) => name === 'teacher');
     expect(row?.parameters).toBe(2 * (plain?.parameters ?? 0));
@@ -222,10 +223,11 @@ describe('a distillation refuses', () => {
     await expect(engine.distill(options)).rejects.toMatchObject({ code: 'ERR_FILE_NOT_FOUND' });
   });
 
-  test('weights of a teacher that is several models', async () => {
+  test('interpolation towards a teacher that is several models', async () => {
     const options = tinyOptions(folder);
     const sequenceTeacher = { ...options.sequenceTeacher, members: 2 };
-    const run = engine.distill({ ...options, sequenceTeacher, student: { ...options.student, initialise: 'width' } });
+    const training = { ...options.student?.training, interpolation: { alpha: 0.5 } };
+    const run = engine.distill({ ...options, sequenceTeacher, student: { ...options.student, training } });
     await expect(run).rejects.toMatchObject({
       code: 'ERR_INVALID_ARGUMENT',
       message: expect.stringContaining('sequenceTeacher.members'),
