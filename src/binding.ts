@@ -85,6 +85,16 @@ export interface ParameterInfo {
   readonly shape: readonly number[];
 }
 
+/** A run of values as a checkpoint stores them, little-endian. */
+export interface StoredValues {
+  readonly dtype: 'F32' | 'F16' | 'BF16' | 'F64';
+  readonly bytes: Uint8Array;
+  /** Index of the first value, in the order of the file. */
+  readonly offset: number;
+  /** The file has [columns, rows] of the parameter's [rows, columns]. */
+  readonly isTransposed: boolean;
+}
+
 /** How the axes of a smaller model are filled from a larger one. */
 export interface ProjectionMap {
   /** Entry i = source block (1 … L of the source) that fills block i + 1. */
@@ -100,6 +110,11 @@ export interface NativeTransformer {
   parameters(): ParameterInfo[];
   getParameter(name: string): Float32Array;
   setParameter(name: string, values: Float32Array): void;
+  /**
+   * Widens values of a checkpoint into a parameter. Returns the index in `bytes` of the first one that is NaN or infinite
+   * in float32, -1 = none.
+   */
+  loadParameter(name: string, values: StoredValues): number;
   /** Gradient left by the trainer's last computeGradients(). */
   getGradient(name: string): Float32Array;
   /** Normal(0, initializerRange) weights, zero biases, unit gains; residual outputs scaled by 1/√(2L). */

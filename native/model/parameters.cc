@@ -1,5 +1,7 @@
 #include "model/parameters.h"
 
+#include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "core/error.h"
@@ -8,6 +10,47 @@ namespace limbeck {
 
 namespace {
 constexpr int64_t kAlignmentFloats = 16;  // 64 bytes: one cache line, one AVX-512 register
+
+template <typename T>
+T read_value(const uint8_t* bytes) {
+  T value;
+  std::memcpy(&value, bytes, sizeof(T));
+  return value;
+}
+
+float widen(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+/// Exact for every value: 5 exponent bits (bias 15), 10 fraction bits; subnormals are fraction·2⁻²⁴.
+float widen_float16(uint16_t half) {
+  const uint32_t sign = uint32_t{half & 0x8000u} << 16, exponent = (half >> 10) & 31u, fraction = half & 1023u;
+  if (exponent == 0) return (sign != 0 ? -1.0f : 1.0f) * static_cast<float>(fraction) * 0x1p-24f;
+  const uint32_t wide_exponent = exponent == 31 ? 255 : exponent + 127 - 15;
+  return widen(sign | wide_exponent << 23 | fraction << 13);
+}
+
+float stored_value(StoredType type, const uint8_t* bytes) {
+  switch (type) {
+    case StoredType::kFloat32:
+      return read_value<float>(bytes);
+    case StoredType::kFloat16:
+      return widen_float16(read_value<uint16_t>(bytes));
+    case StoredType::kBFloat16:
+      return widen(uint32_t{read_value<uint16_t>(bytes)} << 16);
+    case StoredType::kFloat64:
+      break;
+  }
+  return static_cast<float>(read_value<double>(bytes));
+}
+
+}  // namespace
+
+int64_t stored_size_bytes(StoredType type) {
+  if (type == StoredType::kFloat64) return 8;
+  return type == StoredType::kFloat32 ? 4 : 2;
 }
 
 Parameters::Parameters(const TransformerConfig& config) {
@@ -65,6 +108,34 @@ int64_t Parameters::num_parameters() const {
   int64_t total = 0;
   for (const Parameter& parameter : list_) total += parameter.count;
   return total;
+}
+
+int64_t Parameters::load(const Parameter& parameter, StoredType type, const uint8_t* bytes, int64_t first,
+                         int64_t count, bool is_transposed) {
+  if (first < 0 || count < 0 || count > parameter.count || first > parameter.count - count) {
+    throw Error("ERR_INVALID_ARGUMENT", "Values " + std::to_string(first) + " to " + std::to_string(first + count) +
+                                            " are outside the " + std::to_string(parameter.count) + " of '" +
+                                            parameter.name + "'.");
+  }
+  if (is_transposed && parameter.shape.size() != 2) {
+    throw Error("ERR_INVALID_ARGUMENT", "'" + parameter.name + "' is not a matrix, and cannot be transposed.");
+  }
+  float* out = values() + parameter.offset;
+  const int64_t size_bytes = stored_size_bytes(type);
+  // The file's rows are the parameter's columns.
+  const int64_t stride = is_transposed ? parameter.shape[1] : 1;
+  const int64_t row_length = is_transposed ? parameter.shape[0] : parameter.count;
+  int64_t row = first / row_length, column = first % row_length, bad = -1;
+  for (int64_t i = 0; i < count; ++i) {
+    const float value = stored_value(type, bytes + i * size_bytes);
+    if (bad < 0 && !std::isfinite(value)) bad = i;
+    out[row + column * stride] = value;
+    if (++column == row_length) {
+      column = 0;
+      ++row;
+    }
+  }
+  return bad;
 }
 
 float* Parameters::gradients() {

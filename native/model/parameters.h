@@ -17,6 +17,10 @@ struct Parameter {
   int64_t count;   // product of shape
 };
 
+/// How a checkpoint stores a value, little-endian.
+enum class StoredType { kFloat32, kFloat16, kBFloat16, kFloat64 };
+int64_t stored_size_bytes(StoredType type);
+
 /// Every parameter of a model in one flat array, and their gradients in another of the same layout. The gaps between
 /// parameters stay zero in both, so that whole-array passes (norm, optimiser) need no special case.
 class Parameters {
@@ -40,6 +44,12 @@ class Parameters {
   const float* values() const { return values_.get(); }
   /// Goes up whenever the values may have changed.
   uint64_t version() const { return version_; }
+  /// Widens `count` stored values (at any alignment) into a parameter, from value `first` of the file's order on. With
+  /// is_transposed the file has [columns, rows] of the parameter's [rows, columns]. Returns the index in `bytes` of the
+  /// first value that is NaN or infinite in float32, −1 = none. Throws Error("ERR_INVALID_ARGUMENT") for values outside
+  /// the parameter, or to transpose anything but a matrix.
+  int64_t load(const Parameter& parameter, StoredType type, const uint8_t* bytes, int64_t first, int64_t count,
+               bool is_transposed);
   /// Allocated, zeroed, at the first call: a model that only serves has none.
   float* gradients();
   bool has_gradients() const { return gradients_ != nullptr; }

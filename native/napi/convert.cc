@@ -115,6 +115,10 @@ void check_memory(int64_t size_bytes) {
   }
 }
 
+ArrayView<uint8_t> uint8_view(const Napi::Value& value, const std::string& what) {
+  return view<uint8_t>(value, what, napi_uint8_array, "a Uint8Array");
+}
+
 ArrayView<float> float32_view(const Napi::Value& value, const std::string& what) {
   return view<float>(value, what, napi_float32_array, "a Float32Array");
 }

@@ -45,6 +45,7 @@ struct ArrayView {
 /// Arrays over a SharedArrayBuffer are refused: another thread could change them between check and use.
 ArrayView<float> float32_view(const Napi::Value& value, const std::string& what);
 ArrayView<int32_t> int32_view(const Napi::Value& value, const std::string& what);
+ArrayView<uint8_t> uint8_view(const Napi::Value& value, const std::string& what);
 std::vector<int32_t> to_int32_vector(const Napi::Value& value, const std::string& what);
 
 int64_t to_integer(const Napi::Value& value, const std::string& what, int64_t min, int64_t max);

@@ -140,6 +140,7 @@ void TransformerObject::define(Napi::Env env) {
                       method<&TransformerObject::parameters>("parameters"),
                       method<&TransformerObject::get_parameter>("getParameter"),
                       method<&TransformerObject::set_parameter>("setParameter"),
+                      method<&TransformerObject::load_parameter>("loadParameter"),
                       method<&TransformerObject::get_gradient>("getGradient"),
                       method<&TransformerObject::initialize>("initialize"),
                       method<&TransformerObject::set_item_features>("setItemFeatures"),
@@ -192,6 +193,23 @@ Napi::Value TransformerObject::set_parameter(const Napi::CallbackInfo& info) {
   check_count("values of " + parameter.name, values.count, parameter.count);
   std::memcpy(parameters.values() + parameter.offset, values.data, static_cast<size_t>(values.count) * sizeof(float));
   return info.Env().Undefined();
+}
+
+Napi::Value TransformerObject::load_parameter(const Napi::CallbackInfo& info) {
+  Parameters& parameters = idle().transformer.parameters();
+  const Parameter& parameter = parameters.find(to_string(info[0], "name"));
+  const Fields fields(info[1], "values");
+  const auto type = fields.choice<StoredType>("dtype", {{"F32", StoredType::kFloat32},
+                                                        {"F16", StoredType::kFloat16},
+                                                        {"BF16", StoredType::kBFloat16},
+                                                        {"F64", StoredType::kFloat64}});
+  const int64_t first = fields.integer("offset", 0, kMaxSafeInteger);
+  const bool is_transposed = fields.boolean("isTransposed");
+  const ArrayView<uint8_t> bytes = uint8_view(fields.get("bytes"), fields.name("bytes"));
+  const int64_t size_bytes = stored_size_bytes(type);
+  if (bytes.count % size_bytes != 0) invalid("Expected values.bytes to hold whole values of " + parameter.name + ".");
+  const int64_t bad = parameters.load(parameter, type, bytes.data, first, bytes.count / size_bytes, is_transposed);
+  return Napi::Number::New(info.Env(), static_cast<double>(bad));
 }
 
 Napi::Value TransformerObject::get_gradient(const Napi::CallbackInfo& info) {

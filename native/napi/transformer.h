@@ -32,6 +32,7 @@ class TransformerObject : public EngineObject<TransformerObject, SharedModel> {
   Napi::Value parameters(const Napi::CallbackInfo& info);
   Napi::Value get_parameter(const Napi::CallbackInfo& info);
   Napi::Value set_parameter(const Napi::CallbackInfo& info);
+  Napi::Value load_parameter(const Napi::CallbackInfo& info);
   Napi::Value get_gradient(const Napi::CallbackInfo& info);
   Napi::Value initialize(const Napi::CallbackInfo& info);
   Napi::Value set_item_features(const Napi::CallbackInfo& info);

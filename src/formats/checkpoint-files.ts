@@ -1,9 +1,9 @@
-/** Finds and reads the tensors of a checkpoint directory: one `model.safetensors`, or shards named by an index. */
+/** Finds the tensors of a checkpoint directory: one `model.safetensors`, or shards named by an index. */
 import { readdir, realpath } from 'node:fs/promises';
 import { basename, dirname, join, sep } from 'node:path';
 import { LimbeckError } from '../errors.js';
 import { pathExists, readJsonFile } from './files.js';
-import { readSafetensors, type Safetensors, type SafetensorsTensor } from './safetensors.js';
+import { SafetensorsFile, type TensorInfo } from './safetensors.js';
 import { isJsonObject } from './strict-json.js';
 
 const WEIGHTS_FILE = 'model.safetensors';
@@ -13,63 +13,125 @@ const SHARD_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 /** Formats that run code when they are loaded; never opened. */
 const PICKLED = /\.(bin|pt|pth|pkl|ckpt)$/;
 
-/**
- * Reads all tensors of a checkpoint directory.
- *
- * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_SAFETENSORS, ERR_FILE_FORMAT (a shard name that leaves the directory),
- * ERR_CHECKPOINT_MISMATCH (shards and index disagree), ERR_OUT_OF_MEMORY, ERR_IO
- */
-export async function readCheckpointTensors(directory: string): Promise<Safetensors> {
-  const weights = join(directory, WEIGHTS_FILE);
-  if (await pathExists(weights)) return readSafetensors(weights);
-  const index = join(directory, INDEX_FILE);
-  if (await pathExists(index)) return readShards(directory, index);
-  throw new LimbeckError('ERR_FILE_NOT_FOUND', await missingMessage(directory));
+/** The tensors of a checkpoint directory, in one file or in several. */
+export class CheckpointTensors {
+  private constructor(
+    /** Name → what its file says of it. */
+    readonly tensors: ReadonlyMap<string, TensorInfo>,
+    private readonly files: readonly SafetensorsFile[],
+  ) {}
+
+  /**
+   * Opens the files and compares them with the index; no weight is read. The caller closes them.
+   *
+   * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_SAFETENSORS, ERR_FILE_FORMAT (a shard name that leaves the directory),
+   * ERR_CHECKPOINT_MISMATCH (shards and index disagree), ERR_IO
+   */
+  static async open(directory: string): Promise<CheckpointTensors> {
+    const weights = join(directory, WEIGHTS_FILE);
+    if (await pathExists(weights)) {
+      const file = await SafetensorsFile.open(weights);
+      return new CheckpointTensors(file.tensors, [file]);
+    }
+    const index = join(directory, INDEX_FILE);
+    if (!(await pathExists(index))) throw new LimbeckError('ERR_FILE_NOT_FOUND', await missingMessage(directory));
+    const files: SafetensorsFile[] = [];
+    try {
+      return new CheckpointTensors(await openShards(directory, index, files), files);
+    } catch (error) {
+      await closeAll(files);
+      throw error;
+    }
+  }
+
+  /**
+   * Reads a tensor in pieces of at most `buffer`, each valid until the next; `offset` is its first byte in the tensor.
+   *
+   * @throws LimbeckError ERR_SAFETENSORS (the file became shorter), ERR_IO
+   */
+  async *read(name: string, buffer: Uint8Array): AsyncGenerator<{ bytes: Uint8Array; offset: number }> {
+    const info = this.tensors.get(name);
+    const file = this.files.find(({ tensors }) => tensors.has(name));
+    if (info === undefined || file === undefined) {
+      throw new LimbeckError('ERR_INTERNAL', `Tensor '${name}' is not in the checkpoint`);
+    }
+    const sizeBytes = info.end - info.begin;
+    for (let offset = 0; offset < sizeBytes; offset += buffer.length) {
+      const bytes = buffer.subarray(0, Math.min(buffer.length, sizeBytes - offset));
+      await file.read(info, bytes, offset);
+      yield { bytes, offset };
+    }
+  }
+
+  close(): Promise<void> {
+    return closeAll(this.files);
+  }
 }
 
-async function readShards(directory: string, indexPath: string): Promise<Safetensors> {
-  const index = await readJsonFile(indexPath);
+async function closeAll(files: readonly SafetensorsFile[]): Promise<void> {
+  for (const file of files) await file.close();
+}
+
+/** Tensors of all shards; what was opened is appended to `files`. */
+async function openShards(
+  directory: string,
+  indexPath: string,
+  files: SafetensorsFile[],
+): Promise<Map<string, TensorInfo>> {
+  const { shardOf, totalSize } = await readIndex(indexPath);
+  const tensors = new Map<string, TensorInfo>();
+  let sizeBytes = 0;
+  for (const shard of new Set(shardOf.values())) {
+    const path = join(directory, shard);
+    await refuseOutsideLink(directory, path);
+    const file = await SafetensorsFile.open(path);
+    files.push(file);
+    for (const [name, info] of file.tensors) {
+      if (shardOf.get(name) !== shard) {
+        const place = shardOf.get(name) ?? 'nowhere';
+        throw mismatch(`'${path}' holds tensor '${name}', which the index places in ${place}`);
+      }
+      tensors.set(name, info);
+      sizeBytes += info.end - info.begin;
+    }
+  }
+  for (const [name, shard] of shardOf) {
+    if (!tensors.has(name)) {
+      throw mismatch(`'${join(directory, shard)}' lacks tensor '${name}', which the index places there`);
+    }
+  }
+  if (totalSize !== undefined && totalSize !== sizeBytes) {
+    throw mismatch(`'${indexPath}' promises ${totalSize} bytes (metadata.total_size), the shards hold ${sizeBytes}`);
+  }
+  return tensors;
+}
+
+async function readIndex(path: string): Promise<{ shardOf: Map<string, string>; totalSize: number | undefined }> {
+  const index = await readJsonFile(path);
   const weightMap = isJsonObject(index) ? index['weight_map'] : undefined;
-  if (!isJsonObject(weightMap)) {
-    throw new LimbeckError('ERR_FILE_FORMAT', `'${indexPath}': expected an object 'weight_map'`);
+  if (!isJsonObject(index) || !isJsonObject(weightMap)) {
+    throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': expected an object 'weight_map'`);
   }
   const shardOf = new Map<string, string>();
   for (const [tensor, shard] of Object.entries(weightMap)) {
     if (typeof shard !== 'string' || !SHARD_NAME.test(shard) || !shard.endsWith('.safetensors')) {
       throw new LimbeckError(
         'ERR_FILE_FORMAT',
-        `'${indexPath}': expected a plain .safetensors file name for '${tensor}', found ${JSON.stringify(shard)}`,
+        `'${path}': expected a plain .safetensors file name for '${tensor}', found ${JSON.stringify(shard)}`,
       );
     }
     shardOf.set(tensor, shard);
   }
+  const metadata = index['metadata'];
+  const totalSize = isJsonObject(metadata) ? metadata['total_size'] : undefined;
+  if (totalSize !== undefined && typeof totalSize !== 'number') {
+    throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': expected metadata.total_size to be a number of bytes`);
+  }
+  return { shardOf, totalSize };
+}
 
-  const tensors = new Map<string, SafetensorsTensor>();
-  let metadata: Readonly<Record<string, string>> = Object.create(null);
-  for (const shard of new Set(shardOf.values())) {
-    const path = join(directory, shard);
-    await refuseOutsideLink(directory, path);
-    const content = await readSafetensors(path);
-    metadata = content.metadata;
-    for (const [name, tensor] of content.tensors) {
-      if (shardOf.get(name) !== shard) {
-        throw new LimbeckError(
-          'ERR_CHECKPOINT_MISMATCH',
-          `'${path}' holds '${name}', which the index does not expect there`,
-        );
-      }
-      tensors.set(name, tensor);
-    }
-  }
-  for (const [name, shard] of shardOf) {
-    if (!tensors.has(name)) {
-      throw new LimbeckError(
-        'ERR_CHECKPOINT_MISMATCH',
-        `'${join(directory, shard)}' lacks tensor '${name}', which the index names`,
-      );
-    }
-  }
-  return { tensors, metadata };
+function mismatch(what: string): LimbeckError {
+  return new LimbeckError('ERR_CHECKPOINT_MISMATCH', `${what}; download the checkpoint anew`);
 }
 
 /** The Hugging Face cache links `snapshots/REVISION/FILE` to `blobs/HASH` two folders above; no other link may leave. */

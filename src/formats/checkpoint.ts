@@ -2,11 +2,11 @@
 import { join } from 'node:path';
 import type { NativeEngine, NativeTransformer, TransformerConfig } from '../binding.js';
 import { LimbeckError } from '../errors.js';
-import { readCheckpointTensors } from './checkpoint-files.js';
+import { CheckpointTensors } from './checkpoint-files.js';
 import { makeDirectory, writeFileAtomic } from './files.js';
 import { type ModelFamily, readModelConfig, toHuggingFaceConfig } from './model-config.js';
 import { writeSafetensors } from './safetensors.js';
-import { huggingFaceFromNative, nativeFromHuggingFace } from './tensor-names.js';
+import { huggingFaceFromNative, nativeParameterShapes, placeTensors, type TensorPlacement } from './tensor-names.js';
 
 export interface Checkpoint {
   readonly model: NativeTransformer;
@@ -14,26 +14,53 @@ export interface Checkpoint {
   readonly config: TransformerConfig;
 }
 
+/** What is read at once: long enough for the disk, and nothing beside the model. A multiple of every dtype's size. */
+const READ_BYTES = 4 * 1024 * 1024;
+
 /**
- * Loads a Hugging Face checkpoint directory. The config and every tensor are checked before the engine is asked for
- * memory; the caller disposes of the model.
+ * Loads a Hugging Face checkpoint directory. The config, and the names, shapes and dtypes of all tensors are checked
+ * before the engine is asked for memory; then weights go piece by piece from the files into the model, so that loading
+ * takes no memory beside it. The caller disposes of the model.
  *
  * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_SAFETENSORS, ERR_UNSUPPORTED_MODEL,
  * ERR_CHECKPOINT_MISMATCH, ERR_NOT_FINITE (NaN or infinite weights), ERR_OUT_OF_MEMORY, ERR_IO
  */
 export async function loadCheckpoint(engine: NativeEngine, directory: string): Promise<Checkpoint> {
   const { family, config } = await readModelConfig(directory);
-  const { tensors } = await readCheckpointTensors(directory);
-  const parameters = nativeFromHuggingFace(family, config, tensors);
-  const model = engine.createTransformer(config);
+  const checkpoint = await CheckpointTensors.open(directory);
   try {
-    checkParameters(model, parameters);
-    for (const [name, { data }] of parameters) model.setParameter(name, data);
-  } catch (error) {
-    model.dispose();
-    throw error;
+    const placements = placeTensors(family, config, checkpoint.tensors);
+    const model = engine.createTransformer(config);
+    try {
+      checkParameters(model, config);
+      const buffer = new Uint8Array(READ_BYTES);
+      for (const placement of placements) await loadTensor(model, checkpoint, placement, buffer);
+    } catch (error) {
+      model.dispose();
+      throw error;
+    }
+    return { model, family, config };
+  } finally {
+    await checkpoint.close();
   }
-  return { model, family, config };
+}
+
+async function loadTensor(
+  model: NativeTransformer,
+  checkpoint: CheckpointTensors,
+  { fileName, parameter, offset, isTransposed, dtype, valueBytes }: TensorPlacement,
+  buffer: Uint8Array,
+): Promise<void> {
+  for await (const piece of checkpoint.read(fileName, buffer)) {
+    const first = piece.offset / valueBytes;
+    const bad = model.loadParameter(parameter, { dtype, bytes: piece.bytes, offset: offset + first, isTransposed });
+    if (bad >= 0) {
+      throw new LimbeckError(
+        'ERR_NOT_FINITE',
+        `Tensor '${fileName}' is NaN or infinite at index ${first + bad}; a checkpoint must be finite in float32`,
+      );
+    }
+  }
 }
 
 /**
@@ -51,12 +78,9 @@ export async function saveCheckpoint(directory: string, { model, family, config 
 }
 
 /** The contract between the two sides of the addon: both derive the same parameters from one config. */
-function checkParameters(
-  model: NativeTransformer,
-  parameters: ReadonlyMap<string, { shape: readonly number[] }>,
-): void {
+function checkParameters(model: NativeTransformer, config: TransformerConfig): void {
   const native = new Map(model.parameters().map(({ name, shape }) => [name, shape.join()]));
-  for (const [name, { shape }] of parameters) {
+  for (const [name, shape] of nativeParameterShapes(config)) {
     if (native.get(name) !== shape.join()) {
       throw new LimbeckError(
         'ERR_INTERNAL',

@@ -12,7 +12,8 @@ export const MAX_TENSORS = 100_000;
 const MAX_HEADER_DEPTH = 8;
 const LENGTH_BYTES = 8;
 
-const DTYPE_BYTES = {
+/** Bytes of one value. */
+export const DTYPE_BYTES = {
   F64: 8,
   F32: 4,
   F16: 2,

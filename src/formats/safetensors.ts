@@ -11,7 +11,7 @@ import { openRegularFile, writeFileAtomic } from './files.js';
 import { parseSafetensorsHeader, type TensorDtype, type TensorInfo } from './safetensors-header.js';
 
 export type { TensorDtype, TensorInfo } from './safetensors-header.js';
-export { MAX_HEADER_BYTES, MAX_TENSOR_NAME_LENGTH, MAX_TENSORS } from './safetensors-header.js';
+export { DTYPE_BYTES, MAX_HEADER_BYTES, MAX_TENSOR_NAME_LENGTH, MAX_TENSORS } from './safetensors-header.js';
 
 /** Half floats (`F16`, `BF16`) are kept as their bits in a Uint16Array; see {@link asFloat32}. */
 export type TensorData =
@@ -61,22 +61,58 @@ const ARRAY_TYPES = {
   BOOL: Uint8Array,
 } as const satisfies Record<TensorDtype, unknown>;
 
+/** An open file, whose tensors are read piece by piece into memory of the caller. */
+export class SafetensorsFile {
+  private constructor(
+    readonly path: string,
+    /** In the order of the file. */
+    readonly tensors: ReadonlyMap<string, TensorInfo>,
+    readonly metadata: Readonly<Record<string, string>>,
+    private readonly file: FileHandle,
+    private readonly dataOffset: number,
+  ) {}
+
+  /** The caller closes it. @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_SAFETENSORS, ERR_IO */
+  static async open(path: string): Promise<SafetensorsFile> {
+    const { file, sizeBytes } = await openRegularFile(path);
+    try {
+      const { tensors, metadata, dataOffset } = await readHeader(file, sizeBytes, path);
+      return new SafetensorsFile(path, tensors, metadata, file, dataOffset);
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+
+  /**
+   * Fills `bytes` with those of a tensor of this file, from its byte `offset` on.
+   *
+   * @throws LimbeckError ERR_SAFETENSORS (the file became shorter), ERR_IO
+   */
+  async read({ begin }: TensorInfo, bytes: Uint8Array, offset = 0): Promise<void> {
+    await readFully(this.file, bytes, this.dataOffset + begin + offset, this.path);
+  }
+
+  close(): Promise<void> {
+    return this.file.close();
+  }
+}
+
 /**
  * Reads every tensor into memory of its own; files above 2 GB are read piece by piece.
  *
  * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_SAFETENSORS, ERR_OUT_OF_MEMORY, ERR_IO
  */
 export async function readSafetensors(path: string): Promise<Safetensors> {
-  const { file, sizeBytes } = await openRegularFile(path);
+  const file = await SafetensorsFile.open(path);
   try {
-    const header = await readHeader(file, sizeBytes, path);
     const tensors = new Map<string, SafetensorsTensor>();
-    for (const [name, info] of header.tensors) {
+    for (const [name, info] of file.tensors) {
       const buffer = allocate(info.end - info.begin, name, path);
-      await readFully(file, new Uint8Array(buffer), header.dataOffset + info.begin, path);
+      await file.read(info, new Uint8Array(buffer));
       tensors.set(name, { dtype: info.dtype, shape: info.shape, data: new ARRAY_TYPES[info.dtype](buffer) });
     }
-    return { tensors, metadata: header.metadata };
+    return { tensors, metadata: file.metadata };
   } finally {
     await file.close();
   }
@@ -89,14 +125,10 @@ export async function readSafetensors(path: string): Promise<Safetensors> {
  */
 export async function listSafetensors(
   path: string,
-): Promise<{ tensors: Map<string, TensorInfo>; metadata: Readonly<Record<string, string>> }> {
-  const { file, sizeBytes } = await openRegularFile(path);
-  try {
-    const { tensors, metadata } = await readHeader(file, sizeBytes, path);
-    return { tensors, metadata };
-  } finally {
-    await file.close();
-  }
+): Promise<{ tensors: ReadonlyMap<string, TensorInfo>; metadata: Readonly<Record<string, string>> }> {
+  const file = await SafetensorsFile.open(path);
+  await file.close();
+  return { tensors: file.tensors, metadata: file.metadata };
 }
 
 /**
@@ -134,8 +166,10 @@ export async function writeSafetensors(
   await writeFileAtomic(path, [head, ...sorted.map(([, { data }]) => bytesOf(data))]);
 }
 
-/** Whether {@link asFloat32} takes this dtype. */
-export function isFloatDtype(dtype: TensorDtype): boolean {
+/** Dtypes that {@link asFloat32} takes. */
+export type FloatDtype = 'F32' | 'F16' | 'BF16' | 'F64';
+
+export function isFloatDtype(dtype: TensorDtype): dtype is FloatDtype {
   return dtype === 'F32' || dtype === 'F16' || dtype === 'BF16' || dtype === 'F64';
 }
 

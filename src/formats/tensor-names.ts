@@ -8,7 +8,7 @@
 import type { TransformerConfig } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import type { ModelFamily } from './model-config.js';
-import { asFloat32, isFloatDtype, type SafetensorsTensor } from './safetensors.js';
+import { DTYPE_BYTES, type FloatDtype, isFloatDtype, type TensorInfo } from './safetensors.js';
 import { isHarmlessExtra, normalizeFileName, tensorSources } from './tensor-sources.js';
 
 export interface FloatTensor {
@@ -72,28 +72,41 @@ export function nativeParameterShapes(config: TransformerConfig): Map<string, nu
   return shapes;
 }
 
+/** Where the values of one file tensor go. */
+export interface TensorPlacement {
+  /** As in the file. */
+  readonly fileName: string;
+  readonly dtype: FloatDtype;
+  /** Of one value in the file. */
+  readonly valueBytes: number;
+  /** The native parameter. */
+  readonly parameter: string;
+  /** First value in the parameter. */
+  readonly offset: number;
+  /** The file has [in, out], the parameter [out, in]. */
+  readonly isTransposed: boolean;
+}
+
 /**
- * Native parameters from the tensors of a checkpoint. Names with and without the model's prefix are accepted, and so are
- * buffers and heads that carry no weights of this model. A parameter that needs no copying shares the file's array.
+ * Finds the place of every tensor of a checkpoint in the native parameters. Names with and without the model's prefix
+ * are accepted, and so are buffers and heads that carry no weights of this model.
  *
- * @throws LimbeckError ERR_CHECKPOINT_MISMATCH (a tensor is missing, extra, or has the wrong shape or dtype),
- * ERR_NOT_FINITE (a weight is NaN or infinite)
+ * @throws LimbeckError ERR_CHECKPOINT_MISMATCH (a tensor is missing, extra, or has the wrong shape or dtype)
  */
-export function nativeFromHuggingFace(
+export function placeTensors(
   family: ModelFamily,
   config: TransformerConfig,
-  tensors: ReadonlyMap<string, SafetensorsTensor>,
-): Map<string, FloatTensor> {
+  tensors: ReadonlyMap<string, TensorInfo>,
+): TensorPlacement[] {
   const parameters = describeParameters(family, config);
-  const found = matchNames(family, config, parameters, tensors);
-  for (const { parts } of parameters) for (const part of parts) checkTensor(part, found.get(part.name));
-
-  const native = new Map<string, FloatTensor>();
-  for (const { name, shape, isTransposed, parts } of parameters) {
-    const pieces = parts.map((part) => finiteValues(part.name, found.get(part.name) as SafetensorsTensor));
-    native.set(name, { shape, data: isTransposed ? transposePart(pieces, parts) : concatenate(pieces) });
-  }
-  return native;
+  const fileNames = matchNames(family, config, parameters, tensors);
+  return parameters.flatMap(({ name, isTransposed, parts }) =>
+    parts.map((part) => {
+      const fileName = fileNames.get(part.name) ?? part.name;
+      const dtype = checkTensor(part, tensors.get(fileName));
+      return { fileName, dtype, valueBytes: DTYPE_BYTES[dtype], parameter: name, offset: part.offset, isTransposed };
+    }),
+  );
 }
 
 /**
@@ -150,21 +163,21 @@ function partRows(config: TransformerConfig, name: string, rows: number, numPart
   return (index === 0 ? config.numAttentionHeads : config.numKeyValueHeads) * config.headDim;
 }
 
-/** File tensors under the names that this product writes; anything left over is an error. */
+/** Name that this product writes → name in the file; a tensor of no use is an error. */
 function matchNames(
   family: ModelFamily,
   config: TransformerConfig,
   parameters: readonly Parameter[],
-  tensors: ReadonlyMap<string, SafetensorsTensor>,
-): Map<string, SafetensorsTensor> {
+  tensors: ReadonlyMap<string, TensorInfo>,
+): Map<string, string> {
   const wanted = new Set(parameters.flatMap(({ parts }) => parts.map((part) => part.name)));
-  const found = new Map<string, SafetensorsTensor>();
-  for (const [fileName, tensor] of tensors) {
+  const found = new Map<string, string>();
+  for (const fileName of tensors.keys()) {
     const name = normalizeFileName(family, fileName, wanted);
     if (found.has(name))
       throw mismatch(`tensor '${fileName}' and another one are both '${name}'; expected one of them`);
     if (wanted.has(name)) {
-      found.set(name, tensor);
+      found.set(name, fileName);
     } else if (!isHarmlessExtra(family, config.tieWordEmbeddings, name)) {
       throw mismatch(`tensor '${fileName}' belongs to no part of a ${family} model with this config.json`);
     }
@@ -172,7 +185,7 @@ function matchNames(
   return found;
 }
 
-function checkTensor(part: Part, tensor: SafetensorsTensor | undefined): void {
+function checkTensor(part: Part, tensor: TensorInfo | undefined): FloatDtype {
   if (tensor === undefined) throw mismatch(`tensor '${part.name}' [${part.shape.join(', ')}] is missing`);
   if (!isFloatDtype(tensor.dtype)) {
     throw mismatch(`tensor '${part.name}' has dtype ${tensor.dtype}; expected F32, F16, BF16 or F64`);
@@ -181,27 +194,11 @@ function checkTensor(part: Part, tensor: SafetensorsTensor | undefined): void {
     const shapes = `[${tensor.shape.join(', ')}]; expected [${part.shape.join(', ')}]`;
     throw mismatch(`tensor '${part.name}' has shape ${shapes}, as config.json says`);
   }
-}
-
-function finiteValues(name: string, tensor: SafetensorsTensor): Float32Array {
-  const values = asFloat32(tensor);
-  const index = values.findIndex((value) => !Number.isFinite(value));
-  if (index >= 0) {
-    throw new LimbeckError(
-      'ERR_NOT_FINITE',
-      `Tensor '${name}' holds ${values[index]} at index ${index}; a checkpoint must be finite in float32`,
-    );
-  }
-  return values;
+  return tensor.dtype;
 }
 
 function mismatch(what: string): LimbeckError {
   return new LimbeckError('ERR_CHECKPOINT_MISMATCH', `The checkpoint does not fit its config.json: ${what}`);
-}
-
-function transposePart(pieces: readonly Float32Array[], parts: readonly Part[]): Float32Array {
-  const [rows, columns] = (parts[0] as Part).shape as [number, number];
-  return transpose(pieces[0] as Float32Array, rows, columns);
 }
 
 /** Values [rows, columns] → [columns, rows]. */
@@ -211,17 +208,6 @@ function transpose(values: Float32Array, rows: number, columns: number): Float32
     for (let column = 0; column < columns; column++) {
       result[column * rows + row] = values[row * columns + column] as number;
     }
-  }
-  return result;
-}
-
-function concatenate(pieces: readonly Float32Array[]): Float32Array {
-  if (pieces.length === 1) return pieces[0] as Float32Array;
-  const result = new Float32Array(pieces.reduce((total, piece) => total + piece.length, 0));
-  let offset = 0;
-  for (const piece of pieces) {
-    result.set(piece, offset);
-    offset += piece.length;
   }
   return result;
 }

@@ -28,6 +28,7 @@ export function fakeModel(): NativeTransformer {
     parameters: () => Array.from(values, ([name, { length }]) => ({ name, shape: [length] })),
     getParameter: (name) => (values.get(name) ?? unexpected()).slice(),
     setParameter: (name, replacement) => (values.get(name) ?? unexpected()).set(replacement),
+    loadParameter: unexpected,
     getGradient: unexpected,
     initialize: unexpected,
     setItemFeatures: unexpected,
