@@ -13,7 +13,28 @@ import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { LimbeckError } from './errors.js';
 
-/** One transformer for every family; Hugging Face names. Every key is required: nothing is guessed below this line. */
+/** How rotary frequencies are changed for sequences longer than those of pretraining; `rope_scaling` of Hugging Face. */
+export interface RopeScaling {
+  /** `dynamic` changes nothing up to `maxPositionEmbeddings`, and no longer sequence is taken. */
+  readonly ropeType: 'linear' | 'dynamic' | 'llama3' | 'yarn';
+  /** ≥ 1. */
+  readonly factor: number;
+  /** Positions of pretraining; llama3 and yarn. */
+  readonly originalMaxPositionEmbeddings?: number;
+  /** llama3: turns within those positions between which a pair goes from slowed to unchanged. */
+  readonly lowFreqFactor?: number;
+  readonly highFreqFactor?: number;
+  /** yarn: the same bounds, upper and lower. */
+  readonly betaFast?: number;
+  readonly betaSlow?: number;
+  /** yarn: factor of queries and keys both. */
+  readonly attentionFactor?: number;
+}
+
+/**
+ * One transformer for every family; Hugging Face names. Nothing is guessed below this line: keys are required, but for
+ * those of parts that most models do not have, where absent means without.
+ */
 export interface TransformerConfig {
   readonly vocabSize: number;
   readonly hiddenSize: number;
@@ -46,6 +67,15 @@ export interface TransformerConfig {
   readonly embeddingDropout: number;
   readonly attentionDropout: number;
   readonly hiddenDropout: number;
+  /** Rows of the position table before position 0: RoBERTa's padding_idx + 1. */
+  readonly positionOffset?: number;
+  /** A token sees itself and the `slidingWindow` − 1 tokens before it. */
+  readonly slidingWindow?: number;
+  /** The first blocks, which have no window. */
+  readonly maxWindowLayers?: number;
+  /** RMS norms over each head of queries and keys, before they are turned (Qwen3). */
+  readonly qkNorm?: boolean;
+  readonly ropeScaling?: RopeScaling;
 }
 
 /** Sequences laid end to end, without padding. */

@@ -14,6 +14,7 @@ struct AttentionTask {
   int64_t head_dim;
   int64_t key_value_head;
   bool causal;
+  int64_t sliding_window;  // 0, or fewer than t rows
   float dropout_probability;
   uint64_t seed, stream;
   uint64_t first_map_element;  // of this sequence, in the layout of the maps

@@ -2,7 +2,8 @@
 //
 // Every product here is a small matrix product whose right operand is packed with rows of whole vectors: keys and
 // values transposed for products over head_dim, as they are for products over the keys. Scores live in a block of
-// query rows × all keys; above the diagonal they are neither computed, beyond the tile that holds it, nor read.
+// query rows × all keys; above the diagonal, and before a sliding window, they are neither computed, beyond the tile
+// that holds the bound, nor read.
 
 constexpr int64_t kTileRows = 6;  // × 2 vectors: 12 accumulators, enough to hide the latency of two FMA pipes
 
@@ -25,7 +26,11 @@ struct SmallProduct {
   Triangle triangle;
   int64_t diagonal;  // index of the first query row of the block
   bool accumulate;
+  int64_t window;  // keys that a causal row sees, itself the last; 0 = all before it
 };
+
+/// First key of causal query row i.
+inline int64_t first_key_of(int64_t i, int64_t window) { return window > 0 && i >= window ? i + 1 - window : 0; }
 
 template <int kRows, int kVectors>
 inline void multiply_tile(const SmallProduct& p, int64_t row, int64_t column, int64_t first, int64_t last) {
@@ -70,9 +75,21 @@ template <int kVectors>
 inline void multiply_columns(const SmallProduct& p, int64_t column) {
   for (int64_t row = 0; row < p.rows; row += kTileRows) {
     int64_t first = 0, last = p.inner;
-    if (p.triangle == Triangle::kColumns && column >= p.diagonal + row + kTileRows) continue;
-    if (p.triangle == Triangle::kInnerTo && p.diagonal + row + kTileRows < last) last = p.diagonal + row + kTileRows;
-    if (p.triangle == Triangle::kInnerFrom && row > p.diagonal) first = row - p.diagonal;
+    const int64_t first_key = first_key_of(p.diagonal + row, p.window);
+    if (p.triangle == Triangle::kColumns &&
+        (column >= p.diagonal + row + kTileRows || column + kVectors * kLanes <= first_key)) {
+      continue;
+    }
+    if (p.triangle == Triangle::kInnerTo) {
+      if (p.diagonal + row + kTileRows < last) last = p.diagonal + row + kTileRows;
+      first = first_key;
+    }
+    if (p.triangle == Triangle::kInnerFrom) {
+      if (row > p.diagonal) first = row - p.diagonal;
+      // The last key of the tile is seen by the rows up to window − 1 after it.
+      const int64_t end = row + kTileRows - 1 + p.window - p.diagonal;
+      if (p.window > 0 && end < last) last = end < 0 ? 0 : end;
+    }
     if (first > last) first = last;
     switch (p.rows - row) {
       case 1:
@@ -160,7 +177,7 @@ inline void attention_scores(const AttentionTask& task, const AttentionPlan& pla
                              const float* keys_transposed, int64_t first, int64_t rows, float* scores) {
   multiply({queries + first * plan.row_stride, plan.row_stride, 1, keys_transposed, plan.key_stride, scores,
             plan.key_stride, rows, round_up_to_lanes(task.length), task.head_dim,
-            task.causal ? Triangle::kColumns : Triangle::kFull, first, false});
+            task.causal ? Triangle::kColumns : Triangle::kFull, first, false, task.sliding_window});
 }
 
 /// Columns of row r of a block that later products may read.
@@ -190,6 +207,16 @@ inline float attention_softmax(float* row, int64_t num_keys, int64_t num_columns
   return shift + __builtin_logf(sum);
 }
 
+/// The same for a row that sees nothing before first_key, where scores may never have been computed: zeros there.
+inline float attention_window_softmax(float* row, int64_t first_key, int64_t num_keys, int64_t num_columns,
+                                      float scale) {
+  const int64_t start = first_key / kLanes * kLanes;
+  for (int64_t j = start; j < first_key; ++j) row[j] = -__builtin_inff();
+  const float lse = attention_softmax(row + start, num_keys - start, num_columns - start, scale);
+  for (int64_t j = 0; j < first_key; ++j) row[j] = 0;
+  return lse;
+}
+
 void attention_forward(const AttentionTask& task, float* y, float* lse, float* maps, float* scratch) {
   const AttentionPlan plan = plan_attention(task);
   const int64_t t = task.length, dim = task.head_dim;
@@ -211,8 +238,8 @@ void attention_forward(const AttentionTask& task, float* y, float* lse, float* m
         const int64_t i = first + r;
         const int64_t num_keys = task.causal ? i + 1 : t;
         float* row = scores + r * plan.key_stride;
-        lse[i * task.num_attention_heads + head] =
-            attention_softmax(row, num_keys, attention_columns_read(task, first, r), plan.scale);
+        lse[i * task.num_attention_heads + head] = attention_window_softmax(
+            row, first_key_of(i, task.sliding_window), num_keys, attention_columns_read(task, first, r), plan.scale);
         const int64_t map_row = (head * t + i) * t;
         if (maps) {
           for (int64_t j = 0; j < num_keys; ++j) maps[map_row + j] = row[j];
@@ -225,7 +252,7 @@ void attention_forward(const AttentionTask& task, float* y, float* lse, float* m
         }
       }
       multiply({scores, plan.key_stride, 1, values_packed, plan.width, out, plan.width, rows, plan.width, t,
-                task.causal ? Triangle::kInnerTo : Triangle::kFull, first, false});
+                task.causal ? Triangle::kInnerTo : Triangle::kFull, first, false, task.sliding_window});
       unpack_rows(out, plan.width, y + first * plan.y_stride + head * dim, plan.y_stride, rows, dim);
     }
   }
@@ -255,20 +282,20 @@ struct AttentionRowGradient {
   float* d_scores;
   const float* factors;      // null without dropout
   const float* teacher_map;  // null, or the teacher's row
-  int64_t num_keys, num_columns;
+  int64_t first_key, num_keys, num_columns;
   float scale, lse, row_sum /* Σ d_y·y */, map_loss_scale;
 };
 
 inline void attention_row_gradient(const AttentionRowGradient& row) {
-  const int64_t whole = round_up_to_lanes(row.num_keys);
+  const int64_t whole = round_up_to_lanes(row.num_keys), start = row.first_key / kLanes * kLanes;
   float teacher_sum = 0;
   if (row.teacher_map) {
-    for (int64_t j = 0; j < row.num_keys; ++j) teacher_sum += row.teacher_map[j];
+    for (int64_t j = row.first_key; j < row.num_keys; ++j) teacher_sum += row.teacher_map[j];
   }
   // A student row that must follow a teacher's: p·(d_p − row_sum + λ·Σteacher) − λ·teacher.
   const float shift = row.row_sum - row.map_loss_scale * teacher_sum;
   for (int64_t j = row.num_keys; j < whole; ++j) row.scores[j] = row.d_scores[j] = 0;
-  for (int64_t j = 0; j < whole; j += kLanes) {
+  for (int64_t j = start; j < whole; j += kLanes) {
     const VecF probability = exp(load(row.scores + j) * row.scale - row.lse);
     VecF d_probability = load(row.d_scores + j);
     VecF dropped = probability;
@@ -282,10 +309,11 @@ inline void attention_row_gradient(const AttentionRowGradient& row) {
   }
   if (row.teacher_map) {
     const float weight = row.map_loss_scale * row.scale;
-    for (int64_t j = 0; j < row.num_keys; ++j) row.d_scores[j] -= weight * row.teacher_map[j];
+    for (int64_t j = row.first_key; j < row.num_keys; ++j) row.d_scores[j] -= weight * row.teacher_map[j];
   }
   const int64_t end = whole < row.num_columns ? row.num_columns : whole;
   for (int64_t j = row.num_keys; j < end; ++j) row.scores[j] = row.d_scores[j] = 0;
+  for (int64_t j = 0; j < row.first_key; ++j) row.scores[j] = row.d_scores[j] = 0;
 }
 
 void attention_backward(const AttentionTask& task, const float* y, const float* lse, const float* d_y, float* d_qkv,
@@ -319,7 +347,8 @@ void attention_backward(const AttentionTask& task, const float* y, const float* 
       const float* block_y = y + first * plan.y_stride + head * dim;
       attention_scores(task, plan, queries, keys_transposed, first, rows, scores);
       multiply({block_d_y, plan.y_stride, 1, values_transposed, plan.key_stride, d_scores, plan.key_stride, rows,
-                round_up_to_lanes(t), dim, task.causal ? Triangle::kColumns : Triangle::kFull, first, false});
+                round_up_to_lanes(t), dim, task.causal ? Triangle::kColumns : Triangle::kFull, first, false,
+                task.sliding_window});
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t i = first + r;
         const int64_t map_row = (head * t + i) * t;
@@ -328,6 +357,7 @@ void attention_backward(const AttentionTask& task, const float* y, const float* 
         AttentionRowGradient row{};
         row.scores = scores + r * plan.key_stride;
         row.d_scores = d_scores + r * plan.key_stride;
+        row.first_key = first_key_of(i, task.sliding_window);
         row.num_keys = task.causal ? i + 1 : t;
         row.num_columns = attention_columns_read(task, first, r);
         row.scale = plan.scale;
@@ -347,15 +377,15 @@ void attention_backward(const AttentionTask& task, const float* y, const float* 
       pack_rows(queries + first * plan.row_stride, plan.row_stride, queries_packed, plan.width, rows, dim);
       pack_rows(block_d_y, plan.y_stride, d_y_packed, plan.width, rows, dim);
       multiply({d_scores, plan.key_stride, 1, keys_packed, plan.width, d_queries, plan.width, rows, plan.width, t,
-                task.causal ? Triangle::kInnerTo : Triangle::kFull, first, false});
+                task.causal ? Triangle::kInnerTo : Triangle::kFull, first, false, task.sliding_window});
       unpack_rows(d_queries, plan.width, d_qkv + first * plan.row_stride + head * dim, plan.row_stride, rows, dim);
       // Keys after the block's last row get nothing from it when causal.
       const int64_t seen = task.causal ? first + rows : t;
       const Triangle below = task.causal ? Triangle::kInnerFrom : Triangle::kFull;
       multiply({d_scores, 1, plan.key_stride, queries_packed, plan.width, d_keys, plan.width, seen, plan.width, rows,
-                below, first, true});
+                below, first, true, task.sliding_window});
       multiply({scores, 1, plan.key_stride, d_y_packed, plan.width, d_values, plan.width, seen, plan.width, rows, below,
-                first, true});
+                first, true, task.sliding_window});
     }
   }
   unpack_rows(d_keys, plan.width, d_qkv + key_column, plan.row_stride, t, dim);

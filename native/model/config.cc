@@ -26,6 +26,22 @@ void check_probability(const char* name, float value) {
   }
 }
 
+void check_rope_scaling(const RopeScaling& scaling, float theta) {
+  if (scaling.type == RopeType::kDefault) return;
+  check_range("ropeScaling.originalMaxPositionEmbeddings", scaling.original_max_position_embeddings, 1, kMaxDimension);
+  const bool is_valid = scaling.factor >= 1 && scaling.attention_factor > 0 &&
+                        scaling.high_freq_factor > scaling.low_freq_factor && scaling.low_freq_factor > 0 &&
+                        scaling.beta_fast > scaling.beta_slow && scaling.beta_slow > 0;
+  if (!is_valid) {
+    throw Error("ERR_INVALID_ARGUMENT",
+                "Expected ropeScaling with factor of at least 1, attentionFactor above 0, and lowFreqFactor below "
+                "highFreqFactor and betaSlow below betaFast, all above 0.");
+  }
+  if (scaling.type == RopeType::kYarn && !(theta > 1.0f)) {
+    throw Error("ERR_INVALID_ARGUMENT", "Yarn needs a ropeTheta above 1.");
+  }
+}
+
 }  // namespace
 
 void check_config(const TransformerConfig& config) {
@@ -43,11 +59,21 @@ void check_config(const TransformerConfig& config) {
   }
   check_range("intermediateSize", config.intermediate_size, 1, 1 << 24);
   check_range("maxPositionEmbeddings", config.max_position_embeddings, 1, kMaxDimension);
+  check_range("positionOffset", config.position_offset, 0, kMaxDimension);
+  check_range("slidingWindow", config.sliding_window, 0, kMaxDimension);
+  check_range("maxWindowLayers", config.max_window_layers, 0, kMaxDimension);
+  if (config.sliding_window > 0 && !config.causal) {
+    throw Error("ERR_INVALID_ARGUMENT", "A slidingWindow needs causal attention.");
+  }
   check_range("typeVocabSize", config.type_vocab_size, 0, 1 << 16);
   check_range("itemFeatureSize", config.item_feature_size, 0, 1 << 20);
   if (!(config.norm_eps > 0.0f)) throw Error("ERR_INVALID_ARGUMENT", "normEps must be greater than 0.");
   if (config.positions == PositionKind::kRotary && !(config.rope_theta > 0.0f)) {
     throw Error("ERR_INVALID_ARGUMENT", "ropeTheta must be greater than 0.");
+  }
+  check_rope_scaling(config.rope_scaling, config.rope_theta);
+  if (config.masked_lm_head && config.hidden_act == Activation::kSwiglu) {
+    throw Error("ERR_INVALID_ARGUMENT", "A masked-LM head needs an activation without a gate.");
   }
   if (config.item_feature_size > 0 && !config.tie_word_embeddings) {
     throw Error("ERR_INVALID_ARGUMENT", "Item features need tied embeddings: one table is input and output.");

@@ -92,11 +92,11 @@ const float* Generator::step(int32_t id) {
 void Generator::embed(int32_t id) {
   const bool norm_after = config_.norm_placement == NormPlacement::kAfter;
   const int64_t d = config_.hidden_size;
-  const int32_t position = static_cast<int32_t>(length_), token_type = 0;
+  const int32_t position = static_cast<int32_t>(length_ + config_.position_offset), token_type = 0;
   float* sum = norm_after ? embedded_ : stream_;
   embedding_forward(context_, &id, word_table_, sum, 1, d, config_.vocab_size);
   if (position_table_ != nullptr) {
-    embedding_add_forward(context_, &position, position_table_, sum, 1, d, config_.max_position_embeddings);
+    embedding_add_forward(context_, &position, position_table_, sum, 1, d, config_.position_rows());
   }
   if (token_type_table_ != nullptr) {
     embedding_add_forward(context_, &token_type, token_type_table_, sum, 1, d, config_.type_vocab_size);
@@ -120,11 +120,9 @@ void Generator::block_forward(int64_t layer) {
     attention_input = a.attention_normed;
   }
   linear_forward(context_, attention_input, block.qkv.weight, block.qkv.bias, a.qkv, 1, d, config_.qkv_size());
-  if (config_.positions == PositionKind::kRotary) {
-    const int32_t position = static_cast<int32_t>(length_);
-    rotary(context_, a.qkv, &position, 1, config_.qkv_size(), config_.num_attention_heads + config_.num_key_value_heads,
-           config_.head_dim, config_.rope_theta, 1);
-  }
+  const int32_t position = static_cast<int32_t>(length_);
+  model_.turn_heads(context_, block, a.qkv, &position, 1, config_.qkv_size(), config_.num_attention_heads,
+                    config_.num_key_value_heads, a.query_rstd, a.key_rstd);
   remember(layer, a.qkv, 1);
   attend(layer);
   linear_forward(context_, a.attended, block.attention_output.weight, block.attention_output.bias, a.residual, 1,
@@ -152,9 +150,9 @@ void Generator::remember(int64_t layer, const float* qkv, int64_t num_rows) {
   }
 }
 
-// The newest token sees all cached ones and itself.
+// The newest token sees the cached ones, those in its window at most, and itself.
 void Generator::attend(int64_t layer) {
-  attend_row(context_, model_.attention_shape({}), block_.qkv, keys_[layer], values_[layer], key_value_size_,
+  attend_row(context_, model_.attention_shape({}, layer), block_.qkv, keys_[layer], values_[layer], key_value_size_,
              length_ + 1, block_.attended);
 }
 

@@ -67,13 +67,17 @@ Parameters::Parameters(const TransformerConfig& config) {
   };
 
   add("embeddings.word", {config.vocab_size, d});
-  if (config.positions == PositionKind::kLearned) add("embeddings.position", {config.max_position_embeddings, d});
+  if (config.positions == PositionKind::kLearned) add("embeddings.position", {config.position_rows(), d});
   if (config.type_vocab_size > 0) add("embeddings.token_type", {config.type_vocab_size, d});
   if (norm_after) add_norm("embeddings.norm");
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
     const std::string prefix = "layers." + std::to_string(layer) + ".";
     add_norm(prefix + "attention_norm");
     add_linear(prefix + "attention.qkv", config.qkv_size(), d, config.qkv_bias);
+    if (config.qk_norm) {
+      add(prefix + "attention.q_norm.weight", {config.head_dim});
+      add(prefix + "attention.k_norm.weight", {config.head_dim});
+    }
     add_linear(prefix + "attention.output", d, config.attention_size(), config.attention_output_bias);
     add_norm(prefix + "mlp_norm");
     add_linear(prefix + "mlp.input", config.mlp_input_size(), d, config.mlp_bias);

@@ -20,7 +20,9 @@ enum class AxisKind {
   kAttended,      // channels of the query heads, side by side
   kMlpInput,      // rows: intermediate channels, twice for SwiGLU (gate, up)
   kIntermediate,  // intermediate channels
-  kLeading,       // tokens, positions, types, item features: the first ones; also the one column of a vector
+  kHead,          // channels of one head
+  kPositions,     // learned positions, from position 0 on
+  kLeading,       // tokens, types, item features: the first ones; also the one column of a vector
 };
 
 struct ParameterAxes {
@@ -30,8 +32,10 @@ struct ParameterAxes {
 
 constexpr ParameterAxes kParameterAxes[] = {
     {"embeddings.word", AxisKind::kLeading, AxisKind::kResidual},
-    {"embeddings.position", AxisKind::kLeading, AxisKind::kResidual},
+    {"embeddings.position", AxisKind::kPositions, AxisKind::kResidual},
     {"embeddings.token_type", AxisKind::kLeading, AxisKind::kResidual},
+    {"attention.q_norm.weight", AxisKind::kHead, AxisKind::kLeading},
+    {"attention.k_norm.weight", AxisKind::kHead, AxisKind::kLeading},
     {"norm.weight", AxisKind::kGain, AxisKind::kLeading},
     {"norm.bias", AxisKind::kResidual, AxisKind::kLeading},
     {"attention.qkv.weight", AxisKind::kQkv, AxisKind::kResidual},
@@ -122,6 +126,15 @@ std::vector<int64_t> mlp_input_indices(const TransformerConfig& source, const Tr
   return indices;
 }
 
+/// Rows before position 0 belong to padding, which no model learns from: they come from the source's first such row.
+std::vector<int64_t> position_indices(const TransformerConfig& source, const TransformerConfig& target) {
+  std::vector<int64_t> indices;
+  for (int64_t i = 0; i < target.position_rows(); ++i) {
+    indices.push_back(i < target.position_offset ? 0 : i - target.position_offset + source.position_offset);
+  }
+  return indices;
+}
+
 class Projector {
  public:
   Projector(Context& context, const TransformerConfig& source, const TransformerConfig& target,
@@ -130,7 +143,9 @@ class Projector {
         qkv_(qkv_indices(source, target)),
         attended_(attended_indices(source, target)),
         mlp_input_(mlp_input_indices(source, target)),
-        intermediate_(spread(source.intermediate_size, target.intermediate_size)) {
+        intermediate_(spread(source.intermediate_size, target.intermediate_size)),
+        head_(spread(source.head_dim, target.head_dim)),
+        positions_(position_indices(source, target)) {
     if (map.width == WidthMap::kSelection) {
       residual_.indices = gain_.indices = spread(source.hidden_size, target.hidden_size);
       return;
@@ -180,6 +195,10 @@ class Projector {
         return {mlp_input_};
       case AxisKind::kIntermediate:
         return {intermediate_};
+      case AxisKind::kHead:
+        return {head_};
+      case AxisKind::kPositions:
+        return {positions_};
       case AxisKind::kLeading:
         break;
     }
@@ -187,7 +206,7 @@ class Projector {
   }
 
   Context& context_;
-  std::vector<int64_t> qkv_, attended_, mlp_input_, intermediate_;
+  std::vector<int64_t> qkv_, attended_, mlp_input_, intermediate_, head_, positions_;
   Axis residual_, gain_;
   std::vector<float> squares_;  // P∘P
 };

@@ -66,6 +66,10 @@ void check_batch(const TransformerConfig& config, const Batch& batch) {
 
 Transformer::Transformer(const TransformerConfig& config)
     : config_((check_config(config), config)), parameters_(config_) {
+  if (config_.positions == PositionKind::kRotary) {
+    rotary_frequencies_ =
+        rotary_frequencies(config_.rope_scaling, static_cast<double>(config_.rope_theta), config_.head_dim);
+  }
   bind();
 }
 
@@ -93,8 +97,8 @@ void Transformer::bind() {
   for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
     const std::string prefix = "layers." + std::to_string(layer) + ".";
     blocks_.push_back({norm(prefix + "attention_norm"), norm(prefix + "mlp_norm"), linear(prefix + "attention.qkv"),
-                       linear(prefix + "attention.output"), linear(prefix + "mlp.input"),
-                       linear(prefix + "mlp.output")});
+                       linear(prefix + "attention.output"), linear(prefix + "mlp.input"), linear(prefix + "mlp.output"),
+                       norm(prefix + "attention.q_norm"), norm(prefix + "attention.k_norm")});
   }
   embedding_norm_ = norm("embeddings.norm");
   final_norm_ = norm("final_norm");
@@ -231,9 +235,43 @@ void Transformer::activation_backward(Context& context, const float* x, const fl
   }
 }
 
-AttentionShape Transformer::attention_shape(const Batch& batch) const {
-  return {batch.num_sequences,         batch.sequence_offsets, config_.num_attention_heads,
-          config_.num_key_value_heads, config_.head_dim,       config_.causal};
+AttentionShape Transformer::attention_shape(const Batch& batch, int64_t layer) const {
+  return {batch.num_sequences, batch.sequence_offsets, config_.num_attention_heads,     config_.num_key_value_heads,
+          config_.head_dim,    config_.causal,         config_.sliding_window_of(layer)};
+}
+
+void Transformer::turn_heads(Context& context, const Block& block, float* x, const int32_t* position_ids,
+                             int64_t num_rows, int64_t row_stride, int64_t num_queries, int64_t num_keys,
+                             float* query_rstd, float* key_rstd) const {
+  const int64_t hd = config_.head_dim;
+  if (config_.qk_norm) {
+    float* keys = x + num_queries * hd;
+    rms_norm_heads_forward(context, x, row_stride, block.query_norm.weight, x, row_stride, query_rstd, num_rows,
+                           num_queries, hd, config_.norm_eps);
+    rms_norm_heads_forward(context, keys, row_stride, block.key_norm.weight, keys, row_stride, key_rstd, num_rows,
+                           num_keys, hd, config_.norm_eps);
+  }
+  if (config_.positions == PositionKind::kRotary) {
+    rotary(context, x, position_ids, num_rows, row_stride, num_queries + num_keys, hd, rotary_frequencies_.data(),
+           config_.rope_scaling.attention_factor, 1);
+  }
+}
+
+void Transformer::turn_heads_backward(Context& context, const Activations& activations, const Block& block,
+                                      const BlockActivations& a, float* d_qkv) const {
+  const int64_t N = activations.batch.num_tokens, hd = config_.head_dim, stride = config_.qkv_size();
+  const int64_t H = config_.num_attention_heads, KV = config_.num_key_value_heads;
+  if (config_.positions == PositionKind::kRotary) {
+    rotary(context, d_qkv, activations.position_ids, N, stride, H + KV, hd, rotary_frequencies_.data(),
+           config_.rope_scaling.attention_factor, -1);
+  }
+  if (config_.qk_norm) {
+    const int64_t raw_stride = (H + KV) * hd;
+    rms_norm_heads_backward(context, a.raw_qk, raw_stride, block.query_norm.weight, a.query_rstd, d_qkv, stride,
+                            block.query_norm.d_weight, N, H, hd);
+    rms_norm_heads_backward(context, a.raw_qk + H * hd, raw_stride, block.key_norm.weight, a.key_rstd, d_qkv + H * hd,
+                            stride, block.key_norm.d_weight, N, KV, hd);
+  }
 }
 
 // Without a backward pass, GELU may take the place of its input.
@@ -245,6 +283,12 @@ BlockActivations Transformer::allocate_block(Arena& arena, int64_t N, bool for_b
   block.attention_mean = arena.allocate<float>(N);
   block.attention_rstd = arena.allocate<float>(N);
   block.qkv = arena.allocate<float>(N * config_.qkv_size());
+  if (config_.qk_norm) {
+    const int64_t raw_size = (config_.num_attention_heads + config_.num_key_value_heads) * config_.head_dim;
+    block.raw_qk = for_backward ? arena.allocate<float>(N * raw_size) : nullptr;
+    block.query_rstd = arena.allocate<float>(N * config_.num_attention_heads);
+    block.key_rstd = arena.allocate<float>(N * config_.num_key_value_heads);
+  }
   block.lse = arena.allocate<float>(N * config_.num_attention_heads);
   block.attended = arena.allocate<float>(N * config_.attention_size());
   block.residual = arena.allocate<float>(N * d);
@@ -266,9 +310,13 @@ Activations Transformer::forward(Context& context, Arena& arena, const Batch& ba
   activations.batch = batch;
   activations.dropout_seed = options.dropout_seed;
   activations.position_ids = arena.allocate<int32_t>(N);
+  const auto offset = static_cast<int32_t>(config_.position_offset);
   for (int64_t s = 0; s < batch.num_sequences; ++s) {
+    int32_t position = offset;
     for (int32_t i = batch.sequence_offsets[s]; i < batch.sequence_offsets[s + 1]; ++i) {
-      activations.position_ids[i] = i - batch.sequence_offsets[s];
+      // RoBERTa's padding token has the row before position 0, and is not counted.
+      const bool is_padding = offset > 0 && batch.input_vectors == nullptr && batch.input_ids[i] == offset - 1;
+      activations.position_ids[i] = is_padding ? offset - 1 : position++;
     }
   }
   activations.hidden = arena.allocate<float*>(L + 1);
@@ -287,7 +335,7 @@ Activations Transformer::forward(Context& context, Arena& arena, const Batch& ba
   }
   if (config_.positions == PositionKind::kLearned) {
     embedding_add_forward(context, activations.position_ids, value("embeddings.position"), embedded, N, d,
-                          config_.max_position_embeddings);
+                          config_.position_rows());
   }
   if (config_.type_vocab_size > 0) {
     const int32_t* types = batch.token_type_ids;
@@ -351,11 +399,15 @@ void Transformer::block_forward(Context& context, const Activations& activations
     attention_input = a.attention_normed;
   }
   linear_columns(context, block.qkv, attention_input, a.qkv, N, d, 0, config_.qkv_size(), config_.qkv_size());
-  if (config_.positions == PositionKind::kRotary) {
-    rotary(context, a.qkv, activations.position_ids, N, config_.qkv_size(),
-           config_.num_attention_heads + config_.num_key_value_heads, config_.head_dim, config_.rope_theta, 1);
+  if (a.raw_qk != nullptr) {
+    const int64_t size = (config_.num_attention_heads + config_.num_key_value_heads) * config_.head_dim;
+    for (int64_t i = 0; i < N; ++i) {
+      std::memcpy(a.raw_qk + i * size, a.qkv + i * config_.qkv_size(), static_cast<size_t>(size) * sizeof(float));
+    }
   }
-  attention_forward(context, attention_shape(batch), a.qkv, a.attended, a.lse, a.maps,
+  turn_heads(context, block, a.qkv, activations.position_ids, N, config_.qkv_size(), config_.num_attention_heads,
+             config_.num_key_value_heads, a.query_rstd, a.key_rstd);
+  attention_forward(context, attention_shape(batch, layer), a.qkv, a.attended, a.lse, a.maps,
                     drops ? config_.attention_dropout : 0.0f, seed, attention_stream(layer));
   feed_forward(context, activations, layer, a, N);
 }
@@ -420,11 +472,9 @@ void Transformer::last_block_forward(Context& context, Arena& arena, const Activ
   }
   linear_columns(context, block.qkv, attention_input, a.qkv, N, d, queries, key_values, key_values);  // [N, 2KV·hd]
   linear_columns(context, block.qkv, last_normed, last_queries, S, d, 0, queries, queries);
-  if (config_.positions == PositionKind::kRotary) {
-    rotary(context, a.qkv, activations.position_ids, N, key_values, KV, hd, config_.rope_theta, 1);
-    rotary(context, last_queries, last_positions, S, queries, H, hd, config_.rope_theta, 1);
-  }
-  const AttentionShape shape = attention_shape(batch);
+  turn_heads(context, block, a.qkv, activations.position_ids, N, key_values, 0, KV, nullptr, a.key_rstd);
+  turn_heads(context, block, last_queries, last_positions, S, queries, H, 0, a.query_rstd, nullptr);
+  const AttentionShape shape = attention_shape(batch, layer);
   for (int64_t s = 0; s < S; ++s) {
     const int64_t first = batch.sequence_offsets[s], length = batch.sequence_offsets[s + 1] - first;
     const float* keys = a.qkv + first * key_values;
@@ -472,8 +522,7 @@ void Transformer::backward(Context& context, Arena& arena, const Activations& ac
   embedding_backward(context, batch.input_ids, d_stream, inputs.d_word_table, N, d, config_.vocab_size);
   if (config_.positions == PositionKind::kLearned) {
     embedding_backward(context, activations.position_ids, d_stream,
-                       gradients + parameters_.find("embeddings.position").offset, N, d,
-                       config_.max_position_embeddings);
+                       gradients + parameters_.find("embeddings.position").offset, N, d, config_.position_rows());
   }
   if (config_.type_vocab_size > 0) {
     embedding_backward(context, batch.token_type_ids, d_stream,
@@ -527,12 +576,9 @@ void Transformer::block_backward(Context& context, Arena& arena, const Activatio
   linear_backward(context, a.attended, block.attention_output.weight, d_branch, d_attended,
                   block.attention_output.d_weight, block.attention_output.d_bias, N, config_.attention_size(), d);
   float* d_qkv = arena.allocate<float>(N * config_.qkv_size());
-  attention_backward(context, attention_shape(batch), a.qkv, a.attended, a.lse, d_attended, d_qkv, teacher_maps,
+  attention_backward(context, attention_shape(batch, layer), a.qkv, a.attended, a.lse, d_attended, d_qkv, teacher_maps,
                      map_loss_scale, drops ? config_.attention_dropout : 0.0f, seed, attention_stream(layer));
-  if (config_.positions == PositionKind::kRotary) {
-    rotary(context, d_qkv, activations.position_ids, N, config_.qkv_size(),
-           config_.num_attention_heads + config_.num_key_value_heads, config_.head_dim, config_.rope_theta, -1);
-  }
+  turn_heads_backward(context, activations, block, a, d_qkv);
   linear_backward(context, norm_after ? a.input : a.attention_normed, block.qkv.weight, d_qkv, d_normed,
                   block.qkv.d_weight, nullptr, N, d, config_.qkv_size());
   if (block.qkv.d_bias != nullptr) qkv_bias_backward(context, d_qkv, block.qkv.d_bias, N);
@@ -545,7 +591,8 @@ void Transformer::block_backward(Context& context, Arena& arena, const Activatio
 
 void Transformer::qkv_bias_backward(Context& context, const float* d_qkv, float* d_bias, int64_t num_rows) const {
   const int64_t size = config_.qkv_size();
-  if (config_.positions == PositionKind::kRotary) return add_row_sums(context, d_qkv, size, num_rows, size, d_bias);
+  if (config_.positions == PositionKind::kRotary || config_.qk_norm)
+    return add_row_sums(context, d_qkv, size, num_rows, size, d_bias);
   // A key bias adds the same to all scores of a query, which the softmax cancels: its gradient is exactly zero. Summed
   // in floating point it would be noise, which AdamW would scale up to whole steps.
   const int64_t keys = config_.attention_size();
@@ -576,7 +623,11 @@ HeadActivations Transformer::head_forward(Context& context, Arena& arena, const 
   a.rstd = arena.allocate<float>(num_rows);
   float* output = arena.allocate<float>(num_rows * d);
   linear_forward(context, hidden, head_dense_.weight, head_dense_.bias, a.dense, num_rows, d, d);
-  gelu_erf_forward(context, a.dense, a.activated, num_rows * d);
+  if (config_.hidden_act == Activation::kGeluTanh) {
+    gelu_tanh_forward(context, a.dense, a.activated, num_rows * d);
+  } else {
+    gelu_erf_forward(context, a.dense, a.activated, num_rows * d);
+  }
   norm_forward(context, head_norm_, a.activated, output, a.mean, a.rstd, num_rows);
   a.output = output;
   return a;
@@ -594,7 +645,11 @@ void Transformer::head_backward(Context& context, Arena& arena, const HeadActiva
   const Arena::Scope scope(arena);
   float* d_activated = zeros(arena, num_rows * d);
   norm_backward(context, head_norm_, a.activated, a.mean, a.rstd, d_output, d_activated, num_rows);
-  gelu_erf_backward(context, a.dense, d_activated, d_activated, num_rows * d);
+  if (config_.hidden_act == Activation::kGeluTanh) {
+    gelu_tanh_backward(context, a.dense, d_activated, d_activated, num_rows * d);
+  } else {
+    gelu_erf_backward(context, a.dense, d_activated, d_activated, num_rows * d);
+  }
   linear_backward(context, a.input, head_dense_.weight, d_activated, d_input, head_dense_.d_weight, head_dense_.d_bias,
                   num_rows, d, d);
 }

@@ -39,7 +39,9 @@ struct BlockActivations {
   const float* input;                      // [N, d] residual stream
   float* attention_normed;                 // [N, d] norm before: what attention reads; norm after: = input
   float *attention_mean, *attention_rstd;  // [N]
-  float* qkv;                              // [N, (H + 2KV)·hd], queries and keys turned
+  float* qkv;                              // [N, (H + 2KV)·hd], queries and keys normed and turned
+  float* raw_qk;                           // [N, (H + KV)·hd] queries and keys before their norms, or null
+  float *query_rstd, *key_rstd;            // [N, H], [N, KV], with norms of queries and keys
   float* lse;                              // [N, H]
   float* attended;                         // [N, H·hd]
   float* residual;                         // [N, d] input + attention output
@@ -55,7 +57,7 @@ struct BlockActivations {
 /// Activations of one forward pass, in the arena given to it.
 struct Activations {
   Batch batch;
-  int32_t* position_ids;                 // [N], from 0 in each sequence
+  int32_t* position_ids;                 // [N], from position_offset in each sequence
   const float* word_table;               // [V, d]: embeddings.word, or the item table v + A·u
   float* embedded;                       // [N, d] sum of embeddings, before embeddings.norm (norm after)
   float *embedded_mean, *embedded_rstd;  // [N]
@@ -131,7 +133,8 @@ class Transformer {
   void head_backward(Context& context, Arena& arena, const HeadActivations& activations, float* d_output,
                      float* d_input, int64_t num_rows);
 
-  AttentionShape attention_shape(const Batch& batch) const;
+  /// Of block `layer`, from 0: blocks differ in their sliding window alone.
+  AttentionShape attention_shape(const Batch& batch, int64_t layer = 0) const;
 
  private:
   friend class Generator;
@@ -147,6 +150,7 @@ class Transformer {
   struct Block {
     Norm attention_norm, mlp_norm;
     Linear qkv, attention_output, mlp_input, mlp_output;
+    Norm query_norm, key_norm;  // gains [hd], with qk_norm
   };
 
   const float* value(const std::string& name) const;
@@ -167,6 +171,13 @@ class Transformer {
                      const float* d_y, float* d_x, int64_t num_rows) const;
   void activation_forward(Context& context, const float* x, float* y, int64_t num_rows) const;
   void activation_backward(Context& context, const float* x, const float* d_y, float* d_x, int64_t num_rows) const;
+  /// Norms of queries and keys, then rotary positions, in place on the first heads of each row: `num_queries` query
+  /// heads [hd], then `num_keys` key heads. query_rstd [num_rows, num_queries] =, key_rstd [num_rows, num_keys] =
+  void turn_heads(Context& context, const Block& block, float* x, const int32_t* position_ids, int64_t num_rows,
+                  int64_t row_stride, int64_t num_queries, int64_t num_keys, float* query_rstd, float* key_rstd) const;
+  /// d_qkv [N, (H + 2KV)·hd]: in, the gradient of what attention read; out, of the product's result.
+  void turn_heads_backward(Context& context, const Activations& activations, const Block& block,
+                           const BlockActivations& a, float* d_qkv) const;
   BlockActivations allocate_block(Arena& arena, int64_t num_rows, bool for_backward) const;
   void block_forward(Context& context, const Activations& activations, int64_t layer, BlockActivations& block) const;
   void last_block_forward(Context& context, Arena& arena, const Activations& activations,
@@ -185,6 +196,7 @@ class Transformer {
   TransformerConfig config_;
   Parameters parameters_;
   AlignedFloats item_features_;
+  std::vector<double> rotary_frequencies_;  // [hd/2], with rotary positions
   std::vector<Block> blocks_;
   Norm embedding_norm_{}, final_norm_{}, head_norm_{};
   Linear head_dense_{};

@@ -17,6 +17,29 @@ namespace {
 
 constexpr int64_t kFloatBytes = static_cast<int64_t>(sizeof(float));
 
+RopeScaling read_rope_scaling(const Fields& fields) {
+  RopeScaling scaling;
+  // Dynamic scaling begins after the model's last position, and longer sequences are refused.
+  scaling.type = fields.choice<RopeType>("ropeType", {{"linear", RopeType::kLinear},
+                                                      {"dynamic", RopeType::kDefault},
+                                                      {"llama3", RopeType::kLlama3},
+                                                      {"yarn", RopeType::kYarn}});
+  scaling.factor = fields.number("factor");
+  if (scaling.type == RopeType::kLlama3 || scaling.type == RopeType::kYarn) {
+    scaling.original_max_position_embeddings = fields.integer("originalMaxPositionEmbeddings", 1, kMaxInt32);
+  }
+  if (scaling.type == RopeType::kLlama3) {
+    scaling.low_freq_factor = fields.number("lowFreqFactor");
+    scaling.high_freq_factor = fields.number("highFreqFactor");
+  }
+  if (scaling.type == RopeType::kYarn) {
+    scaling.beta_fast = fields.number("betaFast");
+    scaling.beta_slow = fields.number("betaSlow");
+    scaling.attention_factor = fields.number("attentionFactor");
+  }
+  return scaling;
+}
+
 TransformerConfig read_config(const Napi::Value& value) {
   const Fields fields(value, "config");
   const auto size = [&](const char* key) { return fields.integer(key, 0, kMaxInt32); };
@@ -50,6 +73,13 @@ TransformerConfig read_config(const Napi::Value& value) {
   config.embedding_dropout = fields.number("embeddingDropout");
   config.attention_dropout = fields.number("attentionDropout");
   config.hidden_dropout = fields.number("hiddenDropout");
+  const auto size_if_any = [&](const char* key) { return fields.get(key).IsUndefined() ? 0 : size(key); };
+  config.position_offset = size_if_any("positionOffset");
+  config.sliding_window = size_if_any("slidingWindow");
+  config.max_window_layers = size_if_any("maxWindowLayers");
+  config.qk_norm = !fields.get("qkNorm").IsUndefined() && fields.boolean("qkNorm");
+  const Napi::Value rope_scaling = fields.get("ropeScaling");
+  if (!rope_scaling.IsUndefined()) config.rope_scaling = read_rope_scaling(Fields(rope_scaling, "ropeScaling"));
   return config;
 }
 

@@ -25,6 +25,9 @@ void check_shape(const AttentionShape& shape, float dropout_probability) {
     throw Error("ERR_INVALID_ARGUMENT",
                 "attention dropout must be in [0, 1), got " + std::to_string(dropout_probability));
   }
+  if (shape.sliding_window < 0 || (shape.sliding_window > 0 && !shape.causal)) {
+    throw Error("ERR_INVALID_ARGUMENT", "a sliding window must be positive, and attention causal");
+  }
   for (int64_t s = 0; s < shape.num_sequences; ++s) {
     if (sequence_length(shape, s) < 0) {
       throw Error("ERR_INVALID_ARGUMENT", "sequence offsets must not fall; they do at sequence " + std::to_string(s));
@@ -58,17 +61,11 @@ void for_each_task(Context& context, const AttentionShape& shape, const float* q
     const int64_t sequence = index / shape.num_key_value_heads;
     const int64_t length = sequence_length(shape, sequence);
     if (length == 0) return;
-    const AttentionTask task{qkv + shape.sequence_offsets[sequence] * row_stride,
-                             length,
-                             shape.num_attention_heads,
-                             shape.num_key_value_heads,
-                             shape.head_dim,
-                             index % shape.num_key_value_heads,
-                             shape.causal,
-                             dropout_probability,
-                             seed,
-                             stream,
-                             static_cast<uint64_t>(offsets[sequence])};
+    const AttentionTask task{qkv + shape.sequence_offsets[sequence] * row_stride, length, shape.num_attention_heads,
+                             shape.num_key_value_heads, shape.head_dim, index % shape.num_key_value_heads, shape.causal,
+                             // What sees everything is spared the bounds of the window.
+                             shape.sliding_window < length ? shape.sliding_window : 0, dropout_probability, seed,
+                             stream, static_cast<uint64_t>(offsets[sequence])};
     run(task, sequence, scratch + worker * per_worker);
   });
 }
@@ -101,6 +98,11 @@ void attention_forward(Context& context, const AttentionShape& shape, const floa
 void attend_row(Context& context, const AttentionShape& shape, const float* queries, const float* keys,
                 const float* values, int64_t row_stride, int64_t length, float* y) {
   const Arena::Scope scope(context.scratch);
+  if (shape.sliding_window > 0 && shape.sliding_window < length) {
+    keys += (length - shape.sliding_window) * row_stride;
+    values += (length - shape.sliding_window) * row_stride;
+    length = shape.sliding_window;
+  }
   float* scores = context.scratch.allocate<float>((length + 15) / 16 * 16);
   const int64_t group = shape.num_attention_heads / shape.num_key_value_heads, dim = shape.head_dim;
   for (int64_t head = 0; head < shape.num_attention_heads; ++head) {

@@ -63,7 +63,7 @@ void embedding_backward(Context& context, const int32_t* ids, const float* d_y, 
 }
 
 void rotary(Context& context, float* x, const int32_t* position_ids, int64_t num_rows, int64_t row_stride,
-            int64_t num_heads, int64_t head_dim, float theta, int direction) {
+            int64_t num_heads, int64_t head_dim, const double* frequencies, float scale, int direction) {
   if (num_rows == 0) return;
   const Arena::Scope scope(context.scratch);
   const int64_t half = head_dim / 2;
@@ -73,11 +73,9 @@ void rotary(Context& context, float* x, const int32_t* position_ids, int64_t num
   float* sines = context.scratch.allocate<float>(num_positions * half);
   context.pool.parallel_for(num_positions, [&](int64_t p, int) {
     for (int64_t j = 0; j < half; ++j) {
-      const double frequency =
-          std::pow(static_cast<double>(theta), -2.0 * static_cast<double>(j) / static_cast<double>(head_dim));
-      const double angle = static_cast<double>(first + p) * frequency;
-      cosines[p * half + j] = static_cast<float>(std::cos(angle));
-      sines[p * half + j] = static_cast<float>(direction * std::sin(angle));
+      const double angle = static_cast<double>(first + p) * frequencies[j];
+      cosines[p * half + j] = static_cast<float>(scale * std::cos(angle));
+      sines[p * half + j] = static_cast<float>(scale * direction * std::sin(angle));
     }
   });
   const auto rotate = cpu_kernels().rotate_heads;

@@ -20,9 +20,11 @@ void embedding_backward(Context& context, const int32_t* ids, const float* d_y, 
                         int64_t hidden_size, int64_t num_embeddings);
 
 /// Rotary positions (Su et al. 2021, arXiv:2104.09864, §3.2.2; half-split form of Llama): in each head the pair
-/// (x[j], x[j + head_dim/2]) turns by position·theta^(−2j/head_dim). In place on the first num_heads heads of each row.
-///   x [num_rows, row_stride], position_ids [num_rows]; direction +1 forward, −1 backward (the gradient turns back)
+/// (x[j], x[j + head_dim/2]) turns by position·frequencies[j], plainly theta^(−2j/head_dim), and grows by `scale`. In
+/// place on the first num_heads heads of each row.
+///   x [num_rows, row_stride], position_ids [num_rows], frequencies [head_dim/2]
+///   direction +1 forward, −1 backward (the gradient turns back, and grows alike)
 void rotary(Context& context, float* x, const int32_t* position_ids, int64_t num_rows, int64_t row_stride,
-            int64_t num_heads, int64_t head_dim, float theta, int direction);
+            int64_t num_heads, int64_t head_dim, const double* frequencies, float scale, int direction);
 
 }  // namespace limbeck

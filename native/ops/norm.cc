@@ -79,4 +79,36 @@ void rms_norm_backward(Context& context, const float* x, const float* gamma, con
   kernels.add_rows(partials, hidden_size, num_tasks(num_rows), hidden_size, d_gamma);
 }
 
+void rms_norm_heads_forward(Context& context, const float* x, int64_t x_stride, const float* gamma, float* y,
+                            int64_t y_stride, float* rstd, int64_t num_rows, int64_t num_heads, int64_t head_dim,
+                            float eps) {
+  const CpuKernels& kernels = cpu_kernels();
+  for_each_row(context, num_rows, [&](int64_t r) {
+    for (int64_t h = 0; h < num_heads; ++h) {
+      rstd[r * num_heads + h] = kernels.rms_norm_forward(x + r * x_stride + h * head_dim, gamma,
+                                                         y + r * y_stride + h * head_dim, head_dim, eps);
+    }
+  });
+}
+
+void rms_norm_heads_backward(Context& context, const float* x, int64_t x_stride, const float* gamma, const float* rstd,
+                             float* d_y, int64_t d_y_stride, float* d_gamma, int64_t num_rows, int64_t num_heads,
+                             int64_t head_dim) {
+  const CpuKernels& kernels = cpu_kernels();
+  const Arena::Scope scope(context.scratch);
+  const int64_t size = num_heads * head_dim;
+  float* partials = context.scratch.allocate<float>(num_tasks(num_rows) * head_dim);  // [tasks, d_gamma]
+  float* d_x = context.scratch.allocate<float>(num_rows * size);                      // [num_rows, heads]
+  for_each_row_summing(context, num_rows, head_dim, partials, [&](int64_t r, float* partial) {
+    float* row = d_x + r * size;
+    std::memset(row, 0, static_cast<size_t>(size) * sizeof(float));
+    for (int64_t h = 0; h < num_heads; ++h) {
+      kernels.rms_norm_backward(x + r * x_stride + h * head_dim, gamma, rstd[r * num_heads + h],
+                                d_y + r * d_y_stride + h * head_dim, row + h * head_dim, partial, head_dim);
+    }
+    std::memcpy(d_y + r * d_y_stride, row, static_cast<size_t>(size) * sizeof(float));
+  });
+  kernels.add_rows(partials, head_dim, num_tasks(num_rows), head_dim, d_gamma);
+}
+
 }  // namespace limbeck

@@ -26,4 +26,16 @@ void rms_norm_forward(Context& context, const float* x, const float* gamma, floa
 void rms_norm_backward(Context& context, const float* x, const float* gamma, const float* rstd, const float* d_y,
                        float* d_x, float* d_gamma, int64_t num_rows, int64_t hidden_size);
 
+/// rms_norm_forward of each head on its own, with one gain for all (queries and keys of Qwen3; Henry et al. 2020,
+/// arXiv:2010.04245, §2). x and y point at the first of num_heads heads of the first row.
+///   x [num_rows, x_stride], y [num_rows, y_stride] may alias; gamma [head_dim]; rstd [num_rows, num_heads] =
+void rms_norm_heads_forward(Context& context, const float* x, int64_t x_stride, const float* gamma, float* y,
+                            int64_t y_stride, float* rstd, int64_t num_rows, int64_t num_heads, int64_t head_dim,
+                            float eps);
+
+///   d_y [num_rows, d_y_stride] becomes the gradient of x in place; d_gamma +=
+void rms_norm_heads_backward(Context& context, const float* x, int64_t x_stride, const float* gamma, const float* rstd,
+                             float* d_y, int64_t d_y_stride, float* d_gamma, int64_t num_rows, int64_t num_heads,
+                             int64_t head_dim);
+
 }  // namespace limbeck

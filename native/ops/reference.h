@@ -78,15 +78,14 @@ T reference_swiglu(T gate, T up) {
 
 template <typename T>
 void reference_rotary(T* x, const int32_t* position_ids, int64_t num_rows, int64_t row_stride, int64_t num_heads,
-                      int64_t head_dim, T theta, int direction) {
+                      int64_t head_dim, const T* frequencies, T scale, int direction) {
   const int64_t half = head_dim / 2;
   for (int64_t r = 0; r < num_rows; ++r) {
     for (int64_t h = 0; h < num_heads; ++h) {
       T* head = x + r * row_stride + h * head_dim;
       for (int64_t j = 0; j < half; ++j) {
-        const T frequency = std::pow(theta, static_cast<T>(-2 * j) / static_cast<T>(head_dim));
-        const T angle = static_cast<T>(direction * position_ids[r]) * frequency;
-        const T low = head[j], high = head[j + half];
+        const T angle = static_cast<T>(direction * position_ids[r]) * frequencies[j];
+        const T low = scale * head[j], high = scale * head[j + half];
         head[j] = low * std::cos(angle) - high * std::sin(angle);
         head[j + half] = high * std::cos(angle) + low * std::sin(angle);
       }

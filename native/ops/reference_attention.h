@@ -27,10 +27,12 @@ void reference_attention_forward(const AttentionShape& shape, const T* qkv, T* y
       const int64_t kv_head = h / (heads / kv_heads);
       for (int64_t i = 0; i < t; ++i, map_offset += t) {
         const int64_t num_keys = shape.causal ? i + 1 : t;
+        const int64_t first_key =
+            shape.sliding_window > 0 && i >= shape.sliding_window ? i + 1 - shape.sliding_window : 0;
         const T* query = qkv + (first + i) * stride + h * dim;
         std::vector<T> row(static_cast<size_t>(t), T(0));
         T largest = -std::numeric_limits<T>::infinity();
-        for (int64_t j = 0; j < num_keys; ++j) {
+        for (int64_t j = first_key; j < num_keys; ++j) {
           const T* key = qkv + (first + j) * stride + (heads + kv_head) * dim;
           T score = 0;
           for (int64_t c = 0; c < dim; ++c) score += query[c] * key[c];
@@ -38,13 +40,13 @@ void reference_attention_forward(const AttentionShape& shape, const T* qkv, T* y
           if (row[j] > largest) largest = row[j];
         }
         T sum = 0;
-        for (int64_t j = 0; j < num_keys; ++j) sum += std::exp(row[j] - largest);
+        for (int64_t j = first_key; j < num_keys; ++j) sum += std::exp(row[j] - largest);
         const T row_lse = largest + std::log(sum);
         lse[(first + i) * heads + h] = row_lse;
         T* out = y + (first + i) * heads * dim + h * dim;
         for (int64_t c = 0; c < dim; ++c) out[c] = 0;
         for (int64_t j = 0; j < t; ++j) {
-          const T probability = j < num_keys ? std::exp(row[j] - row_lse) : T(0);
+          const T probability = j >= first_key && j < num_keys ? std::exp(row[j] - row_lse) : T(0);
           if (maps) maps[map_offset + j] = probability;
           const T weight = keep ? probability * keep[map_offset + j] : probability;
           const T* value = qkv + (first + j) * stride + (heads + kv_heads + kv_head) * dim;
@@ -55,12 +57,12 @@ void reference_attention_forward(const AttentionShape& shape, const T* qkv, T* y
   }
 }
 
-/// Σ KL(teacher ‖ student) over `count` map elements, 0·log 0 = 0.
+/// Σ KL(teacher ‖ student) over `count` map elements, 0·log 0 = 0; over those that the student sees.
 template <typename T>
 T reference_map_divergence(const T* teacher, const T* student, int64_t count) {
   T sum = 0;
   for (int64_t i = 0; i < count; ++i) {
-    if (teacher[i] > 0) sum += teacher[i] * (std::log(teacher[i]) - std::log(student[i]));
+    if (teacher[i] > 0 && student[i] > 0) sum += teacher[i] * (std::log(teacher[i]) - std::log(student[i]));
   }
   return sum;
 }

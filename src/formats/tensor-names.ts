@@ -50,12 +50,18 @@ export function nativeParameterShapes(config: TransformerConfig): Map<string, nu
   };
 
   shapes.set('embeddings.word', [vocabSize, d]);
-  if (config.positions === 'learned') shapes.set('embeddings.position', [config.maxPositionEmbeddings, d]);
+  if (config.positions === 'learned') {
+    shapes.set('embeddings.position', [config.maxPositionEmbeddings + (config.positionOffset ?? 0), d]);
+  }
   if (config.typeVocabSize > 0) shapes.set('embeddings.token_type', [config.typeVocabSize, d]);
   if (config.normPlacement === 'after') addNorm('embeddings.norm');
   for (let i = 0; i < config.numHiddenLayers; i++) {
     addNorm(`layers.${i}.attention_norm`);
     addLinear(`layers.${i}.attention.qkv`, qkvRows, d, config.qkvBias);
+    if (config.qkNorm === true) {
+      shapes.set(`layers.${i}.attention.q_norm.weight`, [headDim]);
+      shapes.set(`layers.${i}.attention.k_norm.weight`, [headDim]);
+    }
     addLinear(`layers.${i}.attention.output`, d, queryRows, config.attentionOutputBias);
     addNorm(`layers.${i}.mlp_norm`);
     addLinear(`layers.${i}.mlp.input`, inputRows, d, config.mlpBias);

@@ -6,6 +6,7 @@
 #include <limits>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -28,6 +29,7 @@ struct Case {
   bool causal;
   float dropout;
   bool with_maps;
+  int64_t sliding_window = 0;
 };
 
 const std::vector<Case> kCases = {
@@ -41,13 +43,25 @@ const std::vector<Case> kCases = {
     {{300}, 2, 1, 20, true, 0.1f, true},
     {{260, 3}, 1, 1, 8, false, 0, true},
     {{520}, 1, 1, 8, true, 0, false},
+    {{1, 7, 30}, 2, 1, 20, true, 0, true, 1},
+    {{9, 0, 40, 3}, 4, 2, 12, true, 0.25f, true, 3},
+    {{97, 16}, 2, 2, 16, true, 0, true, 16},
+    {{300, 130}, 2, 1, 20, true, 0.1f, true, 45},
+    {{520}, 1, 1, 8, true, 0, false, 100},
+    {{24, 5}, 2, 1, 8, true, 0, true, 24},
 };
 
 /// Inputs of a case in float, with every output poisoned.
 struct Problem {
   explicit Problem(const Case& c, float magnitude = 1.0f) : test_case(c), offsets{0} {
     for (int32_t length : c.lengths) offsets.push_back(offsets.back() + length);
-    shape = {static_cast<int64_t>(c.lengths.size()), offsets.data(), c.heads, c.kv_heads, c.head_dim, c.causal};
+    shape = {static_cast<int64_t>(c.lengths.size()),
+             offsets.data(),
+             c.heads,
+             c.kv_heads,
+             c.head_dim,
+             c.causal,
+             c.sliding_window};
     const int64_t rows = offsets.back();
     const size_t qkv_size = static_cast<size_t>(rows * (c.heads + 2 * c.kv_heads) * c.head_dim);
     const size_t y_size = static_cast<size_t>(rows * c.heads * c.head_dim);
@@ -188,6 +202,42 @@ TEST("causal maps are exactly zero above the diagonal") {
   CHECK(is_zero);
 }
 
+TEST("maps are exactly zero before a sliding window") {
+  for_each_isa([] {
+    Problem problem({{40}, 2, 1, 8, true, 0, true, 5});
+    problem.forward(1);
+    for (int64_t row = 0; row < 2 * 40; ++row) {
+      double sum = 0;
+      bool is_zero = true;
+      for (int64_t j = 0; j < 40; ++j) {
+        const float probability = problem.maps[row * 40 + j];
+        if (j + 5 <= row % 40) is_zero = is_zero && probability == 0.0f;
+        sum += probability;
+      }
+      CHECK(is_zero);
+      CHECK(std::fabs(sum - 1) < 1e-5);
+    }
+  });
+}
+
+TEST("attend_row gives the last row of attention, in a window or without") {
+  for_each_isa([] {
+    for (const int64_t window : {0, 1, 7, 29, 30, 31}) {
+      Problem problem({{30}, 4, 2, 20, true, 0, false, window});
+      problem.forward(1);
+      ThreadPool pool(1);
+      Arena arena;
+      Context context{pool, arena};
+      const int64_t stride = (4 + 2 * 2) * 20;
+      std::vector<float> y(4 * 20, std::numeric_limits<float>::quiet_NaN());
+      const float* rows = problem.qkv.data();
+      attend_row(context, problem.shape, rows + 29 * stride, rows + 4 * 20, rows + 6 * 20, stride, 30, y.data());
+      const std::vector<double> expected(problem.y.end() - 4 * 20, problem.y.end());
+      CHECK(relative_error(y, expected) < kForwardTolerance);
+    }
+  });
+}
+
 TEST("attention gradients match central differences of the reference, with dropout and teacher maps") {
   for_each_isa([] {
     for (const Case& c : kCases) {
@@ -256,6 +306,20 @@ TEST("the map divergence matches the reference, and stays finite where a student
     problem.maps[0] = 0;  // the teacher gives it mass
     CHECK(std::isfinite(attention_map_divergence(context, problem.shape, problem.teacher.data(), problem.maps.data())));
   });
+}
+
+TEST("attention refuses a window that looks ahead") {
+  const int32_t offsets[] = {0, 1};
+  ThreadPool pool(1);
+  Arena arena;
+  Context context{pool, arena};
+  const std::vector<float> qkv(64);
+  std::vector<float> y(64), lse(8);
+  for (const auto& [causal, window] : {std::pair{false, 2}, {true, -1}}) {
+    const AttentionShape shape{1, offsets, 2, 2, 4, causal, window};
+    CHECK_ERROR("ERR_INVALID_ARGUMENT",
+                attention_forward(context, shape, qkv.data(), y.data(), lse.data(), nullptr, 0, 0, 0));
+  }
 }
 
 TEST("attention refuses heads that do not divide and dropout outside [0, 1)") {

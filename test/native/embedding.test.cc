@@ -1,5 +1,6 @@
 #include "ops/embedding.h"
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -25,6 +26,13 @@ std::vector<float> normals(int64_t count, uint64_t stream) {
 }
 
 std::vector<double> widen(const std::vector<float>& x) { return {x.begin(), x.end()}; }
+
+/// theta^(−2j/head_dim)
+std::vector<double> frequencies_of(double theta, int64_t head_dim) {
+  std::vector<double> out;
+  for (int64_t j = 0; j < head_dim / 2; ++j) out.push_back(std::pow(theta, -2.0 * j / head_dim));
+  return out;
+}
 
 /// Drawn from [0, limit): most come several times, the first is 0 and the second limit − 1.
 std::vector<int32_t> draw_ids(int64_t count, int64_t limit) {
@@ -117,20 +125,21 @@ TEST("rotary equals the reference forward and backward, and leaves the rest of e
     for (const int64_t num_heads : {1, 3}) {
       for (const int64_t num_rows : {0, 1, 5, 257}) {
         for (const int direction : {1, -1}) {
-          const float theta = num_heads == 1 ? 10000.0f : 500000.0f;
+          const auto frequencies = frequencies_of(num_heads == 1 ? 10000 : 500000, head_dim);
+          const float scale = num_rows == 5 ? 1.25f : 1.0f;
           const int64_t row_stride = num_heads * head_dim + 7;
           const auto x = normals(num_rows * row_stride, 1);
           const auto position_ids = draw_ids(num_rows, 4096);
           std::vector<double> expected = widen(x);
           reference_rotary<double>(expected.data(), position_ids.data(), num_rows, row_stride, num_heads, head_dim,
-                                   theta, direction);
+                                   frequencies.data(), scale, direction);
           for_each_isa([&] {
             ThreadPool pool(2);
             Arena arena;
             Context context{pool, arena};
             std::vector<float> out = x;
-            rotary(context, out.data(), position_ids.data(), num_rows, row_stride, num_heads, head_dim, theta,
-                   direction);
+            rotary(context, out.data(), position_ids.data(), num_rows, row_stride, num_heads, head_dim,
+                   frequencies.data(), scale, direction);
             CHECK(largest_error(out, expected, 1) < 5e-7);
           });
         }
@@ -143,8 +152,9 @@ TEST("rotary backward is the gradient of rotary forward, by central differences"
   constexpr int64_t kRows = 3, kHeads = 2, kDim = 6, kStride = 14;
   const auto x = normals(kRows * kStride, 1), d_y = normals(kRows * kStride, 2);
   const std::vector<int32_t> position_ids = {2, 0, 19};
+  const auto frequencies = frequencies_of(10000, kDim);
   const auto gradient = central_differences(widen(x), [&](std::vector<double> y) {
-    reference_rotary<double>(y.data(), position_ids.data(), kRows, kStride, kHeads, kDim, 10000, 1);
+    reference_rotary<double>(y.data(), position_ids.data(), kRows, kStride, kHeads, kDim, frequencies.data(), 1.5, 1);
     double sum = 0;
     for (size_t i = 0; i < y.size(); ++i) sum += y[i] * d_y[i];
     return sum;
@@ -154,7 +164,7 @@ TEST("rotary backward is the gradient of rotary forward, by central differences"
     Arena arena;
     Context context{pool, arena};
     std::vector<float> d_x = d_y;
-    rotary(context, d_x.data(), position_ids.data(), kRows, kStride, kHeads, kDim, 10000, -1);
+    rotary(context, d_x.data(), position_ids.data(), kRows, kStride, kHeads, kDim, frequencies.data(), 1.5f, -1);
     CHECK(largest_error(d_x, gradient, 1) < 5e-7);
   });
 }
@@ -168,7 +178,8 @@ TEST("rotary has the same bits on 1, 2 and 3 threads") {
     Arena arena;
     Context context{pool, arena};
     std::vector<float> out = x;
-    rotary(context, out.data(), position_ids.data(), kRows, kHeads * kDim, kHeads, kDim, 10000, 1);
+    rotary(context, out.data(), position_ids.data(), kRows, kHeads * kDim, kHeads, kDim,
+           frequencies_of(10000, kDim).data(), 1, 1);
     return out;
   };
   for_each_isa([&] {

@@ -59,6 +59,34 @@ TransformerConfig bert_like() {
   return config;
 }
 
+TransformerConfig mistral_like() {
+  TransformerConfig config = llama_like(2);
+  config.sliding_window = 4;
+  return config;
+}
+
+/// Norms of queries and keys, heads wider than their share, a window in the later blocks, stretched positions.
+TransformerConfig qwen3_like() {
+  TransformerConfig config = llama_like(4);
+  config.head_dim = 10;
+  config.qk_norm = true;
+  config.sliding_window = 3;
+  config.max_window_layers = 1;
+  config.rope_scaling.type = RopeType::kYarn;
+  config.rope_scaling.factor = 4;
+  config.rope_scaling.original_max_position_embeddings = 8;
+  config.rope_scaling.attention_factor = 1.1f;
+  return config;
+}
+
+/// Read from left to right; token 1 is padding, which kPrompt does not hold.
+TransformerConfig roberta_like() {
+  TransformerConfig config = bert_like();
+  config.position_offset = 2;
+  config.type_vocab_size = 1;
+  return config;
+}
+
 TransformerConfig with_item_features() {
   TransformerConfig config = gpt2_like();
   config.item_feature_size = 5;
@@ -66,7 +94,8 @@ TransformerConfig with_item_features() {
 }
 
 std::vector<TransformerConfig> all_configs() {
-  return {gpt2_like(), llama_like(2), llama_like(1), llama_like(8), bert_like(), with_item_features()};
+  return {gpt2_like(),    llama_like(2), llama_like(1),  llama_like(8),       bert_like(),
+          mistral_like(), qwen3_like(),  roberta_like(), with_item_features()};
 }
 
 /// Weights so large that attention is far from uniform and the next token depends on more than the last one.

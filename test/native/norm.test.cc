@@ -189,3 +189,53 @@ TEST("the norms and their gradients have the same bits on 1, 2 and 3 threads") {
     });
   }
 }
+
+TEST("the norms of heads are those of rows apart, and leave what lies between rows alone") {
+  constexpr int64_t kRows = 70, kHeads = 3;
+  for (const int64_t head_dim : {2, 6, 16, 20, 64}) {
+    const Norm norm(true, kRows * kHeads, head_dim);
+    const WideOutputs expected = norm.reference();
+    const int64_t stride = kHeads * head_dim + 5;
+    const auto spread = [&](const std::vector<float>& rows, float between) {
+      std::vector<float> out(kRows * stride, between);
+      for (int64_t r = 0; r < kRows; ++r) {
+        std::copy_n(rows.begin() + r * kHeads * head_dim, kHeads * head_dim, out.begin() + r * stride);
+      }
+      return out;
+    };
+    const auto gather = [&](const std::vector<float>& rows) {
+      std::vector<float> out;
+      for (int64_t r = 0; r < kRows; ++r) {
+        out.insert(out.end(), rows.begin() + r * stride, rows.begin() + r * stride + kHeads * head_dim);
+      }
+      return out;
+    };
+    for_each_isa([&] {
+      const Outputs rows = norm.run(2);
+      std::vector<float> first_gamma;
+      for (const int num_threads : {1, 2, 3}) {
+        ThreadPool pool(num_threads);
+        Arena arena;
+        Context context{pool, arena};
+        std::vector<float> y = spread(norm.x, 9), d_y = spread(norm.d_y, 9), rstd(kRows * kHeads, kNaN);
+        std::vector<float> d_gamma = norm.before_gamma;
+        const std::vector<float> x = y;
+        rms_norm_heads_forward(context, y.data(), stride, norm.gamma.data(), y.data(), stride, rstd.data(), kRows,
+                               kHeads, head_dim, kEps);
+        CHECK(y == spread(rows.y, 9));
+        CHECK(rstd == rows.rstd);
+        rms_norm_heads_backward(context, x.data(), stride, norm.gamma.data(), rstd.data(), d_y.data(), stride,
+                                d_gamma.data(), kRows, kHeads, head_dim);
+        std::vector<float> d_x = gather(d_y);
+        for (int64_t i = kHeads * head_dim; i < stride; ++i) CHECK(d_y[i] == 9.0f);
+        for (size_t i = 0; i < d_x.size(); ++i) d_x[i] += norm.before_x[i];
+        const std::vector<double> wide_x = widen(rows.d_x), wide_gamma = widen(rows.d_gamma);
+        const double largest_rstd = *std::max_element(expected.rstd.begin(), expected.rstd.end());
+        CHECK(largest_error(d_x, wide_x, largest_rstd) < kGradientTolerance);
+        CHECK(largest_error(d_gamma, wide_gamma, 1) < kGradientTolerance);
+        if (num_threads == 1) first_gamma = d_gamma;
+        CHECK(d_gamma == first_gamma);
+      }
+    });
+  }
+}
