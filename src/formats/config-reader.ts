@@ -3,10 +3,13 @@ import { LimbeckError } from '../errors.js';
 
 export class ConfigReader {
   private readonly values: Readonly<Record<string, unknown>>;
+  private readonly seen = new Set<string>();
 
+  /** `path` stands before keys in messages: `rope_scaling.` */
   constructor(
     json: object,
     private readonly file: string,
+    private readonly path = '',
   ) {
     this.values = json as Record<string, unknown>;
   }
@@ -14,7 +17,10 @@ export class ConfigReader {
   /** @throws LimbeckError ERR_UNSUPPORTED_MODEL */
   refuse(key: string, value: unknown, expected: string): never {
     const shown = value === undefined ? 'no value' : String(JSON.stringify(value)).slice(0, 200);
-    throw new LimbeckError('ERR_UNSUPPORTED_MODEL', `'${this.file}': expected ${key} to be ${expected}, got ${shown}`);
+    throw new LimbeckError(
+      'ERR_UNSUPPORTED_MODEL',
+      `'${this.file}': expected ${this.path}${key} to be ${expected}, got ${shown}`,
+    );
   }
 
   /** An absent key is always allowed: absent means the plain behaviour. */
@@ -34,8 +40,13 @@ export class ConfigReader {
     return value as number;
   }
 
+  /** The same, where `null` says that there is none: 0. */
+  optionalInteger(key: string, min: number, max: number, fallback: number): number {
+    return this.get(key) === null ? 0 : this.integer(key, min, max, fallback);
+  }
+
   /** A finite number above 0. */
-  positive(key: string, fallback: number): number {
+  positive(key: string, fallback?: number): number {
     const value = this.get(key) ?? fallback;
     if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0) this.refuse(key, value, 'a number above 0');
     return value as number;
@@ -71,23 +82,33 @@ export class ConfigReader {
     return names[value as string] as T;
   }
 
-  /** Base of the rotary frequencies: `rope_theta`, or the newer `rope_parameters.rope_theta`; no scaling. */
-  ropeTheta(): number {
-    let reader: ConfigReader = this;
-    for (const key of ['rope_scaling', 'rope_parameters']) {
-      const value = this.get(key) ?? undefined;
-      if (value === undefined) continue;
-      if (typeof value !== 'object' || Array.isArray(value)) this.refuse(key, value, 'an object');
-      const { rope_type: ropeType, type, ...rest } = value as Record<string, unknown>;
-      const kind = ropeType ?? type ?? 'default';
-      if (kind !== 'default') this.refuse(`${key}.rope_type`, kind, '"default" (rotary positions without scaling)');
-      new ConfigReader(rest, this.file).only('partial_rotary_factor', [1, null]);
-      if (Object.hasOwn(rest, 'rope_theta')) reader = new ConfigReader(rest, this.file);
+  get isEmpty(): boolean {
+    return Object.keys(this.values).length === 0;
+  }
+
+  /** An object of its own, read by a reader of its own; absent and `null` = none. */
+  object(key: string): ConfigReader | undefined {
+    const value = this.get(key) ?? undefined;
+    if (value === undefined) return undefined;
+    if (typeof value !== 'object' || Array.isArray(value)) this.refuse(key, value, 'an object');
+    return new ConfigReader(value as object, this.file, `${this.path}${key}.`);
+  }
+
+  /** Refuses every key that was not read: it may change what the model computes. `null` says nothing. */
+  refuseUnknown(harmless: ReadonlySet<string>): void {
+    for (const [key, value] of Object.entries(this.values)) {
+      if (value === null || value === undefined || this.seen.has(key) || harmless.has(key)) continue;
+      const shown = String(JSON.stringify(value)).slice(0, 200);
+      throw new LimbeckError(
+        'ERR_UNSUPPORTED_MODEL',
+        `'${this.file}': ${this.path}${key} = ${shown} is no known key of this family, and may change what the model ` +
+          'computes. If it does not, remove it.',
+      );
     }
-    return reader.positive('rope_theta', 10_000);
   }
 
   private get(key: string): unknown {
+    this.seen.add(key);
     return Object.hasOwn(this.values, key) ? this.values[key] : undefined;
   }
 }

@@ -32,6 +32,8 @@ const LLAMA: FamilyNames = {
       'model.layers.{i}.self_attn.k_proj',
       'model.layers.{i}.self_attn.v_proj',
     ],
+    'layers.{i}.attention.q_norm': ['model.layers.{i}.self_attn.q_norm'],
+    'layers.{i}.attention.k_norm': ['model.layers.{i}.self_attn.k_norm'],
     'layers.{i}.attention.output': ['model.layers.{i}.self_attn.o_proj'],
     'layers.{i}.mlp_norm': ['model.layers.{i}.post_attention_layernorm'],
     'layers.{i}.mlp.input': ['model.layers.{i}.mlp.gate_proj', 'model.layers.{i}.mlp.up_proj'],
@@ -43,6 +45,23 @@ const LLAMA: FamilyNames = {
   transposed: [],
   harmless: [/\.rotary_emb\.inv_freq$/],
   tied: ['lm_head.weight'],
+};
+
+/** RoBERTa and XLM-RoBERTa: BERT's encoder, and a head of their own. */
+const ROBERTA: FamilyNames = {
+  prefix: 'roberta.',
+  modules: {
+    ...encoderModules('roberta'),
+    'head.dense': ['lm_head.dense'],
+    'head.norm': ['lm_head.layer_norm'],
+    'head.bias': ['lm_head.bias'],
+    'head.output': ['lm_head.decoder'],
+    item_projection: ['item_projection'],
+  },
+  transposed: [],
+  // The decoder's bias is the head's bias under a second name.
+  harmless: [/^roberta\.embeddings\.position_ids$/, /^roberta\.pooler\./, /^lm_head\.decoder\.bias$/],
+  tied: ['lm_head.decoder.weight'],
 };
 
 const FAMILIES: Record<ModelFamily, FamilyNames> = {
@@ -74,20 +93,7 @@ const FAMILIES: Record<ModelFamily, FamilyNames> = {
   bert: {
     prefix: 'bert.',
     modules: {
-      'embeddings.word': ['bert.embeddings.word_embeddings.weight'],
-      'embeddings.position': ['bert.embeddings.position_embeddings.weight'],
-      'embeddings.token_type': ['bert.embeddings.token_type_embeddings.weight'],
-      'embeddings.norm': ['bert.embeddings.LayerNorm'],
-      'layers.{i}.attention_norm': ['bert.encoder.layer.{i}.attention.output.LayerNorm'],
-      'layers.{i}.attention.qkv': [
-        'bert.encoder.layer.{i}.attention.self.query',
-        'bert.encoder.layer.{i}.attention.self.key',
-        'bert.encoder.layer.{i}.attention.self.value',
-      ],
-      'layers.{i}.attention.output': ['bert.encoder.layer.{i}.attention.output.dense'],
-      'layers.{i}.mlp_norm': ['bert.encoder.layer.{i}.output.LayerNorm'],
-      'layers.{i}.mlp.input': ['bert.encoder.layer.{i}.intermediate.dense'],
-      'layers.{i}.mlp.output': ['bert.encoder.layer.{i}.output.dense'],
+      ...encoderModules('bert'),
       'head.dense': ['cls.predictions.transform.dense'],
       'head.norm': ['cls.predictions.transform.LayerNorm'],
       'head.bias': ['cls.predictions.bias'],
@@ -95,12 +101,69 @@ const FAMILIES: Record<ModelFamily, FamilyNames> = {
       item_projection: ['item_projection'],
     },
     transposed: [],
-    harmless: [/^bert\.embeddings\.position_ids$/, /^bert\.pooler\./, /^cls\.seq_relationship\./],
+    harmless: [
+      /^bert\.embeddings\.position_ids$/,
+      /^bert\.pooler\./,
+      /^cls\.seq_relationship\./,
+      // The head's bias under a second name.
+      /^cls\.predictions\.decoder\.bias$/,
+    ],
     tied: ['cls.predictions.decoder.weight'],
   },
+  distilbert: {
+    prefix: 'distilbert.',
+    modules: {
+      'embeddings.word': ['distilbert.embeddings.word_embeddings.weight'],
+      'embeddings.position': ['distilbert.embeddings.position_embeddings.weight'],
+      'embeddings.norm': ['distilbert.embeddings.LayerNorm'],
+      'layers.{i}.attention_norm': ['distilbert.transformer.layer.{i}.sa_layer_norm'],
+      'layers.{i}.attention.qkv': [
+        'distilbert.transformer.layer.{i}.attention.q_lin',
+        'distilbert.transformer.layer.{i}.attention.k_lin',
+        'distilbert.transformer.layer.{i}.attention.v_lin',
+      ],
+      'layers.{i}.attention.output': ['distilbert.transformer.layer.{i}.attention.out_lin'],
+      'layers.{i}.mlp_norm': ['distilbert.transformer.layer.{i}.output_layer_norm'],
+      'layers.{i}.mlp.input': ['distilbert.transformer.layer.{i}.ffn.lin1'],
+      'layers.{i}.mlp.output': ['distilbert.transformer.layer.{i}.ffn.lin2'],
+      'head.dense': ['vocab_transform'],
+      'head.norm': ['vocab_layer_norm'],
+      'head.bias': ['vocab_projector.bias'],
+      'head.output': ['vocab_projector'],
+      item_projection: ['item_projection'],
+    },
+    transposed: [],
+    harmless: [/^distilbert\.embeddings\.position_ids$/],
+    tied: ['vocab_projector.weight'],
+  },
+  roberta: ROBERTA,
+  'xlm-roberta': ROBERTA,
   llama: LLAMA,
   qwen2: LLAMA,
+  qwen3: LLAMA,
+  mistral: LLAMA,
 };
+
+/** Embeddings and blocks as BERT names them. */
+function encoderModules(model: string): Record<string, readonly string[]> {
+  const layer = `${model}.encoder.layer.{i}`;
+  return {
+    'embeddings.word': [`${model}.embeddings.word_embeddings.weight`],
+    'embeddings.position': [`${model}.embeddings.position_embeddings.weight`],
+    'embeddings.token_type': [`${model}.embeddings.token_type_embeddings.weight`],
+    'embeddings.norm': [`${model}.embeddings.LayerNorm`],
+    'layers.{i}.attention_norm': [`${layer}.attention.output.LayerNorm`],
+    'layers.{i}.attention.qkv': [
+      `${layer}.attention.self.query`,
+      `${layer}.attention.self.key`,
+      `${layer}.attention.self.value`,
+    ],
+    'layers.{i}.attention.output': [`${layer}.attention.output.dense`],
+    'layers.{i}.mlp_norm': [`${layer}.output.LayerNorm`],
+    'layers.{i}.mlp.input': [`${layer}.intermediate.dense`],
+    'layers.{i}.mlp.output': [`${layer}.output.dense`],
+  };
+}
 
 /** Where a native parameter comes from. @throws LimbeckError ERR_UNSUPPORTED_MODEL when the family has no such part */
 export function tensorSources(family: ModelFamily, nativeName: string): TensorSources {
@@ -137,7 +200,5 @@ export function normalizeFileName(family: ModelFamily, fileName: string, wanted:
 /** Whether a tensor that no parameter wants may be passed over. */
 export function isHarmlessExtra(family: ModelFamily, isTied: boolean, name: string): boolean {
   const { harmless, tied } = FAMILIES[family];
-  if (harmless.some((pattern) => pattern.test(name))) return true;
-  // The decoder's bias is the head's bias under a second name.
-  return (isTied && tied.includes(name)) || (family === 'bert' && name === 'cls.predictions.decoder.bias');
+  return harmless.some((pattern) => pattern.test(name)) || (isTied && tied.includes(name));
 }

@@ -42,7 +42,7 @@ const EVALUATION_TOKENS = 4096;
 /** Masked tokens of an evaluation are the same at every call. */
 const EVALUATION_MASK = { probability: 0.15, seed: 0x5eed, position: 0 };
 
-/** A language model with its tokenizer: GPT-2, BERT, Llama or Qwen2. */
+/** A language model with its tokenizer, of any {@link ModelFamily}. */
 export class LanguageModel {
   readonly #tokenizer: Tokenizer | undefined;
 

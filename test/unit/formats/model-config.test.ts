@@ -2,7 +2,12 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { TransformerConfig } from '../../../src/binding.js';
-import { parseModelConfig, readModelConfig, toHuggingFaceConfig } from '../../../src/formats/model-config.js';
+import {
+  type ModelFamily,
+  parseModelConfig,
+  readModelConfig,
+  toHuggingFaceConfig,
+} from '../../../src/formats/model-config.js';
 import { temporaryDirectory } from './temporary-directory.js';
 
 const fixtures = join(import.meta.dirname, '../../fixtures');
@@ -16,6 +21,11 @@ const bert = {
   intermediate_size: 64,
 };
 const llama = { ...bert, model_type: 'llama' };
+const qwen2 = { ...llama, model_type: 'qwen2', num_key_value_heads: 2 };
+const qwen3 = { ...qwen2, model_type: 'qwen3', head_dim: 16 };
+const mistral = { ...qwen2, model_type: 'mistral' };
+const roberta = { ...bert, model_type: 'roberta', max_position_embeddings: 66, type_vocab_size: 1 };
+const distilbert = { model_type: 'distilbert', dim: 32, n_heads: 4, n_layers: 2, hidden_dim: 64, vocab_size: 101 };
 const parse = (json: object) => parseModelConfig(json, 'config.json').config;
 
 describe('readModelConfig', () => {
@@ -103,6 +113,12 @@ describe('readModelConfig', () => {
 
 const root = temporaryDirectory();
 
+/** Where another key is to blame. */
+const NAMED_OTHERWISE: Readonly<Record<string, string>> = {
+  'n_heads 5': 'hidden size',
+  'pad_token_id 65': 'max_position_embeddings',
+};
+
 describe('parseModelConfig', () => {
   test('knows the other names of an activation', () => {
     expect(parse({ ...gpt2, activation_function: 'gelu_pytorch_tanh' }).hiddenAct).toBe('gelu_new');
@@ -123,7 +139,7 @@ describe('parseModelConfig', () => {
   });
 
   test('gives Qwen2 biases on q, k and v alone', () => {
-    const config = parse({ ...llama, model_type: 'qwen2', use_sliding_window: false, sliding_window: 4096 });
+    const config = parse({ ...qwen2, use_sliding_window: false, sliding_window: 4096 });
     expect(config).toMatchObject({ qkvBias: true, attentionOutputBias: false, mlpBias: false });
     expect(parse({ ...llama, attention_bias: true, mlp_bias: true })).toMatchObject({
       qkvBias: true,
@@ -181,19 +197,136 @@ describe('parseModelConfig', () => {
     ['num_key_value_heads', 8, llama],
     ['head_dim', 7, llama],
     ['rope_theta', 0, llama],
-    ['rope_scaling', { type: 'linear', factor: 2 }, llama],
+    ['rope_scaling', 'linear', llama],
+    ['rope_scaling', { type: 'linear' }, llama],
+    ['rope_scaling', { type: 'linear', factor: 0.5 }, llama],
+    ['rope_scaling', { type: 'linear', rope_type: 'yarn', factor: 2 }, llama],
+    ['rope_scaling', { type: 'linear', factor: 2, short_factor: [1] }, llama],
+    ['rope_scaling', { rope_type: 'longrope', factor: 2 }, llama],
+    ['rope_scaling', { rope_type: 'dynamic', factor: 2, original_max_position_embeddings: 64 }, llama],
+    ['rope_scaling', { rope_type: 'yarn', factor: 2, mscale: 0.7 }, llama],
+    ['rope_scaling', { rope_type: 'yarn', factor: 2, truncate: false }, llama],
+    ['rope_scaling', { rope_type: 'yarn', factor: 2, beta_fast: 1 }, llama],
     ['rope_parameters', { rope_type: 'llama3', factor: 8 }, llama],
     ['rope_parameters', { partial_rotary_factor: 0.5 }, llama],
     ['partial_rotary_factor', 0.5, llama],
-    ['use_sliding_window', true, { ...llama, model_type: 'qwen2' }],
-    ['layer_types', ['full_attention', 'sliding_attention'], { ...llama, model_type: 'qwen2' }],
+    ['use_sliding_window', 'yes', qwen2],
+    ['layer_types', ['full_attention', 'sliding_attention'], qwen2],
+    ['layer_types', ['full_attention'], qwen2],
+    ['layer_types', ['full_attention', 'linear_attention'], mistral],
+    ['layer_types', ['sliding_attention', 'full_attention'], mistral],
+    ['sliding_window', 0, mistral],
+    ['sliding_window', 1024, llama],
+    ['num_key_value_heads', undefined, mistral],
+    ['num_key_value_heads', undefined, qwen3],
+    ['attention_bias', 1, qwen3],
+    ['attention_bias', true, mistral],
+    ['mlp_bias', true, qwen2],
+    ['use_qk_norm', true, llama],
+    ['logit_scale', 0.1, llama],
+    ['auto_map', { AutoModel: 'modeling.Model' }, bert],
+    ['pruned_heads', { 1: [0] }, bert],
+    ['alibi', true, bert],
+    ['activation', 'relu', distilbert],
+    ['n_heads', 5, distilbert],
+    ['dim', undefined, distilbert],
+    ['tie_weights_', false, distilbert],
+    ['pad_token_id', -1, roberta],
+    ['pad_token_id', 65, roberta],
+    ['hidden_act', 'gelu_new', roberta],
+    ['is_decoder', true, roberta],
+    ['position_embedding_type', 'relative_key_query', roberta],
   ])('refuses %s = %j', (key, value, base) => {
     expect(() => parse({ ...base, [key]: value })).toThrowError(
       expect.objectContaining({
         code: 'ERR_UNSUPPORTED_MODEL',
-        message: expect.stringContaining(key.startsWith('rope_parameters') ? 'r' : key),
+        message: expect.stringContaining(NAMED_OTHERWISE[`${key} ${JSON.stringify(value)}`] ?? key),
       }),
     );
+  });
+
+  test('takes keys that change no result, and any key without a value', () => {
+    const harmless = {
+      _name_or_path: 'x',
+      torch_dtype: 'bfloat16',
+      use_cache: true,
+      eos_token_id: [1, 2],
+      id2label: {},
+    };
+    const plain = { reorder_and_upcast_attn: true, pruned_heads: {}, something_new: null, quantization_config: null };
+    expect(parse({ ...gpt2, ...harmless, ...plain })).toEqual(parse(gpt2));
+  });
+
+  test('reads DistilBERT under its own names', () => {
+    expect(parse({ ...distilbert, dropout: 0.2, sinusoidal_pos_embds: false, qa_dropout: 0.1 })).toMatchObject({
+      hiddenSize: 32,
+      intermediateSize: 64,
+      maxPositionEmbeddings: 512,
+      typeVocabSize: 0,
+      normEps: 1e-12,
+      normPlacement: 'after',
+      attention: 'bidirectional',
+      hiddenAct: 'gelu',
+      maskedLmHead: true,
+      embeddingDropout: 0.2,
+      hiddenDropout: 0.2,
+    });
+    expect(parse({ ...distilbert, architectures: ['DistilBertModel'] }).maskedLmHead).toBe(false);
+  });
+
+  test('counts RoBERTa positions after those of padding', () => {
+    expect(parse(roberta)).toMatchObject({ maxPositionEmbeddings: 64, positionOffset: 2, typeVocabSize: 1 });
+    expect(parse({ ...roberta, pad_token_id: 0 })).toMatchObject({ maxPositionEmbeddings: 65, positionOffset: 1 });
+    const encoder = { ...roberta, model_type: 'xlm-roberta', architectures: ['XLMRobertaModel'] };
+    expect(parse(encoder)).toMatchObject({ positionOffset: 2, maskedLmHead: false });
+    expect(parse({ ...encoder, hidden_act: 'gelu_new' }).hiddenAct).toBe('gelu_new');
+  });
+
+  test('gives Mistral a window unless it says null', () => {
+    expect(parse(mistral)).toMatchObject({ slidingWindow: 4096, numKeyValueHeads: 2, qkvBias: false });
+    expect(parse({ ...mistral, sliding_window: 7 }).slidingWindow).toBe(7);
+    expect(parse({ ...mistral, sliding_window: null })).not.toHaveProperty('slidingWindow');
+  });
+
+  test('gives Qwen a window in the later layers, where it is used', () => {
+    const windowed = { ...qwen2, use_sliding_window: true, sliding_window: 5 };
+    expect(parse({ ...windowed, max_window_layers: 1 })).toMatchObject({ slidingWindow: 5, maxWindowLayers: 1 });
+    expect(parse({ ...windowed, max_window_layers: 0 })).not.toHaveProperty('maxWindowLayers');
+    expect(parse(windowed)).not.toHaveProperty('slidingWindow'); // all 2 layers are among the first 28
+    const types = ['full_attention', 'sliding_attention'];
+    expect(parse({ ...windowed, layer_types: types })).toMatchObject({ slidingWindow: 5, maxWindowLayers: 1 });
+    expect(parse({ ...qwen2, sliding_window: 5 })).not.toHaveProperty('slidingWindow');
+  });
+
+  test('gives Qwen3 norms of queries and keys, and heads of 128 unless it says otherwise', () => {
+    expect(parse(qwen3)).toMatchObject({ qkNorm: true, headDim: 16, qkvBias: false, attentionOutputBias: false });
+    const { head_dim: _, ...silent } = qwen3;
+    expect(parse(silent).headDim).toBe(128);
+    expect(parse({ ...qwen3, attention_bias: true })).toMatchObject({ qkvBias: true, attentionOutputBias: true });
+  });
+
+  test('reads scaled rotary positions', () => {
+    const scaled = (scaling: object) => parse({ ...llama, rope_scaling: scaling }).ropeScaling;
+    expect(scaled({ type: 'linear', factor: 2 })).toEqual({ ropeType: 'linear', factor: 2 });
+    expect(scaled({ rope_type: 'dynamic', factor: 4 })).toEqual({ ropeType: 'dynamic', factor: 4 });
+    const llama3 = { factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192 };
+    expect(scaled({ rope_type: 'llama3', ...llama3 })).toEqual({
+      ropeType: 'llama3',
+      factor: 8,
+      lowFreqFactor: 1,
+      highFreqFactor: 4,
+      originalMaxPositionEmbeddings: 8192,
+    });
+    expect(scaled({ type: 'yarn', factor: 4 })).toEqual({
+      ropeType: 'yarn',
+      factor: 4,
+      originalMaxPositionEmbeddings: 2048,
+      betaFast: 32,
+      betaSlow: 1,
+      attentionFactor: 0.1 * Math.log(4) + 1,
+    });
+    const newer = { rope_parameters: { rope_type: 'linear', factor: 2, rope_theta: 5e5 } };
+    expect(parse({ ...llama, ...newer })).toMatchObject({ ropeTheta: 5e5, ropeScaling: { factor: 2 } });
   });
 
   test('a BERT decoder reads causally; one with a head of its own is refused', () => {
@@ -224,6 +357,52 @@ describe('toHuggingFaceConfig', () => {
     expect(parse(toHuggingFaceConfig('llama', config))).toEqual(config);
     const encoder = { ...parse(bert), embeddingDropout: 0.25, maskedLmHead: false };
     expect(parse(toHuggingFaceConfig('bert', encoder))).toEqual(encoder);
+  });
+
+  test.each<[ModelFamily, object]>([
+    ['distilbert', distilbert],
+    ['distilbert', { ...distilbert, architectures: ['DistilBertModel'], tie_word_embeddings: false }],
+    ['roberta', roberta],
+    ['roberta', { ...roberta, pad_token_id: 5, architectures: ['RobertaModel'] }],
+    ['xlm-roberta', { ...roberta, model_type: 'xlm-roberta' }],
+    ['mistral', mistral],
+    ['mistral', { ...mistral, sliding_window: null, head_dim: 4 }],
+    ['qwen2', { ...qwen2, use_sliding_window: true, max_window_layers: 1 }],
+    ['qwen3', { ...qwen3, attention_bias: true, tie_word_embeddings: true }],
+    ['llama', { ...llama, rope_scaling: { rope_type: 'linear', factor: 2 }, attention_bias: true, mlp_bias: true }],
+    ['llama', { ...llama, rope_scaling: { rope_type: 'dynamic', factor: 2 } }],
+    ['llama', { ...llama, rope_scaling: { rope_type: 'yarn', factor: 2, attention_factor: 1.25 } }],
+    [
+      'llama',
+      {
+        ...llama,
+        rope_scaling: {
+          rope_type: 'llama3',
+          factor: 8,
+          low_freq_factor: 1,
+          high_freq_factor: 4,
+          original_max_position_embeddings: 512,
+        },
+      },
+    ],
+  ])('a %s comes back from its file: %j', (family, json) => {
+    const config = parse(json);
+    const written = JSON.parse(JSON.stringify(toHuggingFaceConfig(family, config)));
+    expect(written.model_type).toBe(family);
+    expect(parse(written)).toEqual(config);
+  });
+
+  test.each<[string, ModelFamily, Partial<TransformerConfig>]>([
+    ['qkNorm', 'llama', { qkNorm: true }],
+    ['slidingWindow', 'llama', { slidingWindow: 8 }],
+    ['maxWindowLayers', 'mistral', { slidingWindow: 8, maxWindowLayers: 1 }],
+    ['ropeScaling', 'gpt2', { ropeScaling: { ropeType: 'linear', factor: 2 } }],
+    ['positionOffset', 'bert', { positionOffset: 2 }],
+  ])('refuses %s of a %s', (key, family, change) => {
+    const plain = { gpt2, bert, llama, mistral }[family as 'gpt2'];
+    expect(() => toHuggingFaceConfig(family, { ...parse(plain), ...change })).toThrowError(
+      expect.objectContaining({ code: 'ERR_UNSUPPORTED_MODEL', message: expect.stringContaining(key) }),
+    );
   });
 
   test('refuses what the family cannot say', () => {
