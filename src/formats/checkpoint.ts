@@ -14,6 +14,11 @@ export interface Checkpoint {
   readonly config: TransformerConfig;
 }
 
+export interface LoadedCheckpoint extends Checkpoint {
+  /** What config.json says, checked. */
+  readonly huggingFace: object;
+}
+
 /** What is read at once: long enough for the disk, and nothing beside the model. A multiple of every dtype's size. */
 const READ_BYTES = 4 * 1024 * 1024;
 
@@ -25,8 +30,8 @@ const READ_BYTES = 4 * 1024 * 1024;
  * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_SAFETENSORS, ERR_UNSUPPORTED_MODEL,
  * ERR_CHECKPOINT_MISMATCH, ERR_NOT_FINITE (NaN or infinite weights), ERR_OUT_OF_MEMORY, ERR_IO
  */
-export async function loadCheckpoint(engine: NativeEngine, directory: string): Promise<Checkpoint> {
-  const { family, config } = await readModelConfig(directory);
+export async function loadCheckpoint(engine: NativeEngine, directory: string): Promise<LoadedCheckpoint> {
+  const { family, config, huggingFace } = await readModelConfig(directory);
   const checkpoint = await CheckpointTensors.open(directory);
   try {
     const placements = placeTensors(family, config, checkpoint.tensors);
@@ -39,7 +44,7 @@ export async function loadCheckpoint(engine: NativeEngine, directory: string): P
       model.dispose();
       throw error;
     }
-    return { model, family, config };
+    return { model, family, config, huggingFace };
   } finally {
     await checkpoint.close();
   }

@@ -141,6 +141,31 @@ export function checkVocabulary(tokenizer: Tokenizer, vocabSize: number): void {
   );
 }
 
+/**
+ * Checks that the tokenizer has a token for each special id of a config.json; `null` and -1 mean that there is none.
+ *
+ * @throws LimbeckError ERR_TOKENIZER naming the key
+ */
+export function checkSpecialTokens(tokenizer: Tokenizer, huggingFace: object): void {
+  const values = huggingFace as Readonly<Record<string, unknown>>;
+  for (const key of ['bos', 'eos', 'pad', 'unk', 'sep', 'cls', 'mask'].map((token) => `${token}_token_id`)) {
+    if (!Object.hasOwn(values, key)) continue;
+    for (const id of [values[key]].flat()) {
+      if (id === null || id === -1) continue;
+      try {
+        tokenizer.decode([id as number]);
+      } catch (error) {
+        throw new LimbeckError(
+          'ERR_TOKENIZER',
+          `config.json names ${key} = ${JSON.stringify(id)}, and the tokenizer has no such token; ` +
+            'they come from different checkpoints',
+          { cause: error },
+        );
+      }
+    }
+  }
+}
+
 async function readTokenizerJson(directory: string, config: Readonly<Record<string, unknown>>): Promise<object> {
   const path = (name: string) => join(directory, name);
   if (await pathExists(path('tokenizer.json'))) {

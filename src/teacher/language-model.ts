@@ -10,7 +10,13 @@ import { LimbeckError } from '../errors.js';
 import { loadCheckpoint, saveCheckpoint } from '../formats/checkpoint.js';
 import { writeDirectoryAtomic } from '../formats/files.js';
 import type { ModelFamily } from '../formats/model-config.js';
-import { checkVocabulary, hasTokenizer, loadTokenizer, type Tokenizer } from '../formats/tokenizer.js';
+import {
+  checkSpecialTokens,
+  checkVocabulary,
+  hasTokenizer,
+  loadTokenizer,
+  type Tokenizer,
+} from '../formats/tokenizer.js';
 import { batchesByTokens, gatherBatch } from './batches.js';
 import { causalLabels, IGNORED_LABEL, maskTokens, type TokenizedCorpus, tokenizeCorpus } from './corpus.js';
 import { type Hooks, throwIfAborted } from './hooks.js';
@@ -66,10 +72,13 @@ export class LanguageModel {
    * ERR_CHECKPOINT_MISMATCH, ERR_TOKENIZER, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO
    */
   static async load(engine: NativeEngine, directory: string): Promise<LanguageModel> {
-    const { model, family, config } = await loadCheckpoint(engine, directory);
+    const { model, family, config, huggingFace } = await loadCheckpoint(engine, directory);
     try {
       const tokenizer = (await hasTokenizer(directory)) ? await loadTokenizer(directory) : undefined;
-      if (tokenizer) checkVocabulary(tokenizer, config.vocabSize);
+      if (tokenizer) {
+        checkVocabulary(tokenizer, config.vocabSize);
+        checkSpecialTokens(tokenizer, huggingFace);
+      }
       return new LanguageModel(model, family, config, tokenizer);
     } catch (error) {
       model.dispose();

@@ -225,6 +225,28 @@ describe('a directory', () => {
     expect(() => LanguageModel.create(engine, 'gpt2', config, tokenizer, { seed: 1 })).toThrow(code('ERR_TOKENIZER'));
   });
 
+  test.each<[string, unknown, boolean]>([
+    ['eos_token_id', 0, true],
+    ['eos_token_id', [0, 1], true],
+    ['pad_token_id', null, true],
+    ['pad_token_id', -1, true],
+    ['eos_token_id', 299_999, false],
+    ['eos_token_id', [0, 299_999], false],
+    ['mask_token_id', 299_999, false],
+    ['bos_token_id', 'one', false],
+  ])('a config.json that names %s = %j beside a tokenizer of 300 tokens: %s', async (key, id, isTaken) => {
+    const directory = join(folder, `special-${key}-${JSON.stringify(id)}`);
+    await create().save(directory);
+    const path = join(directory, 'config.json');
+    writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, 'utf8')), [key]: id }));
+    if (isTaken) await load(directory);
+    else
+      await expect(load(directory)).rejects.toMatchObject({
+        code: 'ERR_TOKENIZER',
+        message: expect.stringContaining(key),
+      });
+  });
+
   test('saving over a directory replaces it as a whole', async () => {
     const directory = join(folder, 'replaced');
     await create().save(directory);
