@@ -1,5 +1,5 @@
 /** The public names. */
-export type { TransformerConfig } from './binding.js';
+export type { RopeScaling, TransformerConfig } from './binding.js';
 export type { DistillResult } from './engine/distill.js';
 export type { FeedbackCounts, FeedbackSource } from './engine/feedback-data.js';
 export type {
