@@ -163,20 +163,34 @@ export interface NativeTransformer {
   interpolate(name: string, target: Float32Array, alpha: number): Promise<void>;
   /** φ(source) for every parameter of this model's shape, as named arrays; nothing is changed. */
   project(source: NativeTransformer, map: ProjectionMap): Promise<{ name: string; values: Float32Array }[]>;
-  generate(request: GenerateRequest): Promise<Int32Array>;
+  /** Continues a text with a causal model, piece by piece. */
+  startGeneration(request: GenerationRequest): NativeGeneration;
   dispose(): void;
 }
 
-export interface GenerateRequest {
+export interface GenerationRequest {
   readonly inputIds: Int32Array;
   readonly maxNewTokens: number;
+  /** `eosTokenId` is not drawn before so many. */
+  readonly minNewTokens: number;
   /** 0 = greedy. */
   readonly temperature: number;
   /** 0 = all. */
   readonly topK: number;
+  /** Draws come from the fewest best candidates with this much of the probability, in (0, 1]. */
+  readonly topP: number;
+  /** Divides the positive logits of tokens that are in the text, multiplies the others; > 0, 1 = none. */
+  readonly repetitionPenalty: number;
   readonly seed: number;
   /** -1 = none. */
   readonly eosTokenId: number;
+}
+
+/** A text on its way, with the keys and values of its tokens. Its model must not be trained before its end. */
+export interface NativeGeneration {
+  /** The next `count` tokens, without the end-of-text token; fewer at the end. */
+  next(count: number): Promise<Int32Array>;
+  dispose(): void;
 }
 
 export interface OptimizerOptions {

@@ -88,6 +88,7 @@ export type { SequenceModel } from './student/sequence-model.js';
 export { cacheSequenceTeacher, type SequenceTeacher } from './student/teacher-cache.js';
 export { interpolateParameters, projectTeacher } from './student/transfer.js';
 export type { EpochRecord, FitResult } from './teacher/fit-model.js';
+export type { GenerateIdsOptions, GenerateOptions } from './teacher/generate.js';
 export type { Hooks, ProgressEvent } from './teacher/hooks.js';
 export type { LanguageModel } from './teacher/language-model.js';
 export type { LanguageModelTraining, PretrainOptions } from './teacher/options.js';

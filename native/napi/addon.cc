@@ -8,6 +8,7 @@
 #include "napi/convert.h"
 #include "napi/engine.h"
 #include "napi/file_lock.h"
+#include "napi/generation.h"
 #include "napi/recommender.h"
 #include "napi/text_encoder.h"
 #include "napi/trainer.h"
@@ -59,6 +60,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   TrainerObject::define(env);
   RecommenderObject::define(env);
   TextEncoderObject::define(env);
+  GenerationObject::define(env);
   exports.Set("createEngine", Napi::Function::New(env, create_engine, "createEngine"));
   exports.Set("cpuInfo", Napi::Function::New(env, cpu_info, "cpuInfo"));
   exports.Set("openRecommender", Napi::Function::New(env, open_recommender, "openRecommender"));

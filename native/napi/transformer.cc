@@ -5,10 +5,10 @@
 #include <utility>
 #include <vector>
 
-#include "model/generate.h"
 #include "model/inference.h"
 #include "model/item_bias.h"
 #include "model/project.h"
+#include "napi/generation.h"
 #include "ops/optimizer.h"
 
 namespace limbeck {
@@ -179,7 +179,7 @@ void TransformerObject::define(Napi::Env env) {
                       promise_method<&TransformerObject::interpolate>("interpolate"),
                       promise_method<&TransformerObject::forward>("forward"),
                       promise_method<&TransformerObject::project>("project"),
-                      promise_method<&TransformerObject::generate>("generate"),
+                      method<&TransformerObject::start_generation>("startGeneration"),
                       dispose_method(),
                   });
 }
@@ -343,26 +343,8 @@ Napi::Value TransformerObject::project(const Napi::CallbackInfo& info) {
       });
 }
 
-Napi::Value TransformerObject::generate(const Napi::CallbackInfo& info) {
-  const std::shared_ptr<SharedModel> model = state();
-  const Fields fields(info[0], "");
-  std::vector<int32_t> input_ids = fields.int32s("inputIds");
-  GenerateOptions options{};
-  options.max_new_tokens = fields.integer("maxNewTokens", 0, kMaxInt32);
-  options.temperature = fields.number("temperature", 0.0f);
-  options.top_k = fields.integer("topK", 0, kMaxInt32);
-  options.seed = static_cast<uint64_t>(fields.integer("seed", 0, kMaxSafeInteger));
-  options.eos_token_id = static_cast<int32_t>(fields.integer("eosTokenId", -1, kMaxInt32));
-  return queue().submit(
-      {Hold(model)},
-      [model, options, input_ids = std::move(input_ids), queue = &queue()](Context& context, Arena& arena) {
-        const auto should_stop = [queue] { return queue->is_stopping(); };
-        std::vector<int32_t> ids = limbeck::generate(context, arena, model->transformer, input_ids.data(),
-                                                     static_cast<int64_t>(input_ids.size()), options, should_stop);
-        if (should_stop()) throw Error("ERR_DISPOSED", "The engine was disposed of while it generated.");
-        return ids;
-      },
-      [](Napi::Env env, const std::vector<int32_t>& ids) { return new_int32_array(env, ids); });
+Napi::Value TransformerObject::start_generation(const Napi::CallbackInfo& info) {
+  return GenerationObject::create(info.Env(), queue().shared_from_this(), state(), info[0]);
 }
 
 }  // namespace limbeck

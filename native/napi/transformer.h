@@ -41,7 +41,7 @@ class TransformerObject : public EngineObject<TransformerObject, SharedModel> {
   Napi::Value interpolate(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
   Napi::Value project(const Napi::CallbackInfo& info);
-  Napi::Value generate(const Napi::CallbackInfo& info);
+  Napi::Value start_generation(const Napi::CallbackInfo& info);
 };
 
 }  // namespace limbeck

@@ -24,7 +24,9 @@ constexpr int64_t kDirectPanels = 2;
 constexpr int64_t kPageFloats = 1024;
 // With fewer rows than this, packing B costs more than it saves.
 constexpr int64_t kMinPackedRows = 4;
-constexpr int64_t kGemvColumns = 512;
+// What a task of few rows reads of B (256 KiB): long enough to be worth a task, short enough that threads end together.
+constexpr int64_t kGemvFloats = int64_t{1} << 16;
+constexpr int64_t kMinGemvColumns = 16, kMaxGemvColumns = 512;
 // Tasks for every worker, so that one that is held up does not hold up the others.
 constexpr int64_t kTasksPerWorker = 4;
 
@@ -241,8 +243,10 @@ void multiply(Context& context, const GemmKernels& kernels, const GemmPlan& plan
 /// A few rows: each reads B as it lies.
 void multiply_rows(ThreadPool& pool, const Gemm& g) {
   const CpuKernels& kernels = cpu_kernels();
-  pool.parallel_for(divide_up(g.n, kGemvColumns), [&](int64_t block, int) {
-    const int64_t column = block * kGemvColumns, columns = std::min(kGemvColumns, g.n - column);
+  const int64_t block_columns =
+      std::clamp(round_up(kGemvFloats / g.k, kMinGemvColumns), kMinGemvColumns, kMaxGemvColumns);
+  pool.parallel_for(divide_up(g.n, block_columns), [&](int64_t block, int) {
+    const int64_t column = block * block_columns, columns = std::min(block_columns, g.n - column);
     for (int64_t i = 0; i < g.m; ++i) {
       kernels.gemv(columns, g.k, g.a.data + i * g.a.row_stride, g.a.column_stride,
                    g.b.data + column * g.b.column_stride, g.b.row_stride, g.b.column_stride,

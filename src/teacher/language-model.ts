@@ -19,18 +19,14 @@ import {
 } from '../formats/tokenizer.js';
 import { batchesByTokens, gatherBatch } from './batches.js';
 import { causalLabels, IGNORED_LABEL, maskTokens, type TokenizedCorpus, tokenizeCorpus } from './corpus.js';
+import {
+  type GenerateIdsOptions,
+  type GenerateOptions,
+  type GenerationModel,
+  generateText,
+  generateTokens,
+} from './generate.js';
 import { type Hooks, throwIfAborted } from './hooks.js';
-
-export interface GenerateOptions {
-  /** ≥ 0. */
-  readonly maxNewTokens: number;
-  /** 0 = greedy. @defaultValue 0 */
-  readonly temperature?: number;
-  /** Candidates of each draw; 0 = all. @defaultValue 0 */
-  readonly topK?: number;
-  /** @defaultValue 0 */
-  readonly seed?: number;
-}
 
 /** Texts, or token ids of each sequence. */
 export type LanguageModelInput = readonly string[] | { readonly inputIds: readonly (readonly number[])[] };
@@ -200,24 +196,46 @@ export class LanguageModel {
     return maskTokens(batch, { ...mask, maskTokenId, vocabSize: this.tokenizer.vocabSize });
   }
 
-  /** Continues a text. @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_TOKENIZER, ERR_DISPOSED */
-  async generate(text: string, options: GenerateOptions): Promise<string> {
-    const ids = await this.generateIds(this.tokenizer.encode(text), options);
-    return this.tokenizer.decode(ids, { skipSpecialTokens: true });
+  /**
+   * Continues a text.
+   *
+   * @throws LimbeckError ERR_INVALID_ARGUMENT (a masked model, a prompt longer than the positions), ERR_UNKNOWN_OPTION,
+   * ERR_TOKENIZER, ERR_ABORTED, ERR_DISPOSED, ERR_NOT_FINITE
+   */
+  async generate(prompt: string, options: GenerateOptions, hooks: Pick<Hooks, 'signal'> = {}): Promise<string> {
+    let text = '';
+    for await (const piece of this.streamText(prompt, options, hooks)) text += piece;
+    return text;
   }
 
-  /** The tokens that follow `inputIds`, without the end-of-text token. */
-  async generateIds(inputIds: readonly number[], options: GenerateOptions): Promise<number[]> {
-    const { maxNewTokens, temperature = 0, topK = 0, seed = 0 } = options;
-    const ids = await this.native.generate({
-      inputIds: Int32Array.from(inputIds),
-      maxNewTokens,
-      temperature,
-      topK,
-      seed,
-      eosTokenId: this.#tokenizer?.eosTokenId ?? -1,
-    });
-    return Array.from(ids);
+  /**
+   * As {@link generate}, piece by piece while the text grows. Pieces are whole characters; leaving the loop stops the work.
+   *
+   * @example
+   * for await (const piece of model.streamText('Once upon', { maxNewTokens: 40 })) process.stdout.write(piece);
+   */
+  streamText(
+    prompt: string,
+    options: GenerateOptions,
+    hooks: Pick<Hooks, 'signal'> = {},
+  ): AsyncGenerator<string, void, undefined> {
+    return generateText(this.#generationModel(), this.tokenizer, prompt, options, hooks);
+  }
+
+  /** The tokens that follow `inputIds`, without the end-of-text token. @throws as {@link generate} */
+  async generateIds(
+    inputIds: readonly number[],
+    options: GenerateIdsOptions,
+    hooks: Pick<Hooks, 'signal'> = {},
+  ): Promise<number[]> {
+    const ids: number[] = [];
+    const eosTokenId = this.#tokenizer?.eosTokenId;
+    for await (const id of generateTokens(this.#generationModel(), inputIds, options, eosTokenId, hooks)) ids.push(id);
+    return ids;
+  }
+
+  #generationModel(): GenerationModel {
+    return { native: this.native, maxPositionEmbeddings: this.config.maxPositionEmbeddings };
   }
 
   /** Writes a Hugging Face directory, whole or not at all. @throws LimbeckError ERR_NO_SPACE, ERR_IO, ERR_DISPOSED */

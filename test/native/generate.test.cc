@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "core/rng.h"
@@ -156,8 +157,7 @@ GenerateOptions greedy(int64_t max_new_tokens) { return {max_new_tokens, 0, 0, 0
 
 std::vector<int32_t> run(Machine& machine, const Transformer& model, const std::vector<int32_t>& prompt,
                          const GenerateOptions& options, const std::function<bool()>& should_stop = {}) {
-  return generate(machine.context, machine.arena, model, prompt.data(), static_cast<int64_t>(prompt.size()), options,
-                  should_stop);
+  return Generation(model, prompt, options).next(machine.context, machine.arena, int64_t{1} << 60, should_stop);
 }
 
 const std::vector<int32_t> kPrompt = {7, 0, 60, 13, 13};
@@ -298,6 +298,117 @@ TEST("a temperature near 0 draws the best token") {
   }
 }
 
+TEST("a text asked for in pieces is the text asked for at once") {
+  Machine machine, other;
+  const Transformer model = random_model(llama_like(2), 9), second = random_model(gpt2_like(), 4);
+  GenerateOptions options{20, 1.5f, 0, 42, -1};
+  options.repetition_penalty = 1.3f;
+  options.top_p = 0.9f;
+  const std::vector<int32_t> whole = run(machine, model, kPrompt, options);
+  for (const int64_t piece : {1, 3, 20}) {
+    Generation generation(model, kPrompt, options), between(second, kPrompt, options);
+    std::vector<int32_t> ids;
+    for (;;) {
+      const std::vector<int32_t> more = generation.next(machine.context, machine.arena, piece, {});
+      ids.insert(ids.end(), more.begin(), more.end());
+      if (static_cast<int64_t>(more.size()) < piece) break;
+      between.next(machine.context, machine.arena, 1, {});  // another text on the same memory
+    }
+    CHECK(ids == whole);
+    CHECK(generation.next(machine.context, machine.arena, 5, {}).empty());
+  }
+}
+
+TEST("draws come from the fewest tokens whose probabilities sum to top p, renormalised") {
+  Machine machine;
+  const Transformer model = random_model(gpt2_like(), 2);
+  constexpr float kTemperature = 2.0f;
+  constexpr int kDraws = 4000;
+  std::vector<std::pair<double, int32_t>> sorted;  // probability, id
+  double total = 0;
+  for (float logit : next_logits(machine, model, kPrompt)) {
+    sorted.emplace_back(std::exp(double{logit} / kTemperature), static_cast<int32_t>(sorted.size()));
+    total += sorted.back().first;
+  }
+  std::sort(sorted.rbegin(), sorted.rend());
+  for (const int64_t top_k : {0, 20}) {
+    const auto size = top_k == 0 ? sorted.size() : static_cast<size_t>(top_k);
+    double mass = 0;
+    for (size_t i = 0; i < size; ++i) mass += sorted[i].first;
+    for (const float top_p : {0.01f, 0.5f, 0.9f}) {
+      double kept = 0;
+      size_t count = 0;
+      while (kept < double{top_p} * mass) kept += sorted[count++].first;
+      std::vector<int> counts(61, 0);
+      for (int draw = 0; draw < kDraws; ++draw) {
+        GenerateOptions options{1, kTemperature, top_k, static_cast<uint64_t>(draw), -1};
+        options.top_p = top_p;
+        ++counts[static_cast<size_t>(run(machine, model, kPrompt, options)[0])];
+      }
+      for (size_t i = 0; i < sorted.size(); ++i) {
+        const double probability = i < count ? sorted[i].first / kept : 0;
+        const double deviation = std::sqrt(probability * (1 - probability) / kDraws);
+        const double drawn = static_cast<double>(counts[static_cast<size_t>(sorted[i].second)]) / kDraws;
+        CHECK(std::fabs(drawn - probability) <= 5 * deviation + (i < count ? 1.0 / kDraws : 0));
+      }
+    }
+  }
+}
+
+TEST("the repetition penalty falls on every token of prompt and result, once") {
+  Machine machine;
+  for (const TransformerConfig& config : all_configs()) {
+    const Transformer model = random_model(config, 6);
+    GenerateOptions options = greedy(15);
+    options.repetition_penalty = 1.7f;
+    std::vector<int32_t> ids = kPrompt;
+    for (const int32_t id : run(machine, model, kPrompt, options)) {
+      std::vector<float> logits = next_logits(machine, model, ids);
+      for (const int32_t used : std::set<int32_t>(ids.begin(), ids.end())) {
+        float& logit = logits[static_cast<size_t>(used)];
+        logit = logit > 0 ? logit / 1.7f : logit * 1.7f;
+      }
+      CHECK(id == argmax(logits));
+      ids.push_back(id);
+    }
+    CHECK(run(machine, model, kPrompt, options) != run(machine, model, kPrompt, greedy(15)));
+  }
+}
+
+TEST("eos is not drawn before min new tokens") {
+  Machine machine;
+  const Transformer model = random_model(gpt2_like(), 3);
+  GenerateOptions options = greedy(20);
+  options.eos_token_id = run(machine, model, kPrompt, greedy(1))[0];
+  CHECK(run(machine, model, kPrompt, options).empty());
+  for (const int64_t min_new_tokens : {1, 4, 20}) {
+    options.min_new_tokens = min_new_tokens;
+    std::vector<int32_t> ids = kPrompt;
+    const std::vector<int32_t> result = run(machine, model, kPrompt, options);
+    CHECK(static_cast<int64_t>(result.size()) >= min_new_tokens);
+    for (const int32_t id : result) {
+      std::vector<float> logits = next_logits(machine, model, ids);
+      logits[static_cast<size_t>(options.eos_token_id)] = -1e30f;
+      CHECK(id == argmax(logits));
+      ids.push_back(id);
+    }
+  }
+}
+
+TEST("a model that changes while it generates is an error, and so is going on after one") {
+  Machine machine;
+  Transformer model = random_model(gpt2_like(), 3);
+  Generation generation(model, kPrompt, greedy(20));
+  CHECK(generation.next(machine.context, machine.arena, 3, {}).size() == 3);
+  model.parameters().values()[0] += 1;
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", generation.next(machine.context, machine.arena, 3, {}));
+  model.parameters().values()[model.parameters().find("final_norm.bias").offset] =
+      std::numeric_limits<float>::quiet_NaN();
+  Generation damaged(model, kPrompt, greedy(20));
+  CHECK_ERROR("ERR_NOT_FINITE", damaged.next(machine.context, machine.arena, 3, {}));
+  CHECK(damaged.next(machine.context, machine.arena, 3, {}).empty());
+}
+
 TEST("generation refuses what it cannot do") {
   Machine machine;
   const Transformer model = random_model(gpt2_like(), 1);
@@ -309,6 +420,14 @@ TEST("generation refuses what it cannot do") {
   CHECK_ERROR("ERR_INVALID_ARGUMENT",
               run(machine, model, kPrompt, {3, std::numeric_limits<float>::quiet_NaN(), 0, 0, -1}));
   CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, 1, -1, 0, -1}));
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, 1, 0, 0, 61}));
+  for (const float top_p : {0.0f, 1.1f}) {
+    CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, 1, 0, 0, -1, top_p}));
+  }
+  for (const float penalty : {0.0f, -1.0f, std::numeric_limits<float>::infinity()}) {
+    CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, 1, 0, 0, -1, 1, penalty}));
+  }
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, 1, 0, 0, -1, 1, 1, -1}));
   TransformerConfig bidirectional = gpt2_like();
   bidirectional.causal = false;
   CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, random_model(bidirectional, 1), kPrompt, greedy(3)));

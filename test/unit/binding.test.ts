@@ -375,6 +375,8 @@ describe('forward', () => {
   });
 });
 
+const PLAIN_GENERATION = { minNewTokens: 0, topP: 1, repetitionPenalty: 1 };
+
 describe('generate and project', () => {
   it('generates ids of the vocabulary, the same for the same seed', async () => {
     const model = createModel();
@@ -385,13 +387,20 @@ describe('generate and project', () => {
       topK: 0,
       seed: 3,
       eosTokenId: -1,
+      ...PLAIN_GENERATION,
     };
-    const ids = await model.generate(request);
+    const ids = await model.startGeneration(request).next(4);
     expect(ids.length).toBe(4);
     expect(Math.max(...ids)).toBeLessThan(11);
-    expect(await model.generate(request)).toEqual(ids);
-    const error = await rejectionOf(model.generate({ ...request, temperature: -1 }));
-    expect(error.code).toBe('ERR_INVALID_ARGUMENT');
+    const again = model.startGeneration(request);
+    expect([...(await again.next(1)), ...(await again.next(3))]).toEqual([...ids]);
+    expect((await again.next(1)).length).toBe(0);
+    again.dispose();
+    expect((await rejectionOf(again.next(1))).code).toBe('ERR_DISPOSED');
+    for (const wrong of [{ temperature: -1 }, { topP: 0 }, { topP: 2 }, { repetitionPenalty: 0 }, { inputIds: [] }]) {
+      const code = 'ERR_INVALID_ARGUMENT';
+      expect(() => model.startGeneration(untyped({ ...request, ...wrong }))).toThrow(expect.objectContaining({ code }));
+    }
   });
 
   it('projects a model onto its own shape as itself', async () => {
@@ -1040,7 +1049,7 @@ describe('dispose', () => {
   it('of the engine ends a long generation early', async () => {
     const model = createModel({ maxPositionEmbeddings: 100_000, positions: 'rotary' });
     const request = { maxNewTokens: 99_000, temperature: 0, topK: 0, seed: 1, eosTokenId: -1 };
-    const promise = model.generate({ inputIds: Int32Array.of(1), ...request });
+    const promise = model.startGeneration({ inputIds: Int32Array.of(1), ...request, ...PLAIN_GENERATION }).next(99_000);
     await new Promise((resolve) => setTimeout(resolve, 50));
     engine.dispose();
     expect((await rejectionOf(promise)).code).toBe('ERR_DISPOSED');

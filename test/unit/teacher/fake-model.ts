@@ -37,7 +37,7 @@ export function fakeModel(): NativeTransformer {
     forward: unexpected,
     interpolate: unexpected,
     project: unexpected,
-    generate: unexpected,
+    startGeneration: unexpected,
     dispose: () => {},
   };
 }
