@@ -28,6 +28,11 @@ import {
 } from './generate.js';
 import { type Hooks, throwIfAborted } from './hooks.js';
 
+export interface EmbedOptions {
+  readonly layer?: number;
+  readonly pooling?: 'mean' | 'last';
+}
+
 /** Texts, or token ids of each sequence. */
 export type LanguageModelInput = readonly string[] | { readonly inputIds: readonly (readonly number[])[] };
 
@@ -138,6 +143,35 @@ export class LanguageModel {
       : packIds(input.inputIds, this.config.maxPositionEmbeddings);
     const result = await this.native.forward({ ...batch, ...request });
     return { ...result, ...batch, truncated };
+  }
+
+  /**
+   * One vector a text: the hidden states of a layer, pooled over its tokens.
+   *
+   * @param options.layer 0 = embeddings … numHiddenLayers. @defaultValue the last
+   * @param options.pooling `mean` over the tokens, or the `last` one. @defaultValue mean
+   * @returns [texts, hiddenSize]
+   * @throws as {@link forward}
+   */
+  async embed(
+    texts: readonly string[],
+    { layer = this.numHiddenLayers, pooling = 'mean' }: EmbedOptions = {},
+    hooks: Hooks = {},
+  ): Promise<Float32Array> {
+    const { inputIds, sequenceOffsets } = this.encode(texts);
+    const width = this.config.hiddenSize;
+    const vectors = new Float32Array(texts.length * width);
+    const order = Int32Array.from({ length: texts.length }, (_, i) => i);
+    let row = 0;
+    for (const indices of batchesByTokens(sequenceOffsets, EVALUATION_TOKENS, order)) {
+      throwIfAborted(hooks.signal);
+      const batch = gatherBatch(inputIds, sequenceOffsets, indices);
+      const { hiddenStates } = await this.native.forward({ ...batch, hiddenStates: [layer], pooling });
+      const [states = new Float32Array(0)] = hiddenStates;
+      vectors.set(states, row * width);
+      row += indices.length;
+    }
+    return vectors;
   }
 
   /**

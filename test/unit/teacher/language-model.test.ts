@@ -145,6 +145,42 @@ describe('loss', () => {
   });
 });
 
+describe('embed', () => {
+  test.each(['gpt2', 'bert'] as const)(
+    'gives the pooled hidden states of each text alone, for a %s',
+    async (family) => {
+      const model = create(family);
+      // More tokens than one batch holds.
+      const texts = Array.from({ length: 600 }, (_, i) => TEXTS[i % TEXTS.length] ?? '');
+      const width = model.config.hiddenSize;
+      for (const options of [{}, { layer: 0 }, { layer: 1, pooling: 'last' }] as const) {
+        const vectors = await model.embed(texts, options);
+        expect(vectors.length).toBe(600 * width);
+        for (const row of [0, 7, 599]) {
+          const layer = 'layer' in options ? options.layer : model.numHiddenLayers;
+          const { hiddenStates } = await model.forward([texts[row] ?? ''], { hiddenStates: [layer] });
+          const [states = new Float32Array(0)] = hiddenStates;
+          const length = states.length / width;
+          const isLast = 'pooling' in options;
+          for (let c = 0; c < width; c++) {
+            let sum = 0;
+            for (let i = 0; i < length; i++) sum += states[i * width + c] ?? 0;
+            const expected = isLast ? states[(length - 1) * width + c] : sum / length;
+            expect(vectors[row * width + c]).toBeCloseTo(expected ?? Number.NaN, 4);
+          }
+        }
+      }
+    },
+  );
+
+  test('refuses no text, a layer that is not there, and an aborted signal', async () => {
+    const model = create();
+    await expect(model.embed([])).rejects.toThrow(code('ERR_EMPTY_DATA'));
+    await expect(model.embed(TEXTS, { layer: 99 })).rejects.toThrow(code('ERR_INVALID_ARGUMENT'));
+    await expect(model.embed(TEXTS, {}, { signal: AbortSignal.abort() })).rejects.toThrow(code('ERR_ABORTED'));
+  });
+});
+
 describe('generate', () => {
   test('with temperature 0 takes the best next token, again and again', async () => {
     const model = create();
