@@ -370,17 +370,19 @@ void gather_dots(int64_t k, const float* a, const float* table, const int32_t* i
 void gemv(int64_t n, int64_t k, const float* a, int64_t a_stride, const float* b, int64_t row_stride,
           int64_t column_stride, const float* bias, float* c, bool accumulate) {
   if (row_stride == 1 && a_stride == 1) {
-    // Rows of Bᵀ are contiguous: dot products, four at a time.
-    int64_t j = 0;
-    for (; j < n; j += 4) {
-      const int64_t count = n - j < 4 ? n - j : 4;
+    // Rows of Bᵀ are contiguous: dot products, four at a time, one of each quarter. So memory is read in four streams
+    // that go straight on, which is far faster than four rows that lie side by side and then the next four.
+    const int64_t quarter = (n + 3) / 4;
+    for (int64_t j = 0; j < quarter; ++j) {
+      const int64_t count = (n - j + quarter - 1) / quarter;  // quarters that have a row j
       const float* rows[4];
-      for (int64_t r = 0; r < 4; ++r) rows[r] = b + (j + (r < count ? r : 0)) * column_stride;
+      for (int64_t r = 0; r < 4; ++r) rows[r] = b + (j + (r < count ? r * quarter : 0)) * column_stride;
       float sums[4];
       dot_rows(k, a, rows, sums);
       for (int64_t r = 0; r < count; ++r) {
-        const float offset = accumulate ? c[j + r] : bias == nullptr ? 0.0f : bias[j + r];
-        c[j + r] = offset + sums[r];
+        const int64_t column = j + r * quarter;
+        const float offset = accumulate ? c[column] : bias == nullptr ? 0.0f : bias[column];
+        c[column] = offset + sums[r];
       }
     }
     return;
