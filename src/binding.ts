@@ -500,8 +500,8 @@ export interface NativeBinding {
   /** What another thread shared under this key; it belongs to no engine, so it cannot rank(). */
   openRecommender(key: string): NativeRecommender;
   openTextEncoder(key: string): NativeTextEncoder;
-  /** CRC-32C (Castagnoli) of the bytes. */
-  crc32c(bytes: Uint8Array): number;
+  /** CRC-32C (Castagnoli) of the bytes. @param before that of the bytes before these @defaultValue 0 */
+  crc32c(bytes: Uint8Array, before?: number): number;
   /**
    * Takes the exclusive lock (flock) of an open file; false when another open file has it. Closing the file, or the end
    * of the process by whatever cause, gives it back.

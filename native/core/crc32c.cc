@@ -26,10 +26,10 @@ Tables make_tables() {
 
 }  // namespace
 
-uint32_t crc32c(const void* data, size_t size_bytes) {
+uint32_t crc32c(const void* data, size_t size_bytes, uint32_t before) {
   static const Tables tables = make_tables();
   const auto* bytes = static_cast<const unsigned char*>(data);
-  uint32_t crc = 0xFFFFFFFFu;
+  uint32_t crc = ~before;
   for (; size_bytes >= 8; size_bytes -= 8, bytes += 8) {
     crc ^= static_cast<uint32_t>(bytes[0]) | static_cast<uint32_t>(bytes[1]) << 8 |
            static_cast<uint32_t>(bytes[2]) << 16 | static_cast<uint32_t>(bytes[3]) << 24;

@@ -41,7 +41,9 @@ Napi::Value crc32c(const Napi::CallbackInfo& info) {
       invalid("Expected bytes to be a Uint8Array.");
     }
     const Napi::Uint8Array bytes = info[0].As<Napi::Uint8Array>();
-    return Napi::Number::New(info.Env(), limbeck::crc32c(bytes.Data(), bytes.ByteLength()));
+    const int64_t before = info[1].IsUndefined() ? 0 : to_integer(info[1], "before", 0, UINT32_MAX);
+    return Napi::Number::New(info.Env(),
+                             limbeck::crc32c(bytes.Data(), bytes.ByteLength(), static_cast<uint32_t>(before)));
   });
 }
 

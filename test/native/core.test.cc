@@ -114,6 +114,8 @@ TEST("crc32c of every length and alignment equals the bit-by-bit definition") {
         for (int bit = 0; bit < 8; ++bit) expected = (expected >> 1) ^ ((expected & 1) != 0 ? 0x82F63B78u : 0);
       }
       CHECK(crc32c(bytes.data() + begin, size) == ~expected);
+      const size_t half = size / 2;
+      CHECK(crc32c(bytes.data() + begin + half, size - half, crc32c(bytes.data() + begin, half)) == ~expected);
     }
   }
 }

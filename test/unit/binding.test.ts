@@ -124,6 +124,9 @@ describe('the addon', () => {
   it('computes the check value of CRC-32C', () => {
     expect(binding.crc32c(new TextEncoder().encode('123456789'))).toBe(0xe3069283);
     expect(binding.crc32c(new Uint8Array())).toBe(0);
+    const [head, tail] = [new TextEncoder().encode('12345'), new TextEncoder().encode('6789')];
+    expect(binding.crc32c(tail, binding.crc32c(head))).toBe(0xe3069283);
+    expect(codeOf(() => binding.crc32c(head, -1))).toBe('ERR_INVALID_ARGUMENT');
     expect(codeOf(() => binding.crc32c(untyped('123456789')))).toBe('ERR_INVALID_ARGUMENT');
   });
 
