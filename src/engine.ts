@@ -14,9 +14,10 @@ import { modelResult, popularityResult, studentLatency } from './engine/results.
 import { LimbeckError } from './errors.js';
 import { resultRow } from './evaluate/recommendation.js';
 import type { ResultRow } from './evaluate/report-types.js';
-import { type ExtractOptions, extractKnowledge } from './knowledge/extract.js';
+import { type ExtractOptions, extractKnowledge, extractKnowledgePart } from './knowledge/extract.js';
 import { itemFeatures, reduceDimension } from './knowledge/fuse.js';
 import type { Knowledge } from './knowledge/knowledge.js';
+import type { KnowledgePart } from './knowledge/manifest.js';
 import { type ImportRankingsOptions, importRankings } from './knowledge/rankings.js';
 import type { Dataset } from './prepare/dataset.js';
 import type { PrepareOptions } from './prepare/options.js';
@@ -136,6 +137,17 @@ export class Engine {
     hooks: Hooks = {},
   ): Promise<Knowledge> {
     return extractKnowledge(model, texts, options, hooks);
+  }
+
+  /** Step 3, the share of one of several processes. @see extractKnowledgePart */
+  extractPart(
+    model: LanguageModel,
+    texts: readonly string[],
+    options: ExtractOptions,
+    part: KnowledgePart,
+    hooks: Hooks = {},
+  ): ReturnType<typeof extractKnowledgePart> {
+    return extractKnowledgePart(model, texts, options, part, hooks);
   }
 
   /** Step 3: layers fused and reduced to item features. @see itemFeatures */

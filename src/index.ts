@@ -45,6 +45,8 @@ export { type UserStateOptions, UserStates } from './feedback/user-states.js';
 export type { ExtractOptions } from './knowledge/extract.js';
 export { type FusionOptions, fuseLayers, type TextEncoderSpec } from './knowledge/fuse.js';
 export { Knowledge } from './knowledge/knowledge.js';
+export type { KnowledgePart } from './knowledge/manifest.js';
+export { mergeKnowledge } from './knowledge/merge.js';
 export {
   type ImportRankingsOptions,
   loadRankings,

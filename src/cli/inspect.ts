@@ -8,7 +8,7 @@ import { readModelConfig } from '../formats/model-config.js';
 import { listSafetensors } from '../formats/safetensors.js';
 import { nativeParameterShapes } from '../formats/tensor-names.js';
 import { fileChecksum } from '../knowledge/knowledge.js';
-import { readManifest } from '../knowledge/manifest.js';
+import { isComplete, readManifest, shardFile } from '../knowledge/manifest.js';
 import { ITEMS_FILE, TEXT_ENCODER_DIRECTORY } from '../recommend/student-files.js';
 import { type CommandContext, print } from './output.js';
 import { readReport } from './read-report.js';
@@ -160,19 +160,22 @@ async function describeStudent(path: string): Promise<Description> {
 }
 
 async function describeKnowledge(path: string): Promise<Description> {
-  const { shards: listed, ...summary } = await readManifest(path);
+  const manifest = await readManifest(path);
+  const { shards: listed, ...summary } = manifest;
   const shards: { file: string; texts: number; tokens: number; state: 'intact' | 'changed' | 'missing' }[] = [];
-  for (const { file, texts, tokens, crc32c } of listed) {
-    const shard = join(path, file);
-    const isPresent = await pathExists(shard);
-    const state = !isPresent ? 'missing' : (await fileChecksum(shard)) === crc32c ? 'intact' : 'changed';
+  for (const { index, texts, tokens, crc32c } of listed) {
+    const file = shardFile(index);
+    const isPresent = await pathExists(join(path, file));
+    const state = !isPresent ? 'missing' : (await fileChecksum(join(path, file))) === crc32c ? 'intact' : 'changed';
     shards.push({ file, texts, tokens, state });
   }
-  const { numTexts, hiddenStates, pooling, attentions, logits, complete } = summary;
+  const { numTexts, hiddenStates, pooling, attentions, logits } = summary;
+  const complete = isComplete(manifest);
   const isIntact = shards.every(({ state }) => state === 'intact');
   return {
     kind: 'knowledge store',
     ...summary,
+    complete,
     shards,
     isIntact,
     lines: [

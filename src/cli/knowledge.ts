@@ -1,12 +1,16 @@
 import { dirname, resolve } from 'node:path';
+import { createEngine } from '../engine.js';
 import { LimbeckError } from '../errors.js';
-import { makeDirectory } from '../formats/files.js';
+import { makeDirectory, readTextFile } from '../formats/files.js';
+import type { ExtractOptions } from '../knowledge/extract.js';
+import { mergeKnowledge } from '../knowledge/merge.js';
 import { type ImportRankingsOptions, importRankings, saveRankings } from '../knowledge/rankings.js';
 import { readItemNames } from '../prepare/items.js';
 import type { PrepareOptions } from '../prepare/options.js';
 import { prepareDataset } from '../prepare/prepare.js';
 import { readConfig } from './config.js';
 import { type LongCommandContext, print } from './output.js';
+import { showProgress } from './progress.js';
 
 export interface ImportRankingsFlags {
   /** A config, whose `data` says what the rankings are over. */
@@ -22,6 +26,84 @@ export interface ImportRankingsFlags {
   readonly where?: string;
   readonly skipBroken?: boolean;
   readonly json?: boolean;
+}
+
+export interface ExtractFlags {
+  readonly output: string;
+  readonly hiddenStates?: readonly number[];
+  readonly pooling?: string;
+  readonly attentions?: readonly number[];
+  /** `dense`, or how many of the best. */
+  readonly logits?: string;
+  readonly shard?: string;
+  readonly shardTexts?: number;
+  readonly batchTokens?: number;
+  readonly threads?: number;
+  readonly quiet?: boolean;
+  readonly json?: boolean;
+}
+
+/** `limbeck knowledge extract TEACHER TEXTS --output DIR` */
+export async function extractKnowledgeCommand(
+  teacher: string,
+  path: string,
+  flags: ExtractFlags,
+  { streams, signal }: LongCommandContext,
+): Promise<void> {
+  const { output, pooling, shardTexts, batchTokens, logits } = flags;
+  const part = flags.shard === undefined ? undefined : partOf(flags.shard);
+  const lines = (await readTextFile(path)).split(/\r?\n/);
+  const texts = lines.filter((line) => line.trim() !== '');
+  const options = {
+    directory: output,
+    hiddenStates: flags.hiddenStates ?? [],
+    attentions: flags.attentions ?? [],
+    ...(pooling === undefined ? {} : { pooling }),
+    ...(logits === undefined ? {} : { logits: logits === 'dense' ? 'dense' : { topK: Number(logits) } }),
+    ...(shardTexts === undefined ? {} : { shardTexts }),
+    ...(batchTokens === undefined ? {} : { batchTokens }),
+    // The engine checks every value; the cast only says that it is the one to do so.
+  } as ExtractOptions;
+  const engine = await createEngine(flags.threads === undefined ? {} : { threads: flags.threads });
+  const progress = flags.quiet ? undefined : showProgress(streams);
+  try {
+    const model = await engine.loadLanguageModel(teacher);
+    const hooks = { signal, onProgress: progress?.onProgress };
+    const numTexts =
+      part === undefined
+        ? (await engine.extract(model, texts, options, hooks)).numTexts
+        : (await engine.extractPart(model, texts, options, part, hooks)).numTexts;
+    const directory = resolve(output);
+    print(streams, flags.json ?? false, { numTexts, ...(part && { part }), directory }, () =>
+      part === undefined
+        ? `Knowledge of ${numTexts} texts: ${directory}`
+        : `Part ${part.index} of ${part.count}, ${numTexts} texts: ${directory}; join all with limbeck knowledge merge`,
+    );
+  } finally {
+    progress?.close();
+    engine.dispose();
+  }
+}
+
+/** `limbeck knowledge merge DIR [OTHER…]` */
+export async function mergeKnowledgeCommand(
+  directory: string,
+  others: readonly string[],
+  flags: { readonly json?: boolean },
+  { streams, signal }: LongCommandContext,
+): Promise<void> {
+  const { numTexts } = await mergeKnowledge(directory, others, { signal });
+  print(streams, flags.json ?? false, { numTexts, directory: resolve(directory) }, () => {
+    return `Knowledge of ${numTexts} texts: ${resolve(directory)}`;
+  });
+}
+
+function partOf(text: string): { index: number; count: number } {
+  const [, index, count] = /^(\d{1,5})\/(\d{1,5})$/.exec(text) ?? [];
+  if (index === undefined || count === undefined) {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `--shard: expected I/N, as in 1/4, got ${JSON.stringify(text)}`);
+  }
+  return { index: Number(index), count: Number(count) };
 }
 
 /** `limbeck knowledge import RANKINGS --data CONFIG --output FILE` */

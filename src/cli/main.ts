@@ -9,7 +9,13 @@ import { type DistillFlags, distillCommand } from './distill.js';
 import { doctorCommand, packageVersion } from './doctor.js';
 import { codeOf, EXIT, EXIT_CODE_HELP, exitCodeOf } from './exit-codes.js';
 import { inspectCommand } from './inspect.js';
-import { type ImportRankingsFlags, importRankingsCommand } from './knowledge.js';
+import {
+  type ExtractFlags,
+  extractKnowledgeCommand,
+  type ImportRankingsFlags,
+  importRankingsCommand,
+  mergeKnowledgeCommand,
+} from './knowledge.js';
 import { type CommandContext, printable, type Streams } from './output.js';
 import { evaluateCommand, type RecommendFlags, recommendCommand } from './recommend.js';
 import { createKeyCommand, type ServeFlags, serveCommand } from './serve.js';
@@ -66,7 +72,7 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .command('distill <config>')
     .description('run all eight steps; CONFIG is a YAML or JSON file')
     .option('--output <dir>', 'directory of the results, instead of the one that CONFIG names')
-    .option('--seeds <list>', 'training seeds, separated by commas, instead of those of CONFIG', seeds)
+    .option('--seeds <list>', 'training seeds, separated by commas, instead of those of CONFIG', numbers)
     .option('--threads <count>', 'compute threads; 0 = all that this machine allows', wholeNumber)
     .option('--precision <name>', 'float32, bfloat16, or fastest: what operands of products are rounded to')
     .option('--quiet', 'show no progress')
@@ -124,7 +130,7 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
       'model2vec encoder for their texts (default: models/model2vec-bge-vq128 beside the data)',
     )
     .option('--output <dir>', 'directory of the results (default: out/quality-SET, or what the config says)')
-    .option('--seeds <list>', 'training seeds, separated by commas (default: 0,1,2)', seeds)
+    .option('--seeds <list>', 'training seeds, separated by commas (default: 0,1,2)', numbers)
     .option('--rows <list>', 'rows to run, separated by commas (default: all)', ids)
     .option('--threads <count>', 'compute threads; 0 = all that this machine allows', wholeNumber)
     .option(
@@ -134,9 +140,32 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .option('--quiet', 'show no progress')
     .option(...json)
     .action((flags: BenchQualityFlags) => stoppable((signal) => benchQualityCommand(flags, { streams, signal })));
-  program
-    .command('knowledge')
-    .description('what teachers know')
+  const knowledge = program.command('knowledge').description('what teachers know');
+  knowledge
+    .command('extract <teacher> <texts>')
+    .description('run a language model over a file of one text a line and keep what it says; goes on where it stopped')
+    .requiredOption('--output <dir>', 'directory of the store')
+    .option('--hidden-states <list>', 'layers, separated by commas; 0 = embeddings', numbers)
+    .option('--pooling <name>', 'one row a text instead of one a token: mean or last (default: none)')
+    .option('--attentions <list>', 'blocks whose attention maps are kept, from 1', numbers)
+    .option('--logits <count>', 'how many of the best logits of each token, or dense')
+    .option('--shard <i/n>', 'only part I of N, as one of N processes; limbeck knowledge merge joins them')
+    .option('--shard-texts <count>', 'texts of one file (default: 4096)', wholeNumber)
+    .option('--batch-tokens <count>', 'tokens of one pass (default: 4096)', wholeNumber)
+    .option('--threads <count>', 'compute threads; 0 = all that this machine allows', wholeNumber)
+    .option('--quiet', 'show no progress')
+    .option(...json)
+    .action((teacher: string, texts: string, flags: ExtractFlags) =>
+      stoppable((signal) => extractKnowledgeCommand(teacher, texts, flags, { streams, signal })),
+    );
+  knowledge
+    .command('merge <dir> [others...]')
+    .description('make one store of the parts in DIR, and of those in other directories, which are copied into it')
+    .option(...json)
+    .action((directory: string, others: string[], flags: JsonFlag) =>
+      stoppable((signal) => mergeKnowledgeCommand(directory, others, flags, { streams, signal })),
+    );
+  knowledge
     .command('import <rankings>')
     .description('check rankings that another teacher made (TSV, CSV or JSON lines), for "rankings" of a distillation')
     .requiredOption('--data <config>', 'config whose data the rankings are over')
@@ -201,7 +230,7 @@ function wholeNumber(text: string): number {
   return value;
 }
 
-function seeds(text: string): number[] {
+function numbers(text: string): number[] {
   return text.split(',').map(wholeNumber);
 }
 

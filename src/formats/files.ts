@@ -244,6 +244,17 @@ export async function createFileExclusive(path: string, data: string): Promise<b
   }
 }
 
+/** Copies a file; the copy is there as a whole or not at all. @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_NO_SPACE, ERR_IO */
+export async function copyFileAtomic(from: string, to: string): Promise<void> {
+  const { file } = await openRegularFile(from);
+  try {
+    const chunks = file.createReadStream({ autoClose: false, highWaterMark: 1 << 20 });
+    await writeFileAtomic(to, chunks as AsyncIterable<Uint8Array>);
+  } finally {
+    await file.close();
+  }
+}
+
 /** Whether a name is that of an unfinished write, as a process that was killed leaves behind. */
 export function isTemporaryName(name: string): boolean {
   return /^\..+\.[0-9]+\.[0-9a-f]{12}\.tmp$/.test(name);

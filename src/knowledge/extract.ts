@@ -1,16 +1,30 @@
 /** Step 3 of distillation: what a teacher knows about texts, written shard by shard so that it resumes. */
+import { createHash } from 'node:crypto';
+import fs from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { type ForwardRequest, loadBinding } from '../binding.js';
 import { LimbeckError } from '../errors.js';
-import { makeDirectory, pathExists } from '../formats/files.js';
+import { lockFile } from '../formats/file-lock.js';
+import { isTemporaryName, makeDirectory, pathExists, readDirectory, remove } from '../formats/files.js';
 import { createPacer } from '../formats/pacer.js';
 import { type WritableTensor, writeSafetensors } from '../formats/safetensors.js';
 import { parseOptions } from '../prepare/parse-options.js';
-import type { Hooks } from '../teacher/hooks.js';
+import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import type { LanguageModel, LanguageModelOutput } from '../teacher/language-model.js';
-import { fileChecksum, hexadecimal, Knowledge } from './knowledge.js';
-import { type Manifest, readManifest, writeManifest } from './manifest.js';
+import { fileChecksum, Knowledge } from './knowledge.js';
+import {
+  checkSameStore,
+  type KnowledgePart,
+  type Manifest,
+  type ManifestShard,
+  manifestFile,
+  readManifest,
+  shardFile,
+  shardRange,
+  textRange,
+  writeManifest,
+} from './manifest.js';
 
 const extractOptionsSchema = z.strictObject({
   /** Where the store is written. An unfinished one of the same teacher, texts and request is gone on with. */
@@ -24,7 +38,7 @@ const extractOptionsSchema = z.strictObject({
   logits: z.union([z.literal('dense'), z.strictObject({ topK: z.int().min(1) })]).optional(),
   /** Tokens of one pass. */
   batchTokens: z.int().min(1).default(4096),
-  /** Texts of one file. */
+  /** Texts of one file, which is held in memory until it is written. */
   shardTexts: z.int().min(1).default(4096),
 });
 
@@ -33,11 +47,12 @@ type Settings = z.output<typeof extractOptionsSchema>;
 
 /**
  * Runs the teacher over texts and keeps what was asked for in a directory: safetensors shards and a manifest with their
- * checksums. Each shard is written whole or not at all; after a kill, the same call goes on with the first one missing.
+ * checksums. Each shard is written whole or not at all; after a kill, the same call goes on with those that are missing
+ * or damaged, and ends with the same bytes.
  *
  * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION, ERR_EMPTY_DATA; ERR_CHECKPOINT_MISMATCH when the
- * directory holds knowledge of another teacher, request or other texts; ERR_FILE_FORMAT, ERR_ABORTED, ERR_NO_SPACE,
- * ERR_IO, ERR_OUT_OF_MEMORY
+ * directory holds knowledge of another teacher, request or other texts; ERR_LOCKED while another process extracts into
+ * it; ERR_FILE_FORMAT, ERR_ABORTED, ERR_NO_SPACE, ERR_IO, ERR_OUT_OF_MEMORY
  */
 export async function extractKnowledge(
   model: LanguageModel,
@@ -45,79 +60,154 @@ export async function extractKnowledge(
   options: ExtractOptions,
   hooks: Hooks = {},
 ): Promise<Knowledge> {
-  const settings = parseOptions(extractOptionsSchema, options, 'extract');
-  checkRequest(model, texts, settings);
-  const { directory, shardTexts } = settings;
-  const fingerprint = fingerprintOf(model, texts, settings);
-  await makeDirectory(directory);
-  let manifest = await openManifest(model, texts, settings, fingerprint);
-  let done = manifest.shards.reduce((sum, shard) => sum + shard.texts, 0);
-  const report = () =>
-    hooks.onProgress?.({
-      step: 'extract',
-      name: 'hidden states',
-      done: Math.min(done, texts.length),
-      total: texts.length,
-    });
-  report();
-  while (done < texts.length) {
-    const part = texts.slice(done, done + shardTexts);
-    const file = `knowledge-${String(manifest.shards.length).padStart(5, '0')}.safetensors`;
-    const shard = await extractShard(model, part, settings, hooks);
-    await writeSafetensors(join(directory, file), shard.tensors);
-    const crc32c = await fileChecksum(join(directory, file));
-    done += part.length;
-    manifest = {
-      ...manifest,
-      truncatedTexts: manifest.truncatedTexts + shard.truncated,
-      shards: [...manifest.shards, { file, texts: part.length, tokens: shard.tokens, crc32c }],
-      complete: done === texts.length,
-    };
-    await writeManifest(directory, manifest);
-    report();
-  }
-  return Knowledge.open(directory);
+  await extract(model, texts, options, undefined, hooks);
+  return Knowledge.open(options.directory);
 }
 
-/** The shards that are whole; a shard behind a broken one is extracted again with it. */
-async function openManifest(
+/**
+ * One part of {@link extractKnowledge}: the shards that fall to process `part.index` of `part.count`. Processes may write
+ * into one directory or into several; `mergeKnowledge` makes one store of them, of the same bytes as without parts.
+ *
+ * @returns how many texts fell to this part
+ * @throws LimbeckError as {@link extractKnowledge}
+ */
+export async function extractKnowledgePart(
+  model: LanguageModel,
+  texts: readonly string[],
+  options: ExtractOptions,
+  part: KnowledgePart,
+  hooks: Hooks = {},
+): Promise<{ numTexts: number }> {
+  const { index, count } = part;
+  if (!Number.isInteger(index) || !Number.isInteger(count) || index < 1 || count < index) {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `part: expected 1 ≤ index ≤ count, got ${index} of ${count}`);
+  }
+  const { shards } = await extract(model, texts, options, part, hooks);
+  return { numTexts: shards.reduce((sum, shard) => sum + shard.texts, 0) };
+}
+
+async function extract(
+  model: LanguageModel,
+  texts: readonly string[],
+  options: ExtractOptions,
+  part: KnowledgePart | undefined,
+  hooks: Hooks,
+): Promise<Manifest> {
+  const settings = parseOptions(extractOptionsSchema, options, 'extract');
+  checkRequest(model, texts, settings);
+  const { directory } = settings;
+  await makeDirectory(directory);
+  const lockPath = join(directory, `.${manifestFile(part)}.lock`);
+  const lock = await lockFile(lockPath, `Another process extracts into '${directory}' already: wait for it or stop it`);
+  try {
+    const fresh = await describeStore(model, texts, settings, part, hooks);
+    const manifest = await extractMissingShards(model, texts, settings, await findWhole(directory, fresh), hooks);
+    await fs.rm(lockPath, { force: true });
+    return manifest;
+  } finally {
+    await lock.close();
+  }
+}
+
+async function extractMissingShards(
   model: LanguageModel,
   texts: readonly string[],
   settings: Settings,
-  fingerprint: string,
+  found: Manifest,
+  hooks: Hooks,
 ): Promise<Manifest> {
-  const { directory, hiddenStates, pooling, attentions, logits } = settings;
-  const fresh: Manifest = {
+  const { directory } = settings;
+  const { begin, end } = shardRange(found);
+  const total = textsOf(found, begin, end);
+  let manifest = found;
+  const report = () => {
+    const done = manifest.shards.reduce((sum, shard) => sum + shard.texts, 0);
+    hooks.onProgress?.({ step: 'extract', name: 'hidden states', done, total });
+  };
+  await removeLeftovers(directory, manifest);
+  if (begin === end) await writeManifest(directory, manifest);
+  report();
+  for (let index = begin; index < end; index++) {
+    if (manifest.shards.some((shard) => shard.index === index)) continue;
+    throwIfAborted(hooks.signal);
+    const range = textRange(manifest, index);
+    const { tensors, tokens, truncatedTexts } = await extractShard(
+      model,
+      texts.slice(range.begin, range.end),
+      settings,
+      hooks,
+    );
+    const path = join(directory, shardFile(index));
+    await writeSafetensors(path, tensors);
+    const shard: ManifestShard = {
+      index,
+      texts: range.end - range.begin,
+      tokens,
+      truncatedTexts,
+      crc32c: await fileChecksum(path),
+    };
+    manifest = { ...manifest, shards: [...manifest.shards, shard].sort((a, b) => a.index - b.index) };
+    await writeManifest(directory, manifest);
+    report();
+  }
+  return manifest;
+}
+
+function textsOf(manifest: Manifest, begin: number, end: number): number {
+  return begin === end ? 0 : textRange(manifest, end - 1).end - textRange(manifest, begin).begin;
+}
+
+/** A manifest without shards. */
+async function describeStore(
+  model: LanguageModel,
+  texts: readonly string[],
+  settings: Settings,
+  part: KnowledgePart | undefined,
+  hooks: Hooks,
+): Promise<Manifest> {
+  const { hiddenStates, pooling, attentions, logits, shardTexts } = settings;
+  return {
     format: 'limbeck-knowledge',
-    version: 1,
-    fingerprint,
+    version: 2,
+    teacher: await hashTeacher(model, hooks),
+    texts: await hashTexts(texts, hooks),
     hiddenStates,
     pooling,
     attentions,
     logits: logits ?? 'none',
+    shardTexts,
     hiddenSize: model.config.hiddenSize,
     vocabSize: model.config.vocabSize,
     numAttentionHeads: model.config.numAttentionHeads,
     numTexts: texts.length,
-    truncatedTexts: 0,
+    ...(part === undefined ? {} : { part }),
     shards: [],
-    complete: false,
   };
-  if (!(await pathExists(join(directory, 'manifest.json')))) return fresh;
-  const found = await readManifest(directory);
-  if (found.fingerprint !== fingerprint) {
-    throw new LimbeckError(
-      'ERR_CHECKPOINT_MISMATCH',
-      `'${directory}' holds what another teacher, request or other texts gave. Name another directory, or delete it.`,
-    );
-  }
-  const whole: Manifest['shards'] = [];
+}
+
+/** The manifest that lies there with the shards that are whole, or `fresh`. */
+async function findWhole(directory: string, fresh: Manifest): Promise<Manifest> {
+  const path = join(directory, manifestFile(fresh.part));
+  if (!(await pathExists(path))) return fresh;
+  const found = await readManifest(directory, fresh.part);
+  checkSameStore(found, fresh, path);
+  const shards: ManifestShard[] = [];
   for (const shard of found.shards) {
-    const path = join(directory, shard.file);
-    if (!(await pathExists(path)) || (await fileChecksum(path)) !== shard.crc32c) break;
-    whole.push(shard);
+    const file = join(directory, shardFile(shard.index));
+    if ((await pathExists(file)) && (await fileChecksum(file)) === shard.crc32c) shards.push(shard);
   }
-  return whole.length === found.shards.length ? found : fresh;
+  return { ...found, shards };
+}
+
+/** What a killed run of the same part was writing. */
+async function removeLeftovers(directory: string, manifest: Manifest): Promise<void> {
+  const { begin, end } = shardRange(manifest);
+  const own = new Set([manifestFile(manifest.part)]);
+  for (let index = begin; index < end; index++) own.add(shardFile(index));
+  for (const { name } of await readDirectory(directory)) {
+    const [written] = /[^.].*(?=\.\d+\.[0-9a-f]{12}\.tmp$)/.exec(name) ?? [];
+    if (isTemporaryName(name) && written !== undefined && own.has(written)) await remove(join(directory, name));
+  }
 }
 
 async function extractShard(
@@ -125,7 +215,7 @@ async function extractShard(
   texts: readonly string[],
   settings: Settings,
   hooks: Hooks,
-): Promise<{ tensors: [string, WritableTensor][]; tokens: number; truncated: number }> {
+): Promise<{ tensors: [string, WritableTensor][]; tokens: number; truncatedTexts: number }> {
   const { hiddenStates, pooling, attentions, logits } = settings;
   const request: Pick<ForwardRequest, 'hiddenStates' | 'pooling' | 'attentions' | 'logits'> = {
     hiddenStates,
@@ -176,7 +266,7 @@ async function extractShard(
   return {
     tensors,
     tokens: outputs.reduce((sum, { inputIds }) => sum + inputIds.length, 0),
-    truncated: outputs.reduce((sum, output) => sum + output.truncated, 0),
+    truncatedTexts: outputs.reduce((sum, output) => sum + output.truncated, 0),
   };
 }
 
@@ -205,14 +295,31 @@ function checkRequest(model: LanguageModel, texts: readonly string[], settings: 
   if (texts.length === 0) throw new LimbeckError('ERR_EMPTY_DATA', 'extract: expected at least one text, got none');
 }
 
-function fingerprintOf(model: LanguageModel, texts: readonly string[], settings: Settings): string {
+const HASH_DIGITS = 16;
+
+async function hashTeacher(model: LanguageModel, { signal }: Hooks): Promise<string> {
   const { crc32c } = loadBinding();
-  const { directory: _directory, batchTokens: _batchTokens, ...request } = settings;
+  const pause = createPacer();
+  const hash = createHash('sha256');
+  for (const { name } of model.native.parameters()) {
+    await pause();
+    throwIfAborted(signal);
+    const { buffer, byteOffset, byteLength } = model.native.getParameter(name);
+    hash.update(`${name} ${crc32c(new Uint8Array(buffer, byteOffset, byteLength))}\n`);
+  }
   // A config that was read from a file has its keys in another order.
   const config = Object.entries(model.config).sort(([a], [b]) => (a < b ? -1 : 1));
-  const weights = model.native.parameters().map(({ name }) => {
-    const { buffer, byteOffset, byteLength } = model.native.getParameter(name);
-    return `${name} ${crc32c(new Uint8Array(buffer, byteOffset, byteLength))}`;
-  });
-  return hexadecimal(crc32c(new TextEncoder().encode(JSON.stringify([weights, config, request, texts]))));
+  hash.update(JSON.stringify([config, model.tokenizer.json, model.tokenizer.config]));
+  return hash.digest('hex').slice(0, HASH_DIGITS);
+}
+
+async function hashTexts(texts: readonly string[], { signal }: Hooks): Promise<string> {
+  const pause = createPacer();
+  const hash = createHash('sha256');
+  for (const text of texts) {
+    await pause();
+    throwIfAborted(signal);
+    hash.update(`${JSON.stringify(text)}\n`);
+  }
+  return hash.digest('hex').slice(0, HASH_DIGITS);
 }

@@ -1,24 +1,28 @@
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { loadBinding } from '../binding.js';
 import { LimbeckError } from '../errors.js';
+import { openRegularFile, pathExists, readError } from '../formats/files.js';
 import { readSafetensors, type TensorData } from '../formats/safetensors.js';
-import { type Manifest, readManifest } from './manifest.js';
+import { isComplete, type Manifest, readManifest, shardFile } from './manifest.js';
 
-/** CRC-32C of a file, as eight hexadecimal digits. @throws LimbeckError ERR_IO */
+const CHECKSUM_CHUNK_BYTES = 4 * 1024 * 1024;
+
+/** CRC-32C of a file, as eight hexadecimal digits. @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_IO */
 export async function fileChecksum(path: string): Promise<string> {
-  let bytes: Uint8Array;
+  const { crc32c } = loadBinding();
+  const { file } = await openRegularFile(path);
   try {
-    bytes = await readFile(path);
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new LimbeckError('ERR_IO', `Cannot read the shard '${path}': ${reason}`, { cause });
+    const chunk = new Uint8Array(CHECKSUM_CHUNK_BYTES);
+    for (let crc = 0; ; ) {
+      const { bytesRead } = await file.read(chunk, 0, chunk.length);
+      if (bytesRead === 0) return crc.toString(16).padStart(8, '0');
+      crc = crc32c(chunk.subarray(0, bytesRead), crc);
+    }
+  } catch (error) {
+    throw readError(error, path);
+  } finally {
+    await file.close();
   }
-  return hexadecimal(loadBinding().crc32c(bytes));
-}
-
-export function hexadecimal(crc: number): string {
-  return crc.toString(16).padStart(8, '0');
 }
 
 /** What a teacher said about a list of texts, on disk. Rows follow the order of the texts. */
@@ -31,22 +35,30 @@ export class Knowledge {
   /**
    * Opens a complete store and checks every shard against its checksum.
    *
-   * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT (broken, incomplete or changed), ERR_IO
+   * @throws LimbeckError ERR_FILE_NOT_FOUND (no manifest, or a shard that it lists), ERR_FILE_FORMAT (broken, incomplete
+   * or changed), ERR_IO
    */
   static async open(directory: string): Promise<Knowledge> {
     const manifest = await readManifest(directory);
-    if (!manifest.complete) {
+    if (!isComplete(manifest)) {
       throw new LimbeckError(
         'ERR_FILE_FORMAT',
         `'${directory}' is unfinished: run the extraction again, it goes on where it stopped`,
       );
     }
-    for (const { file, crc32c } of manifest.shards) {
-      const found = await fileChecksum(join(directory, file));
+    for (const { index, crc32c } of manifest.shards) {
+      const path = join(directory, shardFile(index));
+      if (!(await pathExists(path))) {
+        throw new LimbeckError(
+          'ERR_FILE_NOT_FOUND',
+          `The shard '${path}' is missing: put it back, or run the extraction again, which makes it anew`,
+        );
+      }
+      const found = await fileChecksum(path);
       if (found === crc32c) continue;
       throw new LimbeckError(
         'ERR_FILE_FORMAT',
-        `'${join(directory, file)}' has CRC-32C ${found}, expected ${crc32c}: the file changed. Extract again.`,
+        `'${path}' has CRC-32C ${found}, expected ${crc32c}: the file changed. Run the extraction again, which makes it anew.`,
       );
     }
     return new Knowledge(directory, manifest);
@@ -94,8 +106,8 @@ export class Knowledge {
   async #read<T extends Float32Array | Int32Array>(name: string, type: { new (length: number): T }): Promise<T> {
     const parts: TensorData[] = [];
     let length = 0;
-    for (const { file } of this.manifest.shards) {
-      const path = join(this.directory, file);
+    for (const { index } of this.manifest.shards) {
+      const path = join(this.directory, shardFile(index));
       const data = (await readSafetensors(path)).tensors.get(name)?.data;
       if (!(data instanceof type)) {
         throw new LimbeckError(

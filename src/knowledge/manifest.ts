@@ -1,60 +1,154 @@
-/** `manifest.json` of a knowledge store: what was extracted from which teacher and texts, and which shards are whole. */
+/**
+ * `manifest.json` of a knowledge store: what was extracted from which teacher and texts, and which shards are whole. A
+ * process that extracts a part of them writes `manifest-1-of-4.json` instead; merging makes one of all.
+ */
 import { join } from 'node:path';
 import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
 import { readJsonFile, writeFileAtomic } from '../formats/files.js';
 
-const MANIFEST_FILE = 'manifest.json';
 const count = z.int().min(0);
+const hash = z.string().regex(/^[0-9a-f]{16}$/);
 
-const manifestSchema = z.strictObject({
-  format: z.literal('limbeck-knowledge'),
-  version: z.literal(1),
-  /** CRC-32C over the teacher's weights and config, the request and the texts. */
-  fingerprint: z.string().regex(/^[0-9a-f]{8}$/),
+/** What was asked of a teacher; the numbers of layers go by {@link ExtractOptions}. */
+const requestShape = {
   hiddenStates: z.array(count),
   pooling: z.enum(['none', 'mean', 'last']),
   attentions: z.array(count),
   logits: z.union([z.literal('none'), z.literal('dense'), z.strictObject({ topK: z.int().min(1) })]),
+  /** Texts of each shard but the last. */
+  shardTexts: z.int().min(1),
+} as const;
+const requestSchema = z.strictObject(requestShape);
+
+/** Shards are dealt to parts in runs of equal length, give or take one. */
+const partSchema = z
+  .strictObject({ index: z.int().min(1), count: z.int().min(1).max(10_000) })
+  .refine(({ index, count }) => index <= count, { message: 'expected an index of at most count', path: ['index'] });
+
+const manifestSchema = z.strictObject({
+  format: z.literal('limbeck-knowledge'),
+  version: z.literal(2),
+  /** Of the teacher's weights, config and tokenizer. */
+  teacher: hash,
+  /** Of the texts and their order. */
+  texts: hash,
+  ...requestShape,
   hiddenSize: z.int().min(1),
   vocabSize: z.int().min(1),
   numAttentionHeads: z.int().min(1),
   numTexts: z.int().min(1),
-  /** Texts longer than the teacher's positions, of which the beginning was read. */
-  truncatedTexts: count,
+  part: partSchema.optional(),
+  /** Ascending. */
   shards: z.array(
     z.strictObject({
-      // A name of its own folder only.
-      file: z.string().regex(/^knowledge-\d{5}\.safetensors$/),
+      index: count,
       texts: z.int().min(1),
       tokens: z.int().min(1),
+      /** Texts longer than the teacher's positions, of which the beginning was read. */
+      truncatedTexts: count,
+      /** Of the file. */
       crc32c: z.string().regex(/^[0-9a-f]{8}$/),
     }),
   ),
-  complete: z.boolean(),
 });
 
 export type Manifest = z.output<typeof manifestSchema>;
+export type ManifestShard = Manifest['shards'][number];
+export type KnowledgeRequest = z.output<typeof requestSchema>;
+export type KnowledgePart = z.output<typeof partSchema>;
+
+export function manifestFile(part?: KnowledgePart): string {
+  return part === undefined ? 'manifest.json' : `manifest-${part.index}-of-${part.count}.json`;
+}
+
+/** The part that a file's name says, if it is the manifest of one. */
+export function partOfFile(name: string): KnowledgePart | undefined {
+  const match = /^manifest-([1-9]\d{0,4})-of-([1-9]\d{0,4})\.json$/.exec(name);
+  return match === null ? undefined : { index: Number(match[1]), count: Number(match[2]) };
+}
+
+export function shardFile(index: number): string {
+  return `knowledge-${String(index).padStart(5, '0')}.safetensors`;
+}
+
+/** First shard of a store, or of a part of it, and the one after the last. */
+export function shardRange({ numTexts, shardTexts, part }: Pick<Manifest, 'numTexts' | 'shardTexts' | 'part'>): {
+  readonly begin: number;
+  readonly end: number;
+} {
+  const shards = Math.ceil(numTexts / shardTexts);
+  if (part === undefined) return { begin: 0, end: shards };
+  const { index, count: parts } = part;
+  return { begin: Math.floor(((index - 1) * shards) / parts), end: Math.floor((index * shards) / parts) };
+}
+
+/** Texts of a shard: the first, and the one after the last. */
+export function textRange({ numTexts, shardTexts }: Pick<Manifest, 'numTexts' | 'shardTexts'>, index: number) {
+  return { begin: index * shardTexts, end: Math.min((index + 1) * shardTexts, numTexts) };
+}
+
+export function isComplete(manifest: Manifest): boolean {
+  const { begin, end } = shardRange(manifest);
+  return manifest.shards.length === end - begin;
+}
 
 /** @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_IO */
-export async function readManifest(directory: string): Promise<Manifest> {
-  const path = join(directory, MANIFEST_FILE);
+export async function readManifest(directory: string, part?: KnowledgePart): Promise<Manifest> {
+  const path = join(directory, manifestFile(part));
   const parsed = manifestSchema.safeParse(await readJsonFile(path));
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
-    throw new LimbeckError(
-      'ERR_FILE_FORMAT',
-      `'${path}' is not the manifest of a knowledge store: ${issue?.path.join('.')}: ${issue?.message}`,
-    );
+    throw broken(path, `${issue?.path.join('.')}: ${issue?.message}`);
   }
-  const texts = parsed.data.shards.reduce((sum, shard) => sum + shard.texts, 0);
-  if (texts > parsed.data.numTexts || (parsed.data.complete && texts !== parsed.data.numTexts)) {
-    throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': shards of ${texts} texts, expected ${parsed.data.numTexts}`);
+  const manifest = parsed.data;
+  if (manifest.part?.index !== part?.index || manifest.part?.count !== part?.count) {
+    throw broken(path, `part: expected ${JSON.stringify(part)}, got ${JSON.stringify(manifest.part)}`);
   }
-  return parsed.data;
+  const { begin, end } = shardRange(manifest);
+  let after = begin;
+  for (const { index, texts } of manifest.shards) {
+    if (index < after || index >= end) throw broken(path, `shards: expected ${after} to ${end - 1}, got ${index}`);
+    const range = textRange(manifest, index);
+    const expected = range.end - range.begin;
+    if (texts !== expected) throw broken(path, `shard ${index}: expected ${expected} texts, got ${texts}`);
+    after = index + 1;
+  }
+  return manifest;
 }
 
 /** @throws LimbeckError ERR_NO_SPACE, ERR_IO */
 export async function writeManifest(directory: string, manifest: Manifest): Promise<void> {
-  await writeFileAtomic(join(directory, MANIFEST_FILE), `${JSON.stringify(manifest, null, 2)}\n`);
+  await writeFileAtomic(join(directory, manifestFile(manifest.part)), `${JSON.stringify(manifest, null, 2)}\n`);
+}
+
+/**
+ * What two manifests of one store must share.
+ *
+ * @throws LimbeckError ERR_CHECKPOINT_MISMATCH that says which of teacher, texts and request differs
+ */
+export function checkSameStore(found: Manifest, expected: Manifest, path: string): void {
+  const difference =
+    found.teacher !== expected.teacher
+      ? 'another teacher'
+      : found.texts !== expected.texts || found.numTexts !== expected.numTexts
+        ? 'other texts'
+        : differentKey(found, expected);
+  if (difference === undefined) return;
+  throw new LimbeckError(
+    'ERR_CHECKPOINT_MISMATCH',
+    `'${path}' holds what ${difference} gave. Name another directory, or delete it.`,
+  );
+}
+
+function differentKey(found: Manifest, expected: Manifest): string | undefined {
+  for (const key of Object.keys(requestShape) as (keyof KnowledgeRequest)[]) {
+    const [was, wanted] = [JSON.stringify(found[key]), JSON.stringify(expected[key])];
+    if (was !== wanted) return `another request (${key} ${was}, now ${wanted})`;
+  }
+  return undefined;
+}
+
+function broken(path: string, problem: string): LimbeckError {
+  return new LimbeckError('ERR_FILE_FORMAT', `'${path}' is not the manifest of a knowledge store: ${problem}`);
 }

@@ -8,7 +8,7 @@ import { inspectCommand } from '../../../src/cli/inspect.js';
 import { createEngine } from '../../../src/engine.js';
 import { writeSafetensors } from '../../../src/formats/safetensors.js';
 import { fileChecksum } from '../../../src/knowledge/knowledge.js';
-import { writeManifest } from '../../../src/knowledge/manifest.js';
+import { shardFile, writeManifest } from '../../../src/knowledge/manifest.js';
 import { sampleReport } from '../evaluate/sample-report.js';
 
 const gpt2 = fileURLToPath(new URL('../../fixtures/gpt2', import.meta.url));
@@ -140,25 +140,26 @@ describe('inspect a knowledge store', () => {
   async function makeStore(name: string): Promise<string> {
     const directory = makeDirectory(name);
     const shards = [];
-    for (const file of ['knowledge-00000.safetensors', 'knowledge-00001.safetensors']) {
-      await writeSafetensors(join(directory, file), [['lengths', { shape: [2], data: Int32Array.of(3, 4) }]]);
-      shards.push({ file, texts: 2, tokens: 7, crc32c: await fileChecksum(join(directory, file)) });
+    for (const index of [0, 1]) {
+      const path = join(directory, shardFile(index));
+      await writeSafetensors(path, [['lengths', { shape: [2], data: Int32Array.of(3, 4) }]]);
+      shards.push({ index, texts: 2, tokens: 7, truncatedTexts: 0, crc32c: await fileChecksum(path) });
     }
     await writeManifest(directory, {
       format: 'limbeck-knowledge',
-      version: 1,
-      fingerprint: '00000000',
+      version: 2,
+      teacher: '0'.repeat(16),
+      texts: '1'.repeat(16),
       hiddenStates: [0, 3],
       pooling: 'mean',
       attentions: [],
       logits: { topK: 8 },
+      shardTexts: 2,
       hiddenSize: 48,
       vocabSize: 131,
       numAttentionHeads: 4,
       numTexts: 4,
-      truncatedTexts: 0,
       shards,
-      complete: true,
     });
     return directory;
   }

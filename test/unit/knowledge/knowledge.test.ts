@@ -1,11 +1,12 @@
-import { cpSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { loadBinding, type NativeEngine } from '../../../src/binding.js';
-import { type ExtractOptions, extractKnowledge } from '../../../src/knowledge/extract.js';
+import { type ExtractOptions, extractKnowledge, extractKnowledgePart } from '../../../src/knowledge/extract.js';
 import { fuseLayers, itemFeatures, reduceDimension } from '../../../src/knowledge/fuse.js';
 import { Knowledge } from '../../../src/knowledge/knowledge.js';
+import { mergeKnowledge } from '../../../src/knowledge/merge.js';
 import { loadTextEncoder, saveTextEncoder, TextEncoder } from '../../../src/knowledge/text-encoder.js';
 import { LanguageModel } from '../../../src/teacher/language-model.js';
 import { pretrainLanguageModel } from '../../../src/teacher/pretrain.js';
@@ -16,6 +17,7 @@ const texts = Array.from(
 );
 let engine: NativeEngine;
 let model: LanguageModel;
+let otherModel: LanguageModel;
 let root: string;
 let folder: string;
 let count = 0;
@@ -31,6 +33,7 @@ beforeAll(async () => {
   };
   const options = { architecture, tokenizer: { vocabSize: 300 }, training: { epochs: 1 } };
   model = (await pretrainLanguageModel(engine, { train: texts, validation: texts.slice(0, 9) }, options)).model;
+  otherModel = LanguageModel.create(engine, model.family, model.config, model.tokenizer, { seed: 9 });
 });
 afterAll(() => {
   engine.dispose();
@@ -44,6 +47,11 @@ afterEach(() => {
 });
 
 const request = (): ExtractOptions => ({ directory: folder, hiddenStates: [0, 2], pooling: 'mean', shardTexts: 15 });
+/** Every file of a store: name and bytes. */
+const filesOf = async ({ directory }: Knowledge) =>
+  readdirSync(directory)
+    .sort()
+    .map((name) => [name, readFileSync(join(directory, name)).toString('latin1')]);
 const shard = (index: number) => join(folder, `knowledge-0000${index}.safetensors`);
 
 describe('extraction', () => {
@@ -99,13 +107,36 @@ describe('extraction', () => {
     expect(statSync(shard(2)).mtimeMs).toBe(written);
   });
 
-  test('refuses a directory that holds knowledge of other texts, and leaves it alone', async () => {
+  test.each([
+    ['other texts', () => [model, texts.slice(1), {}], 'other texts'],
+    ['another order of the texts', () => [model, [...texts].reverse(), {}], 'other texts'],
+    ['another request', () => [model, texts, { hiddenStates: [1] }], 'hiddenStates [0,2], now [1]'],
+    ['another teacher', () => [otherModel, texts, {}], 'another teacher'],
+  ] as const)('refuses a directory that holds knowledge of %s, and leaves it alone', async (_, change, said) => {
     await extractKnowledge(model, texts, request());
     const before = readFileSync(join(folder, 'manifest.json'), 'utf8');
-    await expect(extractKnowledge(model, texts.slice(1), request())).rejects.toMatchObject({
+    const [by, of, options] = change() as [LanguageModel, string[], Partial<ExtractOptions>];
+    await expect(extractKnowledge(by, of, { ...request(), ...options })).rejects.toMatchObject({
       code: 'ERR_CHECKPOINT_MISMATCH',
+      message: expect.stringContaining(said),
     });
     expect(readFileSync(join(folder, 'manifest.json'), 'utf8')).toBe(before);
+  });
+
+  test('says which shard is missing, and makes it anew', async () => {
+    const expected = await filesOf(await extractKnowledge(model, texts, request()));
+    rmSync(shard(0));
+    await expect(Knowledge.open(folder)).rejects.toMatchObject({
+      code: 'ERR_FILE_NOT_FOUND',
+      message: expect.stringContaining('knowledge-00000'),
+    });
+    expect(await filesOf(await extractKnowledge(model, texts, request()))).toEqual(expected);
+  });
+
+  test('waits for no one: a directory that is being written is refused', async () => {
+    const first = extractKnowledge(model, texts, request());
+    await expect(extractKnowledge(model, texts, request())).rejects.toMatchObject({ code: 'ERR_LOCKED' });
+    await first;
   });
 
   test('extracts again what a damaged shard had', async () => {
@@ -130,7 +161,8 @@ describe('extraction', () => {
   });
 
   test.each([
-    ['names a file outside', (manifest: string) => manifest.replace('knowledge-00001', '../knowledge-00001')],
+    ['names a shard behind the last', (manifest: string) => manifest.replace('"index": 2', '"index": 3')],
+    ['names a shard twice', (manifest: string) => manifest.replace('"index": 1', '"index": 0')],
     ['is cut short', (manifest: string) => manifest.slice(0, 200)],
     ['lists too few texts', (manifest: string) => manifest.replace('"texts": 15', '"texts": 14')],
   ])('refuses a manifest that %s', async (_, change) => {
@@ -143,6 +175,83 @@ describe('extraction', () => {
   test('says what was not extracted', async () => {
     const knowledge = await extractKnowledge(model, texts, request());
     await expect(knowledge.hiddenState(1)).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
+  });
+});
+
+describe('extraction by parts', () => {
+  const part = (index: number, count = 3, directory = folder) =>
+    extractKnowledgePart(model, texts, { ...request(), directory, shardTexts: 7 }, { index, count });
+
+  test('gives the bytes of one process, in one directory or in several', async () => {
+    const whole = await extractKnowledge(model, texts, { ...request(), directory: `${folder}-whole`, shardTexts: 7 });
+    const expected = await filesOf(whole);
+    expect(expected).toHaveLength(7); // 6 shards and the manifest
+    const counts = [await part(2), await part(1), await part(3)].map(({ numTexts }) => numTexts);
+    expect(counts).toEqual([14, 14, 12]);
+    expect(await filesOf(await mergeKnowledge(folder))).toEqual(expected);
+    expect((await mergeKnowledge(folder)).numTexts).toBe(40); // again: merged already
+
+    const others = [1, 2, 3].map((index) => `${folder}-${index}`);
+    for (const [i, directory] of others.entries()) await part(i + 1, 3, directory);
+    const [target = '', ...rest] = others;
+    expect(await filesOf(await mergeKnowledge(target, rest))).toEqual(expected);
+    for (const directory of [...others, `${folder}-whole`]) rmSync(directory, { recursive: true });
+  });
+
+  test('of more processes than shards leaves some without texts', async () => {
+    const counts = [];
+    for (let index = 1; index <= 8; index++) counts.push((await part(index, 8)).numTexts);
+    expect(counts.filter((count) => count === 0)).toHaveLength(2);
+    expect((await mergeKnowledge(folder)).numTexts).toBe(40);
+  });
+
+  test.each([
+    ['a part that is missing', async () => void (await part(1)), 'ERR_FILE_NOT_FOUND', 'Part 2 of 3'],
+    ['no part at all', async () => void mkdirSync(folder), 'ERR_FILE_NOT_FOUND', 'no part'],
+    [
+      'parts of two divisions',
+      async () => void [await part(1), await part(2, 2)],
+      'ERR_CHECKPOINT_MISMATCH',
+      'of 2 parts',
+    ],
+    [
+      'parts of two teachers',
+      async () => {
+        await part(1);
+        const options = { ...request(), shardTexts: 7 };
+        await extractKnowledgePart(otherModel, texts, options, { index: 2, count: 3 });
+      },
+      'ERR_CHECKPOINT_MISMATCH',
+      'another teacher',
+    ],
+    [
+      'a shard that was lost',
+      async () => {
+        for (const index of [1, 2, 3]) await part(index);
+        rmSync(shard(4));
+      },
+      'ERR_FILE_NOT_FOUND',
+      'knowledge-00004',
+    ],
+    [
+      'a part that is not finished',
+      async () => {
+        for (const index of [1, 2, 3]) await part(index);
+        const path = join(folder, 'manifest-2-of-3.json');
+        const manifest = JSON.parse(readFileSync(path, 'utf8'));
+        writeFileSync(path, JSON.stringify({ ...manifest, shards: manifest.shards.slice(1) }));
+      },
+      'ERR_FILE_FORMAT',
+      'unfinished',
+    ],
+  ])('refuses to merge %s', async (_, prepare, code, said) => {
+    await prepare();
+    const message = expect.stringContaining(said);
+    await expect(mergeKnowledge(folder)).rejects.toMatchObject({ code, message });
+  });
+
+  test('refuses a part that there is not', async () => {
+    await expect(part(4)).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
   });
 });
 
