@@ -88,10 +88,20 @@ export interface PackedBatch {
 export interface ForwardRequest extends PackedBatch {
   /** Hidden states wanted, each 0 … L. */
   readonly hiddenStates?: readonly number[];
-  /** `mean` and `last` give one row a sequence instead of one a token. @defaultValue none */
-  readonly pooling?: 'none' | 'mean' | 'last';
+  /**
+   * All but `none` give one row a sequence instead of one a token. `cls` is the first token; `attention` weighs each token
+   * by the attention that it receives in the block before the hidden state (the first block for the embeddings): mean over
+   * heads and the queries that see it, normalised to sum 1.
+   *
+   * @defaultValue none
+   */
+  readonly pooling?: 'none' | 'mean' | 'last' | 'cls' | 'attention';
   /** Attention maps wanted, each 1 … L. */
   readonly attentions?: readonly number[];
+  /** Blocks whose value relations softmax(V·Vᵀ/√d_r) are wanted, each 1 … L. */
+  readonly valueRelations?: readonly number[];
+  /** Heads that the columns of V are cut into anew; divides numKeyValueHeads·headDim. */
+  readonly relationHeads?: number;
   /** Logits wanted; with `topK`, the best values, their ids and the log-sum-exp of the row. */
   readonly logits?: 'dense' | { readonly topK: number };
   /** Tokens whose logits are wanted. @defaultValue all */
@@ -103,6 +113,7 @@ export interface ForwardRequest extends PackedBatch {
 export interface ForwardResult {
   readonly hiddenStates: Float32Array[]; // each [N or S, d], in the order asked
   readonly attentions: Float32Array[]; // each: S maps [H, t, t] end to end, t = length of the sequence
+  readonly valueRelations: Float32Array[]; // each: S maps [relationHeads, t, t] end to end
   readonly logits?: Float32Array; // [rows, V]
   readonly topK?: { indices: Int32Array; values: Float32Array; logSumExp: Float32Array }; // [rows, K], [rows, K], [rows]
   readonly loss?: number;
@@ -133,6 +144,43 @@ export interface ProjectionMap {
   readonly width: 'selection' | 'pca';
   /** For `pca`: orthonormal rows [d, d_source]. */
   readonly components?: Float32Array;
+  /** For `selection`: the places of the source that are kept, each list ascending, instead of evenly spread ones. */
+  readonly channels?: ChannelSelection;
+}
+
+export interface ChannelSelection {
+  readonly residual?: readonly number[]; // [d]
+  readonly intermediate?: readonly (readonly number[])[]; // [L][intermediateSize]
+  /** Query heads go with their key-value head. */
+  readonly keyValueHeads?: readonly (readonly number[])[]; // [L][numKeyValueHeads]
+}
+
+/** A value of every parameter or channel, summed over what belongs to a place of an axis. */
+export interface AxisSums {
+  readonly residual: Float64Array; // [d]
+  readonly intermediate: readonly Float64Array[]; // [L][intermediateSize]
+  readonly keyValueHeads: readonly Float64Array[]; // [L][numKeyValueHeads]
+  readonly layers: Float64Array; // [L]
+}
+
+/** How much parameters and channels of a model matter for a corpus. */
+export interface NativeImportance {
+  /** Sequences with a label so far. */
+  readonly numExamples: number;
+  /** Each sequence is one example, its loss the mean cross-entropy of its labels; -100 = ignored. */
+  add(request: PackedBatch & { readonly labels: Int32Array }): Promise<void>;
+  /** Mean over examples of the squared gradient: the diagonal of the empirical Fisher information. */
+  squaredGradient(name: string): Float32Array;
+  /** The same, summed by axis. */
+  fisher(): Promise<AxisSums>;
+  /** Times the square of each parameter: twice what the loss is expected to rise by without it. */
+  saliency(): Promise<AxisSums>;
+  /**
+   * Mean absolute activation: of the residual stream over all hidden states, of intermediate channels, of the columns
+   * that heads attend with. `layers`: how far each block moves the residual stream.
+   */
+  activation(): AxisSums;
+  dispose(): void;
 }
 
 export interface NativeTransformer {
@@ -159,8 +207,8 @@ export interface NativeTransformer {
    */
   addItemBias(bias: Float32Array): void;
   forward(request: ForwardRequest): Promise<ForwardResult>;
-  /** θ ← θ + alpha·(φ − θ) for one parameter. */
-  interpolate(name: string, target: Float32Array, alpha: number): Promise<void>;
+  /** θ ← θ + alpha·weights⊙(φ − θ) for one parameter. @param weights @defaultValue ones */
+  interpolate(name: string, target: Float32Array, alpha: number, weights?: Float32Array): Promise<void>;
   /** φ(source) for every parameter of this model's shape, as named arrays; nothing is changed. */
   project(source: NativeTransformer, map: ProjectionMap): Promise<{ name: string; values: Float32Array }[]>;
   /** Continues a text with a causal model, piece by piece. */
@@ -214,6 +262,9 @@ export interface TeacherSignal {
   readonly layerMap: readonly (readonly [number, number])[];
   readonly hidden?: readonly Float32Array[]; // each [N, d_teacher]
   readonly attentions?: readonly Float32Array[]; // each: S maps [H, t, t] end to end
+  readonly relations?: readonly Float32Array[]; // each: S maps [relationHeads, t, t] end to end
+  /** For the relation loss; divides the columns of the values of student and teacher. */
+  readonly relationHeads?: number;
   /** One of four forms of logits over the same V. */
   readonly logits?:
     | { readonly dense: Float32Array } // [N, V]
@@ -231,6 +282,8 @@ export interface LossOptions {
   readonly kd: number;
   readonly hidden: number;
   readonly attention: number;
+  /** KL of value relations. @defaultValue 0 */
+  readonly relation?: number;
   readonly temperature: number;
   /** Soft labels = softmax(((1 − fusion)·z_student + fusion·z_teacher) / τ), student detached; 1 = teacher alone. */
   readonly fusion: number;
@@ -255,6 +308,7 @@ export interface StepResult {
   readonly kd: number;
   readonly hidden: number;
   readonly attention: number;
+  readonly relation: number;
   /** Before clipping. */
   readonly gradNorm: number;
   readonly numLabels: number;
@@ -403,6 +457,7 @@ export interface NativeEngine {
   readonly precision: 'float32' | 'bfloat16';
   createTransformer(config: TransformerConfig): NativeTransformer;
   createTrainer(model: NativeTransformer, options: OptimizerOptions): NativeTrainer;
+  createImportance(model: NativeTransformer): NativeImportance;
   /** Takes a snapshot: later training of the model does not change the recommender. */
   createRecommender(model: NativeTransformer): NativeRecommender;
   createTextEncoder(options: TextEncoderOptions): NativeTextEncoder;
@@ -502,6 +557,25 @@ export interface NativeBinding {
   openTextEncoder(key: string): NativeTextEncoder;
   /** CRC-32C (Castagnoli) of the bytes. @param before that of the bytes before these @defaultValue 0 */
   crc32c(bytes: Uint8Array, before?: number): number;
+  /**
+   * The best logits of rows and their log-sum-exp in ⌈log2 vocabSize⌉ + 12 bits a logit. The k + 1 classes that
+   * unpackTopK gives (the k, and what is left) have a KL divergence of at most 2^-15 = 3.06e-5 nats from those packed,
+   * apart from classes under e^-64.
+   */
+  packTopK(request: {
+    indices: Int32Array; // [rows, topK]
+    values: Float32Array; // [rows, topK]
+    logSumExp: Float32Array; // [rows]
+    topK: number;
+    vocabSize: number;
+  }): Uint8Array;
+  unpackTopK(request: { packed: Uint8Array; topK: number; vocabSize: number }): {
+    indices: Int32Array;
+    values: Float32Array;
+    logSumExp: Float32Array;
+  };
+  /** To the nearest half float, ties to even, as bits. */
+  narrow(values: Float32Array, dtype: 'float16' | 'bfloat16'): Uint16Array;
   /**
    * Takes the exclusive lock (flock) of an open file; false when another open file has it. Closing the file, or the end
    * of the process by whatever cause, gives it back.

@@ -9,6 +9,7 @@
 #include "ops/linear.h"
 #include "ops/loss_head.h"
 #include "ops/top_k.h"
+#include "ops/value_relation.h"
 
 namespace limbeck {
 
@@ -34,6 +35,7 @@ void check_inputs(const TransformerConfig& config, const ForwardInputs& inputs) 
   const int64_t N = inputs.batch.num_tokens, V = config.vocab_size;
   check_layers("hiddenStates", inputs.hidden_states, 0, config.num_hidden_layers);
   check_layers("attentions", inputs.attentions, 1, config.num_hidden_layers);
+  check_layers("valueRelations", inputs.value_relations, 1, config.num_hidden_layers);
   if (inputs.logits == LogitsForm::kTopK && (inputs.top_k < 1 || inputs.top_k > V)) {
     invalid("Expected topK between 1 and the vocabulary of " + std::to_string(V) + ", got " +
             std::to_string(inputs.top_k) + ".");
@@ -65,6 +67,10 @@ void check_output_memory(const Transformer& model, const ForwardInputs& inputs) 
   const TransformerConfig& config = model.config();
   int64_t floats = static_cast<int64_t>(inputs.hidden_states.size()) * output_rows(inputs) * config.hidden_size;
   floats += static_cast<int64_t>(inputs.attentions.size()) * attention_map_floats(model.attention_shape(inputs.batch));
+  if (!inputs.value_relations.empty()) {
+    floats += static_cast<int64_t>(inputs.value_relations.size()) *
+              attention_map_floats(model.relation_shape(inputs.batch, inputs.relation_heads));
+  }
   if (inputs.logits == LogitsForm::kDense) floats += num_logit_rows(inputs) * config.vocab_size;
   if (inputs.logits == LogitsForm::kTopK) floats += num_logit_rows(inputs) * (2 * inputs.top_k + 1);
   const size_t size_bytes = static_cast<size_t>(floats) * sizeof(float);
@@ -77,20 +83,51 @@ void check_output_memory(const Transformer& model, const ForwardInputs& inputs) 
   }
 }
 
-/// One row a sequence: the mean of its tokens, or the last one.   hidden [N, d] → [S, d]
-FloatBuffer pool(const Batch& batch, const float* hidden, int64_t d, Pooling pooling) {
+/// What each token counts for in attention-weighted pooling.   maps as in attention_forward → [N]
+std::vector<float> attention_received(const AttentionShape& shape, const float* maps) {
+  std::vector<float> weights(static_cast<size_t>(shape.sequence_offsets[shape.num_sequences]));
+  const int64_t H = shape.num_attention_heads;
+  for (int64_t s = 0; s < shape.num_sequences; ++s) {
+    const int64_t begin = shape.sequence_offsets[s], t = shape.sequence_offsets[s + 1] - begin;
+    std::vector<double> received(static_cast<size_t>(t));
+    double total = 0;
+    for (int64_t j = 0; j < t; ++j) {
+      // The queries that see token j.
+      const int64_t first = shape.causal ? j : 0;
+      const int64_t last = shape.sliding_window > 0 ? std::min(t, j + shape.sliding_window) : t;
+      double sum = 0;
+      for (int64_t h = 0; h < H; ++h) {
+        for (int64_t i = first; i < last; ++i) sum += maps[(h * t + i) * t + j];
+      }
+      received[static_cast<size_t>(j)] = sum / static_cast<double>(last - first);
+      total += received[static_cast<size_t>(j)];
+    }
+    for (int64_t j = 0; j < t; ++j) {
+      weights[static_cast<size_t>(begin + j)] = static_cast<float>(received[static_cast<size_t>(j)] / total);
+    }
+    maps += H * t * t;
+  }
+  return weights;
+}
+
+/// One row a sequence: one of its tokens, their mean, or their sum by `weights` [N].   hidden [N, d] → [S, d]
+FloatBuffer pool(const Batch& batch, const float* hidden, int64_t d, Pooling pooling,
+                 const std::vector<float>& weights) {
   FloatBuffer pooled(batch.num_sequences * d);
   std::memset(pooled.data(), 0, static_cast<size_t>(pooled.count()) * sizeof(float));
   for (int64_t s = 0; s < batch.num_sequences; ++s) {
     float* row = pooled.data() + s * d;
     const int64_t begin = batch.sequence_offsets[s], end = batch.sequence_offsets[s + 1];
-    if (pooling == Pooling::kLast) {
-      std::memcpy(row, hidden + (end - 1) * d, static_cast<size_t>(d) * sizeof(float));
+    if (pooling == Pooling::kLast || pooling == Pooling::kCls) {
+      const int64_t token = pooling == Pooling::kLast ? end - 1 : begin;
+      std::memcpy(row, hidden + token * d, static_cast<size_t>(d) * sizeof(float));
       continue;
     }
     for (int64_t i = begin; i < end; ++i) {
-      for (int64_t c = 0; c < d; ++c) row[c] += hidden[i * d + c];
+      const float weight = pooling == Pooling::kAttention ? weights[static_cast<size_t>(i)] : 1.0f;
+      for (int64_t c = 0; c < d; ++c) row[c] += weight * hidden[i * d + c];
     }
+    if (pooling == Pooling::kAttention) continue;
     for (int64_t c = 0; c < d; ++c) row[c] /= static_cast<float>(end - begin);
   }
   return pooled;
@@ -167,6 +204,12 @@ ForwardOutputs run_forward(Context& context, Arena& arena, Transformer& model, c
   const int64_t L = config.num_hidden_layers, N = inputs.batch.num_tokens, d = config.hidden_size;
   std::vector<uint8_t> keep_maps(static_cast<size_t>(L), 0);
   for (int64_t layer : inputs.attentions) keep_maps[static_cast<size_t>(layer - 1)] = 1;
+  const bool weighs_tokens = inputs.pooling == Pooling::kAttention;
+  for (int64_t layer : inputs.hidden_states) {
+    if (weighs_tokens) keep_maps[static_cast<size_t>(std::max<int64_t>(layer, 1) - 1)] = 1;
+  }
+  std::vector<uint8_t> keep_values(static_cast<size_t>(L), 0);
+  for (int64_t layer : inputs.value_relations) keep_values[static_cast<size_t>(layer - 1)] = 1;
   ForwardOutputs outputs;
   // Whole hidden states are computed where the caller will find them.
   std::vector<float*> hidden_buffers(static_cast<size_t>(L + 1), nullptr);
@@ -179,12 +222,17 @@ ForwardOutputs run_forward(Context& context, Arena& arena, Transformer& model, c
   model.pack_weights(context);
   ForwardOptions options;
   options.keep_maps = keep_maps.data();
+  options.keep_values = keep_values.data();
   options.hidden_buffers = hidden_buffers.data();
   const Activations activations = model.forward(context, arena, inputs.batch, options);
   for (size_t i = 0; i < inputs.hidden_states.size(); ++i) {
     const float* hidden = activations.hidden[inputs.hidden_states[i]];
     if (inputs.pooling != Pooling::kNone) {
-      outputs.hidden_states.push_back(pool(inputs.batch, hidden, d, inputs.pooling));
+      const int64_t block = std::max<int64_t>(inputs.hidden_states[i], 1) - 1;
+      const std::vector<float> weights =
+          weighs_tokens ? attention_received(model.attention_shape(inputs.batch, block), activations.blocks[block].maps)
+                        : std::vector<float>();
+      outputs.hidden_states.push_back(pool(inputs.batch, hidden, d, inputs.pooling, weights));
     } else if (outputs.hidden_states[i].data() != hidden) {  // asked for twice
       std::memcpy(outputs.hidden_states[i].data(), hidden, static_cast<size_t>(N * d) * sizeof(float));
     }
@@ -194,6 +242,11 @@ ForwardOutputs run_forward(Context& context, Arena& arena, Transformer& model, c
     outputs.attentions.emplace_back(map_floats);
     std::memcpy(outputs.attentions.back().data(), activations.blocks[layer - 1].maps,
                 static_cast<size_t>(map_floats) * sizeof(float));
+  }
+  for (int64_t layer : inputs.value_relations) {
+    const AttentionShape shape = model.relation_shape(inputs.batch, inputs.relation_heads);
+    outputs.value_relations.emplace_back(attention_map_floats(shape));
+    value_relation_forward(context, shape, activations.blocks[layer - 1].values, outputs.value_relations.back().data());
   }
   if (inputs.logits != LogitsForm::kNone) compute_logits(context, arena, model, inputs, activations, outputs);
   if (inputs.labels != nullptr) compute_loss(context, arena, model, inputs, activations, outputs);

@@ -8,15 +8,20 @@
 
 namespace limbeck {
 
-enum class Pooling { kNone, kMean, kLast };
+/// kCls is the first token. kAttention weighs each token by the attention that it receives in the block before the
+/// hidden state (the first block for the embeddings): mean over heads and over the queries that see it, normalised to
+/// sum 1.
+enum class Pooling { kNone, kMean, kLast, kCls, kAttention };
 enum class LogitsForm { kNone, kDense, kTopK };
 
 /// What one inference pass is asked for; every list may be empty.
 struct ForwardInputs {
   Batch batch;
-  std::vector<int64_t> hidden_states;  // each 0 … L
-  Pooling pooling = Pooling::kNone;    // kMean and kLast give one row a sequence
-  std::vector<int64_t> attentions;     // each 1 … L
+  std::vector<int64_t> hidden_states;    // each 0 … L
+  Pooling pooling = Pooling::kNone;      // all others give one row a sequence
+  std::vector<int64_t> attentions;       // each 1 … L
+  std::vector<int64_t> value_relations;  // each 1 … L
+  int64_t relation_heads = 0;            // of value_relations; divides KV·hd
   LogitsForm logits = LogitsForm::kNone;
   int64_t top_k = 0;                    // 1 … V, with kTopK
   const int32_t* logit_rows = nullptr;  // [num_logit_rows] tokens whose logits are wanted; null = all
@@ -25,13 +30,14 @@ struct ForwardInputs {
 };
 
 struct ForwardOutputs {
-  std::vector<FloatBuffer> hidden_states;  // each [N or S, d]
-  std::vector<FloatBuffer> attentions;     // each: S maps [H, t, t]
-  FloatBuffer logits;                      // [rows, V]
-  std::vector<int32_t> top_k_indices;      // [rows, K], best first
-  std::vector<float> top_k_values;         // [rows, K]
-  std::vector<float> log_sum_exp;          // [rows] over the whole vocabulary
-  double loss_sum = 0;                     // Σ cross-entropy over labelled tokens
+  std::vector<FloatBuffer> hidden_states;    // each [N or S, d]
+  std::vector<FloatBuffer> attentions;       // each: S maps [H, t, t]
+  std::vector<FloatBuffer> value_relations;  // each: S maps [relation_heads, t, t]
+  FloatBuffer logits;                        // [rows, V]
+  std::vector<int32_t> top_k_indices;        // [rows, K], best first
+  std::vector<float> top_k_values;           // [rows, K]
+  std::vector<float> log_sum_exp;            // [rows] over the whole vocabulary
+  double loss_sum = 0;                       // Σ cross-entropy over labelled tokens
   int64_t num_labels = 0;
 };
 

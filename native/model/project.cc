@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <numeric>
+#include <string>
 #include <utility>
 
 #include "core/error.h"
@@ -83,12 +84,13 @@ std::vector<int64_t> spread(int64_t source, int64_t target) {
 }
 
 /// A query head stays with its key-value head where the groups allow it: with another's keys it would match nothing.
-std::vector<int64_t> query_heads(const TransformerConfig& source, const TransformerConfig& target) {
+std::vector<int64_t> query_heads(const TransformerConfig& source, const TransformerConfig& target,
+                                 const std::vector<int64_t>& key_value_heads) {
   const int64_t group = source.num_attention_heads / source.num_key_value_heads;
   const int64_t target_group = target.num_attention_heads / target.num_key_value_heads;
   if (target_group > group) return spread(source.num_attention_heads, target.num_attention_heads);
   std::vector<int64_t> heads;
-  for (int64_t kv : spread(source.num_key_value_heads, target.num_key_value_heads)) {
+  for (int64_t kv : key_value_heads) {
     for (int64_t query : spread(group, target_group)) heads.push_back(kv * group + query);
   }
   return heads;
@@ -102,28 +104,30 @@ void append_blocks(const std::vector<int64_t>& blocks, int64_t block_size, const
   }
 }
 
-std::vector<int64_t> attended_indices(const TransformerConfig& source, const TransformerConfig& target) {
-  std::vector<int64_t> indices;
-  append_blocks(query_heads(source, target), source.head_dim, spread(source.head_dim, target.head_dim), 0, indices);
-  return indices;
-}
+/// The source's places of the axes that each block has for itself.
+struct BlockAxes {
+  std::vector<int64_t> qkv, attended, mlp_input, intermediate;
+};
 
-std::vector<int64_t> qkv_indices(const TransformerConfig& source, const TransformerConfig& target) {
-  std::vector<int64_t> indices = attended_indices(source, target);
-  const std::vector<int64_t> heads = spread(source.num_key_value_heads, target.num_key_value_heads);
+BlockAxes block_axes(const TransformerConfig& source, const TransformerConfig& target,
+                     const std::vector<int64_t>& key_value_heads, const std::vector<int64_t>& intermediate) {
+  BlockAxes axes;
   const std::vector<int64_t> channels = spread(source.head_dim, target.head_dim);
+  append_blocks(query_heads(source, target, key_value_heads), source.head_dim, channels, 0, axes.attended);
   const int64_t keys = source.attention_size(), values = keys + source.num_key_value_heads * source.head_dim;
-  append_blocks(heads, source.head_dim, channels, keys, indices);
-  append_blocks(heads, source.head_dim, channels, values, indices);
-  return indices;
+  axes.qkv = axes.attended;
+  append_blocks(key_value_heads, source.head_dim, channels, keys, axes.qkv);
+  append_blocks(key_value_heads, source.head_dim, channels, values, axes.qkv);
+  append_blocks(leading(source.mlp_input_size() / source.intermediate_size), source.intermediate_size, intermediate, 0,
+                axes.mlp_input);
+  axes.intermediate = intermediate;
+  return axes;
 }
 
-std::vector<int64_t> mlp_input_indices(const TransformerConfig& source, const TransformerConfig& target) {
-  std::vector<int64_t> indices;
-  const std::vector<int64_t> channels = spread(source.intermediate_size, target.intermediate_size);
-  append_blocks(leading(source.mlp_input_size() / source.intermediate_size), source.intermediate_size, channels, 0,
-                indices);
-  return indices;
+/// The block of a parameter "layers.3.…", or −1.
+int64_t block_of(const std::string& name) {
+  static const std::string kPrefix = "layers.";
+  return name.compare(0, kPrefix.size(), kPrefix) == 0 ? std::stol(name.substr(kPrefix.size())) : -1;
 }
 
 /// Rows before position 0 belong to padding, which no model learns from: they come from the source's first such row.
@@ -140,14 +144,20 @@ class Projector {
   Projector(Context& context, const TransformerConfig& source, const TransformerConfig& target,
             const ProjectionMap& map)
       : context_(context),
-        qkv_(qkv_indices(source, target)),
-        attended_(attended_indices(source, target)),
-        mlp_input_(mlp_input_indices(source, target)),
-        intermediate_(spread(source.intermediate_size, target.intermediate_size)),
         head_(spread(source.head_dim, target.head_dim)),
         positions_(position_indices(source, target)) {
+    const ChannelSelection& chosen = map.channels;
+    for (size_t l = 0; l < static_cast<size_t>(target.num_hidden_layers); ++l) {
+      blocks_.push_back(
+          block_axes(source, target,
+                     chosen.key_value_heads.empty() ? spread(source.num_key_value_heads, target.num_key_value_heads)
+                                                    : chosen.key_value_heads[l],
+                     chosen.intermediate.empty() ? spread(source.intermediate_size, target.intermediate_size)
+                                                 : chosen.intermediate[l]));
+    }
     if (map.width == WidthMap::kSelection) {
-      residual_.indices = gain_.indices = spread(source.hidden_size, target.hidden_size);
+      residual_.indices = gain_.indices =
+          chosen.residual.empty() ? spread(source.hidden_size, target.hidden_size) : chosen.residual;
       return;
     }
     residual_ = gain_ = {leading(source.hidden_size), map.components};
@@ -156,10 +166,10 @@ class Projector {
     gain_.rotation = squares_.data();
   }
 
-  /// source [.., source_columns] → values [num_rows, num_columns]
-  void project(const ParameterAxes& axes, const float* source, int64_t source_columns, int64_t num_rows,
+  /// source [.., source_columns] → values [num_rows, num_columns]. `block` of the target, from 0; −1 = none.
+  void project(const ParameterAxes& axes, int64_t block, const float* source, int64_t source_columns, int64_t num_rows,
                int64_t num_columns, float* values) const {
-    const Axis rows = axis(axes.rows, num_rows), columns = axis(axes.columns, num_columns);
+    const Axis rows = axis(axes.rows, block, num_rows), columns = axis(axes.columns, block, num_columns);
     const auto r = static_cast<int64_t>(rows.indices.size()), c = static_cast<int64_t>(columns.indices.size());
     const Arena::Scope scope(context_.scratch);
     const bool turns_rows = rows.rotation != nullptr, turns_columns = columns.rotation != nullptr;
@@ -181,20 +191,21 @@ class Projector {
   }
 
  private:
-  Axis axis(AxisKind kind, int64_t target_size) const {
+  Axis axis(AxisKind kind, int64_t block, int64_t target_size) const {
+    const auto of_block = [&]() -> const BlockAxes& { return blocks_[static_cast<size_t>(block)]; };
     switch (kind) {
       case AxisKind::kResidual:
         return residual_;
       case AxisKind::kGain:
         return gain_;
       case AxisKind::kQkv:
-        return {qkv_};
+        return {of_block().qkv};
       case AxisKind::kAttended:
-        return {attended_};
+        return {of_block().attended};
       case AxisKind::kMlpInput:
-        return {mlp_input_};
+        return {of_block().mlp_input};
       case AxisKind::kIntermediate:
-        return {intermediate_};
+        return {of_block().intermediate};
       case AxisKind::kHead:
         return {head_};
       case AxisKind::kPositions:
@@ -206,7 +217,8 @@ class Projector {
   }
 
   Context& context_;
-  std::vector<int64_t> qkv_, attended_, mlp_input_, intermediate_, head_, positions_;
+  std::vector<BlockAxes> blocks_;  // of the target
+  std::vector<int64_t> head_, positions_;
   Axis residual_, gain_;
   std::vector<float> squares_;  // P∘P
 };
@@ -215,6 +227,34 @@ void check_not_wider(const char* name, int64_t source, int64_t target) {
   if (target > source) {
     invalid("The target's " + std::string(name) + " of " + std::to_string(target) + " is more than the source's " +
             std::to_string(source) + ". A projection only shrinks: choose a smaller target.");
+  }
+}
+
+void check_channels(const char* name, const std::vector<int64_t>& channels, int64_t source, int64_t target) {
+  if (channels.empty()) return;
+  if (static_cast<int64_t>(channels.size()) != target) {
+    invalid("Expected " + std::to_string(target) + " places of " + name + ", got " + std::to_string(channels.size()) +
+            ".");
+  }
+  int64_t before = -1;
+  for (int64_t channel : channels) {
+    if (channel <= before || channel >= source) {
+      invalid("Expected places of " + std::string(name) + " that ascend from 0 to " + std::to_string(source - 1) +
+              ", got " + std::to_string(channel) + " after " + std::to_string(before) + ".");
+    }
+    before = channel;
+  }
+}
+
+void check_channels(const char* name, const std::vector<std::vector<int64_t>>& channels, int64_t num_layers,
+                    int64_t source, int64_t target) {
+  if (!channels.empty() && static_cast<int64_t>(channels.size()) != num_layers) {
+    invalid("Expected places of " + std::string(name) + " for each of " + std::to_string(num_layers) + " blocks, got " +
+            std::to_string(channels.size()) + ".");
+  }
+  for (const std::vector<int64_t>& block : channels) {
+    if (block.empty()) invalid("Expected places of " + std::string(name) + " for each block, got none.");
+    check_channels(name, block, source, target);
   }
 }
 
@@ -249,20 +289,85 @@ void check_map(const TransformerConfig& source, const TransformerConfig& target,
   }
 }
 
+void check_selection(const TransformerConfig& source, const TransformerConfig& target, const ProjectionMap& map) {
+  const ChannelSelection& chosen = map.channels;
+  const bool is_chosen = !chosen.residual.empty() || !chosen.intermediate.empty() || !chosen.key_value_heads.empty();
+  if (is_chosen && map.width != WidthMap::kSelection)
+    invalid("Channels are chosen with the width map 'selection' alone.");
+  check_channels("hiddenSize", chosen.residual, source.hidden_size, target.hidden_size);
+  check_channels("intermediateSize", chosen.intermediate, target.num_hidden_layers, source.intermediate_size,
+                 target.intermediate_size);
+  check_channels("numKeyValueHeads", chosen.key_value_heads, target.num_hidden_layers, source.num_key_value_heads,
+                 target.num_key_value_heads);
+}
+
 /// The source's name of a target parameter: "layers.0.…" becomes the mapped block's.
 std::string source_name(const std::string& name, const ProjectionMap& map) {
-  static const std::string kPrefix = "layers.";
-  if (name.compare(0, kPrefix.size(), kPrefix) != 0) return name;
-  const size_t end = name.find('.', kPrefix.size());
-  const size_t layer = std::stoul(name.substr(kPrefix.size(), end - kPrefix.size()));
-  return kPrefix + std::to_string(map.layers[layer] - 1) + name.substr(end);
+  const int64_t block = block_of(name);
+  if (block < 0) return name;
+  const std::string suffix = name.substr(name.find('.', sizeof("layers.") - 1));
+  return "layers." + std::to_string(map.layers[static_cast<size_t>(block)] - 1) + suffix;
 }
 
 }  // namespace
 
+AxisSums sum_by_axis(const TransformerConfig& config, const Parameters& parameters, const float* values) {
+  const size_t L = static_cast<size_t>(config.num_hidden_layers);
+  const int64_t query_size = config.attention_size(), key_size = config.num_key_value_heads * config.head_dim;
+  const int64_t group_size = query_size / config.num_key_value_heads;  // columns of the query heads of one group
+  AxisSums sums{
+      std::vector<double>(static_cast<size_t>(config.hidden_size)),
+      std::vector<std::vector<double>>(L, std::vector<double>(static_cast<size_t>(config.intermediate_size))),
+      std::vector<std::vector<double>>(L, std::vector<double>(static_cast<size_t>(config.num_key_value_heads))),
+      std::vector<double>(L)};
+  const auto add = [&](AxisKind kind, int64_t block, int64_t place, double value) {
+    const size_t b = static_cast<size_t>(block);
+    switch (kind) {
+      case AxisKind::kResidual:
+      case AxisKind::kGain:
+        sums.residual[static_cast<size_t>(place)] += value;
+        break;
+      case AxisKind::kQkv:
+        sums.key_value_heads[b][static_cast<size_t>(
+            place < query_size ? place / group_size : (place - query_size) % key_size / config.head_dim)] += value;
+        break;
+      case AxisKind::kAttended:
+        sums.key_value_heads[b][static_cast<size_t>(place / group_size)] += value;
+        break;
+      case AxisKind::kMlpInput:
+      case AxisKind::kIntermediate:
+        sums.intermediate[b][static_cast<size_t>(place % config.intermediate_size)] += value;
+        break;
+      case AxisKind::kHead:
+      case AxisKind::kPositions:
+      case AxisKind::kLeading:
+        break;
+    }
+  };
+  for (const Parameter& parameter : parameters.list()) {
+    const ParameterAxes& axes = parameter_axes(parameter.name);
+    const int64_t block = block_of(parameter.name), rows = parameter.shape[0], columns = parameter.count / rows;
+    const float* x = values + parameter.offset;  // [rows, columns]
+    std::vector<double> row_sums(static_cast<size_t>(rows)), column_sums(static_cast<size_t>(columns));
+    double total = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < columns; ++c) {
+        row_sums[static_cast<size_t>(r)] += x[r * columns + c];
+        column_sums[static_cast<size_t>(c)] += x[r * columns + c];
+      }
+      total += row_sums[static_cast<size_t>(r)];
+    }
+    for (int64_t r = 0; r < rows; ++r) add(axes.rows, block, r, row_sums[static_cast<size_t>(r)]);
+    for (int64_t c = 0; c < columns; ++c) add(axes.columns, block, c, column_sums[static_cast<size_t>(c)]);
+    if (block >= 0) sums.layers[static_cast<size_t>(block)] += total;
+  }
+  return sums;
+}
+
 std::vector<ProjectedParameter> project(Context& context, const Transformer& source, const TransformerConfig& target,
                                         const ProjectionMap& map) {
   check_map(source.config(), target, map);
+  check_selection(source.config(), target, map);
   const Projector projector(context, source.config(), target, map);
   const Parameters target_parameters(target);
   std::vector<ProjectedParameter> result;
@@ -273,8 +378,9 @@ std::vector<ProjectedParameter> project(Context& context, const Transformer& sou
     const Parameter& from = source.parameters().find(name);
     const bool is_vector = parameter.shape.size() == 1;
     ProjectedParameter projected{parameter.name, std::vector<float>(static_cast<size_t>(parameter.count))};
-    projector.project(parameter_axes(name), source.parameters().values() + from.offset, is_vector ? 1 : from.shape[1],
-                      parameter.shape[0], is_vector ? 1 : parameter.shape[1], projected.values.data());
+    projector.project(parameter_axes(name), block_of(parameter.name), source.parameters().values() + from.offset,
+                      is_vector ? 1 : from.shape[1], parameter.shape[0], is_vector ? 1 : parameter.shape[1],
+                      projected.values.data());
     result.push_back(std::move(projected));
   }
   return result;

@@ -10,11 +10,19 @@ namespace limbeck {
 
 enum class WidthMap { kSelection, kPca };
 
+/// Places of the source's axes that a selection keeps, each list ascending. What is empty is spread evenly.
+struct ChannelSelection {
+  std::vector<int64_t> residual;                      // [d]
+  std::vector<std::vector<int64_t>> intermediate;     // [L][I], a list for each target block
+  std::vector<std::vector<int64_t>> key_value_heads;  // [L][KV]; query heads go with theirs
+};
+
 /// How the axes of a smaller model are filled from a larger one of the same kind.
 struct ProjectionMap {
   std::vector<int64_t> layers;  // entry i = source block (from 1) that fills block i + 1
   WidthMap width = WidthMap::kSelection;
   const float* components = nullptr;  // kPca: [d, d_source], orthonormal rows
+  ChannelSelection channels;          // kSelection
 };
 
 struct ProjectedParameter {
@@ -22,16 +30,28 @@ struct ProjectedParameter {
   std::vector<float> values;  // in the target's shape
 };
 
+/// Sums of a value of every parameter (such as its mean squared gradient) over all that belongs to a place of an axis.
+/// Query heads count for their key-value head; norms and embeddings for the residual stream.
+struct AxisSums {
+  std::vector<double> residual;                      // [d]
+  std::vector<std::vector<double>> intermediate;     // [L][I]
+  std::vector<std::vector<double>> key_value_heads;  // [L][KV]
+  std::vector<double> layers;                        // [L] all parameters of a block
+};
+
+/// `values` in the layout of Parameters.
+AxisSums sum_by_axis(const TransformerConfig& config, const Parameters& parameters, const float* values);
+
 /// φ(source): a value for every parameter of the target that the source has too, in the target's shapes; neither model
 /// changes. With equal shapes, selection and the identity layer map it is the source itself, bit for bit.
-/// Selection takes evenly spread channels of an axis: ⌊(2i + 1)·source/(2·target)⌋ — whole heads first, then channels
-/// of a head. Query heads are selected inside the group of each selected key-value head, or among all query heads when
-/// the target's groups are larger than the source's. SwiGLU's gate and up rows are selected alike. PCA turns the
-/// residual axis by P: weights that read it become W·Pᵀ, those that write it P·W, gains P∘P·gain, biases P·bias; other
-/// axes are selected. Vocabulary, positions and types are cut to the target's. A projection of item features of another
-/// width is left out.
-/// Throws Error("ERR_INVALID_ARGUMENT") for a layer map of the wrong length or range, an axis of the target that is
-/// longer than the source's, SwiGLU against another activation, or PCA without components.
+/// Selection takes the channels given, or evenly spread ones of an axis: ⌊(2i + 1)·source/(2·target)⌋ — whole heads
+/// first, then channels of a head. Query heads are selected inside the group of each selected key-value head, or among
+/// all query heads when the target's groups are larger than the source's. SwiGLU's gate and up rows are selected alike.
+/// PCA turns the residual axis by P: weights that read it become W·Pᵀ, those that write it P·W, gains P∘P·gain, biases
+/// P·bias; other axes are selected. Vocabulary, positions and types are cut to the target's. A projection of item
+/// features of another width is left out. Throws Error("ERR_INVALID_ARGUMENT") for channels that do not ascend, are out
+/// of range or too few, a layer map of the wrong length or range, an axis of the target that is longer than the
+/// source's, SwiGLU against another activation, or PCA without components.
 std::vector<ProjectedParameter> project(Context& context, const Transformer& source, const TransformerConfig& target,
                                         const ProjectionMap& map);
 

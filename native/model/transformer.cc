@@ -33,6 +33,24 @@ float* zeros(Arena& arena, int64_t count) {
   return data;
 }
 
+/// The last columns of qkv [N, (H + 2KV)·hd], packed: [N, KV·hd].
+float* copy_values(Arena& arena, const TransformerConfig& config, const float* qkv, int64_t num_rows) {
+  const int64_t width = config.num_key_value_heads * config.head_dim, first = config.qkv_size() - width;
+  float* values = arena.allocate<float>(num_rows * width);
+  for (int64_t i = 0; i < num_rows; ++i) {
+    std::memcpy(values + i * width, qkv + i * config.qkv_size() + first, static_cast<size_t>(width) * sizeof(float));
+  }
+  return values;
+}
+
+/// The same columns of d_qkv += d_values [N, KV·hd].
+void add_to_values(const TransformerConfig& config, const float* d_values, float* d_qkv, int64_t num_rows) {
+  const int64_t width = config.num_key_value_heads * config.head_dim, first = config.qkv_size() - width;
+  for (int64_t i = 0; i < num_rows; ++i) {
+    for (int64_t c = 0; c < width; ++c) d_qkv[i * config.qkv_size() + first + c] += d_values[i * width + c];
+  }
+}
+
 [[noreturn]] void invalid(const std::string& message) { throw Error("ERR_INVALID_ARGUMENT", message); }
 
 }  // namespace
@@ -274,6 +292,15 @@ void Transformer::turn_heads_backward(Context& context, const Activations& activ
   }
 }
 
+AttentionShape Transformer::relation_shape(const Batch& batch, int64_t num_heads) const {
+  const int64_t width = config_.num_key_value_heads * config_.head_dim;
+  if (num_heads < 1 || width % num_heads != 0) {
+    invalid("Expected relationHeads to divide the " + std::to_string(width) + " columns of the values, got " +
+            std::to_string(num_heads) + ".");
+  }
+  return {batch.num_sequences, batch.sequence_offsets, num_heads, num_heads, width / num_heads, config_.causal};
+}
+
 // Without a backward pass, GELU may take the place of its input.
 BlockActivations Transformer::allocate_block(Arena& arena, int64_t N, bool for_backward) const {
   const int64_t d = config_.hidden_size;
@@ -373,6 +400,8 @@ Activations Transformer::forward(Context& context, Arena& arena, const Batch& ba
     const bool keep_maps = options.keep_maps != nullptr && options.keep_maps[l] != 0;
     block.maps = keep_maps ? arena.allocate<float>(attention_map_floats(attention_shape(batch))) : nullptr;
     block_forward(context, activations, l, block);
+    const bool keep_values = options.keep_values != nullptr && options.keep_values[l] != 0;
+    block.values = keep_values ? copy_values(arena, config_, block.qkv, N) : nullptr;
   }
   activations.final_input = final_input;
   if (!norm_after) {
@@ -503,7 +532,8 @@ void Transformer::backward(Context& context, Arena& arena, const Activations& ac
   for (int64_t l = L - 1; l >= 0; --l) {
     const Arena::Scope block_scope(arena);
     block_backward(context, arena, activations, l, d_stream,
-                   inputs.teacher_maps != nullptr ? inputs.teacher_maps[l] : nullptr, inputs.map_loss_scale);
+                   inputs.teacher_maps != nullptr ? inputs.teacher_maps[l] : nullptr, inputs.map_loss_scale,
+                   inputs.d_values != nullptr ? inputs.d_values[l] : nullptr);
     if (inputs.d_hidden != nullptr && inputs.d_hidden[l] != nullptr) {
       add_in_place(context, inputs.d_hidden[l], d_stream, N * d);
     }
@@ -532,7 +562,8 @@ void Transformer::backward(Context& context, Arena& arena, const Activations& ac
 
 // d_stream [N, d]: in, the gradient of the block's output; out, of its input.
 void Transformer::block_backward(Context& context, Arena& arena, const Activations& activations, int64_t layer,
-                                 float* d_stream, const float* teacher_maps, float map_loss_scale) const {
+                                 float* d_stream, const float* teacher_maps, float map_loss_scale,
+                                 const float* d_values) const {
   const Block& block = blocks_[static_cast<size_t>(layer)];
   const BlockActivations& a = activations.blocks[layer];
   const Batch& batch = activations.batch;
@@ -579,6 +610,7 @@ void Transformer::block_backward(Context& context, Arena& arena, const Activatio
   attention_backward(context, attention_shape(batch, layer), a.qkv, a.attended, a.lse, d_attended, d_qkv, teacher_maps,
                      map_loss_scale, drops ? config_.attention_dropout : 0.0f, seed, attention_stream(layer));
   turn_heads_backward(context, activations, block, a, d_qkv);
+  if (d_values != nullptr) add_to_values(config_, d_values, d_qkv, N);
   linear_backward(context, norm_after ? a.input : a.attention_normed, block.qkv.weight, d_qkv, d_normed,
                   block.qkv.d_weight, nullptr, N, d, config_.qkv_size());
   if (block.qkv.d_bias != nullptr) qkv_bias_backward(context, d_qkv, block.qkv.d_bias, N);

@@ -52,6 +52,7 @@ struct BlockActivations {
   float* output_sum;                       // [N, d] norm after: residual + feed-forward output; norm before: = output
   float* output;                           // [N, d] what the next block reads
   float* maps;                             // Σ H·t², or null
+  float* values;                           // [N, KV·hd], or null
 };
 
 /// Activations of one forward pass, in the arena given to it.
@@ -73,6 +74,8 @@ struct ForwardOptions {
   int64_t dropout_seed = -1;  // < 0 = no dropout
   /// [L] or null: 1 = keep the attention maps of that block.
   const uint8_t* keep_maps = nullptr;
+  /// [L] or null: 1 = keep the values of that block beside its qkv, which inference uses again.
+  const uint8_t* keep_values = nullptr;
   /// [L + 1] or null; an entry [N, d] or null: where that hidden state goes instead of the arena.
   float* const* hidden_buffers = nullptr;
   /// hidden[L] holds only the last row of each sequence, [S, d], and the last block computes no other. Inference only.
@@ -85,6 +88,8 @@ struct BackwardInputs {
   const float* const* teacher_maps;  // [L] or null; entries or null
   float map_loss_scale;
   float* d_word_table;  // [V, d] += gradient of word_table
+  /// [L] or null; entries [N, KV·hd] or null, added at the values of the blocks.
+  const float* const* d_values = nullptr;
 };
 
 /// Rows of `hidden` on their way to logits (masked LM: dense, activation, norm; others: the rows themselves).
@@ -135,6 +140,8 @@ class Transformer {
 
   /// Of block `layer`, from 0: blocks differ in their sliding window alone.
   AttentionShape attention_shape(const Batch& batch, int64_t layer = 0) const;
+  /// That of value relations with so many heads. Throws Error("ERR_INVALID_ARGUMENT") unless they divide KV·hd.
+  AttentionShape relation_shape(const Batch& batch, int64_t num_heads) const;
 
  private:
   friend class Generator;
@@ -189,7 +196,7 @@ class Transformer {
   void feed_forward(Context& context, const Activations& activations, int64_t layer, BlockActivations& block,
                     int64_t num_rows) const;
   void block_backward(Context& context, Arena& arena, const Activations& activations, int64_t layer, float* d_stream,
-                      const float* teacher_maps, float map_loss_scale) const;
+                      const float* teacher_maps, float map_loss_scale, const float* d_values) const;
 
   void qkv_bias_backward(Context& context, const float* d_qkv, float* d_bias, int64_t num_rows) const;
 

@@ -9,6 +9,8 @@
 #include "napi/engine.h"
 #include "napi/file_lock.h"
 #include "napi/generation.h"
+#include "napi/importance.h"
+#include "napi/packing.h"
 #include "napi/recommender.h"
 #include "napi/text_encoder.h"
 #include "napi/trainer.h"
@@ -63,11 +65,13 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   RecommenderObject::define(env);
   TextEncoderObject::define(env);
   GenerationObject::define(env);
+  ImportanceObject::define(env);
   exports.Set("createEngine", Napi::Function::New(env, create_engine, "createEngine"));
   exports.Set("cpuInfo", Napi::Function::New(env, cpu_info, "cpuInfo"));
   exports.Set("openRecommender", Napi::Function::New(env, open_recommender, "openRecommender"));
   exports.Set("openTextEncoder", Napi::Function::New(env, open_text_encoder, "openTextEncoder"));
   exports.Set("crc32c", Napi::Function::New(env, crc32c, "crc32c"));
+  define_packing(env, exports);
   exports.Set("tryLockFile", Napi::Function::New(env, try_lock_file, "tryLockFile"));
   return exports;
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "model/inference.h"
+#include "napi/importance.h"
 #include "napi/recommender.h"
 #include "napi/text_encoder.h"
 #include "napi/trainer.h"
@@ -63,6 +64,7 @@ void Engine::define(Napi::Env env) {
                       getter<&Engine::precision>("precision"),
                       method<&Engine::create_transformer>("createTransformer"),
                       method<&Engine::create_trainer>("createTrainer"),
+                      method<&Engine::create_importance>("createImportance"),
                       method<&Engine::create_recommender>("createRecommender"),
                       method<&Engine::create_text_encoder>("createTextEncoder"),
                       promise_method<&Engine::pca>("pca"),
@@ -113,6 +115,10 @@ Napi::Value Engine::create_transformer(const Napi::CallbackInfo& info) {
 
 Napi::Value Engine::create_trainer(const Napi::CallbackInfo& info) {
   return TrainerObject::create(info.Env(), queue(), info[0], info[1]);
+}
+
+Napi::Value Engine::create_importance(const Napi::CallbackInfo& info) {
+  return ImportanceObject::create(info.Env(), queue(), info[0]);
 }
 
 Napi::Value Engine::create_recommender(const Napi::CallbackInfo& info) {

@@ -27,6 +27,7 @@ class Engine : public JsClass<Engine> {
   Napi::Value precision(const Napi::CallbackInfo& info);
   Napi::Value create_transformer(const Napi::CallbackInfo& info);
   Napi::Value create_trainer(const Napi::CallbackInfo& info);
+  Napi::Value create_importance(const Napi::CallbackInfo& info);
   Napi::Value create_recommender(const Napi::CallbackInfo& info);
   Napi::Value create_text_encoder(const Napi::CallbackInfo& info);
   Napi::Value pca(const Napi::CallbackInfo& info);

@@ -78,11 +78,11 @@ TeacherInput read_teacher(const Napi::Value& value, const Transformer& student, 
   const Fields fields(value, "teacher");
   TeacherInput teacher;
   const Napi::Value model = fields.get("model"), hidden = fields.get("hidden"), attentions = fields.get("attentions"),
-                    logits = fields.get("logits");
+                    relations = fields.get("relations"), logits = fields.get("logits");
   if (!model.IsUndefined()) {
     teacher.model = TransformerObject::unwrap_of(queue, model, "teacher.model").state();
-    if (!hidden.IsUndefined() || !attentions.IsUndefined() || !logits.IsUndefined()) {
-      invalid("Expected teacher to hold either a model or arrays (hidden, attentions, logits), got both.");
+    if (!hidden.IsUndefined() || !attentions.IsUndefined() || !relations.IsUndefined() || !logits.IsUndefined()) {
+      invalid("Expected teacher to hold either a model or arrays (hidden, attentions, relations, logits), got both.");
     }
   }
   read_layer_map(fields.get("layerMap"), student, teacher);
@@ -92,6 +92,19 @@ TeacherInput read_teacher(const Napi::Value& value, const Transformer& student, 
     const int64_t count = attention_map_floats(student.attention_shape(batch));
     for (const FloatInput& array : teacher.attentions) {
       check_count("each entry of teacher.attentions", array.count(), count);
+    }
+  }
+  const Napi::Value relation_heads = fields.get("relationHeads");
+  if (!relation_heads.IsUndefined()) {
+    teacher.relation_heads = to_integer(relation_heads, "teacher.relationHeads", 1, kMaxInt32);
+    if (teacher.model != nullptr) teacher.model->transformer.relation_shape(batch, teacher.relation_heads);
+  }
+  const int64_t relation_floats =
+      relation_heads.IsUndefined() ? 0 : attention_map_floats(student.relation_shape(batch, teacher.relation_heads));
+  if (!relations.IsUndefined()) {
+    teacher.relations = read_arrays(relations, "teacher.relations", teacher.layer_map.size());
+    for (const FloatInput& array : teacher.relations) {
+      check_count("each entry of teacher.relations", array.count(), relation_floats);
     }
   }
   if (!logits.IsUndefined()) read_logits(logits, student, queue, batch.num_tokens, teacher);
@@ -105,6 +118,7 @@ LossWeights read_losses(const Napi::Value& value) {
   weights.kd = fields.number("kd", 0.0f);
   weights.hidden = fields.number("hidden", 0.0f);
   weights.attention = fields.number("attention", 0.0f);
+  if (!fields.get("relation").IsUndefined()) weights.relation = fields.number("relation", 0.0f);
   weights.temperature = fields.number("temperature", FLT_MIN);
   weights.fusion = fields.number("fusion", 0.0f, 1.0f);
   weights.gate = fields.number("gate", 0.0f);
@@ -119,6 +133,8 @@ TeacherSignal TeacherInput::view() const {
   signal.layer_map = layer_map;
   for (const FloatInput& array : hidden) signal.hidden.push_back(array.data());
   for (const FloatInput& array : attentions) signal.attentions.push_back(array.data());
+  for (const FloatInput& array : relations) signal.relations.push_back(array.data());
+  signal.relation_heads = relation_heads;
   signal.teacher_hidden_size = hidden_size;
   if (!dense_logits.empty()) signal.dense_logits = dense_logits.data();
   if (head != nullptr) {

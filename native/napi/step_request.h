@@ -18,11 +18,12 @@ namespace limbeck {
 struct TeacherInput {
   std::shared_ptr<SharedModel> model, head;
   std::vector<std::pair<int64_t, int64_t>> layer_map;
-  std::vector<FloatInput> hidden, attentions;
+  std::vector<FloatInput> hidden, attentions, relations;
   int64_t hidden_size = 0;  // of `hidden`
   FloatInput dense_logits, logits_hidden, top_k_values, log_sum_exp;
   std::vector<int32_t> top_k_indices;
   int64_t top_k = 0;
+  int64_t relation_heads = 0;
 
   TeacherSignal view() const;
 };

@@ -57,6 +57,7 @@ Napi::Value step_result(Napi::Env env, const StepResult& step) {
   result.Set("kd", step.kd);
   result.Set("hidden", step.hidden);
   result.Set("attention", step.attention);
+  result.Set("relation", step.relation);
   result.Set("gradNorm", step.grad_norm);
   result.Set("numLabels", static_cast<double>(step.num_labels));
   return result;

@@ -108,11 +108,18 @@ ForwardRequest read_forward_request(const Fields& fields, const TransformerConfi
     inputs.hidden_states = fields.integers("hiddenStates", 0, config.num_hidden_layers);
   }
   if (!fields.get("pooling").IsUndefined()) {
-    inputs.pooling = fields.choice<Pooling>(
-        "pooling", {{"none", Pooling::kNone}, {"mean", Pooling::kMean}, {"last", Pooling::kLast}});
+    inputs.pooling = fields.choice<Pooling>("pooling", {{"none", Pooling::kNone},
+                                                        {"mean", Pooling::kMean},
+                                                        {"last", Pooling::kLast},
+                                                        {"cls", Pooling::kCls},
+                                                        {"attention", Pooling::kAttention}});
   }
   if (!fields.get("attentions").IsUndefined()) {
     inputs.attentions = fields.integers("attentions", 1, config.num_hidden_layers);
+  }
+  if (!fields.get("valueRelations").IsUndefined()) {
+    inputs.value_relations = fields.integers("valueRelations", 1, config.num_hidden_layers);
+    if (!inputs.value_relations.empty()) inputs.relation_heads = fields.integer("relationHeads", 1, kMaxInt32);
   }
   const Napi::Value logits = fields.get("logits");
   if (logits.IsObject()) {
@@ -134,6 +141,24 @@ ForwardRequest read_forward_request(const Fields& fields, const TransformerConfi
   return request;
 }
 
+std::vector<std::vector<int64_t>> read_lists(const Fields& fields, const char* key) {
+  std::vector<std::vector<int64_t>> lists;
+  if (fields.get(key).IsUndefined()) return lists;
+  const Napi::Array array = to_array(fields.get(key), fields.name(key));
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    lists.push_back(to_integers(array.Get(i), fields.name(key) + "[" + std::to_string(i) + "]", 0, kMaxInt32));
+  }
+  return lists;
+}
+
+ChannelSelection read_channels(const Fields& fields) {
+  ChannelSelection channels;
+  if (!fields.get("residual").IsUndefined()) channels.residual = fields.integers("residual", 0, kMaxInt32);
+  channels.intermediate = read_lists(fields, "intermediate");
+  channels.key_value_heads = read_lists(fields, "keyValueHeads");
+  return channels;
+}
+
 Napi::Value forward_result(Napi::Env env, const ForwardRequest& request, ForwardOutputs& outputs) {
   const auto arrays = [&](std::vector<FloatBuffer>& tensors) {
     Napi::Array list = Napi::Array::New(env, tensors.size());
@@ -143,6 +168,7 @@ Napi::Value forward_result(Napi::Env env, const ForwardRequest& request, Forward
   Napi::Object result = Napi::Object::New(env);
   result.Set("hiddenStates", arrays(outputs.hidden_states));
   result.Set("attentions", arrays(outputs.attentions));
+  result.Set("valueRelations", arrays(outputs.value_relations));
   if (request.inputs.logits == LogitsForm::kDense)
     result.Set("logits", new_float32_array(env, std::move(outputs.logits)));
   if (request.inputs.logits == LogitsForm::kTopK) {
@@ -290,14 +316,21 @@ Napi::Value TransformerObject::interpolate(const Napi::CallbackInfo& info) {
   const Parameter& parameter = model->transformer.parameters().find(to_string(info[0], "name"));
   const float alpha = to_float(info[2], "alpha");
   auto target = std::make_shared<FloatInput>(info[1], "target of " + parameter.name, parameter.count);
+  auto weights = info[3].IsUndefined()
+                     ? nullptr
+                     : std::make_shared<FloatInput>(info[3], "weights of " + parameter.name, parameter.count);
   return queue().submit(
       {Hold(model)},
-      [model, target, offset = parameter.offset, alpha](Context& context, Arena&) {
-        limbeck::interpolate(context, model->transformer.parameters().values() + offset, target->data(),
-                             target->count(), alpha);
+      [model, target, weights, offset = parameter.offset, alpha](Context& context, Arena&) {
+        float* values = model->transformer.parameters().values() + offset;
+        if (weights == nullptr) {
+          limbeck::interpolate(context, values, target->data(), target->count(), alpha);
+        } else {
+          interpolate_weighted(context, values, target->data(), weights->data(), target->count(), alpha);
+        }
         return true;
       },
-      [target](Napi::Env env, bool) { return env.Undefined(); });
+      [target, weights](Napi::Env env, bool) { return env.Undefined(); });
 }
 
 Napi::Value TransformerObject::forward(const Napi::CallbackInfo& info) {
@@ -320,6 +353,8 @@ Napi::Value TransformerObject::project(const Napi::CallbackInfo& info) {
   ProjectionMap map;
   map.layers = fields.integers("layers", 1, from.num_hidden_layers);
   map.width = fields.choice<WidthMap>("width", {{"selection", WidthMap::kSelection}, {"pca", WidthMap::kPca}});
+  const Napi::Value channels = fields.get("channels");
+  if (!channels.IsUndefined()) map.channels = read_channels(Fields(channels, "map.channels"));
   FloatInput components;
   if (map.width == WidthMap::kPca) {
     components = FloatInput(fields.get("components"), fields.name("components"),

@@ -81,6 +81,23 @@ void interpolate(Context& context, float* parameters, const float* target, int64
   });
 }
 
+void interpolate_weighted(Context& context, float* parameters, const float* target, const float* weights, int64_t count,
+                          float alpha) {
+  for_each_piece(context, count, [&](int64_t begin, int64_t size, int64_t) {
+    for (int64_t i = begin; i < begin + size; ++i) {
+      const float rate = alpha * weights[i];
+      // θ + (φ − θ) need not be φ in floating point.
+      parameters[i] = rate == 1 ? target[i] : parameters[i] + rate * (target[i] - parameters[i]);
+    }
+  });
+}
+
+void add_squares(Context& context, float* sums, const float* x, int64_t count) {
+  for_each_piece(context, count, [&](int64_t begin, int64_t size, int64_t) {
+    for (int64_t i = begin; i < begin + size; ++i) sums[i] += x[i] * x[i];
+  });
+}
+
 double squared_error(Context& context, float* student, const float* teacher, int64_t count) {
   const CpuKernels& kernels = cpu_kernels();
   return sum_of_pieces(context, count, [&](int64_t begin, int64_t size) {

@@ -30,6 +30,11 @@ void sgd(Context& context, float* parameters, const float* gradients, float* buf
 
 /// Parameter interpolation θ ← θ + alpha·(target − θ).
 void interpolate(Context& context, float* parameters, const float* target, int64_t count, float alpha);
+/// The same with a weight for each parameter: θ ← θ + alpha·weight·(target − θ).   weights [count]
+void interpolate_weighted(Context& context, float* parameters, const float* target, const float* weights, int64_t count,
+                          float alpha);
+/// sums += x².   sums, x [count]
+void add_squares(Context& context, float* sums, const float* x, int64_t count);
 
 /// Squared error after a projection: difference = student − teacher (in place in student) and its Σ of squares.
 double squared_error(Context& context, float* student, const float* teacher, int64_t count);

@@ -10,6 +10,7 @@
 #include "ops/linear.h"
 #include "ops/loss_head.h"
 #include "ops/optimizer.h"
+#include "ops/value_relation.h"
 #include "train/sampled_table.h"
 
 namespace limbeck {
@@ -49,14 +50,12 @@ std::vector<int64_t> labelled_rows(const StepInputs& inputs, int64_t vocab_size)
 
 void check_teacher(const TransformerConfig& student, const StepInputs& inputs) {
   const LossWeights& weights = inputs.weights;
-  const bool wants_teacher = weights.kd != 0 || weights.hidden != 0 || weights.attention != 0;
-  if (!wants_teacher) return;
-  if (inputs.teacher == nullptr) invalid("The kd, hidden and attention losses need a teacher.");
+  const bool wants_layers = weights.hidden != 0 || weights.attention != 0 || weights.relation != 0;
+  if (weights.kd == 0 && !wants_layers) return;
+  if (inputs.teacher == nullptr) invalid("The kd, hidden, attention and relation losses need a teacher.");
   const TeacherSignal& teacher = *inputs.teacher;
   const size_t pairs = teacher.layer_map.size();
-  if ((weights.hidden != 0 || weights.attention != 0) && pairs == 0) {
-    invalid("The hidden and attention losses need a layerMap.");
-  }
+  if (wants_layers && pairs == 0) invalid("The hidden, attention and relation losses need a layerMap.");
   for (const auto& [student_layer, teacher_layer] : teacher.layer_map) {
     if (student_layer < 1 || student_layer > student.num_hidden_layers) {
       invalid("layerMap names student layer " + std::to_string(student_layer) + " of " +
@@ -77,12 +76,16 @@ void check_teacher(const TransformerConfig& student, const StepInputs& inputs) {
     if (weights.attention != 0 && teacher.model->config().num_attention_heads != student.num_attention_heads) {
       throw Error("ERR_SHAPE_MISMATCH", "The attention loss needs equal head counts: the teacher has " +
                                             std::to_string(teacher.model->config().num_attention_heads) +
-                                            ", the student " + std::to_string(student.num_attention_heads) + ".");
+                                            ", the student " + std::to_string(student.num_attention_heads) +
+                                            "; the relation loss does not.");
     }
   } else {
     if (weights.hidden != 0 && teacher.hidden.size() != pairs) invalid("teacher.hidden needs one array a pair.");
     if (weights.attention != 0 && teacher.attentions.size() != pairs) {
       invalid("teacher.attentions needs one array a pair.");
+    }
+    if (weights.relation != 0 && teacher.relations.size() != pairs) {
+      invalid("teacher.relations needs one array a pair.");
     }
     const bool has_logits = teacher.dense_logits != nullptr || teacher.logits_hidden != nullptr || teacher.top_k > 0;
     if (weights.kd != 0 && !has_logits) invalid("The kd loss needs teacher.logits or teacher.model.");
@@ -132,7 +135,7 @@ float* zeros(Arena& arena, int64_t count) {
 Trainer::Trainer(std::shared_ptr<Transformer> model, const OptimizerOptions& options)
     : model_(std::move(model)), options_(options) {
   const int64_t count = model_->parameters().flat_count();
-  first_ = allocate_floats(count);
+  first_ = allocate_floats(options.kind == OptimizerKind::kNone ? 0 : count);
   second_ = allocate_floats(options.kind == OptimizerKind::kAdamW ? count : 0);
 }
 
@@ -196,6 +199,42 @@ double Trainer::hidden_loss(Context& context, Arena& arena, const StepInputs& in
   return total;
 }
 
+// Mean over mapped layers, relation heads and tokens of KL(teacher ‖ student) of value relations; entries of d_values
+// [N, KV·hd] are set to its gradient.
+double Trainer::relation_loss(Context& context, Arena& arena, const StepInputs& inputs, const Activations* teacher,
+                              const float** d_values) {
+  const TeacherSignal& signal = *inputs.teacher;
+  const TransformerConfig& config = model_->config();
+  const int64_t N = inputs.batch.num_tokens, width = config.num_key_value_heads * config.head_dim;
+  const AttentionShape shape = model_->relation_shape(inputs.batch, signal.relation_heads);
+  const double scale = 1.0 / (static_cast<double>(N) * static_cast<double>(signal.relation_heads) *
+                              static_cast<double>(signal.layer_map.size()));
+  const int64_t map_floats = attention_map_floats(shape);
+  float* maps = arena.allocate<float>(map_floats);
+  double total = 0;
+  for (size_t i = 0; i < signal.layer_map.size(); ++i) {
+    const size_t block = static_cast<size_t>(signal.layer_map[i].first - 1);
+    if (d_values[block] != nullptr) invalid("The relation loss takes one teacher layer a student layer.");
+    const float* target;  // Σ relation_heads·t²
+    if (teacher != nullptr) {
+      float* teacher_maps = arena.allocate<float>(map_floats);
+      value_relation_forward(context, signal.model->relation_shape(inputs.batch, signal.relation_heads),
+                             teacher->blocks[signal.layer_map[i].second - 1].values, teacher_maps);
+      target = teacher_maps;
+    } else {
+      target = signal.relations[i];
+    }
+    const float* values = activations_.blocks[block].values;  // [N, width]
+    value_relation_forward(context, shape, values, maps);
+    total += scale * attention_map_divergence(context, shape, target, maps);
+    float* d_block = arena.allocate<float>(N * width);
+    value_relation_backward(context, shape, values, target, static_cast<float>(inputs.weights.relation * scale),
+                            d_block);
+    d_values[block] = d_block;
+  }
+  return total;
+}
+
 StepResult Trainer::compute_gradients(Context& context, Arena& arena, const StepInputs& inputs) {
   const TransformerConfig& config = model_->config();
   check_batch(config, inputs.batch);
@@ -217,21 +256,29 @@ StepResult Trainer::compute_gradients(Context& context, Arena& arena, const Step
 
   // Forward passes; attention maps are kept only where the loss reads them.
   std::vector<uint8_t> keep_maps(static_cast<size_t>(L), 0);
-  std::vector<uint8_t> keep_teacher_maps;
-  if (signal != nullptr && weights.attention != 0) {
-    for (const auto& pair : signal->layer_map) keep_maps[static_cast<size_t>(pair.first - 1)] = 1;
+  std::vector<uint8_t> keep_values(static_cast<size_t>(L), 0);
+  std::vector<uint8_t> keep_teacher_maps, keep_teacher_values;
+  for (size_t i = 0; signal != nullptr && i < signal->layer_map.size(); ++i) {
+    const size_t block = static_cast<size_t>(signal->layer_map[i].first - 1);
+    keep_maps[block] |= weights.attention != 0;
+    keep_values[block] |= weights.relation != 0;
   }
-  const Activations student =
-      model_->forward(context, arena, inputs.batch, {true, inputs.dropout_seed, keep_maps.data()});
+  activations_ =
+      model_->forward(context, arena, inputs.batch, {true, inputs.dropout_seed, keep_maps.data(), keep_values.data()});
+  const Activations& student = activations_;
   Activations teacher_activations{};
   const Activations* teacher = nullptr;
   if (signal != nullptr && signal->model != nullptr &&
-      (weights.kd != 0 || weights.hidden != 0 || weights.attention != 0)) {
-    keep_teacher_maps.assign(static_cast<size_t>(signal->model->config().num_hidden_layers), 0);
-    if (weights.attention != 0) {
-      for (const auto& pair : signal->layer_map) keep_teacher_maps[static_cast<size_t>(pair.second - 1)] = 1;
+      (weights.kd != 0 || weights.hidden != 0 || weights.attention != 0 || weights.relation != 0)) {
+    const size_t teacher_layers = static_cast<size_t>(signal->model->config().num_hidden_layers);
+    keep_teacher_maps.assign(teacher_layers, 0);
+    keep_teacher_values.assign(teacher_layers, 0);
+    for (const auto& pair : signal->layer_map) {
+      keep_teacher_maps[static_cast<size_t>(pair.second - 1)] |= weights.attention != 0;
+      keep_teacher_values[static_cast<size_t>(pair.second - 1)] |= weights.relation != 0;
     }
-    teacher_activations = signal->model->forward(context, arena, inputs.batch, {false, -1, keep_teacher_maps.data()});
+    teacher_activations = signal->model->forward(context, arena, inputs.batch,
+                                                 {false, -1, keep_teacher_maps.data(), keep_teacher_values.data()});
     teacher = &teacher_activations;
   }
 
@@ -298,11 +345,14 @@ StepResult Trainer::compute_gradients(Context& context, Arena& arena, const Step
     }
   }
 
+  std::vector<const float*> d_values(static_cast<size_t>(L), nullptr);
+  if (weights.relation != 0) result.relation = relation_loss(context, arena, inputs, teacher, d_values.data());
+
   model_->backward(context, arena, student,
-                   {d_final, d_hidden.data(), teacher_maps.data(), map_loss_scale, d_word_table});
+                   {d_final, d_hidden.data(), teacher_maps.data(), map_loss_scale, d_word_table, d_values.data()});
   model_->backward_word_table(context, d_word_table);
   result.loss = weights.ce * result.ce + weights.kd * result.kd + weights.hidden * result.hidden +
-                weights.attention * result.attention;
+                weights.attention * result.attention + weights.relation * result.relation;
 
   double square = std::pow(global_norm(context, parameters.gradients(), parameters.flat_count()), 2);
   for (const Projection& projection : projections_) {
@@ -337,7 +387,7 @@ void Trainer::update(Context& context, const StepInputs& inputs, double grad_nor
     if (options_.kind == OptimizerKind::kAdamW) {
       adamw(context, values, gradients, first, second, count,
             {inputs.learning_rate, options_.beta1, options_.beta2, options_.epsilon, decay, step_count_, grad_scale});
-    } else {
+    } else if (options_.kind == OptimizerKind::kSgd) {
       sgd(context, values, gradients, first, count, {inputs.learning_rate, options_.momentum, decay, grad_scale});
     }
   };

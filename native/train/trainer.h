@@ -10,7 +10,8 @@
 
 namespace limbeck {
 
-enum class OptimizerKind { kAdamW, kSgd };
+/// kNone keeps no state: gradients alone.
+enum class OptimizerKind { kAdamW, kSgd, kNone };
 
 struct OptimizerOptions {
   OptimizerKind kind = OptimizerKind::kAdamW;
@@ -20,9 +21,9 @@ struct OptimizerOptions {
   float max_grad_norm = 0;  // 0 = no clipping
 };
 
-/// Weights of the four terms: w_ce·CE + w_kd·τ²·KL + w_h·MSE + w_a·KL of attention maps.
+/// Weights of the five terms: w_ce·CE + w_kd·τ²·KL + w_h·MSE + w_a·KL of attention maps + w_r·KL of value relations.
 struct LossWeights {
-  float ce = 1, kd = 0, hidden = 0, attention = 0;
+  float ce = 1, kd = 0, hidden = 0, attention = 0, relation = 0;
   float temperature = 1;
   float fusion = 1;  // see LossHeadOptions
   float gate = 1;
@@ -35,6 +36,8 @@ struct TeacherSignal {
   // One entry a pair of layer_map, or none.
   std::vector<const float*> hidden;      // [N, teacher_hidden_size]
   std::vector<const float*> attentions;  // Σ H·t²
+  std::vector<const float*> relations;   // Σ relation_heads·t²
+  int64_t relation_heads = 0;            // divides KV·hd of student and teacher
   int64_t teacher_hidden_size = 0;       // of `hidden`
   // Logits: at most one form. All have N rows; rows without a label are not read.
   const float* dense_logits = nullptr;   // [N, V]
@@ -58,7 +61,7 @@ struct StepInputs {
 
 /// Each term before its weight; `loss` is the weighted sum.
 struct StepResult {
-  double loss = 0, ce = 0, kd = 0, hidden = 0, attention = 0;
+  double loss = 0, ce = 0, kd = 0, hidden = 0, attention = 0, relation = 0;
   double grad_norm = 0;  // before clipping
   int64_t num_labels = 0;
 };
@@ -81,6 +84,9 @@ class Trainer {
   StepResult step(Context& context, Arena& arena, const StepInputs& inputs);
 
   Transformer& model() { return *model_; }
+  const Transformer& model() const { return *model_; }
+  /// Of the last compute_gradients(); valid until its arena is reset.
+  const Activations& activations() const { return activations_; }
   /// Sized by the first call for `index`; entry i of the layer map uses projection i.
   Projection& projection(size_t index, int64_t rows, int64_t columns);
   std::vector<Projection>& projections() { return projections_; }
@@ -94,10 +100,13 @@ class Trainer {
  private:
   double hidden_loss(Context& context, Arena& arena, const StepInputs& inputs, const Activations& student,
                      const Activations* teacher, const float** d_hidden, float* d_final);
+  double relation_loss(Context& context, Arena& arena, const StepInputs& inputs, const Activations* teacher,
+                       const float** d_values);
   void update(Context& context, const StepInputs& inputs, double grad_norm);
 
   std::shared_ptr<Transformer> model_;
   OptimizerOptions options_;
+  Activations activations_{};
   AlignedFloats first_, second_;  // [flat_count]
   std::vector<Projection> projections_;
   int64_t step_count_ = 0;

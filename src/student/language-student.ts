@@ -7,7 +7,7 @@ import { LanguageModel } from '../teacher/language-model.js';
 import { languageModelArchitectureSchema, languageModelTrainingSchema } from '../teacher/options.js';
 import { type TextCorpus, type TrainLanguageModelContext, trainLanguageModel } from '../teacher/pretrain.js';
 import { initialiseStudent, uniformLayerMap, uniformLayerPairs } from './initialise.js';
-import { distillationLossesShape, interpolationSchema } from './options.js';
+import { distillationLossesShape, interpolationSchema, scheduleSchema } from './options.js';
 import { interpolateParameters, lossesAt, projectTeacher, scheduleAt, setFeatureMappings } from './transfer.js';
 
 export const languageStudentOptionsSchema = z.strictObject({
@@ -15,15 +15,24 @@ export const languageStudentOptionsSchema = z.strictObject({
   architecture: languageModelArchitectureSchema.prefault({ hiddenSize: 64, numHiddenLayers: 2, numAttentionHeads: 2 }),
   initialise: z.enum(['random', 'layers', 'width']).default('random'),
   training: languageModelTrainingSchema.prefault({}),
-  losses: z.strictObject({ ...distillationLossesShape, kd: distillationLossesShape.kd.default(1) }).prefault({}),
+  losses: z
+    .strictObject({
+      ...distillationLossesShape,
+      kd: distillationLossesShape.kd.default(1),
+      /** Weight of the KL of value relations (MiniLMv2): teacher and student may have other numbers of heads. */
+      relation: scheduleSchema.default(0),
+    })
+    .prefault({}),
+  /** Heads that values are cut into for the relation term; divides hiddenSize of the student and the teacher's values. */
+  relationHeads: z.int().min(1).optional(),
   interpolation: interpolationSchema.omit({ width: true }).optional(),
 });
 
 export type LanguageStudentOptions = z.input<typeof languageStudentOptionsSchema>;
 
 /**
- * Distils a language model: w_ce·CE + w_kd·τ²·KL of logits + w_h·MSE of hidden states + w_a·KL of attention maps, the
- * teacher run on every batch.
+ * Distils a language model: w_ce·CE + w_kd·τ²·KL of logits + w_h·MSE of hidden states + w_a·KL of attention maps
+ * + w_r·KL of value relations, the teacher run on every batch.
  *
  * @param context.afterEpoch is given the student too, for example to measure its test loss
  * @throws LimbeckError as trainLanguageModel; ERR_INVALID_ARGUMENT when attention maps are asked for and the head counts
@@ -63,7 +72,7 @@ export async function distillLanguageModel(
       studentLayers: numHiddenLayers,
       teacherLayers: teacher.numHiddenLayers,
     });
-    const usesLayers = losses.hidden !== 0 || losses.attention !== 0;
+    const usesLayers = losses.hidden !== 0 || losses.attention !== 0 || losses.relation !== 0;
     const layerMap = usesLayers ? uniformLayerPairs(numHiddenLayers, teacher.numHiddenLayers) : [];
     const projected =
       interpolation && (await projectTeacher(model.native, teacher.native, { layers, width: 'selection' }));
@@ -82,7 +91,11 @@ export async function distillLanguageModel(
                 teacherWidth: teacher.config.hiddenSize,
                 axes: layerMap.map(() => undefined),
               }),
-        losses: (position) => lossesAt(losses, position),
+        relationHeads: settings.relationHeads ?? numAttentionHeads,
+        losses: (position) => ({
+          ...lossesAt(losses, position),
+          relation: scheduleAt(losses.relation, position.step, position.totalSteps),
+        }),
         ...(projected && interpolation
           ? {
               afterStep: ({ step, totalSteps }) =>

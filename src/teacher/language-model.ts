@@ -134,7 +134,7 @@ export class LanguageModel {
    */
   async forward(
     input: LanguageModelInput,
-    request: Pick<ForwardRequest, 'hiddenStates' | 'pooling' | 'attentions' | 'logits'>,
+    request: Omit<ForwardRequest, keyof PackedBatch | 'logitRows' | 'labels'>,
     hooks: Hooks = {},
   ): Promise<LanguageModelOutput> {
     throwIfAborted(hooks.signal);

@@ -1,5 +1,12 @@
 /** Step 2 of distillation: a teacher trained from scratch, or one that exists adapted to the texts at hand. */
-import type { LossOptions, NativeEngine, NativeTrainer, NativeTransformer, TransformerConfig } from '../binding.js';
+import type {
+  LossOptions,
+  NativeEngine,
+  NativeTrainer,
+  NativeTransformer,
+  TeacherSignal,
+  TransformerConfig,
+} from '../binding.js';
 import { trainBytePairTokenizer } from '../formats/bpe-trainer.js';
 import { createTokenizer } from '../formats/tokenizer.js';
 import { parseOptions } from '../prepare/parse-options.js';
@@ -30,6 +37,8 @@ export interface LanguageModelTeaching {
   readonly teacher: NativeTransformer;
   /** Pairs [student block, teacher block], from 1, for the hidden and attention terms. */
   readonly layerMap: readonly (readonly [number, number])[];
+  /** Heads that values are cut into for the relation term. */
+  readonly relationHeads?: number;
   /** Shapes of the projections set on the trainer before. */
   readonly prepare?: (trainer: NativeTrainer) => readonly (readonly [number, number])[];
   readonly losses: (position: StepPosition) => LossOptions;
@@ -41,6 +50,10 @@ export interface TrainLanguageModelContext extends Hooks {
   readonly teaching?: LanguageModelTeaching | undefined;
   readonly afterEpoch?: ((record: EpochRecord) => Promise<void>) | undefined;
   readonly describe?: Pick<ProgressEvent, 'step' | 'name'>;
+}
+
+function signalOf({ teacher: model, layerMap, relationHeads }: LanguageModelTeaching): TeacherSignal {
+  return { model, layerMap, ...(relationHeads === undefined ? {} : { relationHeads }) };
 }
 
 /** Cross-entropy alone. */
@@ -110,7 +123,7 @@ export async function trainLanguageModel(
             learningRate: position.learningRate,
             dropoutSeed: position.dropoutSeed,
             losses: teaching?.losses(position) ?? CROSS_ENTROPY,
-            ...(teaching ? { teacher: { model: teaching.teacher, layerMap: teaching.layerMap } } : {}),
+            ...(teaching ? { teacher: signalOf(teaching) } : {}),
             sampledNegatives: 0,
           };
         },

@@ -168,6 +168,38 @@ TEST("interpolate moves the parameters by alpha towards the target; 0 and 1 are 
   }
 }
 
+TEST("interpolate_weighted moves each parameter by alpha times its weight; 0 and 1 are exact") {
+  for (const int64_t count : kCounts) {
+    const auto target = normals(count, 1), parameters = normals(count, 2);
+    std::vector<float> weights(static_cast<size_t>(count));
+    for (size_t i = 0; i < weights.size(); ++i) weights[i] = static_cast<float>(i % 5) / 4;
+    for (const float alpha : {0.0f, 0.3f, 1.0f}) {
+      std::vector<float> out = parameters;
+      with_threads(2, [&](Context& context) {
+        interpolate_weighted(context, out.data(), target.data(), weights.data(), count, alpha);
+      });
+      for (size_t i = 0; i < out.size(); ++i) {
+        const double rate = static_cast<double>(alpha) * weights[i];
+        if (rate == 0) CHECK(out[i] == parameters[i]);
+        if (rate == 1) CHECK(out[i] == target[i]);
+        CHECK(std::fabs(out[i] - (parameters[i] + rate * (static_cast<double>(target[i]) - parameters[i]))) < 1e-6);
+      }
+    }
+  }
+}
+
+TEST("add_squares adds the square of every entry") {
+  for (const int64_t count : kCounts) {
+    const auto x = normals(count, 1);
+    std::vector<float> sums = normals(count, 2);
+    const std::vector<float> before = sums;
+    with_threads(2, [&](Context& context) { add_squares(context, sums.data(), x.data(), count); });
+    for (size_t i = 0; i < x.size(); ++i) {
+      CHECK(std::fabs(sums[i] - (before[i] + static_cast<double>(x[i]) * x[i])) < 2e-6);
+    }
+  }
+}
+
 TEST("squared_error leaves student − teacher and returns its sum of squares") {
   for (const int64_t count : kCounts) {
     const auto student = normals(count, 1), teacher = normals(count, 2);

@@ -469,3 +469,58 @@ TEST("project refuses maps and targets that do not fit the source") {
   target.hidden_size = 0;
   refuses(target, map);
 }
+
+TEST("channels given are those that a selection keeps") {
+  TransformerConfig source_config = llama_like(), target = source_config;
+  target.hidden_size = 12;
+  target.num_hidden_layers = 2;
+  target.num_attention_heads = 4;
+  target.num_key_value_heads = 2;
+  target.intermediate_size = 10;
+  Transformer source(source_config);
+  source.initialize(1, 0.1f);
+  ThreadPool pool(1);
+  Arena arena;
+  Context context{pool, arena};
+  ProjectionMap map;
+  map.layers = {2, 4};
+  for (int64_t i = 0; i < 12; ++i) map.channels.residual.push_back(i < 6 ? i : 12 + i);
+  map.channels.key_value_heads = {{0, 3}, {1, 2}};
+  map.channels.intermediate.resize(2);
+  for (int64_t i = 0; i < 10; ++i) {
+    map.channels.intermediate[0].push_back(3 * i);
+    map.channels.intermediate[1].push_back(30 + i);
+  }
+  const std::vector<ProjectedParameter> projected = project(context, source, target, map);
+  const auto values = [&](const std::string& name) -> const std::vector<float>& {
+    for (const ProjectedParameter& parameter : projected) {
+      if (parameter.name == name) return parameter.values;
+    }
+    return projected.front().values;
+  };
+  const auto of_source = [&](const std::string& name, int64_t index) {
+    return source.parameters().values()[source.parameters().find(name).offset + index];
+  };
+  // Row 17 of the first block's up projection, column 8.
+  CHECK(values("layers.0.mlp.input.weight")[17 * 12 + 8] ==
+        of_source("layers.1.mlp.input.weight", (40 + 21) * 24 + 20));
+  CHECK(values("layers.1.mlp.output.weight")[7 * 10 + 4] == of_source("layers.3.mlp.output.weight", 19 * 40 + 34));
+  // Third query head, that is the first of the second group, which is key-value head 3: query head 6.
+  CHECK(values("layers.0.attention.qkv.weight")[(2 * 8 + 1) * 12 + 6] ==
+        of_source("layers.1.attention.qkv.weight", (6 * 8 + 1) * 24 + 18));
+  // Second value head of the second block is the source's head 2, behind 8 query and 4 key heads.
+  CHECK(values("layers.1.attention.qkv.weight")[((4 + 2 + 1) * 8 + 5) * 12] ==
+        of_source("layers.3.attention.qkv.weight", ((8 + 4 + 2) * 8 + 5) * 24));
+  CHECK(values("layers.0.attention_norm.weight")[11] == of_source("layers.1.attention_norm.weight", 23));
+
+  const auto refuses = [&](void (*change)(ProjectionMap&)) {
+    ProjectionMap wrong = map;
+    change(wrong);
+    CHECK_ERROR("ERR_INVALID_ARGUMENT", project(context, source, target, wrong));
+  };
+  refuses([](ProjectionMap& wrong) { wrong.channels.residual.pop_back(); });
+  refuses([](ProjectionMap& wrong) { wrong.channels.residual.back() = 24; });
+  refuses([](ProjectionMap& wrong) { wrong.channels.residual[1] = 0; });
+  refuses([](ProjectionMap& wrong) { wrong.channels.intermediate.pop_back(); });
+  refuses([](ProjectionMap& wrong) { wrong.channels.key_value_heads[1].clear(); });
+}

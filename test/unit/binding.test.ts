@@ -115,9 +115,12 @@ describe('the addon', () => {
       'cpuInfo',
       'crc32c',
       'createEngine',
+      'narrow',
       'openRecommender',
       'openTextEncoder',
+      'packTopK',
       'tryLockFile',
+      'unpackTopK',
     ]);
   });
 

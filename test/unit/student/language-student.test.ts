@@ -41,6 +41,29 @@ describe('a language student', () => {
     }
   });
 
+  test('of another number of heads learns the value relations of its teacher', async () => {
+    const heads = { ...architecture, numAttentionHeads: 4 };
+    const losses = { ce: 0, kd: 0, relation: 1 };
+    const untrained = { ...training, epochs: 1, learningRate: 1e-9 };
+    const relations = async (options: typeof training) => {
+      const settings = { architecture: heads, training: options, losses, relationHeads: 8 };
+      const { epochs, model } = await distillLanguageModel(engine, teacher, corpus, settings);
+      model.dispose();
+      return epochs.at(-1)?.trainLoss ?? Number.NaN;
+    };
+    const [before, after] = [await relations(untrained), await relations(training)];
+    expect(after).toBeGreaterThan(0);
+    expect(after).toBeLessThan(0.5 * before);
+  });
+
+  test('refuses relation heads that do not divide the values', async () => {
+    const losses = { relation: 1 };
+    const settings = { architecture, training, losses, relationHeads: 3 };
+    await expect(distillLanguageModel(engine, teacher, corpus, settings)).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+    });
+  });
+
   test('from the width-reduced teacher starts elsewhere than at random', async () => {
     const first = async (initialise: 'random' | 'width') => {
       const options = { architecture, initialise, training: { ...training, epochs: 1, learningRate: 1e-6 } };
