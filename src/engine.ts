@@ -28,6 +28,7 @@ import { loadStudent } from './recommend/load-student.js';
 import { Student } from './recommend/student.js';
 import type { StudentDetails } from './recommend/student-details.js';
 import { type FineTuneContext, fineTuneSequenceModel, type SequenceTrainingData } from './student/fine-tune.js';
+import { fisherWeights, type Importance, measureImportance } from './student/importance.js';
 import { distillLanguageModel, type LanguageStudentOptions } from './student/language-student.js';
 import type { FineTuneOptions, SequenceArchitecture } from './student/options.js';
 import { SequenceModel, sequenceConfig } from './student/sequence-model.js';
@@ -148,6 +149,21 @@ export class Engine {
     hooks: Hooks = {},
   ): ReturnType<typeof extractKnowledgePart> {
     return extractKnowledgePart(model, texts, options, part, hooks);
+  }
+
+  /** Step 3: which parameters, channels and blocks matter for texts. @see measureImportance */
+  measureImportance(model: LanguageModel, texts: readonly string[], hooks: Hooks = {}): Promise<Importance> {
+    return measureImportance(this.#native, model, texts, hooks);
+  }
+
+  /** Step 5: weights of an interpolation towards a teacher. @see fisherWeights */
+  fisherWeights(
+    student: LanguageModel,
+    teacher: LanguageModel,
+    importance: Importance,
+    map: Parameters<typeof fisherWeights>[4],
+  ): ReturnType<typeof fisherWeights> {
+    return fisherWeights(this.#native, student.native, teacher.config, importance, map);
   }
 
   /** Step 3: layers fused and reduced to item features. @see itemFeatures */

@@ -54,6 +54,7 @@ export {
   type RankingsReport,
   saveRankings,
 } from './knowledge/rankings.js';
+export type { KnowledgeBatch, KnowledgeReader, TopKLogits } from './knowledge/reader.js';
 export {
   type Dataset,
   type EvaluationCases,
@@ -81,6 +82,7 @@ export type {
 export { Student } from './recommend/student.js';
 export type { StudentDetails } from './recommend/student-details.js';
 export type { StudentHandle } from './recommend/student-handle.js';
+export { type Importance, loadImportance, saveImportance, selectByMass } from './student/importance.js';
 export { initialiseStudent, uniformLayerMap } from './student/initialise.js';
 export type { LanguageStudentOptions } from './student/language-student.js';
 export type { FineTuneOptions, Schedule, SequenceArchitecture } from './student/options.js';

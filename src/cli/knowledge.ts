@@ -33,6 +33,9 @@ export interface ExtractFlags {
   readonly hiddenStates?: readonly number[];
   readonly pooling?: string;
   readonly attentions?: readonly number[];
+  readonly valueRelations?: readonly number[];
+  readonly relationHeads?: number;
+  readonly dtype?: string;
   /** `dense`, or how many of the best. */
   readonly logits?: string;
   readonly shard?: string;
@@ -50,7 +53,7 @@ export async function extractKnowledgeCommand(
   flags: ExtractFlags,
   { streams, signal }: LongCommandContext,
 ): Promise<void> {
-  const { output, pooling, shardTexts, batchTokens, logits } = flags;
+  const { output, pooling, relationHeads, dtype, shardTexts, batchTokens, logits } = flags;
   const part = flags.shard === undefined ? undefined : partOf(flags.shard);
   const lines = (await readTextFile(path)).split(/\r?\n/);
   const texts = lines.filter((line) => line.trim() !== '');
@@ -58,7 +61,10 @@ export async function extractKnowledgeCommand(
     directory: output,
     hiddenStates: flags.hiddenStates ?? [],
     attentions: flags.attentions ?? [],
+    valueRelations: flags.valueRelations ?? [],
     ...(pooling === undefined ? {} : { pooling }),
+    ...(relationHeads === undefined ? {} : { relationHeads }),
+    ...(dtype === undefined ? {} : { dtype }),
     ...(logits === undefined ? {} : { logits: logits === 'dense' ? 'dense' : { topK: Number(logits) } }),
     ...(shardTexts === undefined ? {} : { shardTexts }),
     ...(batchTokens === undefined ? {} : { batchTokens }),

@@ -39,7 +39,9 @@ export interface Safetensors {
 
 export interface WritableTensor {
   readonly shape: readonly number[];
-  readonly data: Float32Array | Int32Array | BigInt64Array;
+  readonly data: Float32Array | Int32Array | BigInt64Array | Uint8Array | Uint16Array;
+  /** What the bits of a Uint16Array are. @defaultValue F32, I32, I64 or U8, by the array */
+  readonly dtype?: 'F16' | 'BF16';
 }
 
 /** Node reads at most 2^31 - 1 bytes a call. */
@@ -131,6 +133,34 @@ export async function listSafetensors(
   return { tensors: file.tensors, metadata: file.metadata };
 }
 
+/** A file of which parts are read. The caller closes it. */
+export interface OpenSafetensors {
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  /** Fills `target` with the bytes from `begin` of the data section on. @throws LimbeckError ERR_SAFETENSORS, ERR_IO */
+  read(begin: number, target: Uint8Array): Promise<void>;
+  close(): Promise<void>;
+}
+
+/**
+ * Reads the header and keeps the file open.
+ *
+ * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_SAFETENSORS, ERR_IO
+ */
+export async function openSafetensors(path: string): Promise<OpenSafetensors> {
+  const { file, sizeBytes } = await openRegularFile(path);
+  try {
+    const { tensors, dataOffset } = await readHeader(file, sizeBytes, path);
+    return {
+      tensors,
+      read: (begin, target) => readFully(file, target, dataOffset + begin, path),
+      close: () => file.close(),
+    };
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
 /**
  * Writes tensors sorted by name; equal tensors give equal bytes. The file is replaced as a whole or not at all.
  *
@@ -145,7 +175,7 @@ export async function writeSafetensors(
   const header: Record<string, unknown> = Object.create(null);
   if (metadata !== undefined) header['__metadata__'] = metadata;
   let offset = 0;
-  for (const [name, { shape, data }] of sorted) {
+  for (const [name, { shape, data, dtype }] of sorted) {
     if (name in header || name === '__metadata__') {
       throw new LimbeckError('ERR_SAFETENSORS', `Cannot write '${path}': the tensor name '${name}' is taken`);
     }
@@ -155,7 +185,7 @@ export async function writeSafetensors(
         `Cannot write '${path}': tensor '${name}' of shape [${shape.join(', ')}] has ${data.length} values`,
       );
     }
-    header[name] = { dtype: dtypeOf(data), shape, data_offsets: [offset, offset + data.byteLength] };
+    header[name] = { dtype: dtype ?? dtypeOf(data), shape, data_offsets: [offset, offset + data.byteLength] };
     offset += data.byteLength;
   }
   const json = Buffer.from(JSON.stringify(header));
@@ -210,25 +240,26 @@ function widenBfloat16(bits: Uint16Array): Float32Array {
   return new Float32Array(words.buffer);
 }
 
-/** Exact for every value: 5 exponent bits (bias 15), 10 fraction bits; subnormals are fraction · 2^-24. */
 function widenFloat16(bits: Uint16Array): Float32Array {
   const values = new Float32Array(bits.length);
-  for (let i = 0; i < bits.length; i++) {
-    const half = bits[i] as number;
-    const exponent = (half >> 10) & 31;
-    const fraction = half & 1023;
-    const magnitude =
-      exponent === 31
-        ? fraction === 0
-          ? Number.POSITIVE_INFINITY
-          : Number.NaN
-        : exponent === 0
-          ? fraction * 2 ** -24
-          : (1024 + fraction) * 2 ** (exponent - 25);
-    values[i] = half & 0x8000 ? -magnitude : magnitude;
-  }
+  for (let i = 0; i < bits.length; i++) values[i] = FLOAT16_VALUES[bits[i] as number] as number;
   return values;
 }
+
+/** The value of every half float: 5 exponent bits (bias 15), 10 fraction bits; subnormals are fraction · 2^-24. */
+const FLOAT16_VALUES = Float32Array.from({ length: 1 << 16 }, (_, half) => {
+  const exponent = (half >> 10) & 31;
+  const fraction = half & 1023;
+  const magnitude =
+    exponent === 31
+      ? fraction === 0
+        ? Number.POSITIVE_INFINITY
+        : Number.NaN
+      : exponent === 0
+        ? fraction * 2 ** -24
+        : (1024 + fraction) * 2 ** (exponent - 25);
+  return half & 0x8000 ? -magnitude : magnitude;
+});
 
 async function readHeader(file: FileHandle, sizeBytes: number, path: string) {
   return parseSafetensorsHeader(path, sizeBytes, async (position, length) => {
@@ -267,7 +298,9 @@ function allocate(sizeBytes: number, name: string, path: string): ArrayBuffer {
 
 function dtypeOf(data: WritableTensor['data']): TensorDtype {
   if (data instanceof Float32Array) return 'F32';
-  return data instanceof Int32Array ? 'I32' : 'I64';
+  if (data instanceof Int32Array) return 'I32';
+  if (data instanceof BigInt64Array) return 'I64';
+  return data instanceof Uint8Array ? 'U8' : 'U16';
 }
 
 function bytesOf(data: WritableTensor['data']): Uint8Array {

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import fs from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { type ForwardRequest, loadBinding } from '../binding.js';
+import { type ForwardRequest, loadBinding, type PackedBatch } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { lockFile } from '../formats/file-lock.js';
 import { isTemporaryName, makeDirectory, pathExists, readDirectory, remove } from '../formats/files.js';
@@ -25,17 +25,33 @@ import {
   textRange,
   writeManifest,
 } from './manifest.js';
+import { packedRowBytes } from './reader.js';
 
 const extractOptionsSchema = z.strictObject({
   /** Where the store is written. An unfinished one of the same teacher, texts and request is gone on with. */
   directory: z.string().min(1),
   /** 0 = embeddings … L = the last block. */
   hiddenStates: z.array(z.int().min(0)).default([]),
-  /** `mean` and `last` give one row a text, `none` one a token. */
-  pooling: z.enum(['none', 'mean', 'last']).default('none'),
+  /**
+   * One row a text instead of one a token: the mean of its tokens, the last, the first (`cls`), or their mean by the
+   * attention that they receive in the block before.
+   */
+  pooling: z.enum(['none', 'mean', 'last', 'cls', 'attention']).default('none'),
   /** Blocks 1 … L. */
   attentions: z.array(z.int().min(1)).default([]),
-  logits: z.union([z.literal('dense'), z.strictObject({ topK: z.int().min(1) })]).optional(),
+  /** Blocks 1 … L, whose value relations are kept: maps that students of other head counts can learn from. */
+  valueRelations: z.array(z.int().min(1)).default([]),
+  /** Heads that values are cut into anew; divides their columns in teacher and student. @defaultValue the teacher's */
+  relationHeads: z.int().min(1).optional(),
+  /**
+   * `packed` keeps top-k logits in ⌈log2 vocabSize⌉ + 12 bits each, at a KL divergence of at most 3.1e-5 nats, instead of
+   * in 64.
+   */
+  logits: z
+    .union([z.literal('dense'), z.strictObject({ topK: z.int().min(1), packed: z.boolean().default(true) })])
+    .optional(),
+  /** What hidden states, attention maps and value relations are rounded to. */
+  dtype: z.enum(['float32', 'float16', 'bfloat16']).default('float32'),
   /** Tokens of one pass. */
   batchTokens: z.int().min(1).default(4096),
   /** Texts of one file, which is held in memory until it is written. */
@@ -165,7 +181,7 @@ async function describeStore(
   part: KnowledgePart | undefined,
   hooks: Hooks,
 ): Promise<Manifest> {
-  const { hiddenStates, pooling, attentions, logits, shardTexts } = settings;
+  const { hiddenStates, pooling, attentions, valueRelations, logits, dtype, shardTexts } = settings;
   return {
     format: 'limbeck-knowledge',
     version: 2,
@@ -174,7 +190,10 @@ async function describeStore(
     hiddenStates,
     pooling,
     attentions,
+    valueRelations,
+    relationHeads: relationHeadsOf(model, settings),
     logits: logits ?? 'none',
+    dtype,
     shardTexts,
     hiddenSize: model.config.hiddenSize,
     vocabSize: model.config.vocabSize,
@@ -216,11 +235,13 @@ async function extractShard(
   settings: Settings,
   hooks: Hooks,
 ): Promise<{ tensors: [string, WritableTensor][]; tokens: number; truncatedTexts: number }> {
-  const { hiddenStates, pooling, attentions, logits } = settings;
-  const request: Pick<ForwardRequest, 'hiddenStates' | 'pooling' | 'attentions' | 'logits'> = {
+  const { hiddenStates, pooling, attentions, valueRelations, logits } = settings;
+  const relationHeads = relationHeadsOf(model, settings);
+  const request: Omit<ForwardRequest, keyof PackedBatch | 'logitRows' | 'labels'> = {
     hiddenStates,
     pooling,
     attentions,
+    ...(relationHeads === 0 ? {} : { valueRelations, relationHeads }),
     ...(logits === undefined ? {} : { logits }),
   };
   const pause = createPacer();
@@ -250,14 +271,27 @@ async function extractShard(
     const data = joined(outputs.map(part));
     tensors.push([name, { shape: columns === 1 ? [data.length] : [data.length / columns, columns], data }]);
   };
+  const addRounded: typeof add = (name, columns, part) => {
+    add(name, columns, part);
+    const [, tensor] = tensors.at(-1) as [string, WritableTensor];
+    tensors[tensors.length - 1] = [name, rounded(tensor, settings.dtype)];
+  };
   hiddenStates.forEach((layer, i) => {
-    add(`hidden_states.${layer}`, model.config.hiddenSize, (output) => output.hiddenStates[i]);
+    addRounded(`hidden_states.${layer}`, model.config.hiddenSize, (output) => output.hiddenStates[i]);
   });
   attentions.forEach((layer, i) => {
-    add(`attentions.${layer}`, 1, (output) => output.attentions[i]);
+    addRounded(`attentions.${layer}`, 1, (output) => output.attentions[i]);
+  });
+  valueRelations.forEach((layer, i) => {
+    addRounded(`value_relations.${layer}`, 1, (output) => output.valueRelations[i]);
   });
   if (logits === 'dense') add('logits', model.config.vocabSize, (output) => output.logits);
-  else if (logits !== undefined) {
+  else if (logits?.packed) {
+    const rows = outputs.map((output) => packTopK(output, logits.topK, model.config.vocabSize));
+    const data = new Uint8Array(Buffer.concat(rows));
+    const columns = packedRowBytes(logits.topK, model.config.vocabSize);
+    tensors.push(['top_k.packed', { shape: [data.length / columns, columns], data }]);
+  } else if (logits !== undefined) {
     add('top_k.values', logits.topK, (output) => output.topK?.values);
     add('top_k.log_sum_exp', 1, (output) => output.topK?.logSumExp);
     const indices = Int32Array.from(outputs.flatMap((output) => Array.from(output.topK?.indices ?? [])));
@@ -268,6 +302,22 @@ async function extractShard(
     tokens: outputs.reduce((sum, { inputIds }) => sum + inputIds.length, 0),
     truncatedTexts: outputs.reduce((sum, output) => sum + output.truncated, 0),
   };
+}
+
+function packTopK({ topK: best }: LanguageModelOutput, topK: number, vocabSize: number): Uint8Array {
+  if (best === undefined) throw new LimbeckError('ERR_INTERNAL', 'The native forward pass left out what was asked for');
+  return loadBinding().packTopK({ ...best, topK, vocabSize });
+}
+
+function rounded(tensor: WritableTensor, dtype: Settings['dtype']): WritableTensor {
+  if (dtype === 'float32' || !(tensor.data instanceof Float32Array)) return tensor;
+  const data = loadBinding().narrow(tensor.data, dtype);
+  return { shape: tensor.shape, data, dtype: dtype === 'float16' ? 'F16' : 'BF16' };
+}
+
+/** 0 = no value relations are wanted. */
+function relationHeadsOf({ config }: LanguageModel, { valueRelations, relationHeads }: Settings): number {
+  return valueRelations.length === 0 ? 0 : (relationHeads ?? config.numKeyValueHeads);
 }
 
 function joined(parts: readonly (Float32Array | undefined)[]): Float32Array {
@@ -283,14 +333,40 @@ function joined(parts: readonly (Float32Array | undefined)[]): Float32Array {
 }
 
 function checkRequest(model: LanguageModel, texts: readonly string[], settings: Settings): void {
-  const { hiddenStates, attentions, logits } = settings;
-  const layers = model.config.numHiddenLayers;
-  const wrong = [...hiddenStates, ...attentions].find((layer) => layer > layers);
+  const { hiddenStates, pooling, attentions, valueRelations, logits } = settings;
+  const { config } = model;
+  const layers = config.numHiddenLayers;
+  const wrong = [...hiddenStates, ...attentions, ...valueRelations].find((layer) => layer > layers);
   if (wrong !== undefined) {
     throw new LimbeckError('ERR_INVALID_ARGUMENT', `extract: the teacher has layers 0 to ${layers}, got ${wrong}`);
   }
-  if (hiddenStates.length + attentions.length === 0 && logits === undefined) {
-    throw new LimbeckError('ERR_INVALID_ARGUMENT', 'extract: name hiddenStates, attentions or logits to extract');
+  if (hiddenStates.length + attentions.length + valueRelations.length === 0 && logits === undefined) {
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      'extract: name hiddenStates, attentions, valueRelations or logits to extract',
+    );
+  }
+  if (pooling === 'cls' && config.attention === 'causal') {
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      'extract.pooling: the first token of a causal model has seen no other; use "last", "mean" or "attention"',
+    );
+  }
+  if (
+    settings.relationHeads !== undefined &&
+    (config.numKeyValueHeads * config.headDim) % settings.relationHeads !== 0
+  ) {
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      `extract.relationHeads: expected a divisor of the teacher's ${config.numKeyValueHeads * config.headDim} columns of ` +
+        `values, got ${settings.relationHeads}`,
+    );
+  }
+  if (typeof logits === 'object' && logits.topK > config.vocabSize) {
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      `extract.logits.topK: expected at most the vocabulary of ${config.vocabSize}, got ${logits.topK}`,
+    );
   }
   if (texts.length === 0) throw new LimbeckError('ERR_EMPTY_DATA', 'extract: expected at least one text, got none');
 }

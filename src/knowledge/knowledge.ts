@@ -2,8 +2,8 @@ import { join } from 'node:path';
 import { loadBinding } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { openRegularFile, pathExists, readError } from '../formats/files.js';
-import { readSafetensors, type TensorData } from '../formats/safetensors.js';
 import { isComplete, type Manifest, readManifest, shardFile } from './manifest.js';
+import { KnowledgeReader, type TopKLogits } from './reader.js';
 
 const CHECKSUM_CHUNK_BYTES = 4 * 1024 * 1024;
 
@@ -68,62 +68,50 @@ export class Knowledge {
     return this.manifest.numTexts;
   }
 
+  /** Reads any texts in any order. The caller closes it. */
+  openReader(): KnowledgeReader {
+    return new KnowledgeReader(this.directory, this.manifest);
+  }
+
   /** First token of each text, and after the last. */
-  async sequenceOffsets(): Promise<Int32Array> {
-    const lengths = await this.#read('lengths', Int32Array);
-    const offsets = new Int32Array(lengths.length + 1);
-    lengths.forEach((length, i) => {
-      offsets[i + 1] = (offsets[i] ?? 0) + length;
-    });
-    return offsets;
+  sequenceOffsets(): Promise<Int32Array> {
+    return this.#readAll((reader, texts) => reader.sequenceOffsets(texts));
   }
 
   /** Hidden state of one layer: [texts, hiddenSize] when pooled, else [tokens, hiddenSize]. */
   hiddenState(layer: number): Promise<Float32Array> {
-    return this.#read(`hidden_states.${layer}`, Float32Array);
+    return this.#readAll((reader, texts) => reader.hiddenState(layer, texts));
   }
 
   /** Attention maps of one layer: [numAttentionHeads, t, t] of each text, end to end. */
   attentions(layer: number): Promise<Float32Array> {
-    return this.#read(`attentions.${layer}`, Float32Array);
+    return this.#readAll((reader, texts) => reader.attentions(layer, texts));
+  }
+
+  /** Value relations of one layer: [relationHeads, t, t] of each text, end to end. */
+  valueRelations(layer: number): Promise<Float32Array> {
+    return this.#readAll((reader, texts) => reader.valueRelations(layer, texts));
   }
 
   /** Dense logits [tokens, vocabSize]. */
   logits(): Promise<Float32Array> {
-    return this.#read('logits', Float32Array);
+    return this.#readAll((reader, texts) => reader.logits(texts));
   }
 
   /** The best logits of each token and the log-sum-exp of its whole row. */
-  async topK(): Promise<{ indices: Int32Array; values: Float32Array; logSumExp: Float32Array }> {
-    return {
-      indices: await this.#read('top_k.indices', Int32Array), // [tokens, K]
-      values: await this.#read('top_k.values', Float32Array), // [tokens, K]
-      logSumExp: await this.#read('top_k.log_sum_exp', Float32Array), // [tokens]
-    };
+  topK(): Promise<TopKLogits> {
+    return this.#readAll((reader, texts) => reader.topK(texts));
   }
 
-  /** One tensor of every shard, end to end. */
-  async #read<T extends Float32Array | Int32Array>(name: string, type: { new (length: number): T }): Promise<T> {
-    const parts: TensorData[] = [];
-    let length = 0;
-    for (const { index } of this.manifest.shards) {
-      const path = join(this.directory, shardFile(index));
-      const data = (await readSafetensors(path)).tensors.get(name)?.data;
-      if (!(data instanceof type)) {
-        throw new LimbeckError(
-          'ERR_INVALID_ARGUMENT',
-          `'${path}' has no '${name}': it was not extracted. Name it in the request of the extraction.`,
-        );
-      }
-      parts.push(data);
-      length += data.length;
+  async #readAll<T>(read: (reader: KnowledgeReader, texts: Int32Array) => Promise<T>): Promise<T> {
+    const reader = this.openReader();
+    try {
+      return await read(
+        reader,
+        Int32Array.from({ length: this.numTexts }, (_, text) => text),
+      );
+    } finally {
+      await reader.close();
     }
-    const joined = new type(length);
-    let offset = 0;
-    for (const part of parts) {
-      (joined as Float32Array).set(part as Float32Array, offset);
-      offset += part.length;
-    }
-    return joined;
   }
 }

@@ -13,9 +13,18 @@ const hash = z.string().regex(/^[0-9a-f]{16}$/);
 /** What was asked of a teacher; the numbers of layers go by {@link ExtractOptions}. */
 const requestShape = {
   hiddenStates: z.array(count),
-  pooling: z.enum(['none', 'mean', 'last']),
+  pooling: z.enum(['none', 'mean', 'last', 'cls', 'attention']),
   attentions: z.array(count),
-  logits: z.union([z.literal('none'), z.literal('dense'), z.strictObject({ topK: z.int().min(1) })]),
+  valueRelations: z.array(count),
+  /** Of value relations; 0 = there are none. */
+  relationHeads: count,
+  logits: z.union([
+    z.literal('none'),
+    z.literal('dense'),
+    z.strictObject({ topK: z.int().min(1), packed: z.boolean() }),
+  ]),
+  /** Of hidden states, attention maps and value relations. */
+  dtype: z.enum(['float32', 'float16', 'bfloat16']),
   /** Texts of each shard but the last. */
   shardTexts: z.int().min(1),
 } as const;

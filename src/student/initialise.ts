@@ -1,5 +1,5 @@
 /** Step 4 of distillation: where a student starts from. */
-import type { NativeTransformer, ProjectionMap } from '../binding.js';
+import type { ChannelSelection, NativeTransformer, ProjectionMap } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 
 export type InitialisationMethod = 'random' | 'layers' | 'width';
@@ -13,8 +13,10 @@ export interface InitialisationOptions {
   readonly teacher?: NativeTransformer;
   /** Entry i = teacher block (from 1) that fills block i + 1. @defaultValue spread evenly */
   readonly layers?: readonly number[];
-  /** For `width`: orthonormal rows [d, d_teacher]. @defaultValue evenly spread channels */
+  /** For `width`: orthonormal rows [d, d_teacher]. @defaultValue channels are selected */
   readonly components?: Float32Array;
+  /** For `width` without components, as from `selectByMass`. @defaultValue evenly spread channels */
+  readonly channels?: ChannelSelection;
 }
 
 /**
@@ -42,7 +44,7 @@ export async function initialiseStudent(
   student: NativeTransformer,
   options: InitialisationOptions & { readonly studentLayers: number; readonly teacherLayers?: number },
 ): Promise<string[]> {
-  const { method, teacher, components, studentLayers, teacherLayers } = options;
+  const { method, teacher, components, channels, studentLayers, teacherLayers } = options;
   if (method === 'random') return [];
   if (teacher === undefined || teacherLayers === undefined) {
     throw new LimbeckError('ERR_INVALID_ARGUMENT', `initialise: method "${method}" needs a teacher`);
@@ -51,6 +53,7 @@ export async function initialiseStudent(
     layers: options.layers ?? uniformLayerMap(studentLayers, teacherLayers),
     width: components === undefined ? 'selection' : 'pca',
     ...(components === undefined ? {} : { components }),
+    ...(channels === undefined ? {} : { channels }),
   };
   if (method === 'layers') checkSameWidth(student, teacher);
   const filled = await student.project(teacher, map);

@@ -41,18 +41,22 @@ export async function projectTeacher(
 }
 
 /**
- * θ ← θ + α(φ(T) − θ) for every parameter that the teacher has too.
+ * θ ← θ + α·w⊙(φ(T) − θ) for every parameter that the teacher has too.
  *
  * @param alpha 0 leaves the student as it is, 1 makes it the projected teacher; values outside [0, 1] extrapolate
+ * @param weights w by parameter, as from `fisherWeights` @defaultValue ones
  * @throws LimbeckError ERR_INVALID_ARGUMENT when α is not finite
  */
 export async function interpolateParameters(
   student: NativeTransformer,
   teacher: ProjectedTeacher,
   alpha: number,
+  weights?: ReadonlyMap<string, Float32Array>,
 ): Promise<void> {
   if (!Number.isFinite(alpha)) throw new LimbeckError('ERR_INVALID_ARGUMENT', `alpha: expected a number, got ${alpha}`);
-  await Promise.all(teacher.parameters.map(({ name, values }) => student.interpolate(name, values, alpha)));
+  await Promise.all(
+    teacher.parameters.map(({ name, values }) => student.interpolate(name, values, alpha, weights?.get(name))),
+  );
 }
 
 /** Principal axes [min(d_student, d_teacher, rows), d_teacher] of teacher states [rows, d_teacher]. */

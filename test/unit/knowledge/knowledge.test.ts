@@ -56,7 +56,7 @@ const shard = (index: number) => join(folder, `knowledge-0000${index}.safetensor
 
 describe('extraction', () => {
   test('keeps what a forward pass of each text gives', async () => {
-    const everything = { attentions: [1], logits: { topK: 3 }, pooling: 'none' as const };
+    const everything = { attentions: [1], logits: { topK: 3, packed: false }, pooling: 'none' as const };
     const knowledge = await extractKnowledge(model, texts, { ...request(), ...everything });
     const { sequenceOffsets, hiddenStates, attentions, topK } = await model.forward(texts, {
       hiddenStates: [0, 2],
@@ -66,7 +66,111 @@ describe('extraction', () => {
     expect(await knowledge.sequenceOffsets()).toEqual(sequenceOffsets);
     expect(await knowledge.hiddenState(2)).toEqual(hiddenStates[1]);
     expect(await knowledge.attentions(1)).toEqual(attentions[0]);
-    expect(await knowledge.topK()).toEqual(topK);
+    expect(await knowledge.topK()).toEqual({ ...topK, topK: 3 });
+  });
+
+  test('packs top-k logits within the stated divergence', async () => {
+    const topK = 16;
+    const knowledge = await extractKnowledge(model, texts, { ...request(), logits: { topK } });
+    const { indices, values, logSumExp } = await knowledge.topK();
+    const { topK: exact } = await model.forward(texts, { logits: { topK } });
+    expect(indices).toEqual(exact?.indices);
+    let worst = 0;
+    logSumExp.forEach((lse, row) => {
+      let [divergence, rest, packedRest] = [0, 1, 1];
+      for (let i = row * topK; i < (row + 1) * topK; i++) {
+        const p = Math.exp((exact?.values[i] ?? 0) - (exact?.logSumExp[row] ?? 0));
+        const q = Math.exp((values[i] ?? 0) - lse);
+        divergence += p * Math.log(p / q);
+        rest -= p;
+        packedRest -= q;
+      }
+      worst = Math.max(worst, divergence + rest * Math.log(rest / packedRest));
+    });
+    expect(worst).toBeLessThan(3.1e-5);
+    expect(worst).toBeGreaterThan(1e-7);
+  });
+
+  test('pools by the first token and by attention, and keeps value relations of other head counts', async () => {
+    const config = { ...model.config, attention: 'bidirectional' as const };
+    const teacher = LanguageModel.create(engine, model.family, config, model.tokenizer, { seed: 4 });
+    const ask = { hiddenStates: [0, 2], attentions: [1, 2], valueRelations: [2], relationHeads: 4 };
+    const whole = await teacher.forward(texts, ask);
+    const { sequenceOffsets: at } = whole;
+    const d = config.hiddenSize;
+    const state = (layer: number, token: number, c: number) => whole.hiddenStates[layer]?.[token * d + c] ?? 0;
+
+    const cls = await extractKnowledge(teacher, texts, { ...request(), pooling: 'cls' });
+    const first = await cls.hiddenState(2);
+    const weighted = await extractKnowledge(teacher, texts, {
+      ...request(),
+      directory: join(folder, 'attention'),
+      pooling: 'attention',
+      valueRelations: [2],
+      relationHeads: 4,
+    });
+    for (const [i, layer] of [0, 2].entries()) {
+      const pooled = await weighted.hiddenState(layer);
+      let map = 0; // where the text's maps begin
+      for (let s = 0; s < texts.length; s++) {
+        const begin = at[s] ?? 0;
+        const t = (at[s + 1] ?? 0) - begin;
+        for (let c = 0; c < d; c += 5) {
+          let sum = 0;
+          for (let j = 0; j < t; j++) {
+            let received = 0;
+            for (let hi = 0; hi < 2 * t; hi++) received += whole.attentions[i]?.[map + hi * t + j] ?? 0;
+            sum += (received / (2 * t)) * state(i, begin + j, c);
+          }
+          expect(pooled[s * d + c]).toBeCloseTo(sum, 5);
+          if (layer === 2) expect(first[s * d + c]).toBe(state(1, begin, c));
+        }
+        map += 2 * t * t;
+      }
+    }
+    expect(await weighted.valueRelations(2)).toEqual(whole.valueRelations[0]);
+    const pairs = texts.reduce((sum, _, s) => sum + ((at[s + 1] ?? 0) - (at[s] ?? 0)) ** 2, 0);
+    expect(whole.valueRelations[0]).toHaveLength(4 * pairs);
+    teacher.dispose();
+  });
+
+  test.each(['float16', 'bfloat16'] as const)('rounds to %s where asked', async (dtype) => {
+    const knowledge = await extractKnowledge(model, texts, { ...request(), attentions: [2], dtype });
+    const exact = await model.forward(texts, { hiddenStates: [2], pooling: 'mean', attentions: [2] });
+    const precision = dtype === 'float16' ? 2 ** -11 : 2 ** -8;
+    for (const [found, expected] of [
+      [await knowledge.hiddenState(2), exact.hiddenStates[0]],
+      [await knowledge.attentions(2), exact.attentions[0]],
+    ] as const) {
+      let worst = 0;
+      expected?.forEach((value, i) => {
+        worst = Math.max(worst, Math.abs((found[i] ?? 0) - value) - precision * Math.abs(value));
+      });
+      expect(worst).toBeLessThan(2 ** -25);
+      expect(found).not.toEqual(expected);
+    }
+  });
+
+  test('gives back what was kept of any texts in any order', async () => {
+    const knowledge = await extractKnowledge(model, texts, {
+      ...request(),
+      pooling: 'none',
+      attentions: [1],
+      logits: 'dense',
+    });
+    const wanted = Int32Array.of(39, 3, 4, 16, 0);
+    const reader = knowledge.openReader();
+    const batch = await reader.read(wanted);
+    const expected = await model.forward(
+      Array.from(wanted, (text) => texts[text] ?? ''),
+      { hiddenStates: [0, 2], attentions: [1], logits: 'dense' },
+    );
+    expect(batch.sequenceOffsets).toEqual(expected.sequenceOffsets);
+    expect([...batch.hiddenStates.values()]).toEqual(expected.hiddenStates);
+    expect(batch.attentions.get(1)).toEqual(expected.attentions[0]);
+    expect(batch.logits).toEqual(expected.logits);
+    await expect(reader.read(Int32Array.of(40))).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
+    await reader.close();
   });
 
   test('keeps dense logits, and one pooled row a text', async () => {
@@ -151,6 +255,9 @@ describe('extraction', () => {
   test.each([
     ['a layer that the teacher does not have', { hiddenStates: [3] }, 'ERR_INVALID_ARGUMENT'],
     ['nothing to extract', { hiddenStates: [] }, 'ERR_INVALID_ARGUMENT'],
+    ['the first token of a causal model', { pooling: 'cls' }, 'ERR_INVALID_ARGUMENT'],
+    ['relation heads that do not divide', { valueRelations: [1], relationHeads: 3 }, 'ERR_INVALID_ARGUMENT'],
+    ['more logits than the vocabulary has', { logits: { topK: 1000 } }, 'ERR_INVALID_ARGUMENT'],
     ['an unknown option', { layer: 1 }, 'ERR_UNKNOWN_OPTION'],
   ])('refuses %s', async (_, options, code) => {
     await expect(extractKnowledge(model, texts, { ...request(), ...options })).rejects.toMatchObject({ code });
