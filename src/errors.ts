@@ -12,6 +12,7 @@ export type LimbeckErrorCode =
   | 'ERR_CHECKPOINT_MISMATCH' // a tensor is missing, extra, or has the wrong shape or dtype
   | 'ERR_UNSUPPORTED_MODEL' // config.json names a family or setting that is not supported
   | 'ERR_TOKENIZER' // the tokenizer cannot be read, or disagrees with the model's vocabulary
+  | 'ERR_UNSUPPORTED_TOKENIZER' // tokenizer.json has a component that is not supported
   | 'ERR_UNKNOWN_ITEMS' // a history in which no item is known
   | 'ERR_SHAPE_MISMATCH' // native: an array's length does not match the shape
   | 'ERR_OUT_OF_MEMORY'

@@ -6,6 +6,7 @@
  */
 import { LimbeckError } from '../errors.js';
 import { createPacer, type Pause } from './pacer.js';
+import { byteAlphabet } from './tokenizer/byte-level.js';
 import { byteLevelJson, MAX_TOKEN_ID } from './tokenizer-json.js';
 
 export interface BytePairOptions {
@@ -234,17 +235,4 @@ async function countWords(
     }
     return pieces;
   });
-}
-
-/**
- * GPT-2's visible character for each byte: printable Latin-1 stands for itself, every other byte for the next character
- * from U+0100 on. `order` lists the bytes by character, which is the order of their ids.
- */
-function byteAlphabet(): { characters: string[]; order: number[] } {
-  const isPrintable = (byte: number) => (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte !== 0xad);
-  let next = 0x100;
-  const bytes = Array.from({ length: NUM_BYTES }, (_, byte) => byte);
-  const characters = bytes.map((byte) => String.fromCharCode(isPrintable(byte) ? byte : next++));
-  const order = [...bytes.filter(isPrintable), ...bytes.filter((byte) => !isPrintable(byte))];
-  return { characters, order };
 }

@@ -1,47 +1,37 @@
-/** Checks of a tokenizer.json before the tokenizer library sees it, and builders from the older vocabulary files. */
+/** The vocabulary of a tokenizer.json, checked, and builders from the older vocabulary files. */
 import { LimbeckError } from '../errors.js';
+import { type AddedToken, readAddedToken } from './tokenizer/added-tokens.js';
+import { asPart, isRecord, type Json, unsupported } from './tokenizer/json.js';
+import { MODEL_TYPES, type ModelType } from './tokenizer/model.js';
 
-/** Ids are array indices in the library; a single huge one would make a huge array. */
+/** A model has a row for every id up to the largest. */
 export const MAX_TOKEN_ID = 16_000_000;
 /** Matching one word costs the square of its length; BERT uses 100. */
 export const MAX_WORD_PIECE_CHARACTERS = 200;
 
-/**
- * The pre-tokenisation patterns of the supported families: GPT-2, Llama 3, Qwen2, and white space. They run in linear time on any text,
- * which an unknown pattern need not.
- */
-const KNOWN_PATTERNS: ReadonlySet<string> = new Set([
-  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
-  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-  '\\s+',
-]);
-
-type Json = Readonly<Record<string, unknown>>;
-
-/** How words are cut: by merges, greedily, or by the likeliest pieces (static encoders). */
-const MODEL_TYPES = ['BPE', 'WordPiece', 'Unigram'] as const;
-type ModelType = (typeof MODEL_TYPES)[number];
-
 export interface TokenizerVocabulary {
+  /** Of all tokens. */
   readonly idOf: ReadonlyMap<string, number>;
   readonly tokenOf: ReadonlyMap<number, string>;
+  /** Of the model's alone: an added token is never the part of a word. */
+  readonly modelIdOf: ReadonlyMap<string, number>;
+  readonly addedTokens: readonly AddedToken[];
   /** The largest id plus one. */
   readonly vocabSize: number;
   readonly modelType: ModelType;
 }
 
-/** @throws LimbeckError ERR_TOKENIZER with what is wrong */
+/** @throws LimbeckError ERR_TOKENIZER with what is wrong, ERR_UNSUPPORTED_TOKENIZER for another kind of model */
 export function checkTokenizerJson(json: object, source: string): TokenizerVocabulary {
   const fail = (what: string): never => {
     throw new LimbeckError('ERR_TOKENIZER', `'${source}': ${what}`);
   };
-  const { model, added_tokens: addedTokens = [], ...pipeline } = json as Json;
+  const { model, added_tokens: addedTokens = [] } = json as Json;
   if (!isRecord(model)) return fail('expected an object "model"');
   const named = model['type'] ?? (Array.isArray(model['merges']) ? 'BPE' : 'WordPiece');
   const modelType = MODEL_TYPES.find((type) => type === named);
   if (modelType === undefined) {
-    return fail(`expected a BPE, WordPiece or Unigram model, got ${JSON.stringify(named)}`);
+    throw unsupported(`'${source}'`, `expected a BPE, WordPiece or Unigram model, got ${JSON.stringify(named)}`);
   }
   const { vocab } = model;
   if (modelType === 'Unigram' ? !Array.isArray(vocab) : !isRecord(vocab)) {
@@ -73,43 +63,15 @@ export function checkTokenizerJson(json: object, source: string): TokenizerVocab
   } else {
     for (const [token, id] of Object.entries(vocab as Json)) add(token, id);
   }
-  for (const token of addedTokens) {
-    if (!isRecord(token)) return fail('expected objects in "added_tokens"');
-    add(token['content'], token['id']);
-  }
+  const modelIdOf = new Map(idOf);
+  const added = addedTokens.map((token, i) => readAddedToken(asPart(token, `'${source}': added_tokens[${i}]`)));
+  for (const { content, id } of added) add(content, id);
   if (largestId < 0) fail('the vocabulary is empty');
-  if (modelType === 'BPE') checkMerges(model, idOf, fail);
   const wordLimit = model['max_input_chars_per_word'] ?? 0;
   if (typeof wordLimit !== 'number' || wordLimit > MAX_WORD_PIECE_CHARACTERS) {
     fail(`max_input_chars_per_word must be at most ${MAX_WORD_PIECE_CHARACTERS}, got ${JSON.stringify(wordLimit)}`);
   }
-  checkPatterns(pipeline, fail);
-  return { idOf, tokenOf, vocabSize: largestId + 1, modelType };
-}
-
-/** Every merge joins two tokens into a third one. */
-function checkMerges(model: Json, idOf: ReadonlyMap<string, number>, fail: (what: string) => never): void {
-  const merges: unknown[] = Array.isArray(model['merges']) ? model['merges'] : fail('expected a list "model.merges"');
-  const prefix = model['continuing_subword_prefix'] ?? '';
-  if (prefix !== '') fail(`BPE with continuing_subword_prefix ${JSON.stringify(prefix)} is not supported`);
-  for (const merge of merges) {
-    const pair: unknown = typeof merge === 'string' ? merge.split(' ') : merge;
-    const isKnown = Array.isArray(pair) && pair.length === 2 && pair.every((token) => idOf.has(token));
-    if (!isKnown) fail(`expected a merge of two known tokens, got ${JSON.stringify(merge)}`);
-    if (!idOf.has((pair as string[]).join('')))
-      fail(`the merge ${JSON.stringify(merge)} makes a token that is not in the vocabulary`);
-  }
-}
-
-/** Looks for `{ "Regex": … }` in the normaliser, the pre-tokeniser and the decoder, however deep. */
-function checkPatterns(value: unknown, fail: (what: string) => never): void {
-  if (typeof value !== 'object' || value === null) return;
-  for (const [key, child] of Object.entries(value)) {
-    if (key === 'Regex' && !KNOWN_PATTERNS.has(child as string)) {
-      fail(`the pattern ${JSON.stringify(child)} is not one of the known linear-time ones`);
-    }
-    checkPatterns(child, fail);
-  }
+  return { idOf, tokenOf, modelIdOf, addedTokens: added, vocabSize: largestId + 1, modelType };
 }
 
 /** GPT-2's vocab.json and merges.txt as a tokenizer.json. */
@@ -208,8 +170,4 @@ function addedTokens(vocab: Json, specialTokens: readonly string[]): object[] {
       special: true,
     }))
     .sort((a, b) => (a.id as number) - (b.id as number));
-}
-
-function isRecord(value: unknown): value is Json {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

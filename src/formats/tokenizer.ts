@@ -1,10 +1,16 @@
 /** Text to token ids and back, for the models that the supported families use: BPE, WordPiece and Unigram. */
 
 import { join } from 'node:path';
-import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { LimbeckError } from '../errors.js';
 import { makeDirectory, pathExists, readJsonFile, readTextFile, writeFileAtomic } from './files.js';
 import { isJsonObject } from './strict-json.js';
+import { createSplitter } from './tokenizer/added-tokens.js';
+import { cleanUpSpaces, readDecoder } from './tokenizer/decoder.js';
+import { asPart, type Json } from './tokenizer/json.js';
+import { createModel } from './tokenizer/model.js';
+import { readNormalizer } from './tokenizer/normalizer.js';
+import { readPostProcessor } from './tokenizer/post-processor.js';
+import { readPreTokenizer } from './tokenizer/pre-tokenizer.js';
 import { bytePairTokenizerJson, checkTokenizerJson, wordPieceTokenizerJson } from './tokenizer-json.js';
 
 export interface EncodeOptions {
@@ -63,27 +69,30 @@ export async function hasTokenizer(directory: string): Promise<boolean> {
 }
 
 /**
- * Wraps the content of a tokenizer.json (for example from `trainBytePairTokenizer`); `source` is named in messages.
+ * Builds the tokenizer that a tokenizer.json describes (for example one from `trainBytePairTokenizer`); `source` is named
+ * in messages. Its ids are those of the Rust tokenizers for every text; a lone surrogate counts as U+FFFD, and what the
+ * file says about truncation and padding is left to the caller.
  *
- * @throws LimbeckError ERR_TOKENIZER
+ * @throws LimbeckError ERR_TOKENIZER, ERR_UNSUPPORTED_TOKENIZER
  */
 export function createTokenizer(json: object, config: object = {}, source = 'tokenizer.json'): Tokenizer {
-  const { idOf, tokenOf, vocabSize, modelType } = checkTokenizerJson(json, source);
-  const parts = {
-    normalizer: null,
-    pre_tokenizer: null,
-    post_processor: null,
-    decoder: null,
-    added_tokens: [],
-    ...json,
-  };
-  // WordPiece text is joined by spaces, so BERT cleans up; byte-level text must come back byte for byte.
-  const settings = { clean_up_tokenization_spaces: modelType === 'WordPiece', ...config };
-  const run = guard(source);
-  const tokenizer = run('set up', () => new HuggingFaceTokenizer(parts, settings));
+  const { idOf, tokenOf, modelIdOf, addedTokens, vocabSize, modelType } = checkTokenizerJson(json, source);
+  const parts = json as Json;
+  const placeOf = (key: string) => `'${source}': ${key}`;
+  const split = createSplitter(
+    addedTokens,
+    readNormalizer(parts['normalizer'], placeOf('normalizer')),
+    placeOf('added_tokens'),
+  );
+  const preTokenize = readPreTokenizer(parts['pre_tokenizer'], placeOf('pre_tokenizer'));
+  const model = createModel(modelType, asPart(parts['model'], placeOf('model')), modelIdOf);
+  const { before, after } = readPostProcessor(parts['post_processor'], placeOf('post_processor'));
+  const decodeTokens = readDecoder(parts['decoder'], placeOf('decoder'));
+  const specialIds = new Set(addedTokens.filter(({ isSpecial }) => isSpecial).map(({ id }) => id));
+  const settings = config as Json;
 
   const specialId = (key: keyof typeof USUAL_TOKENS): number | undefined => {
-    const value = (settings as Record<string, unknown>)[key];
+    const value = settings[key];
     const named = typeof value === 'object' && value !== null && 'content' in value ? value.content : value;
     if (typeof named === 'string') return idOf.get(named);
     const usual = USUAL_TOKENS[key].find((token) => idOf.has(token));
@@ -101,23 +110,24 @@ export function createTokenizer(json: object, config: object = {}, source = 'tok
     json,
     config: settings,
     encode(text, { addSpecialTokens = true } = {}) {
-      const ids: (number | undefined)[] = run(
-        'encode with',
-        () => tokenizer.encode(text, { add_special_tokens: addSpecialTokens }).ids,
-      );
-      if (ids.every((id) => id !== undefined)) return ids;
-      throw new LimbeckError(
-        'ERR_TOKENIZER',
-        `'${source}' has neither a token nor an unknown-token for a part of the text`,
-      );
+      const ids = addSpecialTokens ? [...before] : [];
+      for (const section of split(text.toWellFormed())) {
+        if (typeof section === 'number') ids.push(section);
+        else
+          for (const word of preTokenize({ texts: [section.text], isStart: section.isStart }).texts) model(word, ids);
+      }
+      if (addSpecialTokens) ids.push(...after);
+      return ids;
     },
     decode(ids, { skipSpecialTokens = false } = {}) {
-      const list = Array.from(ids);
-      if (list.length === 0) return '';
-      for (const id of list) {
-        if (!tokenOf.has(id)) throw new LimbeckError('ERR_TOKENIZER', `'${source}' has no token with id ${id}`);
+      const tokens: string[] = [];
+      for (const id of ids) {
+        const token = tokenOf.get(id);
+        if (token === undefined) throw new LimbeckError('ERR_TOKENIZER', `'${source}' has no token with id ${id}`);
+        if (!skipSpecialTokens || !specialIds.has(id)) tokens.push(token);
       }
-      return run('decode with', () => tokenizer.decode(list, { skip_special_tokens: skipSpecialTokens }));
+      const text = decodeTokens(tokens).join('');
+      return settings['clean_up_tokenization_spaces'] === true ? cleanUpSpaces(text) : text;
     },
     async save(target) {
       await makeDirectory(target);
@@ -186,17 +196,4 @@ async function readTokenizerJson(directory: string, config: Readonly<Record<stri
     'ERR_FILE_NOT_FOUND',
     `Expected tokenizer.json, or vocab.json with merges.txt, or vocab.txt in '${directory}'`,
   );
-}
-
-/** The library raises plain errors, also for malformed parts that only show up in use. */
-function guard(source: string): <T>(action: string, work: () => T) => T {
-  return (action, work) => {
-    try {
-      return work();
-    } catch (error) {
-      throw new LimbeckError('ERR_TOKENIZER', `Cannot ${action} '${source}': ${(error as Error).message}`, {
-        cause: error,
-      });
-    }
-  };
 }
