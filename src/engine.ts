@@ -97,9 +97,9 @@ export class Engine {
     return prepareDataset(options, hooks.signal ? { signal: hooks.signal } : {});
   }
 
-  /** Step 2: opens a Hugging Face directory. @see LanguageModel.load */
-  loadLanguageModel(directory: string): Promise<LanguageModel> {
-    return LanguageModel.load(this.#native, directory);
+  /** Step 2: opens a Hugging Face directory, or `hf://owner/model[@revision]`. @see LanguageModel.load */
+  loadLanguageModel(source: string, hooks: Hooks = {}): Promise<LanguageModel> {
+    return LanguageModel.load(this.#native, source, hooks);
   }
 
   /** Step 2: a teacher trained from scratch. @see pretrainLanguageModel */

@@ -27,6 +27,9 @@ export type LimbeckErrorCode =
   | 'ERR_NOT_FINITE' // training produced NaN or infinity
   | 'ERR_NATIVE_ADDON' // the native addon cannot be loaded
   | 'ERR_MISSING_DEPENDENCY' // an optional dependency is not installed
+  | 'ERR_NETWORK' // a server cannot be reached, or keeps failing
+  | 'ERR_ACCESS_DENIED' // a server wants another token
+  | 'ERR_HASH_MISMATCH' // what was downloaded is not what the server has
   | 'ERR_INTERNAL';
 
 /** An error with a stable `code`; the message says what was expected, what came, and what to do. */

@@ -4,6 +4,7 @@ import { Lexer, Parser, parseDocument } from 'yaml';
 import { LimbeckError } from '../errors.js';
 import { readTextFile } from '../formats/files.js';
 import { parseStrictJson } from '../formats/strict-json.js';
+import { isHubName } from '../teacher/model-hub.js';
 
 type Json = Record<string, unknown>;
 
@@ -52,10 +53,10 @@ export async function readConfig(path: string): Promise<Json> {
   };
 }
 
-/** `{ [key]: object }` with the path at object[name] made absolute, or nothing when there is none. */
+/** `{ [key]: object }` with the path at object[name] made absolute, or nothing when there is none: a name on the hub is no path. */
 function withResolved(parent: Json, key: string, name: string, folder: string): Json {
   const object = parent[key];
-  if (!isObject(object) || typeof object[name] !== 'string') return {};
+  if (!isObject(object) || typeof object[name] !== 'string' || isHubName(object[name])) return {};
   return { [key]: { ...object, [name]: resolve(folder, object[name]) } };
 }
 

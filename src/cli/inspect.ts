@@ -10,6 +10,7 @@ import { nativeParameterShapes } from '../formats/tensor-names.js';
 import { fileChecksum } from '../knowledge/knowledge.js';
 import { isComplete, readManifest, shardFile } from '../knowledge/manifest.js';
 import { ITEMS_FILE, TEXT_ENCODER_DIRECTORY } from '../recommend/student-files.js';
+import { modelDirectory } from '../teacher/model-hub.js';
 import { type CommandContext, print } from './output.js';
 import { readReport } from './read-report.js';
 
@@ -36,7 +37,7 @@ export async function inspectCommand(
   flags: { readonly json?: boolean },
   { streams }: CommandContext,
 ): Promise<boolean> {
-  const { lines, ...object } = await describe(path);
+  const { lines, ...object } = await describe(await modelDirectory(path));
   print(streams, flags.json ?? false, object, () => [`${path}: ${object.kind}`, ...lines].join('\n'));
   return object.isIntact ?? true;
 }

@@ -11,7 +11,7 @@ import { staticEncoderSchema } from '../teacher/static-encoder.js';
 
 /** A teacher that exists, used as it is or trained further on the texts at hand. */
 const loadedTeacherSchema = z.strictObject({
-  /** A Hugging Face directory: GPT-2, BERT, Llama or Qwen2. */
+  /** A Hugging Face directory: GPT-2, BERT, Llama or Qwen2; or `hf://owner/model[@revision]`, downloaded once. */
   directory: z.string().min(1),
   /** Training on item texts and histories; without it the weights stay as they are. */
   adapt: languageModelTrainingSchema.optional(),

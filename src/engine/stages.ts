@@ -90,7 +90,7 @@ export async function obtainTeacher(
   const { teacher } = settings;
   const texts = dataset.items.map(itemSentence);
   const context = { ...hooks, checkpoint: workspace.checkpoint('teacher') };
-  const load = (directory: string) => LanguageModel.load(engine, directory);
+  const load = (source: string) => LanguageModel.load(engine, source, hooks);
   if ('static' in teacher) {
     return stage(workspace, 'teacher', load, async () => {
       const seed = settings.seeds[0] ?? 0;

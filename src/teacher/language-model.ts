@@ -27,6 +27,7 @@ import {
   generateTokens,
 } from './generate.js';
 import { type Hooks, throwIfAborted } from './hooks.js';
+import { modelDirectory } from './model-hub.js';
 
 export interface EmbedOptions {
   readonly layer?: number;
@@ -67,12 +68,16 @@ export class LanguageModel {
   }
 
   /**
-   * Loads a Hugging Face directory: config.json, safetensors, and the tokenizer's files where there are any.
+   * Loads a Hugging Face directory: config.json, safetensors, and the tokenizer's files where there are any. The name
+   * `hf://owner/model[@revision]` stands for one in the hub's cache, downloaded where it is not there yet.
    *
+   * @param source a directory, or a name on the hub
+   * @param hooks of the download
    * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_SAFETENSORS, ERR_UNSUPPORTED_MODEL,
-   * ERR_CHECKPOINT_MISMATCH, ERR_TOKENIZER, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO
+   * ERR_CHECKPOINT_MISMATCH, ERR_TOKENIZER, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO; the codes of {@link modelDirectory}
    */
-  static async load(engine: NativeEngine, directory: string): Promise<LanguageModel> {
+  static async load(engine: NativeEngine, source: string, hooks: Hooks = {}): Promise<LanguageModel> {
+    const directory = await modelDirectory(source, hooks);
     const { model, family, config, huggingFace } = await loadCheckpoint(engine, directory);
     try {
       const tokenizer = (await hasTokenizer(directory)) ? await loadTokenizer(directory) : undefined;

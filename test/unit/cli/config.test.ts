@@ -45,6 +45,11 @@ teacher: { directory: models/gpt2 }
     });
   });
 
+  it('keeps the name of a model on the hub', async () => {
+    const path = write('hub.yaml', 'teacher: { directory: hf://someone/small@v1 }');
+    expect(await readConfig(path)).toEqual({ teacher: { directory: 'hf://someone/small@v1' } });
+  });
+
   it('keeps absolute paths', async () => {
     const path = write('absolute.yaml', 'data: { interactions: { path: /data/ratings.csv } }');
     expect(await readConfig(path)).toEqual({ data: { interactions: { path: '/data/ratings.csv' } } });
