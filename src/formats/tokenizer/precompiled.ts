@@ -1,4 +1,5 @@
 /** SentencePiece's normalisation table: a double array of UTF-8 keys, and the texts that replace them. */
+import { asOfUnicode16 } from './characters.js';
 import { invalid } from './json.js';
 
 /** Longer clusters are looked up character by character. */
@@ -48,7 +49,8 @@ export function precompiledCharacterMap(base64: string, place: string): (text: s
   const clusters = new Intl.Segmenter('en', { granularity: 'grapheme' });
   return (text) => {
     let result = '';
-    for (const { segment } of clusters.segment(text)) {
+    for (const { index, segment: asSeen } of clusters.segment(asOfUnicode16(text))) {
+      const segment = text.slice(index, index + asSeen.length);
       const isShort = segment.length <= MAX_CLUSTER_BYTES && Buffer.byteLength(segment) <= MAX_CLUSTER_BYTES;
       const whole = isShort ? lookUp(segment) : undefined;
       if (whole !== undefined) result += whole;
