@@ -64,7 +64,16 @@ export function fakeTrainer(model: NativeTransformer): NativeTrainer {
       model.getParameter('count').map((count) => count + 1),
     );
     const loss = weight[0] ?? 0;
-    return { loss, ce: 2 * loss, kd: 3 * loss, hidden: 4 * loss, attention: 5 * loss, gradNorm: 1, numLabels: 1 };
+    return {
+      loss,
+      ce: 2 * loss,
+      kd: 3 * loss,
+      hidden: 4 * loss,
+      attention: 5 * loss,
+      relation: 6 * loss,
+      gradNorm: 1,
+      numLabels: 1,
+    };
   };
   return {
     setProjection: (_index, _rows, _columns, values) => {
