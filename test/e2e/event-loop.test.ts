@@ -14,6 +14,11 @@ test('a timer keeps firing within 20 ms while a model trains, knowledge is extra
     { length: 400 },
     (_, i) => `Film ${i} is about ${i % 7} and ${i % 11}, made in ${1900 + (i % 99)}.`,
   );
+  const count = 8000;
+  const history = Int32Array.from({ length: count * 50 }, (_, i) => (i * 13) % 400);
+  const offsets = Int32Array.from({ length: count + 1 }, (_, i) => i * 50);
+  const none = { excludeIds: new Int32Array(0), excludeOffsets: new Int32Array(count + 1) };
+  const targets = Int32Array.from({ length: count }, (_, i) => i % 400);
   const lateness: number[] = [];
   let last = performance.now();
   const timer = setInterval(() => {
@@ -37,11 +42,6 @@ test('a timer keeps firing within 20 ms while a model trains, knowledge is extra
       { hiddenSize: 64, maxHistory: 50 },
       { numItems: 400, seed: 1, itemFeatures: features },
     );
-    const count = 8000;
-    const history = Int32Array.from({ length: count * 50 }, (_, i) => (i * 13) % 400);
-    const offsets = Int32Array.from({ length: count + 1 }, (_, i) => i * 50);
-    const none = { excludeIds: new Int32Array(0), excludeOffsets: new Int32Array(count + 1) };
-    const targets = Int32Array.from({ length: count }, (_, i) => i % 400);
     await sequences.rank({ sequences: history, sequenceOffsets: offsets, users: targets, targets }, none);
   } finally {
     clearInterval(timer);
