@@ -67,20 +67,25 @@ export function readBehavior({ json, place }: Part, byDefault?: Behavior): Behav
  * Cuts a text at the matches of a pattern. Between them, and at both ends, lie the parts that do not match.
  *
  * @param options.invert takes what lies between the matches for the matches
+ * @param options.knowsAll the pattern knows the characters of the latest Unicode, not those of version 16 alone
  * @param options.dropped is told that the piece at the very beginning was removed
  */
 export function splitText(
   text: string,
   pattern: RegExp,
   behavior: Behavior,
-  { invert = false, dropped }: { readonly invert?: boolean; readonly dropped?: () => void } = {},
+  {
+    invert = false,
+    knowsAll = false,
+    dropped,
+  }: { readonly invert?: boolean; readonly knowsAll?: boolean; readonly dropped?: () => void } = {},
 ): string[] {
   const cuts: { begin: number; end: number; isMatch: boolean }[] = [];
   const add = (begin: number, end: number, isMatch: boolean) => {
     if (begin < end) cuts.push({ begin, end, isMatch: isMatch !== invert });
   };
   let previous = 0;
-  for (const match of asOfUnicode16(text).matchAll(pattern)) {
+  for (const match of (knowsAll ? text : asOfUnicode16(text)).matchAll(pattern)) {
     add(previous, match.index, false);
     previous = match.index + match[0].length;
     add(match.index, previous, true);

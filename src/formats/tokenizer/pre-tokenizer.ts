@@ -41,14 +41,18 @@ export function readPreTokenizer(value: unknown, place: string): PreTokenizer {
     case 'Metaspace':
       return metaspace(part);
     case 'Split': {
-      return splitting(readPattern(part), readBehavior(part), readBoolean(part, 'invert', false));
+      return splitting(readPattern(part), readBehavior(part), { invert: readBoolean(part, 'invert', false) });
     }
     case 'Digits':
-      return splitting(unicode(NUMBER), readBoolean(part, 'individual_digits', false) ? 'isolated' : 'contiguous');
+      return splitting(unicode(NUMBER), readBoolean(part, 'individual_digits', false) ? 'isolated' : 'contiguous', {
+        knowsAll: true, // Rust's own tables
+      });
     case 'Punctuation':
       return splitting(unicode(PUNCTUATION), readBehavior(part, 'isolated'));
     case 'Whitespace':
-      return splitting(unicode(`${WORD_CHARACTER}+|[^${WORD_CHARACTER}${WHITE_SPACE}]+`), 'removed', true);
+      return splitting(unicode(`${WORD_CHARACTER}+|[^${WORD_CHARACTER}${WHITE_SPACE}]+`), 'removed', {
+        invert: true,
+      });
     case 'WhitespaceSplit':
       return splitting(unicode(WHITE_SPACE), 'removed');
     case 'BertPreTokenizer':
@@ -68,7 +72,11 @@ function inOrder(steps: readonly PreTokenizer[]): PreTokenizer {
   return (words) => steps.reduce((state, step) => step(state), words);
 }
 
-function splitting(pattern: RegExp, behavior: Behavior, invert = false): PreTokenizer {
+function splitting(
+  pattern: RegExp,
+  behavior: Behavior,
+  options: { readonly invert?: boolean; readonly knowsAll?: boolean } = {},
+): PreTokenizer {
   return ({ texts, isStart }) => {
     let keepsStart = isStart;
     const pieces: string[] = [];
@@ -76,7 +84,7 @@ function splitting(pattern: RegExp, behavior: Behavior, invert = false): PreToke
       const dropped = () => {
         if (i === 0) keepsStart = false;
       };
-      for (const piece of splitText(text, pattern, behavior, { invert, dropped })) pieces.push(piece);
+      for (const piece of splitText(text, pattern, behavior, { ...options, dropped })) pieces.push(piece);
     });
     return { texts: pieces, isStart: keepsStart };
   };
