@@ -121,7 +121,7 @@ it('takes the config of a distillation as it is', async () => {
   const path = join(import.meta.dirname, '../../../examples/movietweetings/distill.yaml');
   const { rows, student: shape } = qualitySettings((await readConfig(path)) as QualityOptions);
   expect(rows).toContain('distilled');
-  expect(shape.training.losses).toMatchObject({ ce: 0.7, kd: 0.3, gate: 0.2 });
+  expect(shape.training).toMatchObject({ learningRate: 0.002, losses: { ce: 0.5, kd: 0.5, gate: 0.2 } });
 });
 
 describe('built-in sets', () => {
