@@ -9,7 +9,7 @@ import { run } from '../../dist/cli/main.js';
 const folder = import.meta.dirname;
 const [first, ...rest] = process.argv.slice(2);
 const named = first !== undefined && !first.startsWith('--');
-const source = resolve(named ? first : join(folder, '../../../shared/data/assist2009'));
+const source = resolve(named ? first : join(process.env.LIMBECK_DATA ?? '.', 'assist2009'));
 const flags = named ? rest : process.argv.slice(2);
 const names = join(source, 'assist2009_updated_skill_mapping.txt');
 

@@ -26,7 +26,7 @@ const variantSchema = z.strictObject({
 });
 
 /** Every config of a distillation is one of a bench; its `languageStudent` is no recommender, and not trained here. */
-export const qualityOptionsSchema = distillOptionsSchema.extend({
+const qualityOptionsSchema = distillOptionsSchema.extend({
   title: z.string().min(1).default('Quality'),
   /** What the data must hold once prepared; other counts are refused, because published figures are of these. */
   expected: z.strictObject({ users: z.int(), items: z.int(), interactions: z.int() }).optional(),
@@ -70,7 +70,7 @@ export interface QualitySettings extends Omit<z.output<typeof qualityOptionsSche
 }
 
 /** Baselines and the teacher; every other row is a student. */
-export const FIXED_ROWS = ['popularity', 'item-knn', 'teacher'] as const;
+const FIXED_ROWS = ['popularity', 'item-knn', 'teacher'] as const;
 
 const CLICKS_ALONE = { ce: 1, kd: 0, hidden: 0, attention: 0 };
 

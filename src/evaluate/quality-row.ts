@@ -81,7 +81,7 @@ async function recallOn(
 }
 
 /** What the distilled student has of its teacher, as shares; undefined where one of the two did not run. */
-export function shareOfTeacher(
+function shareOfTeacher(
   rows: readonly QualityRow[],
 ): { readonly ndcgAt10: number; readonly parameters: number; readonly latency: number } | undefined {
   const teacher = rows.find(({ key }) => key === 'teacher');

@@ -7,7 +7,7 @@ import { MODEL_TYPES, type ModelType } from './tokenizer/model.js';
 /** A model has a row for every id up to the largest. */
 export const MAX_TOKEN_ID = 16_000_000;
 /** Matching one word costs the square of its length; BERT uses 100. */
-export const MAX_WORD_PIECE_CHARACTERS = 200;
+const MAX_WORD_PIECE_CHARACTERS = 200;
 
 export interface TokenizerVocabulary {
   /** Of all tokens. */

@@ -12,7 +12,7 @@ import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 
 const column = z.string().min(1);
 
-export const importRankingsOptionsSchema = z.strictObject({
+const importRankingsOptionsSchema = z.strictObject({
   /** A UTF-8 file of at most 256 MiB: `.tsv`, `.csv` (without quotes), `.jsonl` or `.ndjson`. */
   path: z.string().min(1),
   /** @defaultValue by the name of the file */

@@ -148,7 +148,7 @@ export async function fineTuneSequenceModel(
 }
 
 /** Principal axes of a teacher layer, for a student of this width. */
-export async function axesOf(
+async function axesOf(
   engine: NativeEngine,
   teacher: SequenceTeacher | undefined,
   layer: number,

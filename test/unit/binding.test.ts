@@ -647,6 +647,9 @@ describe('a recommender', () => {
     ]) {
       expect((await rejectionOf(recommender.rank({ ...rank, ...wrong }))).code).toBe('ERR_INVALID_ARGUMENT');
     }
+    expect((await rejectionOf(recommender.rank({ ...rank, states: new Float32Array(3) }))).code).toBe(
+      'ERR_SHAPE_MISMATCH',
+    );
     expect((await rejectionOf(recommender.rank({ ...rank, targets: new Int32Array(2) }))).code).toBe(
       'ERR_SHAPE_MISMATCH',
     );
