@@ -55,33 +55,6 @@ void add_to_values(const TransformerConfig& config, const float* d_values, float
 
 }  // namespace
 
-void check_batch(const TransformerConfig& config, const Batch& batch) {
-  if (batch.num_sequences < 1 || batch.num_tokens < 1) invalid("Expected at least one sequence with one token.");
-  if (batch.sequence_offsets[0] != 0 || batch.sequence_offsets[batch.num_sequences] != batch.num_tokens) {
-    invalid("sequenceOffsets must run from 0 to the number of tokens, " + std::to_string(batch.num_tokens) + ".");
-  }
-  for (int64_t s = 0; s < batch.num_sequences; ++s) {
-    const int64_t length = int64_t{batch.sequence_offsets[s + 1]} - batch.sequence_offsets[s];
-    if (length < 1) invalid("Sequence " + std::to_string(s) + " is empty; sequenceOffsets must ascend strictly.");
-    if (length > config.max_position_embeddings) {
-      invalid("Sequence " + std::to_string(s) + " has " + std::to_string(length) + " tokens and the model takes " +
-              std::to_string(config.max_position_embeddings) + ". Cut it.");
-    }
-  }
-  for (int64_t i = 0; i < batch.num_tokens; ++i) {
-    if (batch.input_vectors != nullptr) break;
-    if (batch.input_ids[i] < 0 || batch.input_ids[i] >= config.vocab_size) {
-      invalid("inputIds[" + std::to_string(i) + "] = " + std::to_string(batch.input_ids[i]) +
-              " is outside the vocabulary of " + std::to_string(config.vocab_size) + ".");
-    }
-    if (batch.token_type_ids != nullptr &&
-        (batch.token_type_ids[i] < 0 || batch.token_type_ids[i] >= config.type_vocab_size)) {
-      invalid("tokenTypeIds[" + std::to_string(i) + "] is outside the " + std::to_string(config.type_vocab_size) +
-              " token types.");
-    }
-  }
-}
-
 Transformer::Transformer(const TransformerConfig& config)
     : config_((check_config(config), config)), parameters_(config_) {
   if (config_.positions == PositionKind::kRotary) {
@@ -337,15 +310,7 @@ Activations Transformer::forward(Context& context, Arena& arena, const Batch& ba
   activations.batch = batch;
   activations.dropout_seed = options.dropout_seed;
   activations.position_ids = arena.allocate<int32_t>(N);
-  const auto offset = static_cast<int32_t>(config_.position_offset);
-  for (int64_t s = 0; s < batch.num_sequences; ++s) {
-    int32_t position = offset;
-    for (int32_t i = batch.sequence_offsets[s]; i < batch.sequence_offsets[s + 1]; ++i) {
-      // RoBERTa's padding token has the row before position 0, and is not counted.
-      const bool is_padding = offset > 0 && batch.input_vectors == nullptr && batch.input_ids[i] == offset - 1;
-      activations.position_ids[i] = is_padding ? offset - 1 : position++;
-    }
-  }
+  fill_position_ids(config_, batch, activations.position_ids);
   activations.hidden = arena.allocate<float*>(L + 1);
   for (int64_t l = 0; l <= L; ++l) {
     float* buffer = options.hidden_buffers == nullptr ? nullptr : options.hidden_buffers[l];

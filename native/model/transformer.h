@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "model/batch.h"
 #include "model/config.h"
 #include "model/parameters.h"
 #include "ops/attention.h"
@@ -12,21 +13,6 @@
 #include "ops/gemm.h"
 
 namespace limbeck {
-
-/// Sequences laid end to end: N tokens, S sequences, no padding.
-struct Batch {
-  const int32_t* input_ids;         // [N]
-  const int32_t* sequence_offsets;  // [S + 1]
-  const int32_t* token_type_ids;    // [N], or null = type 0
-  int64_t num_tokens;               // N
-  int64_t num_sequences;            // S
-  /// [N, d] or null: rows that replace those of the word table; input_ids is not read then. Inference only.
-  const float* input_vectors = nullptr;
-};
-
-/// Throws Error("ERR_INVALID_ARGUMENT") unless the offsets ascend from 0 to N, no sequence is empty or longer than the
-/// model's positions, and every id is inside its table.
-void check_batch(const TransformerConfig& config, const Batch& batch);
 
 /// The output table of a model: what hidden states are multiplied with to give logits.
 struct OutputTable {

@@ -305,12 +305,15 @@ StepResult Trainer::compute_gradients(Context& context, Arena& arena, const Step
     float* d_rows = arena.allocate<float>(R * d);  // [R, d]
     LossHeadResult sums;
     if (inputs.sampled_negatives > 0) {
-      const SampledTable sampled = sample_table(arena, table, labels, R, inputs.sampled_negatives, V, d,
-                                                static_cast<uint64_t>(std::max<int64_t>(inputs.dropout_seed, 0)));
-      float* d_sampled = zeros(arena, sampled.count * d);
-      float* d_sampled_bias = d_output_bias != nullptr ? zeros(arena, sampled.count) : nullptr;
-      sums = loss_head(context, head.output, sampled.weight, sampled.bias, sampled.labels, logits, options, 1.0 / R,
-                       sampled.allowed, d_rows, d_sampled, d_sampled_bias, R, d, sampled.count);
+      const SampledIndices sampled =
+          sample_indices(labels, R, inputs.sampled_negatives, V,
+                         static_cast<uint64_t>(std::max<int64_t>(inputs.dropout_seed, 0)));
+      const SampledTable part = sample_table(arena, table, sampled, d);
+      const int64_t count = static_cast<int64_t>(sampled.indices.size());
+      float* d_sampled = zeros(arena, count * d);
+      float* d_sampled_bias = d_output_bias != nullptr ? zeros(arena, count) : nullptr;
+      sums = loss_head(context, head.output, part.weight, part.bias, sampled.labels.data(), logits, options, 1.0 / R,
+                       sampled.allowed.data(), d_rows, d_sampled, d_sampled_bias, R, d, count);
       scatter_table_gradient(sampled, d_sampled, d_sampled_bias, d_output_table, d_output_bias, d);
     } else {
       sums = loss_head(context, head.output, table.weight, table.bias, labels, logits, options, 1.0 / R, nullptr,
