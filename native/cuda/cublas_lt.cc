@@ -1,0 +1,238 @@
+#include "cuda/cublas_lt.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "core/error.h"
+#include "cuda/check.h"
+#include "cuda/driver.h"
+
+#if !defined(LIMBECK_CUDA_EMULATED) && __has_include(<cublasLt.h>)
+#include <cublasLt.h>
+#define LIMBECK_SAME(ours, theirs) static_assert(static_cast<int>(limbeck::cuda::lt::ours) == static_cast<int>(theirs))
+LIMBECK_SAME(kSuccess, CUBLAS_STATUS_SUCCESS);
+LIMBECK_SAME(kInvalidValue, CUBLAS_STATUS_INVALID_VALUE);
+LIMBECK_SAME(kExecutionFailed, CUBLAS_STATUS_EXECUTION_FAILED);
+LIMBECK_SAME(kNotSupported, CUBLAS_STATUS_NOT_SUPPORTED);
+LIMBECK_SAME(kFloat32, CUDA_R_32F);
+LIMBECK_SAME(kBFloat16, CUDA_R_16BF);
+LIMBECK_SAME(kCompute32F, CUBLAS_COMPUTE_32F);
+LIMBECK_SAME(kNone, CUBLAS_OP_N);
+LIMBECK_SAME(kTranspose, CUBLAS_OP_T);
+LIMBECK_SAME(kTransposeA, CUBLASLT_MATMUL_DESC_TRANSA);
+LIMBECK_SAME(kTransposeB, CUBLASLT_MATMUL_DESC_TRANSB);
+LIMBECK_SAME(kEpilogue, CUBLASLT_MATMUL_DESC_EPILOGUE);
+LIMBECK_SAME(kBiasPointer, CUBLASLT_MATMUL_DESC_BIAS_POINTER);
+LIMBECK_SAME(kBiasDataType, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE);
+LIMBECK_SAME(kMaxWorkspaceBytes, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES);
+LIMBECK_SAME(kReductionSchemeMask, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK);
+LIMBECK_SAME(kMinAlignmentA, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES);
+LIMBECK_SAME(kMinAlignmentB, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES);
+LIMBECK_SAME(kMinAlignmentC, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES);
+LIMBECK_SAME(kMinAlignmentD, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES);
+LIMBECK_SAME(kEpilogueDefault, CUBLASLT_EPILOGUE_DEFAULT);
+LIMBECK_SAME(kEpilogueBias, CUBLASLT_EPILOGUE_BIAS);
+LIMBECK_SAME(kReductionInPlace, CUBLASLT_REDUCTION_SCHEME_INPLACE);
+LIMBECK_SAME(kReductionComputeType, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
+static_assert(sizeof(limbeck::cuda::lt::HeuristicResult) == sizeof(cublasLtMatmulHeuristicResult_t));
+#undef LIMBECK_SAME
+#endif
+
+namespace limbeck::cuda {
+namespace {
+
+#ifdef LIMBECK_CUDA_EMULATED
+constexpr size_t kWorkspaceBytes = size_t{1} << 20;
+#else
+constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA advises for Hopper
+#endif
+
+constexpr int kMaxChoices = 8, kMaxTimed = 6, kTimedRuns = 3;
+
+void check_lt(lt::Status status, const char* what) {
+  if (status == lt::kSuccess) return;
+  const cudaError_t error = cudaGetLastError();
+  check_cuda(error, what);  // the better reason, where there is one
+  throw Error("ERR_CUDA", std::string("cuBLASLt: ") + what + " failed with status " + std::to_string(status));
+}
+
+/// The largest power of two ≤ 256 that divides the address: what cuBLASLt's choice depends on.
+uint32_t alignment_of(const void* pointer) {
+  const auto address = reinterpret_cast<uintptr_t>(pointer) | 256;
+  return static_cast<uint32_t>(address & -address);
+}
+
+bool is_capturing(cudaStream_t stream) {
+  cudaStreamCaptureStatus status;
+  check_cuda(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
+  return status != cudaStreamCaptureStatusNone;
+}
+
+}  // namespace
+
+/// Descriptors of one kind of product. Row-major C = A·B is column-major Cᵀ = Bᵀ·Aᵀ, and a row-major matrix read as
+/// column-major is its transpose: cuBLASLt's A is our B, its B is our A, and neither changes its transposition.
+struct CublasLt::Plan {
+  const lt::Functions* functions;
+  lt::Desc desc = nullptr;
+  lt::Layout a = nullptr, b = nullptr, c = nullptr;
+  bool is_supported = false;
+  lt::HeuristicResult choice{};
+
+  explicit Plan(const lt::Functions& functions) : functions(&functions) {}
+  Plan(Plan&& other) noexcept { *this = std::move(other); }
+  Plan& operator=(Plan&& other) noexcept {
+    std::swap(functions, other.functions);
+    std::swap(desc, other.desc);
+    std::swap(a, other.a);
+    std::swap(b, other.b);
+    std::swap(c, other.c);
+    is_supported = other.is_supported;
+    choice = other.choice;
+    return *this;
+  }
+  ~Plan() {
+    if (desc != nullptr) functions->MatmulDescDestroy(desc);
+    for (lt::Layout layout : {a, b, c}) {
+      if (layout != nullptr) functions->MatrixLayoutDestroy(layout);
+    }
+  }
+};
+
+CublasLt::CublasLt() : functions_(open_cublas_lt()), workspace_bytes_(kWorkspaceBytes) {
+  check_cuda(cudaMalloc(&workspace_, workspace_bytes_), "the workspace of cuBLASLt");
+  const lt::Status status = functions_.Create(&handle_);
+  if (status != lt::kSuccess) cudaFree(workspace_);
+  check_lt(status, "cublasLtCreate");
+}
+
+CublasLt::~CublasLt() {
+  plans_.clear();
+  functions_.Destroy(handle_);
+  cudaFree(workspace_);
+}
+
+bool CublasLt::multiply(cudaStream_t stream, const Product& p) {
+  const int residual = p.residual == nullptr ? 0 : p.residual == p.c ? 1 : 2;
+  const Key key(p.m, p.n, p.k, p.lda, p.ldb, p.ldc, p.transpose_a + 2 * p.transpose_b, p.in, p.out, residual,
+                p.bias == nullptr ? 0 : alignment_of(p.bias), alignment_of(p.a), alignment_of(p.b),
+                std::min(alignment_of(p.c), residual == 2 ? alignment_of(p.residual) : 256u));
+  auto found = plans_.find(key);
+  if (found == plans_.end()) found = plans_.emplace(key, make_plan(stream, p)).first;
+  const Plan& plan = found->second;
+  if (!plan.is_supported) return false;
+  check_lt(run(stream, plan, plan.choice, p, p.c), "cublasLtMatmul");
+  return true;
+}
+
+lt::Status CublasLt::run(cudaStream_t stream, const Plan& plan, const lt::HeuristicResult& choice, const Product& p,
+                         void* d) {
+  if (p.bias != nullptr) {
+    check_lt(functions_.MatmulDescSetAttribute(plan.desc, lt::kBiasPointer, &p.bias, sizeof(p.bias)), "a bias");
+  }
+  const float alpha = 1, beta = p.residual == nullptr ? 0 : 1;
+  const void* c = p.residual == nullptr ? d : p.residual;
+  return functions_.Matmul(handle_, plan.desc, &alpha, p.b, plan.a, p.a, plan.b, &beta, c, plan.c, d, plan.c,
+                           &choice.algorithm, workspace_, workspace_bytes_, stream);
+}
+
+CublasLt::Plan CublasLt::make_plan(cudaStream_t stream, const Product& p) {
+  Plan plan(functions_);
+  const auto size = [](int64_t count) { return static_cast<uint64_t>(count); };
+  check_lt(functions_.MatmulDescCreate(&plan.desc, lt::kCompute32F, lt::kFloat32), "cublasLtMatmulDescCreate");
+  const auto set = [&](lt::DescAttribute attribute, const auto& value) {
+    check_lt(functions_.MatmulDescSetAttribute(plan.desc, attribute, &value, sizeof(value)),
+             "cublasLtMatmulDescSetAttribute");
+  };
+  set(lt::kTransposeA, static_cast<int32_t>(p.transpose_b ? lt::kTranspose : lt::kNone));
+  set(lt::kTransposeB, static_cast<int32_t>(p.transpose_a ? lt::kTranspose : lt::kNone));
+  if (p.bias != nullptr) {
+    set(lt::kEpilogue, static_cast<uint32_t>(lt::kEpilogueBias));
+    set(lt::kBiasDataType, static_cast<int32_t>(p.out));
+    set(lt::kBiasPointer, p.bias);
+  }
+  const auto layout = [&](lt::Layout& out, lt::DataType type, int64_t num_rows, int64_t num_columns, int64_t ld) {
+    check_lt(functions_.MatrixLayoutCreate(&out, type, size(num_rows), size(num_columns), ld),
+             "cublasLtMatrixLayoutCreate");
+  };
+  layout(plan.a, p.in, p.transpose_b ? p.k : p.n, p.transpose_b ? p.n : p.k, p.ldb);
+  layout(plan.b, p.in, p.transpose_a ? p.m : p.k, p.transpose_a ? p.k : p.m, p.lda);
+  layout(plan.c, p.out, p.n, p.m, p.ldc);
+
+  lt::Preference preference;
+  check_lt(functions_.MatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
+  const std::unique_ptr<lt::PreferenceOpaque, lt::Status (*)(lt::Preference)> owner(preference,
+                                                                                    functions_.MatmulPreferenceDestroy);
+  const auto prefer = [&](lt::PreferenceAttribute attribute, const auto& value) {
+    check_lt(functions_.MatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)),
+             "cublasLtMatmulPreferenceSetAttribute");
+  };
+  prefer(lt::kMaxWorkspaceBytes, static_cast<uint64_t>(workspace_bytes_));
+  // Parts of a sum over k are not rounded to bf16 before they are added.
+  const uint32_t schemes = p.out == lt::kFloat32 ? lt::kReductionInPlace | lt::kReductionComputeType
+                                                 : static_cast<uint32_t>(lt::kReductionComputeType);
+  prefer(lt::kReductionSchemeMask, schemes);
+  prefer(lt::kMinAlignmentA, alignment_of(p.b));
+  prefer(lt::kMinAlignmentB, alignment_of(p.a));
+  prefer(lt::kMinAlignmentC, alignment_of(p.residual == nullptr ? p.c : p.residual));
+  prefer(lt::kMinAlignmentD, alignment_of(p.c));
+
+  std::vector<lt::HeuristicResult> choices(kMaxChoices);
+  int num_choices = 0;
+  const lt::Status status = functions_.MatmulAlgoGetHeuristic(handle_, plan.desc, plan.a, plan.b, plan.c, plan.c,
+                                                              preference, kMaxChoices, choices.data(), &num_choices);
+  if (status != lt::kSuccess && status != lt::kNotSupported && status != lt::kInvalidValue) {
+    check_lt(status, "cublasLtMatmulAlgoGetHeuristic");
+  }
+  choices.resize(status == lt::kSuccess ? num_choices : 0);
+  choices.erase(std::remove_if(choices.begin(), choices.end(),
+                               [&](const lt::HeuristicResult& choice) {
+                                 return choice.state != lt::kSuccess || choice.workspace_bytes > workspace_bytes_;
+                               }),
+                choices.end());
+  if (choices.empty()) return plan;
+  plan.is_supported = true;
+  const double products = static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
+  const bool tune = tuning_ && choices.size() > 1 && products >= min_tuned_products_ && !is_capturing(stream);
+  plan.choice = choices[tune ? fastest(stream, plan, choices, p) : 0];
+  return plan;
+}
+
+size_t CublasLt::fastest(cudaStream_t stream, const Plan& plan, const std::vector<lt::HeuristicResult>& choices,
+                         const Product& p) {
+  // C that is accumulated to must not change: then the results go elsewhere. Without room for that, no timing.
+  void* scratch = nullptr;
+  if (p.residual == p.c) {
+    const size_t item_bytes = p.out == lt::kFloat32 ? 4 : 2;
+    if (cudaMalloc(&scratch, static_cast<size_t>(p.m * p.ldc) * item_bytes) != cudaSuccess) {
+      cudaGetLastError();
+      return 0;
+    }
+  }
+  cudaEvent_t begin = nullptr, end = nullptr;
+  check_cuda(cudaEventCreate(&begin), "cudaEventCreate");
+  check_cuda(cudaEventCreate(&end), "cudaEventCreate");
+  size_t best = 0;
+  float best_milliseconds = std::numeric_limits<float>::infinity();
+  for (size_t i = 0; i < choices.size() && i < kMaxTimed; ++i) {
+    bool runs = true;
+    for (int repeat = 0; repeat <= kTimedRuns && runs; ++repeat) {
+      if (repeat == 1) check_cuda(cudaEventRecord(begin, stream), "cudaEventRecord");  // the first one loads the kernel
+      runs = run(stream, plan, choices[i], p, scratch == nullptr ? p.c : scratch) == lt::kSuccess;
+    }
+    if (!runs) continue;
+    check_cuda(cudaEventRecord(end, stream), "cudaEventRecord");
+    check_cuda(cudaEventSynchronize(end), "cudaEventSynchronize");
+    float milliseconds;
+    check_cuda(cudaEventElapsedTime(&milliseconds, begin, end), "cudaEventElapsedTime");
+    if (milliseconds < best_milliseconds) best = i, best_milliseconds = milliseconds;
+  }
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  cudaFree(scratch);
+  return best;
+}
+
+}  // namespace limbeck::cuda

@@ -1,0 +1,130 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <tuple>
+#include <vector>
+
+#include "cuda/device_code.h"
+
+namespace limbeck::cuda {
+
+/// What we call of NVIDIA's cuBLASLt, as its documentation has it. The library is opened when an engine starts, so that
+/// nothing but a driver is needed to build, and so that its many hundred megabytes stay out of the package.
+namespace lt {
+
+enum Status : int { kSuccess = 0, kInvalidValue = 7, kExecutionFailed = 13, kNotSupported = 15 };
+enum DataType : int { kFloat32 = 0, kBFloat16 = 14 };  // cudaDataType_t
+enum ComputeType : int { kCompute32F = 68 };           // full fp32: TF32 is another one
+enum Operation : int { kNone = 0, kTranspose = 1 };
+enum DescAttribute : int { kTransposeA = 3, kTransposeB = 4, kEpilogue = 7, kBiasPointer = 8, kBiasDataType = 26 };
+enum PreferenceAttribute : int {
+  kMaxWorkspaceBytes = 1,
+  kReductionSchemeMask = 3,
+  kMinAlignmentA = 5,
+  kMinAlignmentB = 6,
+  kMinAlignmentC = 7,
+  kMinAlignmentD = 8,
+};
+enum Epilogue : int { kEpilogueDefault = 1, kEpilogueBias = 4 };
+enum ReductionScheme : int { kReductionInPlace = 1, kReductionComputeType = 2 };
+
+struct Algorithm {
+  uint64_t data[8];
+};
+struct HeuristicResult {
+  Algorithm algorithm;
+  size_t workspace_bytes;
+  Status state;
+  float waves_count;
+  int reserved[4];
+};
+
+using Handle = struct HandleOpaque*;
+using Desc = struct DescOpaque*;
+using Layout = struct LayoutOpaque*;
+using Preference = struct PreferenceOpaque*;
+
+/// The functions by their names without "cublasLt".
+struct Functions {
+  size_t (*GetVersion)();
+  Status (*Create)(Handle*);
+  Status (*Destroy)(Handle);
+  Status (*MatmulDescCreate)(Desc*, ComputeType, DataType scale_type);
+  Status (*MatmulDescDestroy)(Desc);
+  Status (*MatmulDescSetAttribute)(Desc, DescAttribute, const void* value, size_t size_bytes);
+  Status (*MatrixLayoutCreate)(Layout*, DataType, uint64_t num_rows, uint64_t num_columns, int64_t leading_dimension);
+  Status (*MatrixLayoutDestroy)(Layout);
+  Status (*MatmulPreferenceCreate)(Preference*);
+  Status (*MatmulPreferenceDestroy)(Preference);
+  Status (*MatmulPreferenceSetAttribute)(Preference, PreferenceAttribute, const void* value, size_t size_bytes);
+  Status (*MatmulAlgoGetHeuristic)(Handle, Desc, Layout a, Layout b, Layout c, Layout d, Preference, int num_requested,
+                                   HeuristicResult* results, int* num_results);
+  /// D = alpha·op(A)·op(B) + beta·C, column-major, then the epilogue.
+  Status (*Matmul)(Handle, Desc, const void* alpha, const void* a, Layout, const void* b, Layout, const void* beta,
+                   const void* c, Layout, void* d, Layout, const Algorithm*, void* workspace, size_t workspace_bytes,
+                   cudaStream_t);
+};
+
+}  // namespace lt
+
+/// A product as gemm() of gemm.h has it, without its types.
+struct Product {
+  int64_t m, n, k;
+  bool transpose_a, transpose_b;
+  int64_t lda, ldb, ldc;
+  lt::DataType in, out;
+  const void *a, *b, *bias, *residual;  // bias and residual may be null
+  void* c;
+};
+
+/// Products by cuBLASLt on one stream. The algorithm of a kind of product (shapes, strides, types, alignments) is
+/// chosen at the first and kept, so that the same product always gives the same bits. Not thread-safe.
+class CublasLt {
+ public:
+  /// Opens the library, see open_cublas_lt() of driver.h, and takes the workspace. Throws ERR_CUDA_UNAVAILABLE,
+  /// ERR_OUT_OF_MEMORY.
+  CublasLt();
+  ~CublasLt();
+  CublasLt(const CublasLt&) = delete;
+  CublasLt& operator=(const CublasLt&) = delete;
+
+  /// False, and nothing done, where the library has no algorithm for this product.
+  bool multiply(cudaStream_t stream, const Product& product);
+
+  /// With tuning, the first of a kind of large product is run with the best few algorithms, and the fastest is kept;
+  /// not while a graph is captured. Another process may then choose others, and round otherwise. Off at first, and for
+  /// the kinds that were met before.
+  ///   min_products  m·n·k from which on the timing is worth its while
+  void set_tuning(bool tuning, double min_products = 1e9) {
+    tuning_ = tuning;
+    min_tuned_products_ = min_products;
+  }
+
+  size_t workspace_bytes() const { return workspace_bytes_; }
+  size_t version() const { return functions_.GetVersion(); }
+  /// Kinds of products met so far.
+  size_t num_plans() const { return plans_.size(); }
+
+ private:
+  struct Plan;
+  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int, int, int, int, int, int, int, int>;
+
+  Plan make_plan(cudaStream_t stream, const Product& product);
+  lt::Status run(cudaStream_t stream, const Plan& plan, const lt::HeuristicResult& choice, const Product& product,
+                 void* d);
+  size_t fastest(cudaStream_t stream, const Plan& plan, const std::vector<lt::HeuristicResult>& choices,
+                 const Product& product);
+
+  const lt::Functions functions_;
+  lt::Handle handle_ = nullptr;
+  void* workspace_ = nullptr;
+  size_t workspace_bytes_;
+  bool tuning_ = false;
+  double min_tuned_products_ = 0;
+  std::map<Key, Plan> plans_;
+};
+
+}  // namespace limbeck::cuda

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+struct uint3 {
+  unsigned x, y, z;
+};
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+namespace limbeck::cuda::emulator {
+
+/// Of the fiber that runs.
+inline uint3 threadIdx, blockIdx;
+inline dim3 blockDim, gridDim;
+
+/// The lanes of one warp that take part in a collective, each with a record on the stack of its fiber.
+struct WarpLanes {
+  uint32_t mask;
+  void* record[32];
+  bool takes_part(int lane) const { return lane >= 0 && lane < 32 && (mask >> lane & 1) != 0; }
+};
+
+/// Waits until all threads of the block have come; how many of them came with `predicate`.
+int wait_for_block(int predicate);
+/// Waits until all lanes of the mask have come. The last one calls `finish`, which works on the records of all.
+void wait_for_warp(uint32_t mask, void* record, void (*finish)(WarpLanes&));
+int lane_index();
+/// The dynamic shared memory of the block that runs, poisoned before each.
+void* shared_memory();
+/// Throws std::logic_error with the kernel's block and thread.
+[[noreturn]] void fail_in_kernel(const char* what);
+
+/// Runs the blocks one after the other. Every second block begins with its last thread, every second launch with its
+/// last block, so that what depends on the order comes to light. Throws std::logic_error where not all threads reach a
+/// barrier, and what a thread throws.
+void run_blocks(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
+
+}  // namespace limbeck::cuda::emulator

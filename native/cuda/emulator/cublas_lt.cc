@@ -1,0 +1,193 @@
+#include "cuda/emulator/cublas_lt.h"
+
+#include <cstring>
+
+namespace limbeck::cuda::lt {
+
+struct HandleOpaque {};
+struct DescOpaque {
+  int32_t transpose_a = kNone, transpose_b = kNone, bias_type = -1;
+  uint32_t epilogue = kEpilogueDefault;
+  const void* bias = nullptr;
+};
+struct LayoutOpaque {
+  DataType type;
+  int64_t num_rows, num_columns, leading_dimension;
+};
+struct PreferenceOpaque {
+  uint64_t max_workspace_bytes = 0;
+  uint32_t schemes = 7, alignments[4] = {256, 256, 256, 256};
+};
+
+}  // namespace limbeck::cuda::lt
+
+namespace limbeck::cuda::emulator {
+namespace {
+
+using namespace lt;
+
+Status set_desc(Desc desc, DescAttribute attribute, const void* value, size_t size_bytes) {
+  const auto set = [&](auto& field) {
+    if (size_bytes != sizeof(field)) return kInvalidValue;
+    std::memcpy(&field, value, size_bytes);
+    return kSuccess;
+  };
+  switch (attribute) {
+    case kTransposeA:
+      return set(desc->transpose_a);
+    case kTransposeB:
+      return set(desc->transpose_b);
+    case kEpilogue:
+      return set(desc->epilogue);
+    case kBiasPointer:
+      return set(desc->bias);
+    case kBiasDataType:
+      return set(desc->bias_type);
+  }
+  return kInvalidValue;
+}
+
+Status set_preference(Preference preference, PreferenceAttribute attribute, const void* value, size_t size_bytes) {
+  if (attribute == kMaxWorkspaceBytes && size_bytes == 8) {
+    std::memcpy(&preference->max_workspace_bytes, value, 8);
+  } else if (attribute == kReductionSchemeMask && size_bytes == 4) {
+    std::memcpy(&preference->schemes, value, 4);
+  } else if (attribute >= kMinAlignmentA && attribute <= kMinAlignmentD && size_bytes == 4) {
+    std::memcpy(&preference->alignments[attribute - kMinAlignmentA], value, 4);
+  } else {
+    return kInvalidValue;
+  }
+  return kSuccess;
+}
+
+int64_t item_bytes(DataType type) { return type == kFloat32 ? 4 : 2; }
+
+/// The shapes agree, and D and C are of one shape.
+bool is_valid(Desc desc, Layout a, Layout b, Layout c, Layout d) {
+  const bool ta = desc->transpose_a == kTranspose, tb = desc->transpose_b == kTranspose;
+  const int64_t m = ta ? a->num_columns : a->num_rows, k = ta ? a->num_rows : a->num_columns;
+  const int64_t n = tb ? b->num_rows : b->num_columns, k_of_b = tb ? b->num_columns : b->num_rows;
+  for (Layout layout : {a, b, c, d}) {
+    if (layout->num_rows <= 0 || layout->num_columns <= 0 || layout->leading_dimension < layout->num_rows) return false;
+  }
+  return k == k_of_b && m == d->num_rows && n == d->num_columns && m == c->num_rows && n == c->num_columns &&
+         a->type == b->type && c->type == d->type && (a->type == kBFloat16 || d->type == kFloat32);
+}
+
+Status get_heuristic(Handle, Desc desc, Layout a, Layout b, Layout c, Layout d, Preference preference,
+                     int num_requested, HeuristicResult* results, int* num_results) {
+  *num_results = 0;
+  if (!is_valid(desc, a, b, c, d)) return kInvalidValue;
+  for (Layout layout : {a, b, d}) {
+    if (layout->type == kBFloat16 && layout->leading_dimension * item_bytes(layout->type) % 16 != 0) {
+      return kNotSupported;
+    }
+  }
+  for (uint32_t alignment : preference->alignments) {
+    if (alignment < static_cast<uint32_t>(item_bytes(a->type))) return kNotSupported;
+  }
+  *num_results = num_requested < 2 ? num_requested : 2;
+  for (int i = 0; i < *num_results; ++i) {
+    results[i] = {};
+    results[i].algorithm.data[0] = static_cast<uint64_t>(i) + 1;
+    results[i].workspace_bytes = static_cast<size_t>(i) * 1024;
+  }
+  return kSuccess;
+}
+
+/// Element i of an array of either type.
+float read(const void* data, DataType type, int64_t i) {
+  if (type == kFloat32) return static_cast<const float*>(data)[i];
+  return __uint_as_float(static_cast<uint32_t>(static_cast<const bf16*>(data)[i].bits) << 16);
+}
+
+void multiply(const DescOpaque& desc, float alpha, const void* a_data, const LayoutOpaque& a, const void* b_data,
+              const LayoutOpaque& b, float beta, const void* c_data, const LayoutOpaque& c, void* d_data,
+              const LayoutOpaque& d) {
+  const bool ta = desc.transpose_a == kTranspose, tb = desc.transpose_b == kTranspose;
+  const int64_t k = ta ? a.num_rows : a.num_columns;
+  // Row by row: a copy of op(A)'s row, then sums along op(B)'s columns.
+  for (int64_t i = 0; i < d.num_rows; ++i) {
+    std::vector<float> row(k);
+    for (int64_t p = 0; p < k; ++p) {
+      row[p] = read(a_data, a.type, ta ? i * a.leading_dimension + p : p * a.leading_dimension + i);
+    }
+    for (int64_t j = 0; j < d.num_columns; ++j) {
+      float sum = 0;
+      for (int64_t p = 0; p < k; ++p) {
+        sum += row[p] * read(b_data, b.type, tb ? p * b.leading_dimension + j : j * b.leading_dimension + p);
+      }
+      float out = alpha * sum;
+      if (beta != 0) out += beta * read(c_data, c.type, j * c.leading_dimension + i);
+      if (desc.epilogue == kEpilogueBias) out += read(desc.bias, static_cast<DataType>(desc.bias_type), i);
+      const int64_t index = j * d.leading_dimension + i;
+      if (d.type == kFloat32) {
+        static_cast<float*>(d_data)[index] = out;
+      } else {
+        static_cast<bf16*>(d_data)[index] = round_to_bf16(out);
+      }
+    }
+  }
+}
+
+Status matmul(Handle, Desc desc, const void* alpha, const void* a_data, Layout a, const void* b_data, Layout b,
+              const void* beta, const void* c_data, Layout c, void* d_data, Layout d, const Algorithm* algorithm,
+              void* workspace, size_t workspace_bytes, cudaStream_t stream) {
+  if (!is_valid(desc, a, b, c, d) || algorithm == nullptr || algorithm->data[0] == 0) return kInvalidValue;
+  if (algorithm->data[0] == 2 && (workspace == nullptr || workspace_bytes < 1024)) return kInvalidValue;
+  if (desc->epilogue == kEpilogueBias && desc->bias_type != d->type) return kNotSupported;
+  const float alpha_value = *static_cast<const float*>(alpha), beta_value = *static_cast<const float*>(beta);
+  const cudaError_t error = enqueue(stream, [=, desc = *desc, a = *a, b = *b, c = *c, d = *d] {
+    multiply(desc, alpha_value, a_data, a, b_data, b, beta_value, c_data, c, d_data, d);
+  });
+  return error == cudaSuccess ? kSuccess : kExecutionFailed;
+}
+
+}  // namespace
+
+Functions cublas_lt() {
+  Functions functions;
+  functions.GetVersion = [] { return size_t{130000}; };
+  functions.Create = [](Handle* handle) {
+    *handle = new HandleOpaque;
+    return kSuccess;
+  };
+  functions.Destroy = [](Handle handle) {
+    delete handle;
+    return kSuccess;
+  };
+  functions.MatmulDescCreate = [](Desc* desc, ComputeType compute, DataType scale) {
+    if (compute != kCompute32F || scale != kFloat32) return kNotSupported;
+    *desc = new DescOpaque;
+    return kSuccess;
+  };
+  functions.MatmulDescDestroy = [](Desc desc) {
+    delete desc;
+    return kSuccess;
+  };
+  functions.MatmulDescSetAttribute = set_desc;
+  functions.MatrixLayoutCreate = [](Layout* layout, DataType type, uint64_t num_rows, uint64_t num_columns,
+                                    int64_t leading_dimension) {
+    *layout =
+        new LayoutOpaque{type, static_cast<int64_t>(num_rows), static_cast<int64_t>(num_columns), leading_dimension};
+    return kSuccess;
+  };
+  functions.MatrixLayoutDestroy = [](Layout layout) {
+    delete layout;
+    return kSuccess;
+  };
+  functions.MatmulPreferenceCreate = [](Preference* preference) {
+    *preference = new PreferenceOpaque;
+    return kSuccess;
+  };
+  functions.MatmulPreferenceDestroy = [](Preference preference) {
+    delete preference;
+    return kSuccess;
+  };
+  functions.MatmulPreferenceSetAttribute = set_preference;
+  functions.MatmulAlgoGetHeuristic = get_heuristic;
+  functions.Matmul = matmul;
+  return functions;
+}
+
+}  // namespace limbeck::cuda::emulator

@@ -1,0 +1,11 @@
+#pragma once
+
+#include "cuda/cublas_lt.h"
+
+namespace limbeck::cuda::emulator {
+
+/// cuBLASLt in plain loops. Like the real one, it has no algorithm for bf16 rows that are not aligned to 16 bytes…
+/// which the real one mostly has, so that in tests what stands in for it is run, too.
+lt::Functions cublas_lt();
+
+}  // namespace limbeck::cuda::emulator

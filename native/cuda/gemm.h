@@ -1,0 +1,33 @@
+#pragma once
+
+#include "cuda/context.h"
+
+namespace limbeck::cuda {
+
+/// Row-major C[m, n] = op(A)[m, k]·op(B)[k, n]. With transpose_a, A lies as [k, m]; with transpose_b, B as [n, k].
+struct GemmShape {
+  int64_t m, n, k;
+  bool transpose_a, transpose_b;
+  int64_t lda, ldb, ldc;  // row strides as they lie
+};
+
+/// fp32 sums; fp32 operands are multiplied in full precision (no TF32). One algorithm a shape and one stream: the same
+/// bits on every run.
+///   bias [n] or null, added before `residual`; residual [m, n] with ldc, or null: C += ; may be C itself (accumulate)
+/// Instantiated for (T, Out) = (float, float), (bf16, bf16), (bf16, float); bias and residual are of type Out… the bias
+/// of (bf16, float) must be null.
+template <typename T, typename Out>
+void gemm(Context& context, const GemmShape& shape, const T* a, const T* b, const Out* bias, const Out* residual,
+          Out* c);
+
+/// y [num_rows, out_features] = x·weightᵀ + bias (+ residual).   weight [out_features, in_features]
+template <typename T>
+void linear_forward(Context& context, const T* x, const T* weight, const T* bias, const T* residual, T* y,
+                    int64_t num_rows, int64_t in_features, int64_t out_features);
+
+///   d_x [num_rows, in_features] = (or null), d_weight fp32 [out_features, in_features] += (or null)
+template <typename T>
+void linear_backward(Context& context, const T* x, const T* weight, const T* d_y, T* d_x, float* d_weight,
+                     int64_t num_rows, int64_t in_features, int64_t out_features);
+
+}  // namespace limbeck::cuda

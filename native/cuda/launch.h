@@ -1,0 +1,68 @@
+#pragma once
+
+#include "cuda/check.h"
+#include "cuda/context.h"
+
+namespace limbeck::cuda {
+
+#if defined(__CUDACC__) || defined(LIMBECK_CUDA_EMULATED)  // not in host code that g++ compiles
+/// Runs kernel(arguments…) on the stream. Nothing when dry, or where the grid is empty.
+///   shared_bytes  of dynamic shared memory, ≤ 227 KiB on sm_90 (99 on sm_86 and sm_89, 163 on sm_80)
+template <typename... Parameters>
+void launch(Context& context, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+            std::decay_t<Parameters>... arguments) {
+  if (context.is_dry || grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  // More than 48 KiB, static memory included, must be asked for.
+  if (shared_bytes > 32 * 1024) {
+    check_cuda(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
+        "cudaFuncSetAttribute");
+  }
+#ifdef LIMBECK_CUDA_EMULATED
+  check_cuda(emulator::launch_kernel(kernel, grid, block, shared_bytes, context.stream, arguments...), "a launch");
+#else
+  // clang-format off
+  kernel<<<grid, block, shared_bytes, context.stream>>>(arguments...);
+  // clang-format on
+  check_cuda(cudaGetLastError(), "a launch");
+#endif
+}
+
+#endif
+
+/// ⌈count/divisor⌉, for grids.
+constexpr int64_t divide_up(int64_t count, int64_t divisor) { return (count + divisor - 1) / divisor; }
+
+template <typename T>
+void set_zero(Context& context, T* to, int64_t count) {
+  if (context.is_dry || count == 0) return;
+  check_cuda(cudaMemsetAsync(to, 0, static_cast<size_t>(count) * sizeof(T), context.stream), "cudaMemsetAsync");
+}
+
+namespace detail {
+inline void copy(Context& context, void* to, const void* from, size_t size_bytes, cudaMemcpyKind kind) {
+  if (context.is_dry || size_bytes == 0) return;
+  check_cuda(cudaMemcpyAsync(to, from, size_bytes, kind, context.stream), "cudaMemcpyAsync");
+}
+}  // namespace detail
+
+/// Host memory must live, and stay as it is, until the stream has passed.
+template <typename T>
+void copy_to_device(Context& context, T* to, const T* host_from, int64_t count) {
+  detail::copy(context, to, host_from, static_cast<size_t>(count) * sizeof(T), cudaMemcpyHostToDevice);
+}
+template <typename T>
+void copy_to_host(Context& context, T* host_to, const T* from, int64_t count) {
+  detail::copy(context, host_to, from, static_cast<size_t>(count) * sizeof(T), cudaMemcpyDeviceToHost);
+}
+template <typename T>
+void copy_on_device(Context& context, T* to, const T* from, int64_t count) {
+  detail::copy(context, to, from, static_cast<size_t>(count) * sizeof(T), cudaMemcpyDeviceToDevice);
+}
+
+/// Waits for all work of the stream.
+inline void synchronize(Context& context) {
+  if (!context.is_dry) check_cuda(cudaStreamSynchronize(context.stream), "cudaStreamSynchronize");
+}
+
+}  // namespace limbeck::cuda

@@ -1,0 +1,366 @@
+// The words of device_code.h: that a device understands them as kernels mean them, and the emulator likewise.
+#include <cmath>
+#include <stdexcept>
+
+#include "device_test.h"
+
+using namespace limbeck::cuda;
+using namespace limbeck_test;
+
+namespace {
+
+constexpr unsigned kAll = 0xFFFFFFFFu;
+
+__global__ void write_indices(int* out) {
+  const int threads = static_cast<int>(blockDim.x * blockDim.y * blockDim.z);
+  const int block = static_cast<int>(blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z));
+  const int thread = static_cast<int>(threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z));
+  out[block * threads + thread] = block * threads + thread;
+}
+
+__global__ void sum_block(const float* x, float* sums, int count) {
+  __shared__ float partial[32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  float sum = 0;
+  for (int i = threadIdx.x; i < count; i += blockDim.x) sum += x[blockIdx.x * count + i];
+  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAll, sum, offset);
+  if (lane == 0) partial[warp] = sum;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    float total = 0;
+    for (unsigned w = 0; w < blockDim.x / 32; ++w) total += partial[w];
+    sums[blockIdx.x] = total;
+  }
+}
+
+__global__ void rotate_through_shared_memory(const int* x, int* y, int rounds) {
+  LIMBECK_SHARED_MEMORY(int, shared);
+  const int thread = static_cast<int>(threadIdx.x), count = static_cast<int>(blockDim.x);
+  int value = x[thread];
+  for (int i = 0; i < rounds; ++i) {
+    shared[thread] = value;
+    __syncthreads();
+    value = shared[(thread + 1) % count];
+    __syncthreads();
+  }
+  y[thread] = value;
+}
+
+/// Per lane: the results of each collective.
+__global__ void use_collectives(int* out) {
+  const int lane = static_cast<int>(threadIdx.x);
+  int* o = out + lane * 12;
+  o[0] = __shfl_sync(kAll, 100 + lane, 5);
+  o[1] = __shfl_sync(kAll, 100 + lane, lane + 1, 8);
+  o[2] = __shfl_xor_sync(kAll, 100 + lane, 3);
+  o[3] = __shfl_down_sync(kAll, 100 + lane, 4);
+  o[4] = __shfl_up_sync(kAll, 100 + lane, 4u, 16);
+  o[5] = static_cast<int>(__ballot_sync(kAll, lane % 3 == 0));
+  o[6] = __any_sync(kAll, lane == 31);
+  o[7] = __all_sync(kAll, lane < 31);
+  if (lane < 16) {  // half a warp on its own
+    o[8] = __shfl_xor_sync(0xFFFFu, lane, 1);
+  } else {
+    o[8] = static_cast<int>(__ballot_sync(0xFFFF0000u, lane % 2));
+  }
+  __syncwarp();
+  o[9] = __syncthreads_count(lane < 7);
+  o[10] = __syncthreads_or(lane == 40);
+  o[11] = __syncthreads_and(lane < 32);
+}
+
+/// One product of [16, 16] and [16, 8] by tensor cores, operands by way of ldmatrix.
+///   a [16, 16], b [16, 8] row-major, b_columns [8, 16] = its transpose
+__global__ void multiply_fragments(const bf16* a, const bf16* b, const bf16* b_columns, float* d, float* d_again) {
+  __shared__ __align__(16) bf16 shared_a[16 * 16], shared_b[16 * 8], shared_columns[8 * 16];
+  const int lane = static_cast<int>(threadIdx.x);
+  cp_async_16(shared_a + lane * 8, a + lane * 8, true);
+  cp_async_commit();
+  cp_async_16(shared_b + lane % 16 * 8, b + lane % 16 * 8, true);
+  cp_async_16(shared_columns + lane % 16 * 8, b_columns + lane % 16 * 8, true);
+  cp_async_commit();
+  cp_async_wait<1>();
+  __syncwarp();
+  uint32_t fragment[4], columns[2], rows[2];
+  ldmatrix_x4(fragment, shared_a + lane % 16 * 16 + lane / 16 * 8);
+  cp_async_wait<0>();
+  __syncwarp();
+  ldmatrix_x2(columns, shared_columns + lane % 8 * 16 + lane / 8 % 2 * 8);
+  ldmatrix_x2_trans(rows, shared_b + lane % 16 * 8);
+  float sums[4] = {1, 1, 1, 1}, again[4] = {1, 1, 1, 1};
+  mma_m16n8k16(sums, fragment, columns);
+  mma_m16n8k16(again, fragment, rows);
+  for (int i = 0; i < 4; ++i) {
+    const int at = (lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2;
+    d[at] = sums[i];
+    d_again[at] = again[i];
+  }
+}
+
+__global__ void transpose_fragments(const bf16* x, uint32_t* out) {
+  __shared__ __align__(16) bf16 shared[32 * 8];
+  const int lane = static_cast<int>(threadIdx.x);
+  cp_async_16(shared + lane * 8, x + lane * 8, lane != 9);
+  cp_async_commit();
+  cp_async_wait<0>();
+  __syncwarp();
+  uint32_t r[4], t[4];
+  ldmatrix_x4(r, shared + lane * 8);
+  ldmatrix_x4_trans(t, shared + lane * 8);
+  for (int i = 0; i < 4; ++i) {
+    out[lane * 8 + i] = r[i];
+    out[lane * 8 + 4 + i] = t[i];
+  }
+}
+
+__global__ void use_numbers(const float* x, bf16* rounded, uint32_t* packed, float* unpacked, int count) {
+  const int i = static_cast<int>(threadIdx.x);
+  if (i >= count) return;
+  rounded[i] = from_float<bf16>(x[i]);
+  packed[i] = pack_bf16(x[i], -x[i]);
+  unpacked[2 * i] = unpack_bf16(packed[i]).x;
+  unpacked[2 * i + 1] = unpack_bf16(packed[i]).y;
+}
+
+__global__ void count_atomically(unsigned long long* sum, int* largest) {
+  atomicAdd(sum, static_cast<unsigned long long>(threadIdx.x));
+  atomicMax(largest, static_cast<int>(threadIdx.x * 7 % 64));
+}
+
+}  // namespace
+
+TEST("device code: every thread of every block runs once and knows where it is") {
+  TestDevice device;
+  DeviceArray<int> out(3 * 2 * 2 * 4 * 3 * 5);
+  launch(device.context, write_indices, dim3(3, 2, 2), dim3(4, 3, 5), 0, out.data());
+  const std::vector<int> indices = out.get();
+  for (size_t i = 0; i < indices.size(); ++i) CHECK(indices[i] == static_cast<int>(i));
+  launch(device.context, write_indices, dim3(3, 0, 2), dim3(4, 3, 5), 0, out.data());  // nothing
+}
+
+TEST("device code: a block sums with shuffles, a barrier and shared memory") {
+  TestDevice device;
+  const std::vector<float> x = random_floats(5 * 100, 1);
+  DeviceArray<float> in(x), sums(5);
+  launch(device.context, sum_block, 5, 64, 0, in.data(), sums.data(), 100);
+  const std::vector<float> out = sums.get();
+  for (int block = 0; block < 5; ++block) {
+    double expected = 0;
+    for (int i = 0; i < 100; ++i) expected += x[block * 100 + i];
+    CHECK(std::fabs(out[block] - expected) < 1e-4);
+  }
+}
+
+TEST("device code: dynamic shared memory, more than 48 KiB too") {
+  TestDevice device;
+  std::vector<int> x(1000);
+  for (int i = 0; i < 1000; ++i) x[i] = i * i;
+  DeviceArray<int> in(x), out(1000);
+  for (size_t shared_bytes : {size_t{4000}, size_t{90000}}) {
+    launch(device.context, rotate_through_shared_memory, 1, 1000, shared_bytes, in.data(), out.data(), 3);
+    const std::vector<int> y = out.get();
+    for (int i = 0; i < 1000; ++i) CHECK(y[i] == x[(i + 3) % 1000]);
+  }
+}
+
+TEST("device code: collectives of a warp and of a block") {
+  TestDevice device;
+  DeviceArray<int> out(64 * 12);
+  launch(device.context, use_collectives, 1, 32, 0, out.data());
+  const std::vector<int> all = out.get();
+  for (int lane = 0; lane < 32; ++lane) {
+    const int* o = all.data() + lane * 12;
+    CHECK(o[0] == 105);
+    CHECK(o[1] == 100 + lane / 8 * 8 + (lane + 1) % 8);
+    CHECK(o[2] == 100 + (lane ^ 3));
+    CHECK(o[3] == 100 + (lane + 4 < 32 ? lane + 4 : lane));
+    CHECK(o[4] == 100 + (lane % 16 >= 4 ? lane - 4 : lane));
+    CHECK(o[5] == 0x49249249);
+    CHECK(o[6] != 0 && o[7] == 0);
+    CHECK(o[8] == (lane < 16 ? lane ^ 1 : static_cast<int>(0xAAAA0000u)));
+    CHECK(o[9] == 7 && o[10] == 0 && o[11] != 0);
+  }
+}
+
+TEST("device code: tensor cores multiply what ldmatrix and cp.async brought") {
+  TestDevice device;
+  const std::vector<float> a = rounded<bf16>(random_floats(256, 1)), b = rounded<bf16>(random_floats(128, 2));
+  std::vector<float> b_columns(128);
+  for (int k = 0; k < 16; ++k) {
+    for (int j = 0; j < 8; ++j) b_columns[j * 16 + k] = b[k * 8 + j];
+  }
+  DeviceArray<bf16> in_a(converted<bf16>(a)), in_b(converted<bf16>(b)), in_columns(converted<bf16>(b_columns));
+  DeviceArray<float> d(128), d_again(128);
+  launch(device.context, multiply_fragments, 1, 32, 0, in_a.data(), in_b.data(), in_columns.data(), d.data(),
+         d_again.data());
+  const std::vector<float> out = d.get();
+  CHECK(same_bits(out, d_again.get()));
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 8; ++j) {
+      double expected = 1;
+      for (int k = 0; k < 16; ++k) expected += double{a[i * 16 + k]} * b[k * 8 + j];
+      CHECK(std::fabs(out[i * 8 + j] - expected) < 1e-5 * (1 + std::fabs(expected)));
+    }
+  }
+}
+
+TEST("device code: ldmatrix gives rows and columns, cp.async zeros for what is not valid") {
+  TestDevice device;
+  std::vector<float> x(256);
+  for (int i = 0; i < 256; ++i) x[i] = static_cast<float>(i);  // exact in bf16
+  DeviceArray<bf16> in(converted<bf16>(x));
+  DeviceArray<uint32_t> out(256);
+  launch(device.context, transpose_fragments, 1, 32, 0, in.data(), out.data());
+  const std::vector<uint32_t> r = out.get();
+  const auto bits = [&](int row, int column) -> uint32_t {
+    bf16 value = from_float<bf16>(row == 9 ? 0 : x[row * 8 + column]);
+    uint16_t out;
+    std::memcpy(&out, &value, 2);
+    return out;
+  };
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int matrix = 0; matrix < 4; ++matrix) {
+      const int row = lane / 4, column = lane % 4 * 2, top = matrix * 8;
+      CHECK(r[lane * 8 + matrix] == (bits(top + row, column) | bits(top + row, column + 1) << 16));
+      CHECK(r[lane * 8 + 4 + matrix] == (bits(top + column, row) | bits(top + column + 1, row) << 16));
+    }
+  }
+}
+
+TEST("device code: bf16 is rounded to the nearest, ties to even") {
+  TestDevice device;
+  const std::vector<float> x{1,        1 + 0x1p-8f, 1 + 0x1.8p-7f, 1 + 0x1.01p-8f, 3.14159f, -2.5e-39f, 3.4e38f,
+                             INFINITY, NAN};
+  const std::vector<float> expected{1,        1,        1 + 0x1p-6f, 1 + 0x1p-7f, 3.140625f, rounded<bf16>(-2.5e-39f),
+                                    INFINITY, INFINITY, NAN};
+  const int count = static_cast<int>(x.size());
+  DeviceArray<float> in(x), unpacked(2 * count);
+  DeviceArray<bf16> out(count);
+  DeviceArray<uint32_t> packed(count);
+  launch(device.context, use_numbers, 1, 32, 0, in.data(), out.data(), packed.data(), unpacked.data(), count);
+  const std::vector<float> y = out.floats(), pairs = unpacked.get();
+  for (int i = 0; i < count; ++i) {
+    const auto is = [&](float value, float wanted) {
+      return value == wanted || (std::isnan(value) && std::isnan(wanted));
+    };
+    CHECK(is(y[i], expected[i]) && is(rounded<bf16>(x[i]), expected[i]));
+    CHECK(is(pairs[2 * i], expected[i]) && is(pairs[2 * i + 1], -expected[i]));
+  }
+}
+
+TEST("device code: atomic operations of integers") {
+  TestDevice device;
+  DeviceArray<unsigned long long> sum(1, 0);
+  DeviceArray<int> largest(1, 0);
+  launch(device.context, count_atomically, 10, 64, 0, sum.data(), largest.data());
+  CHECK(sum.get()[0] == 10 * 2016 && largest.get()[0] == 63);
+}
+
+TEST("device code: a launch that cannot be is an error, and the next one works") {
+  TestDevice device;
+  DeviceArray<int> out(4096);
+  CHECK_ERROR("ERR_CUDA", launch(device.context, write_indices, 1, 2048, 0, out.data()));
+  CHECK_ERROR("ERR_CUDA", launch(device.context, write_indices, 1, 32, 1 << 20, out.data()));
+  launch(device.context, write_indices, 1, 1, 0, out.data());
+  CHECK(out.get()[0] == 0);
+}
+
+#ifdef LIMBECK_CUDA_EMULATED
+
+namespace {
+
+void forget_barrier(int* out) {
+  LIMBECK_SHARED_MEMORY(int, shared);
+  shared[threadIdx.x] = static_cast<int>(threadIdx.x);
+  out[threadIdx.x] = shared[63 - threadIdx.x];
+}
+void leave_early() {
+  if (threadIdx.x < 3) return;
+  __syncthreads();
+}
+void diverge_in_warp() {
+  if (threadIdx.x == 7) {
+    __syncthreads();
+  } else {
+    __shfl_sync(kAll, 1, 0);
+  }
+}
+void meet_in_different_collectives() {
+  if (threadIdx.x % 2 == 0) {
+    __shfl_sync(kAll, 1, 0);
+  } else {
+    __ballot_sync(kAll, 1);
+  }
+}
+void read_outside_of_mask() {
+  if (threadIdx.x < 16) __shfl_xor_sync(0xFFFFu, 1, 16);
+}
+void read_before_copy(const float* x, float* out) {
+  __shared__ __align__(16) float shared[4];
+  cp_async_16(shared, x, true);
+  cp_async_commit();
+  out[0] = shared[0];
+  cp_async_wait<0>();
+  out[1] = shared[0];
+}
+void read_shared(int* out) {
+  LIMBECK_SHARED_MEMORY(int, shared);
+  out[blockIdx.x] = shared[0];
+  shared[0] = 5;
+}
+
+/// What a kernel's std::logic_error says, empty without one.
+std::string complaint(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const std::logic_error& error) {
+    return error.what();
+  }
+  return "";
+}
+bool has(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST("emulator: mistakes of kernels are reported, and the next launch works") {
+  TestDevice device;
+  Context& c = device.context;
+  for (int repeat = 0; repeat < 2; ++repeat) {
+    CHECK(has(complaint([&] { launch(c, leave_early, 1, 64, 0); }), "61 wait at __syncthreads"));
+    CHECK(has(complaint([&] { launch(c, leave_early, 1, 64, 0); }), "3 have ended"));
+    CHECK(has(complaint([&] { launch(c, diverge_in_warp, 1, 32, 0); }), "waits for lanes ffffffff, of which ffffff7f"));
+    CHECK(has(complaint([&] { launch(c, meet_in_different_collectives, 1, 32, 0); }), "different collectives"));
+    CHECK(has(complaint([&] { launch(c, read_outside_of_mask, 1, 32, 0); }), "not in its mask"));
+  }
+  DeviceArray<int> out(10);
+  launch(c, write_indices, 1, 10, 0, out.data());
+  CHECK(out.get()[9] == 9);
+}
+
+TEST("emulator: without a barrier, threads see what was not written yet, from either end") {
+  TestDevice device;
+  DeviceArray<int> out(64);
+  bool saw_first_missing = false, saw_last_missing = false;
+  for (int repeat = 0; repeat < 2; ++repeat) {
+    launch(device.context, forget_barrier, 1, 64, 256, out.data());
+    const std::vector<int> y = out.get();
+    saw_first_missing = saw_first_missing || y[0] == -1;
+    saw_last_missing = saw_last_missing || y[63] == -1;
+  }
+  CHECK(saw_first_missing && saw_last_missing);
+}
+
+TEST("emulator: memory is poison until it is written, shared memory in every block") {
+  TestDevice device;
+  DeviceArray<float> x(std::vector<float>{1, 2, 3, 4}), out(2);
+  launch(device.context, read_before_copy, 1, 1, 0, x.data(), out.data());
+  const std::vector<float> read = out.get();
+  CHECK(std::isnan(read[0]) && read[1] == 1);
+  DeviceArray<int> words(3, 0);
+  launch(device.context, read_shared, 3, 1, 4, words.data());
+  CHECK(words.get() == std::vector<int>(3, -1));
+  DeviceArena arena;
+  CHECK(*arena.allocate<uint32_t>(1) == 0xFFFFFFFFu);
+}
+
+#endif
