@@ -1,0 +1,168 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "model/config.h"
+
+// What the addon calls of the CUDA library. Plain structs and functions: no exception, allocation or class crosses.
+// Arguments were checked by the caller (ids, offsets, layers, shapes); the library checks what only it can know:
+// devices, memory, results that are not finite. All memory of the arguments is the host's.
+
+namespace limbeck::cuda {
+
+constexpr uint32_t kApiVersion = 1;
+
+struct ApiError {
+  char code[32];  // "ERR_…"
+  char message[1024];
+};
+
+struct ApiDevice {
+  char name[256];
+  int32_t major, minor;  // compute capability
+  int32_t num_multiprocessors;
+  uint64_t total_bytes, free_bytes;
+  char problem[512];  // why it cannot be used, empty = it can
+};
+
+struct ApiRuntime {
+  int32_t runtime_version;  // 1000·major + 10·minor
+  int32_t driver_version;   // 0 = no driver
+  int32_t num_devices;
+  char cublas[256];    // the library that was opened, empty = none
+  char problem[1024];  // why nothing can be computed, empty = something can
+};
+
+enum class ApiPrecision : int32_t { kFloat32, kBFloat16 };
+
+struct Engine;   // one GPU, its stream, its libraries
+struct Model;    // parameters of one transformer there
+struct Trainer;  // optimiser state of a model
+
+struct ApiBatch {
+  const int32_t* input_ids;         // [N]
+  const int32_t* sequence_offsets;  // [S + 1]
+  const int32_t* token_type_ids;    // [N], or null = type 0
+  int64_t num_tokens, num_sequences;
+};
+
+enum class ApiPooling : int32_t { kNone, kMean, kLast, kCls, kAttention };
+
+/// One inference pass; see ForwardInputs of model/inference.h. Outputs of a list have one pointer an entry.
+struct ApiForward {
+  ApiBatch batch;
+  const int64_t* hidden_states;  // [num_hidden_states] each 0 … L
+  int64_t num_hidden_states;
+  ApiPooling pooling;
+  float* const* hidden_out;   // each [N or S, d]
+  const int64_t* attentions;  // [num_attentions] each 1 … L
+  int64_t num_attentions;
+  float* const* attentions_out;    // each Σ H·t²
+  const int64_t* value_relations;  // [num_value_relations] each 1 … L
+  int64_t num_value_relations, relation_heads;
+  float* const* value_relations_out;  // each Σ relation_heads·t²
+  const int32_t* logit_rows;          // [num_logit_rows]; null = all N
+  int64_t num_logit_rows;
+  float* logits_out;  // [rows, V] or null = none
+  int64_t top_k;      // 0 = none
+  int32_t* top_k_indices;
+  float *top_k_values, *log_sum_exp;  // [rows, top_k], [rows]
+  const int32_t* labels;              // [N] or null
+  double* loss_sum;                   // [1] Σ cross-entropy over labelled tokens, with labels
+};
+
+enum class ApiOptimizerKind : int32_t { kAdamW, kSgd, kNone };
+
+struct ApiOptimizer {  // see OptimizerOptions of train/trainer.h
+  ApiOptimizerKind kind;
+  float beta1, beta2, epsilon, weight_decay, momentum, max_grad_norm;
+};
+
+struct ApiTeacher {          // see TeacherSignal of train/trainer.h
+  Model* model;              // or null: the arrays below
+  const int64_t* layer_map;  // [num_pairs, 2] student block, teacher block; from 1
+  int64_t num_pairs;
+  const float* const* hidden;      // [num_pairs] or null; each [N, teacher_hidden_size]
+  const float* const* attentions;  // [num_pairs] or null; each Σ H·t²
+  const float* const* relations;   // [num_pairs] or null; each Σ relation_heads·t²
+  int64_t relation_heads, teacher_hidden_size;
+  const float* dense_logits;   // [N, V] or null
+  const float* logits_hidden;  // [N, head's hidden size] with `head`, or null
+  Model* head;
+  const int32_t* top_k_indices;  // [N, top_k]
+  const float *top_k_values, *log_sum_exp;
+  int64_t top_k;
+};
+
+struct ApiStep {
+  ApiBatch batch;
+  const int32_t* labels;  // [N], -100 = ignored; at least one is not
+  float learning_rate;
+  int64_t dropout_seed;  // < 0 = no dropout
+  float ce, kd, hidden, attention, relation, temperature, fusion, gate;
+  const ApiTeacher* teacher;  // or null
+  int64_t sampled_negatives;  // 0 = full softmax
+};
+
+struct ApiStepResult {
+  double loss, ce, kd, hidden, attention, relation;
+  double grad_norm;  // before clipping
+  int64_t num_labels;
+};
+
+/// Which array of a trainer; the last four belong to the projection `index` of the hidden loss.
+enum class ApiArray : int32_t {
+  kFirst,   // [flat] in the layout of Parameters
+  kSecond,  // likewise; AdamW alone
+  kProjection,
+  kProjectionGradient,
+  kProjectionFirst,
+  kProjectionSecond,
+};
+
+/// Functions that can fail return 0, or −1 with *error set; those that make something return null then. A lost device
+/// ("ERR_DEVICE_LOST") fails every later call of its engine. One thread at a time an engine.
+struct Api {
+  uint32_t version;     // kApiVersion
+  uint32_t size_bytes;  // sizeof(Api)
+
+  void (*describe_runtime)(ApiRuntime* out);
+  int32_t (*describe_device)(int32_t device, ApiDevice* out, ApiError* error);
+
+  Engine* (*create_engine)(int32_t device, ApiPrecision precision, ApiError* error);
+  void (*destroy_engine)(Engine* engine);
+
+  /// config_bytes = sizeof(TransformerConfig), checked.
+  Model* (*create_model)(Engine* engine, const TransformerConfig* config, size_t config_bytes, ApiError* error);
+  void (*destroy_model)(Model* model);
+  /// flat: all of Parameters, in its layout.
+  int32_t (*set_parameters)(Model* model, const float* flat, ApiError* error);
+  int32_t (*get_parameters)(Model* model, float* flat, ApiError* error);
+  int32_t (*get_gradients)(Model* model, float* flat, ApiError* error);
+  /// [V, f]
+  int32_t (*set_item_features)(Model* model, const float* features, ApiError* error);
+  int32_t (*forward)(Model* model, const ApiForward* request, ApiError* error);
+  /// θ ← θ + alpha·(source − θ), both of one configuration and engine.
+  int32_t (*interpolate)(Model* model, const Model* source, float alpha, ApiError* error);
+
+  Trainer* (*create_trainer)(Model* model, const ApiOptimizer* optimizer, ApiError* error);
+  void (*destroy_trainer)(Trainer* trainer);
+  /// Gradients alone; parameters stay.
+  int32_t (*compute_gradients)(Trainer* trainer, const ApiStep* step, ApiStepResult* result, ApiError* error);
+  /// "ERR_NOT_FINITE", parameters untouched, when loss or norm is not finite.
+  int32_t (*step)(Trainer* trainer, const ApiStep* step, ApiStepResult* result, ApiError* error);
+  int64_t (*get_step_count)(const Trainer* trainer);
+  void (*set_step_count)(Trainer* trainer, int64_t step_count);
+  /// Rows (d_teacher) and columns (d_student) of projection `index`; −1 without error when there is none.
+  int32_t (*projection_shape)(const Trainer* trainer, int64_t index, int64_t* rows, int64_t* columns);
+  /// Makes projection `index`, or checks its shape.
+  int32_t (*ensure_projection)(Trainer* trainer, int64_t index, int64_t rows, int64_t columns, ApiError* error);
+  int32_t (*read_array)(Trainer* trainer, ApiArray array, int64_t index, float* out, ApiError* error);
+  int32_t (*write_array)(Trainer* trainer, ApiArray array, int64_t index, const float* in, ApiError* error);
+};
+
+}  // namespace limbeck::cuda
+
+/// The library's one export: null when it has no such version.
+extern "C" const limbeck::cuda::Api* limbeck_cuda_api(uint32_t version);

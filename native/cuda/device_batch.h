@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cuda/attention.h"
+#include "cuda/context.h"
+#include "cuda/embedding.h"
+#include "model/batch.h"
+
+namespace limbeck::cuda {
+
+/// A batch in device memory, with what follows from it. The host's copies live as long as this, which must outlive the
+/// pass that reads them.
+class DeviceBatch {
+ public:
+  /// Allocates from the context's arena and starts the copies. The orders of the embeddings' gradients are made for
+  /// backward alone.
+  DeviceBatch(Context& context, const TransformerConfig& config, const Batch& batch, bool for_backward);
+  DeviceBatch(const DeviceBatch&) = delete;
+  DeviceBatch& operator=(const DeviceBatch&) = delete;
+
+  int64_t num_tokens, num_sequences, max_length;
+  int64_t map_elements;             // Σ t²: floats of the maps of one head
+  const int32_t* input_ids;         // [N]
+  const int32_t* position_ids;      // [N]
+  const int32_t* token_type_ids;    // [N] or null: the model has none
+  const int32_t* sequence_offsets;  // [S + 1]
+  const int64_t* map_offsets;       // [S + 1]
+  DeviceEmbeddingOrder word_order{}, position_order{}, token_type_order{};
+
+ private:
+  std::vector<int32_t> host_ids_;  // input_ids, position_ids, token types, offsets, one after the other
+  std::vector<int64_t> host_map_offsets_;
+  EmbeddingOrder host_word_order_, host_position_order_, host_token_type_order_;
+};
+
+}  // namespace limbeck::cuda

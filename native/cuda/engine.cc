@@ -1,0 +1,40 @@
+#include "cuda/engine.h"
+
+#include "core/error.h"
+#include "cuda/check.h"
+#include "cuda/driver.h"
+
+namespace limbeck::cuda {
+
+Engine::Engine(int32_t device, ApiPrecision precision) : device(device), precision(precision) {
+  num_multiprocessors = use_device(device).num_multiprocessors;
+  blas = std::make_unique<CublasLt>();
+  check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  check_cuda(cudaStreamCreateWithFlags(&copy_stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+}
+
+// Streams of a lost device cannot be destroyed; what they return is of no use then.
+Engine::~Engine() {
+  cudaSetDevice(device);
+  if (stream != nullptr) {
+    cudaStreamSynchronize(stream);
+    cudaStreamDestroy(stream);
+  }
+  if (copy_stream != nullptr) cudaStreamDestroy(copy_stream);
+  if (pinned != nullptr) cudaFreeHost(pinned);
+}
+
+void Engine::make_current() { check_cuda(cudaSetDevice(device), "cudaSetDevice"); }
+
+void Engine::require_pinned(size_t size_bytes) {
+  if (size_bytes <= pinned_bytes) return;
+  if (pinned != nullptr) check_cuda(cudaFreeHost(pinned), "cudaFreeHost");
+  pinned = nullptr;
+  pinned_bytes = 0;
+  check_cuda(cudaHostAlloc(&pinned, size_bytes, cudaHostAllocDefault), "cudaHostAlloc");
+  pinned_bytes = size_bytes;
+}
+
+void Engine::synchronize() { check_cuda(cudaStreamSynchronize(stream), "the work of the GPU"); }
+
+}  // namespace limbeck::cuda

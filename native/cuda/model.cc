@@ -1,0 +1,683 @@
+#include "cuda/model.h"
+
+#include <cmath>
+#include <type_traits>
+
+#include "core/error.h"
+#include "cuda/elementwise.h"
+#include "cuda/gemm.h"
+#include "cuda/launch.h"
+#include "cuda/norm.h"
+#include "model/rope.h"
+
+namespace limbeck::cuda {
+
+namespace {
+
+// Streams of the dropout masks, as in model/transformer.cc: one for the embeddings, three for each block.
+constexpr uint64_t kEmbeddingStream = 0;
+uint64_t attention_stream(int64_t layer) { return 1 + 3 * static_cast<uint64_t>(layer); }
+uint64_t attention_output_stream(int64_t layer) { return 2 + 3 * static_cast<uint64_t>(layer); }
+uint64_t mlp_output_stream(int64_t layer) { return 3 + 3 * static_cast<uint64_t>(layer); }
+
+constexpr int64_t kTableRows = 64;        // rows of tables are rounded up to a multiple of it, see OutputTable
+constexpr int64_t kTensorElements = 128;  // 256 bytes of bf16
+
+int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+bool is_set(const std::vector<bool>& flags, int64_t index) {
+  return !flags.empty() && flags[static_cast<size_t>(index)];
+}
+
+template <typename P>
+P entry(const std::vector<P>& pointers, int64_t index) {
+  return pointers.empty() ? nullptr : pointers[static_cast<size_t>(index)];
+}
+
+}  // namespace
+
+template <typename T>
+Transformer<T>::Transformer(Engine& engine, const TransformerConfig& config) : Model(engine, config) {
+  check_config(config);
+  padded_vocab_size_ = round_up(config.vocab_size, kTableRows);
+  for (Parameter& parameter : list_parameters(config, &host_count_)) {
+    const bool has_vocab_rows = parameter.shape[0] == config.vocab_size &&
+                                (parameter.name == "embeddings.word" || parameter.name == "head.output.weight" ||
+                                 parameter.name == "head.bias");
+    const int64_t row = parameter.count / parameter.shape[0];
+    const int64_t padded = has_vocab_rows ? padded_vocab_size_ * row : parameter.count;
+    index_.emplace(parameter.name, tensors_.size());
+    tensors_.push_back({std::move(parameter), device_count_, padded});
+    device_count_ += round_up(padded, kTensorElements);
+  }
+
+  const bool is_rotary = config.positions == PositionKind::kRotary;
+  const int64_t positions = config.position_rows(), half = config.head_dim / 2;
+  engine.reserve(memory_, [&](DeviceArena& memory) {
+    values_ = memory.allocate<float>(device_count_);
+    if constexpr (std::is_same_v<T, float>) {
+      compute_ = values_;
+    } else {
+      compute_ = memory.allocate<T>(device_count_);
+    }
+    if (config.item_feature_size > 0) {
+      item_features_ = memory.allocate<T>(padded_vocab_size_ * config.item_feature_size);
+    }
+    if (is_rotary) {
+      cosines_ = memory.allocate<float>(positions * half);
+      sines_ = memory.allocate<float>(positions * half);
+    }
+  });
+
+  Context context = engine.context();
+  set_zero(context, values_, device_count_);
+  if (is_rotary) {
+    const std::vector<double> frequencies =
+        rotary_frequencies(config.rope_scaling, static_cast<double>(config.rope_theta), config.head_dim);
+    const double scale = static_cast<double>(config.rope_scaling.attention_factor);
+    std::vector<float> cosines(static_cast<size_t>(positions * half)), sines(cosines.size());
+    for (int64_t p = 0; p < positions; ++p) {
+      for (int64_t j = 0; j < half; ++j) {
+        const double angle = static_cast<double>(p) * frequencies[static_cast<size_t>(j)];
+        cosines[static_cast<size_t>(p * half + j)] = static_cast<float>(scale * std::cos(angle));
+        sines[static_cast<size_t>(p * half + j)] = static_cast<float>(scale * std::sin(angle));
+      }
+    }
+    copy_to_device(context, cosines_, cosines.data(), positions * half);
+    copy_to_device(context, sines_, sines.data(), positions * half);
+    engine.synchronize();
+  }
+  refresh_compute(context);
+  engine.synchronize();
+  bind();
+}
+
+template <typename T>
+const typename Transformer<T>::Tensor* Transformer<T>::find(const std::string& name) const {
+  const auto found = index_.find(name);
+  return found == index_.end() ? nullptr : &tensors_[found->second];
+}
+
+template <typename T>
+const float* Transformer<T>::master(const std::string& name) const {
+  const Tensor* tensor = find(name);
+  return tensor == nullptr ? nullptr : values_ + tensor->offset;
+}
+
+template <typename T>
+const T* Transformer<T>::compute(const std::string& name) const {
+  const Tensor* tensor = find(name);
+  return tensor == nullptr ? nullptr : compute_ + tensor->offset;
+}
+
+template <typename T>
+float* Transformer<T>::gradient(const std::string& name) const {
+  const Tensor* tensor = find(name);
+  return tensor == nullptr || gradients_ == nullptr ? nullptr : gradients_ + tensor->offset;
+}
+
+template <typename T>
+typename Transformer<T>::Norm Transformer<T>::norm(const std::string& name) const {
+  return {master(name + ".weight"), master(name + ".bias"), gradient(name + ".weight"), gradient(name + ".bias")};
+}
+
+template <typename T>
+typename Transformer<T>::Linear Transformer<T>::linear(const std::string& name) const {
+  return {compute(name + ".weight"), compute(name + ".bias"), gradient(name + ".weight"), gradient(name + ".bias")};
+}
+
+template <typename T>
+void Transformer<T>::bind() {
+  blocks_.clear();
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    const std::string prefix = "layers." + std::to_string(layer) + ".";
+    Block block;
+    block.attention_norm = norm(prefix + "attention_norm");
+    block.mlp_norm = norm(prefix + "mlp_norm");
+    block.query_norm = norm(prefix + "attention.q_norm");
+    block.key_norm = norm(prefix + "attention.k_norm");
+    block.qkv = linear(prefix + "attention.qkv");
+    block.attention_output = linear(prefix + "attention.output");
+    block.mlp_input = linear(prefix + "mlp.input");
+    block.mlp_output = linear(prefix + "mlp.output");
+    blocks_.push_back(block);
+  }
+  embedding_norm_ = norm("embeddings.norm");
+  final_norm_ = norm("final_norm");
+  head_norm_ = norm("head.norm");
+  head_dense_ = linear("head.dense");
+}
+
+template <typename T>
+void Transformer<T>::refresh_compute(Context& context) {
+  if constexpr (!std::is_same_v<T, float>) convert<float, T>(context, values_, compute_, device_count_);
+}
+
+template <typename T>
+void Transformer<T>::upload(const float* flat, float* device) {
+  engine.make_current();
+  Context context = engine.context();
+  for (const Tensor& tensor : tensors_) {
+    copy_to_device(context, device + tensor.offset, flat + tensor.parameter.offset, tensor.parameter.count);
+  }
+  engine.synchronize();
+}
+
+template <typename T>
+void Transformer<T>::download(const float* device, float* flat) {
+  engine.make_current();
+  Context context = engine.context();
+  for (const Tensor& tensor : tensors_) {
+    copy_to_host(context, flat + tensor.parameter.offset, device + tensor.offset, tensor.parameter.count);
+  }
+  engine.synchronize();
+}
+
+template <typename T>
+void Transformer<T>::set_parameters(const float* flat) {
+  upload(flat, values_);
+  Context context = engine.context();
+  refresh_compute(context);
+  engine.synchronize();
+}
+
+template <typename T>
+void Transformer<T>::get_parameters(float* flat) {
+  download(values_, flat);
+}
+
+template <typename T>
+void Transformer<T>::get_gradients(float* flat) {
+  if (gradients_ == nullptr) throw Error("ERR_INVALID_ARGUMENT", "This transformer has no gradients yet.");
+  download(gradients_, flat);
+}
+
+template <typename T>
+void Transformer<T>::set_item_features(const float* features) {
+  const int64_t count = config.vocab_size * config.item_feature_size;
+  engine.run([&](Context& context) {
+    float* rows = context.arena.template allocate<float>(count);  // [V, f]
+    copy_to_device(context, rows, features, count);
+    set_zero(context, item_features_, padded_vocab_size_ * config.item_feature_size);
+    convert<float, T>(context, rows, item_features_, count);
+  });
+  has_item_features_ = true;
+}
+
+template <typename T>
+void Transformer<T>::interpolate(const Model& source, float alpha) {
+  const auto* other = dynamic_cast<const Transformer<T>*>(&source);
+  if (other == nullptr || &other->engine != &engine || other->device_count_ != device_count_) {
+    throw Error("ERR_SHAPE_MISMATCH", "Expected two models of one configuration on one GPU.");
+  }
+  engine.make_current();
+  Context context = engine.context();
+  bf16* rounded = nullptr;
+  if constexpr (std::is_same_v<T, bf16>) rounded = compute_;
+  cuda::interpolate(context, values_, other->values_, nullptr, rounded, device_count_, alpha);
+  engine.synchronize();
+}
+
+template <typename T>
+void Transformer<T>::require_gradients() {
+  if (gradients_ != nullptr) return;
+  engine.reserve(gradient_memory_, [&](DeviceArena& memory) { gradients_ = memory.allocate<float>(device_count_); });
+  Context context = engine.context();
+  zero_gradients(context);
+  bind();
+}
+
+template <typename T>
+void Transformer<T>::zero_gradients(Context& context) const {
+  set_zero(context, gradients_, device_count_);
+}
+
+template <typename T>
+std::vector<OptimizerTensor> Transformer<T>::optimizer_tensors(float* first, float* second, float weight_decay) const {
+  std::vector<OptimizerTensor> result;
+  for (const Tensor& tensor : tensors_) {
+    const auto at = [&](float* array) { return array == nullptr ? nullptr : array + tensor.offset; };
+    bf16* rounded = nullptr;
+    if constexpr (std::is_same_v<T, bf16>) rounded = compute_ + tensor.offset;
+    result.push_back({at(values_), at(gradients_), at(first), at(second), rounded, tensor.parameter.count,
+                      tensor.parameter.shape.size() >= 2 ? weight_decay : 0.0f});
+  }
+  return result;
+}
+
+template <typename T>
+const T* Transformer<T>::word_table(Context& context) const {
+  const T* word = compute("embeddings.word");  // v [padded V, d]
+  if (config.item_feature_size == 0) return word;
+  if (!has_item_features_) {
+    throw Error("ERR_INVALID_ARGUMENT", "This model has item features: call setItemFeatures() first.");
+  }
+  const int64_t d = config.hidden_size, f = config.item_feature_size;
+  T* table = context.arena.template allocate<T>(padded_vocab_size_ * d);  // [padded V, d]
+  linear_forward<T>(context, item_features_, compute("item_projection.weight"), nullptr, word, table,
+                    padded_vocab_size_, f, d);
+  return table;
+}
+
+template <typename T>
+OutputTable<T> Transformer<T>::output_table(const T* word_table) const {
+  const T* weight = config.tie_word_embeddings ? word_table : compute("head.output.weight");
+  return {weight, compute("head.bias"), config.vocab_size, padded_vocab_size_};
+}
+
+template <typename T>
+AttentionShape Transformer<T>::attention_shape(const DeviceBatch& batch, int64_t layer) const {
+  return {batch.num_tokens,
+          batch.num_sequences,
+          batch.max_length,
+          batch.sequence_offsets,
+          batch.map_offsets,
+          config.num_attention_heads,
+          config.num_key_value_heads,
+          config.head_dim,
+          config.causal,
+          config.sliding_window_of(layer)};
+}
+
+template <typename T>
+AttentionShape Transformer<T>::relation_shape(const DeviceBatch& batch, int64_t num_heads) const {
+  const int64_t width = config.num_key_value_heads * config.head_dim;
+  return {batch.num_tokens, batch.num_sequences, batch.max_length,  batch.sequence_offsets, batch.map_offsets,
+          num_heads,        num_heads,           width / num_heads, config.causal,          0};
+}
+
+template <typename T>
+void Transformer<T>::norm_forward(Context& context, const Norm& norm, const T* x, T* y, float* mean, float* rstd,
+                                  int64_t num_rows) const {
+  const int64_t d = config.hidden_size;
+  if (config.norm == NormKind::kLayerNorm) {
+    layer_norm_forward<T>(context, x, norm.weight, norm.bias, y, mean, rstd, num_rows, d, config.norm_eps);
+  } else {
+    rms_norm_forward<T>(context, x, norm.weight, y, rstd, num_rows, d, config.norm_eps);
+  }
+}
+
+template <typename T>
+void Transformer<T>::norm_backward(Context& context, const Norm& norm, const T* x, const float* mean, const float* rstd,
+                                   const T* d_y, T* d_x, int64_t num_rows, bool accumulate) const {
+  const int64_t d = config.hidden_size;
+  if (config.norm == NormKind::kLayerNorm) {
+    layer_norm_backward<T>(context, x, norm.weight, mean, rstd, d_y, d_x, norm.d_weight, norm.d_bias, num_rows, d,
+                           accumulate);
+  } else {
+    rms_norm_backward<T>(context, x, norm.weight, rstd, d_y, d_x, norm.d_weight, num_rows, d, accumulate);
+  }
+}
+
+// Without a backward pass, GELU may take the place of its input.
+template <typename T>
+BlockActivations<T> Transformer<T>::allocate_block(Context& context, int64_t N, bool for_backward) const {
+  DeviceArena& arena = context.arena;
+  const int64_t d = config.hidden_size;
+  const bool norm_after = config.norm_placement == NormPlacement::kAfter;
+  BlockActivations<T> a{};
+  a.attention_normed = norm_after ? nullptr : arena.template allocate<T>(N * d);
+  a.attention_mean = arena.template allocate<float>(N);
+  a.attention_rstd = arena.template allocate<float>(N);
+  a.qkv = arena.template allocate<T>(N * config.qkv_size());
+  if (config.qk_norm) {
+    const int64_t raw_size = (config.num_attention_heads + config.num_key_value_heads) * config.head_dim;
+    a.raw_qk = for_backward ? arena.template allocate<T>(N * raw_size) : nullptr;
+    a.query_rstd = arena.template allocate<float>(N * config.num_attention_heads);
+    a.key_rstd = arena.template allocate<float>(N * config.num_key_value_heads);
+  }
+  a.lse = arena.template allocate<float>(N * config.num_attention_heads);
+  a.attended = arena.template allocate<T>(N * config.attention_size());
+  a.residual = arena.template allocate<T>(N * d);
+  a.mlp_normed = arena.template allocate<T>(N * d);
+  a.mlp_mean = arena.template allocate<float>(N);
+  a.mlp_rstd = arena.template allocate<float>(N);
+  a.mlp_input = arena.template allocate<T>(N * config.mlp_input_size());
+  const bool is_in_place = !for_backward && config.hidden_act != Activation::kSwiglu;
+  a.mlp_activated = is_in_place ? a.mlp_input : arena.template allocate<T>(N * config.intermediate_size);
+  a.output_sum = norm_after ? arena.template allocate<T>(N * d) : nullptr;
+  return a;
+}
+
+template <typename T>
+Activations<T> Transformer<T>::forward(Context& context, const DeviceBatch& batch,
+                                       const ForwardOptions& options) const {
+  DeviceArena& arena = context.arena;
+  const int64_t N = batch.num_tokens, d = config.hidden_size, L = config.num_hidden_layers;
+  const bool norm_after = config.norm_placement == NormPlacement::kAfter;
+  Activations<T> activations{};
+  activations.batch = &batch;
+  activations.dropout_seed = options.dropout_seed;
+
+  // Hidden states that nobody asked for take turns in two buffers.
+  T* spare[2] = {nullptr, nullptr};
+  for (int64_t l = 0; l <= L; ++l) {
+    T* buffer = nullptr;
+    if (options.for_backward || l == L || is_set(options.keep_hidden, l)) {
+      buffer = arena.template allocate<T>(N * d);
+    } else {
+      if (spare[l % 2] == nullptr) spare[l % 2] = arena.template allocate<T>(N * d);
+      buffer = spare[l % 2];
+    }
+    activations.hidden.push_back(buffer);
+  }
+
+  activations.word_table = word_table(context);
+  activations.embedded = norm_after ? arena.template allocate<T>(N * d) : activations.hidden[0];
+  embedding_forward<T>(context, batch.input_ids, activations.word_table, batch.position_ids,
+                       compute("embeddings.position"), batch.token_type_ids, compute("embeddings.token_type"),
+                       activations.embedded, N, d);
+  if (norm_after) {
+    activations.embedded_mean = arena.template allocate<float>(N);
+    activations.embedded_rstd = arena.template allocate<float>(N);
+    norm_forward(context, embedding_norm_, activations.embedded, activations.hidden[0], activations.embedded_mean,
+                 activations.embedded_rstd, N);
+  }
+  if (options.dropout_seed != nullptr && config.embedding_dropout > 0) {
+    dropout<T>(context, activations.hidden[0], N * d, config.embedding_dropout, options.dropout_seed, kEmbeddingStream);
+  }
+
+  // For inference one block's buffers serve all blocks.
+  T* final_input = norm_after ? activations.hidden[static_cast<size_t>(L)] : arena.template allocate<T>(N * d);
+  for (int64_t l = 0; l < L; ++l) {
+    BlockActivations<T> a =
+        options.for_backward || l == 0 ? allocate_block(context, N, options.for_backward) : activations.blocks[0];
+    a.input = activations.hidden[static_cast<size_t>(l)];
+    a.output = l + 1 == L ? final_input : activations.hidden[static_cast<size_t>(l + 1)];
+    block_forward(context, activations, l, a);
+    if (is_set(options.keep_maps, l)) {
+      a.maps = arena.template allocate<float>(config.num_attention_heads * batch.map_elements);
+      attention_maps<T>(context, attention_shape(batch, l), a.qkv, a.lse, a.maps);
+    } else {
+      a.maps = nullptr;
+    }
+    if (is_set(options.keep_values, l)) {
+      const int64_t width = config.num_key_value_heads * config.head_dim;
+      a.values = arena.template allocate<T>(N * width);
+      copy_columns<T>(context, a.qkv, config.qkv_size(), config.qkv_size() - width, a.values, N, width);
+    } else {
+      a.values = nullptr;
+    }
+    activations.blocks.push_back(a);
+  }
+  activations.final_input = final_input;
+  if (!norm_after) {
+    activations.final_mean = arena.template allocate<float>(N);
+    activations.final_rstd = arena.template allocate<float>(N);
+    norm_forward(context, final_norm_, final_input, activations.hidden[static_cast<size_t>(L)], activations.final_mean,
+                 activations.final_rstd, N);
+  }
+  return activations;
+}
+
+template <typename T>
+void Transformer<T>::backward(Context& context, const Activations<T>& activations,
+                              const BackwardInputs<T>& inputs) const {
+  const DeviceBatch& batch = *activations.batch;
+  const int64_t N = batch.num_tokens, d = config.hidden_size, L = config.num_hidden_layers;
+  const bool norm_after = config.norm_placement == NormPlacement::kAfter;
+  const DeviceArena::Scope scope(context.arena);
+
+  T* d_stream = inputs.d_final;  // [N, d] gradient of what the block in hand gave out
+  if (!norm_after) {
+    norm_backward(context, final_norm_, activations.final_input, activations.final_mean, activations.final_rstd,
+                  inputs.d_final, d_stream, N, false);
+  }
+  for (int64_t l = L - 1; l >= 0; --l) {
+    block_backward(context, activations, inputs, l, d_stream);
+    if (const T* d_hidden = entry(inputs.d_hidden, l)) add_in_place<T>(context, d_hidden, d_stream, N * d);
+  }
+  if (activations.dropout_seed != nullptr && config.embedding_dropout > 0) {
+    dropout<T>(context, d_stream, N * d, config.embedding_dropout, activations.dropout_seed, kEmbeddingStream);
+  }
+  if (norm_after) {
+    norm_backward(context, embedding_norm_, activations.embedded, activations.embedded_mean, activations.embedded_rstd,
+                  d_stream, d_stream, N, false);
+  }
+  embedding_backward<T>(context, batch.word_order, d_stream, inputs.d_word_table, d);
+  if (config.positions == PositionKind::kLearned) {
+    embedding_backward<T>(context, batch.position_order, d_stream, gradient("embeddings.position"), d);
+  }
+  if (config.type_vocab_size > 0) {
+    embedding_backward<T>(context, batch.token_type_order, d_stream, gradient("embeddings.token_type"), d);
+  }
+}
+
+template <typename T>
+void Transformer<T>::block_forward(Context& context, const Activations<T>& activations, int64_t layer,
+                                   BlockActivations<T>& a) const {
+  const Block& block = blocks_[static_cast<size_t>(layer)];
+  const DeviceBatch& batch = *activations.batch;
+  const int64_t N = batch.num_tokens, d = config.hidden_size, I = config.intermediate_size;
+  const bool norm_after = config.norm_placement == NormPlacement::kAfter;
+
+  const T* attention_input = a.input;
+  if (!norm_after) {
+    norm_forward(context, block.attention_norm, a.input, a.attention_normed, a.attention_mean, a.attention_rstd, N);
+    attention_input = a.attention_normed;
+  }
+  linear_forward<T>(context, attention_input, block.qkv.weight, block.qkv.bias, nullptr, a.qkv, N, d,
+                    config.qkv_size());
+  turn_heads(context, block, batch, a);
+  AttentionDropout attention_dropout;
+  if (activations.dropout_seed != nullptr) {
+    attention_dropout = {config.attention_dropout, activations.dropout_seed, attention_stream(layer)};
+  }
+  attention_forward<T>(context, attention_shape(batch, layer), a.qkv, a.attended, a.lse, attention_dropout);
+  add_branch(context, activations, block.attention_output, a.attended, config.attention_size(), a.input, a.residual, N,
+             attention_output_stream(layer));
+
+  if (norm_after) {
+    norm_forward(context, block.attention_norm, a.residual, a.mlp_normed, a.attention_mean, a.attention_rstd, N);
+  } else {
+    norm_forward(context, block.mlp_norm, a.residual, a.mlp_normed, a.mlp_mean, a.mlp_rstd, N);
+  }
+  linear_forward<T>(context, a.mlp_normed, block.mlp_input.weight, block.mlp_input.bias, nullptr, a.mlp_input, N, d,
+                    config.mlp_input_size());
+  activation_forward<T>(context, config.hidden_act, a.mlp_input, a.mlp_activated, N, I);
+  T* sum = norm_after ? a.output_sum : a.output;
+  add_branch(context, activations, block.mlp_output, a.mlp_activated, I, norm_after ? a.mlp_normed : a.residual, sum, N,
+             mlp_output_stream(layer));
+  if (norm_after) norm_forward(context, block.mlp_norm, sum, a.output, a.mlp_mean, a.mlp_rstd, N);
+}
+
+// d_stream [N, d]: in, the gradient of the block's output; out, of its input.
+template <typename T>
+void Transformer<T>::block_backward(Context& context, const Activations<T>& activations,
+                                    const BackwardInputs<T>& inputs, int64_t layer, T* d_stream) const {
+  const DeviceArena::Scope scope(context.arena);
+  DeviceArena& arena = context.arena;
+  const Block& block = blocks_[static_cast<size_t>(layer)];
+  const BlockActivations<T>& a = activations.blocks[static_cast<size_t>(layer)];
+  const DeviceBatch& batch = *activations.batch;
+  const int64_t N = batch.num_tokens, d = config.hidden_size, I = config.intermediate_size;
+  const bool norm_after = config.norm_placement == NormPlacement::kAfter;
+  T* d_normed = arena.template allocate<T>(N * d);  // also the branch's gradient under dropout, before that is spent
+
+  // Feed-forward.
+  if (norm_after) {
+    norm_backward(context, block.mlp_norm, a.output_sum, a.mlp_mean, a.mlp_rstd, d_stream, d_stream, N, false);
+  }
+  const T* d_branch = branch_gradient(context, activations, d_stream, d_normed, mlp_output_stream(layer));
+  T* d_activated = arena.template allocate<T>(N * I);
+  linear_backward<T>(context, a.mlp_activated, block.mlp_output.weight, d_branch, d_activated,
+                     block.mlp_output.d_weight, N, I, d);
+  if (block.mlp_output.d_bias != nullptr) add_row_sums<T>(context, d_branch, d, N, d, block.mlp_output.d_bias);
+  T* d_mlp_input = d_activated;
+  if (config.hidden_act == Activation::kSwiglu) d_mlp_input = arena.template allocate<T>(N * 2 * I);
+  activation_backward<T>(context, config.hidden_act, a.mlp_input, d_activated, d_mlp_input, block.mlp_input.d_bias, N,
+                         I);
+  linear_backward<T>(context, a.mlp_normed, block.mlp_input.weight, d_mlp_input, d_normed, block.mlp_input.d_weight, N,
+                     d, config.mlp_input_size());
+  if (norm_after) {
+    add_in_place<T>(context, d_stream, d_normed, N * d);
+    norm_backward(context, block.attention_norm, a.residual, a.attention_mean, a.attention_rstd, d_normed, d_stream, N,
+                  false);
+  } else {
+    norm_backward(context, block.mlp_norm, a.residual, a.mlp_mean, a.mlp_rstd, d_normed, d_stream, N, true);
+  }
+
+  // Attention; d_stream is now the gradient of input + attention output.
+  d_branch = branch_gradient(context, activations, d_stream, d_normed, attention_output_stream(layer));
+  T* d_attended = arena.template allocate<T>(N * config.attention_size());
+  linear_backward<T>(context, a.attended, block.attention_output.weight, d_branch, d_attended,
+                     block.attention_output.d_weight, N, config.attention_size(), d);
+  if (block.attention_output.d_bias != nullptr) {
+    add_row_sums<T>(context, d_branch, d, N, d, block.attention_output.d_bias);
+  }
+  T* d_qkv = arena.template allocate<T>(N * config.qkv_size());
+  AttentionDropout attention_dropout;
+  if (activations.dropout_seed != nullptr) {
+    attention_dropout = {config.attention_dropout, activations.dropout_seed, attention_stream(layer)};
+  }
+  attention_backward<T>(context, attention_shape(batch, layer), a.qkv, a.attended, a.lse, d_attended, d_qkv,
+                        entry(inputs.teacher_maps, layer), inputs.map_loss_scale, attention_dropout);
+  turn_heads_backward(context, block, batch, a, d_qkv);
+  if (const T* d_values = entry(inputs.d_values, layer)) {
+    const int64_t width = config.num_key_value_heads * config.head_dim;
+    add_columns<T>(context, d_values, d_qkv, config.qkv_size(), config.qkv_size() - width, N, width);
+  }
+  linear_backward<T>(context, norm_after ? a.input : a.attention_normed, block.qkv.weight, d_qkv, d_normed,
+                     block.qkv.d_weight, N, d, config.qkv_size());
+  if (block.qkv.d_bias != nullptr) qkv_bias_backward(context, d_qkv, block.qkv.d_bias, N);
+  if (norm_after) {
+    add_in_place<T>(context, d_normed, d_stream, N * d);
+  } else {
+    norm_backward(context, block.attention_norm, a.input, a.attention_mean, a.attention_rstd, d_normed, d_stream, N,
+                  true);
+  }
+}
+
+template <typename T>
+void Transformer<T>::turn_heads(Context& context, const Block& block, const DeviceBatch& batch,
+                                const BlockActivations<T>& a) const {
+  const int64_t N = batch.num_tokens, hd = config.head_dim, stride = config.qkv_size();
+  const int64_t H = config.num_attention_heads, KV = config.num_key_value_heads;
+  if (config.qk_norm) {
+    if (a.raw_qk != nullptr) copy_columns<T>(context, a.qkv, stride, 0, a.raw_qk, N, (H + KV) * hd);
+    T* keys = a.qkv + H * hd;
+    rms_norm_heads_forward<T>(context, a.qkv, stride, block.query_norm.weight, a.qkv, stride, a.query_rstd, N, H, hd,
+                              config.norm_eps);
+    rms_norm_heads_forward<T>(context, keys, stride, block.key_norm.weight, keys, stride, a.key_rstd, N, KV, hd,
+                              config.norm_eps);
+  }
+  if (config.positions == PositionKind::kRotary) {
+    rotary<T>(context, a.qkv, batch.position_ids, N, stride, H + KV, hd, cosines_, sines_, 1);
+  }
+}
+
+// d_qkv [N, (H + 2KV)·hd]: in, the gradient of what attention read; out, of the product's result.
+template <typename T>
+void Transformer<T>::turn_heads_backward(Context& context, const Block& block, const DeviceBatch& batch,
+                                         const BlockActivations<T>& a, T* d_qkv) const {
+  const int64_t N = batch.num_tokens, hd = config.head_dim, stride = config.qkv_size();
+  const int64_t H = config.num_attention_heads, KV = config.num_key_value_heads;
+  if (config.positions == PositionKind::kRotary) {
+    rotary<T>(context, d_qkv, batch.position_ids, N, stride, H + KV, hd, cosines_, sines_, -1);
+  }
+  if (config.qk_norm) {
+    const int64_t raw_stride = (H + KV) * hd;
+    rms_norm_heads_backward<T>(context, a.raw_qk, raw_stride, block.query_norm.weight, a.query_rstd, d_qkv, stride,
+                               block.query_norm.d_weight, N, H, hd);
+    rms_norm_heads_backward<T>(context, a.raw_qk + H * hd, raw_stride, block.key_norm.weight, a.key_rstd,
+                               d_qkv + H * hd, stride, block.key_norm.d_weight, N, KV, hd);
+  }
+}
+
+/// sum [N, d] = stream [N, d] + dropout(x [N, in_features]·Wᵀ + b)
+template <typename T>
+void Transformer<T>::add_branch(Context& context, const Activations<T>& activations, const Linear& linear, const T* x,
+                                int64_t in_features, const T* stream, T* sum, int64_t N,
+                                uint64_t dropout_stream) const {
+  const int64_t d = config.hidden_size;
+  const bool drops = activations.dropout_seed != nullptr && config.hidden_dropout > 0;
+  linear_forward<T>(context, x, linear.weight, linear.bias, drops ? nullptr : stream, sum, N, in_features, d);
+  if (!drops) return;
+  dropout<T>(context, sum, N * d, config.hidden_dropout, activations.dropout_seed, dropout_stream);
+  add_in_place<T>(context, stream, sum, N * d);
+}
+
+/// The gradient of a branch before its dropout: d_stream itself, or in `buffer` with its mask.
+template <typename T>
+const T* Transformer<T>::branch_gradient(Context& context, const Activations<T>& activations, const T* d_stream,
+                                         T* buffer, uint64_t dropout_stream) const {
+  const bool drops = activations.dropout_seed != nullptr && config.hidden_dropout > 0;
+  if (!drops) return d_stream;
+  const int64_t count = activations.batch->num_tokens * config.hidden_size;
+  copy_on_device(context, buffer, d_stream, count);
+  dropout<T>(context, buffer, count, config.hidden_dropout, activations.dropout_seed, dropout_stream);
+  return buffer;
+}
+
+template <typename T>
+void Transformer<T>::qkv_bias_backward(Context& context, const T* d_qkv, float* d_bias, int64_t num_rows) const {
+  const int64_t size = config.qkv_size();
+  if (config.positions == PositionKind::kRotary || config.qk_norm) {
+    return add_row_sums<T>(context, d_qkv, size, num_rows, size, d_bias);
+  }
+  // The gradient of a key bias is exactly zero, see model/transformer.cc.
+  const int64_t keys = config.attention_size();
+  const int64_t values = keys + config.num_key_value_heads * config.head_dim;
+  add_row_sums<T>(context, d_qkv, size, num_rows, keys, d_bias);
+  add_row_sums<T>(context, d_qkv + values, size, num_rows, size - values, d_bias + values);
+}
+
+template <typename T>
+void Transformer<T>::backward_word_table(Context& context, const float* d_word_table) const {
+  const int64_t V = config.vocab_size, d = config.hidden_size, f = config.item_feature_size;
+  float* d_word = gradient("embeddings.word");
+  if (d_word != d_word_table) add_in_place<float>(context, d_word_table, d_word, V * d);
+  if (f == 0) return;
+  const DeviceArena::Scope scope(context.arena);
+  const T* d_table = nullptr;  // [V, d] in the precision of products
+  if constexpr (std::is_same_v<T, float>) {
+    d_table = d_word_table;
+  } else {
+    T* rounded = context.arena.template allocate<T>(V * d);
+    convert<float, T>(context, d_word_table, rounded, V * d);
+    d_table = rounded;
+  }
+  float* d_projection = gradient("item_projection.weight");  // [d, f] += d_tableᵀ·u
+  gemm<T, float>(context, {d, f, V, true, false, d, f, f}, d_table, item_features_, nullptr, d_projection,
+                 d_projection);
+}
+
+template <typename T>
+HeadActivations<T> Transformer<T>::head_forward(Context& context, const T* hidden, int64_t num_rows) const {
+  HeadActivations<T> a{};
+  a.input = a.output = hidden;
+  if (!config.masked_lm_head) return a;
+  DeviceArena& arena = context.arena;
+  const int64_t d = config.hidden_size;
+  a.dense = arena.template allocate<T>(num_rows * d);
+  a.activated = arena.template allocate<T>(num_rows * d);
+  a.mean = arena.template allocate<float>(num_rows);
+  a.rstd = arena.template allocate<float>(num_rows);
+  T* output = arena.template allocate<T>(num_rows * d);
+  linear_forward<T>(context, hidden, head_dense_.weight, head_dense_.bias, nullptr, a.dense, num_rows, d, d);
+  activation_forward<T>(context, config.hidden_act, a.dense, a.activated, num_rows, d);
+  norm_forward(context, head_norm_, a.activated, output, a.mean, a.rstd, num_rows);
+  a.output = output;
+  return a;
+}
+
+template <typename T>
+void Transformer<T>::head_backward(Context& context, const HeadActivations<T>& a, T* d_output, T* d_input,
+                                   int64_t num_rows) const {
+  const int64_t d = config.hidden_size;
+  if (!config.masked_lm_head) {
+    if (d_input != d_output) copy_on_device(context, d_input, d_output, num_rows * d);
+    return;
+  }
+  const DeviceArena::Scope scope(context.arena);
+  T* d_activated = context.arena.template allocate<T>(num_rows * d);
+  norm_backward(context, head_norm_, a.activated, a.mean, a.rstd, d_output, d_activated, num_rows, false);
+  activation_backward<T>(context, config.hidden_act, a.dense, d_activated, d_activated, head_dense_.d_bias, num_rows,
+                         d);
+  linear_backward<T>(context, a.input, head_dense_.weight, d_activated, d_input, head_dense_.d_weight, num_rows, d, d);
+}
+
+template class Transformer<float>;
+template class Transformer<bf16>;
+
+}  // namespace limbeck::cuda

@@ -1,0 +1,631 @@
+#include "cuda/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <type_traits>
+
+#include "core/error.h"
+#include "core/rng.h"
+#include "cuda/elementwise.h"
+#include "cuda/gemm.h"
+#include "cuda/launch.h"
+#include "cuda/step_terms.h"
+#include "train/sampled_indices.h"
+
+namespace limbeck::cuda {
+
+namespace {
+
+constexpr int32_t kIgnoredLabel = -100;
+// Streams of the initial projections, as in train/trainer.cc.
+constexpr uint64_t kProjectionStream = uint64_t{1} << 40;
+
+enum Term { kCe, kKd, kHidden, kAttention, kRelation };
+static_assert(kRelation + 1 == kNumTerms);
+
+/// A device copy of what the host has; the host's memory must outlive the pass.
+template <typename T>
+T* to_device(Context& context, const T* host, int64_t count) {
+  T* device = context.arena.allocate<T>(count);
+  copy_to_device(context, device, host, count);
+  return device;
+}
+
+/// A copy of fp32 values in the precision of products.
+template <typename T>
+const T* rounded_to_device(Context& context, const float* host, int64_t count) {
+  float* values = to_device(context, host, count);
+  if constexpr (std::is_same_v<T, float>) {
+    return values;
+  } else {
+    T* rounded = context.arena.allocate<T>(count);
+    convert<float, T>(context, values, rounded, count);
+    return rounded;
+  }
+}
+
+template <typename T>
+std::vector<T> gather_host(const T* x, const std::vector<int32_t>& rows, int64_t width) {
+  std::vector<T> packed;
+  packed.reserve(rows.size() * static_cast<size_t>(width));
+  for (int32_t row : rows) packed.insert(packed.end(), x + row * width, x + (row + 1) * width);
+  return packed;
+}
+
+}  // namespace
+
+template <typename T>
+struct TransformerTrainer<T>::Step {
+  explicit Step(const ApiStep& request) : request(request), teacher(request.teacher) {}
+
+  const ApiStep& request;
+  const ApiTeacher* teacher;
+  // Host memory that the stream reads.
+  std::vector<int32_t> rows, labels;  // [R] tokens with a label, and the labels
+  StepScalars scalars{};
+  SampledIndices sampled;
+  std::vector<int32_t> top_k_indices;
+  std::vector<float> top_k_values, log_sum_exp;
+  std::unique_ptr<DeviceBatch> batch;
+  double host_sums[kNumTerms + 2] = {};  // terms, gradient squares, loss
+
+  // On the device, made by each pass.
+  StepScalars* device_scalars = nullptr;
+  double* sums = nullptr;        // [kNumTerms]
+  double* squares = nullptr;     // [1]
+  double* loss = nullptr;        // [1]
+  const int32_t* device_rows = nullptr;    // [R]
+  const int32_t* device_labels = nullptr;  // [R]
+  const int32_t* sampled_indices = nullptr;  // [C] of sampled
+  const uint8_t* sampled_allowed = nullptr;  // [C]
+  Activations<T> student{}, taught{};
+  BackwardInputs<T> backward{};
+  float* d_output_table = nullptr;  // [V, d]
+  float* d_output_bias = nullptr;   // [V] or null
+  StepTerms terms{};
+  double means[kNumTerms] = {};  // what turns a sum into its term
+
+  bool has_teacher_model() const { return teacher != nullptr && teacher->model != nullptr; }
+  const Transformer<T>& teacher_model() const { return static_cast<const Transformer<T>&>(*teacher->model); }
+  int64_t teacher_hidden_size() const {
+    return has_teacher_model() ? teacher->model->config.hidden_size : teacher->teacher_hidden_size;
+  }
+  /// Arrays of the host's are copied in the midst of the work.
+  bool is_graphable() const { return teacher == nullptr || teacher->model != nullptr; }
+  int64_t num_rows() const { return static_cast<int64_t>(rows.size()); }
+};
+
+template <typename T>
+TransformerTrainer<T>::TransformerTrainer(Transformer<T>& model, const ApiOptimizer& options)
+    : model_(model), options_(options) {
+  const int64_t count = model.device_count();
+  model.engine.reserve(memory_, [&](DeviceArena& memory) {
+    if (options.kind != ApiOptimizerKind::kNone) first_ = memory.allocate<float>(count);
+    if (options.kind == ApiOptimizerKind::kAdamW) second_ = memory.allocate<float>(count);
+  });
+  model.require_gradients();
+  Context context = model.engine.context();
+  if (first_ != nullptr) set_zero(context, first_, count);
+  if (second_ != nullptr) set_zero(context, second_, count);
+  model.engine.synchronize();
+}
+
+template <typename T>
+ApiStepResult TransformerTrainer<T>::run(const ApiStep& request, bool updates) {
+  const TransformerConfig& config = model_.config;
+  const int64_t N = request.batch.num_tokens;
+  Step step(request);
+  for (int64_t i = 0; i < N; ++i) {
+    if (request.labels[i] == kIgnoredLabel) continue;
+    step.rows.push_back(static_cast<int32_t>(i));
+    step.labels.push_back(request.labels[i]);
+  }
+  if (step.rows.empty()) {
+    throw Error("ERR_INVALID_ARGUMENT", "Every label of the batch is -100: there is nothing to learn from.");
+  }
+  if (request.sampled_negatives > 0) {
+    step.sampled = sample_indices(step.labels.data(), step.num_rows(), request.sampled_negatives, config.vocab_size,
+                                  static_cast<uint64_t>(std::max<int64_t>(request.dropout_seed, 0)));
+    step.labels = step.sampled.labels;
+  }
+  if (request.hidden != 0) {
+    for (int64_t i = 0; i < step.teacher->num_pairs; ++i) {
+      ensure_projection(i, step.teacher_hidden_size(), config.hidden_size);
+    }
+  }
+  if (!is_planned_) plan();
+  const double next = static_cast<double>(step_count + 1);
+  step.scalars.learning_rate = request.learning_rate;
+  step.scalars.max_grad_norm = options_.max_grad_norm;
+  step.scalars.first_correction = static_cast<float>(1 - std::pow(static_cast<double>(options_.beta1), next));
+  step.scalars.second_correction = static_cast<float>(1 - std::pow(static_cast<double>(options_.beta2), next));
+  step.scalars.dropout_seed = static_cast<uint64_t>(std::max<int64_t>(request.dropout_seed, 0));
+
+  set_terms(step);
+
+  // Steps of one shape put the same work on the stream: from the third on it is run as one graph.
+  const std::vector<int64_t> key = graph_key(step, updates);
+  const bool is_repeated = key == last_key_ && last_generation_ == model_.engine.arena_generation;
+  last_key_.clear();
+  model_.engine.run(
+      [&](Context& context) {
+        upload(context, step);
+        if (is_repeated && graph_.is_captured()) {
+          graph_.run(context);
+        } else if (is_repeated && step.is_graphable()) {
+          graph_.capture(context, [&] { compute(context, step, updates); });
+          graph_.run(context);
+        } else {
+          graph_.clear();
+          compute(context, step, updates);
+        }
+        copy_to_host(context, step.host_sums, step.sums, kNumTerms + 2);
+      },
+      is_repeated);
+  last_key_ = key;
+  last_generation_ = model_.engine.arena_generation;
+
+  ApiStepResult result{};
+  result.ce = step.host_sums[kCe] * step.means[kCe];
+  result.kd = step.host_sums[kKd] * step.means[kKd];
+  result.hidden = step.host_sums[kHidden] * step.means[kHidden];
+  result.attention = step.host_sums[kAttention] * step.means[kAttention];
+  result.relation = step.host_sums[kRelation] * step.means[kRelation];
+  result.grad_norm = std::sqrt(step.host_sums[kNumTerms]);
+  result.loss = step.host_sums[kNumTerms + 1];
+  result.num_labels = step.num_rows();
+  if (!updates) return result;
+  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
+    throw Error("ERR_NOT_FINITE", "Step " + std::to_string(step_count + 1) + " gave loss " +
+                                      std::to_string(result.loss) + " and gradient norm " +
+                                      std::to_string(result.grad_norm) +
+                                      "; the parameters were left as they were. Use a lower learning rate.");
+  }
+  ++step_count;
+  return result;
+}
+
+// What the loss is made of: the sums of the device over what they are averaged over, and their weights.
+template <typename T>
+void TransformerTrainer<T>::set_terms(Step& step) const {
+  const TransformerConfig& config = model_.config;
+  const ApiStep& request = step.request;
+  const double N = static_cast<double>(request.batch.num_tokens), R = static_cast<double>(step.num_rows());
+  const double pairs = step.teacher == nullptr ? 1 : static_cast<double>(step.teacher->num_pairs);
+  const auto set = [&](Term term, float weight, double count) {
+    if (weight == 0) return;
+    step.means[term] = 1.0 / count;
+    step.terms.scale[term] = static_cast<double>(weight) / count;
+  };
+  set(kCe, request.ce, R);
+  set(kKd, request.kd, R);
+  if (step.teacher == nullptr) return;
+  set(kHidden, request.hidden, N * static_cast<double>(step.teacher_hidden_size()) * pairs);
+  set(kAttention, request.attention, N * static_cast<double>(config.num_attention_heads) * pairs);
+  set(kRelation, request.relation, N * static_cast<double>(step.teacher->relation_heads) * pairs);
+}
+
+/// Everything that decides what work a step puts on the stream, but for the memory that it finds.
+template <typename T>
+std::vector<int64_t> TransformerTrainer<T>::graph_key(const Step& step, bool updates) const {
+  const ApiStep& request = step.request;
+  const int32_t* offsets = request.batch.sequence_offsets;
+  int64_t max_length = 0, map_elements = 0;
+  for (int64_t s = 0; s < request.batch.num_sequences; ++s) {
+    const int64_t length = int64_t{offsets[s + 1]} - offsets[s];
+    max_length = std::max(max_length, length);
+    map_elements += length * length;
+  }
+  std::vector<int64_t> key = {updates,
+                              request.batch.num_tokens,
+                              request.batch.num_sequences,
+                              max_length,
+                              map_elements,
+                              step.num_rows(),
+                              static_cast<int64_t>(step.sampled.indices.size()),
+                              request.dropout_seed >= 0,
+                              reinterpret_cast<int64_t>(plan_.tensors)};
+  for (float weight : {request.ce, request.kd, request.hidden, request.attention, request.relation,
+                       request.temperature, request.fusion, request.gate}) {
+    int32_t bits = 0;
+    std::memcpy(&bits, &weight, sizeof(bits));
+    key.push_back(bits);
+  }
+  if (step.teacher == nullptr) return key;
+  key.push_back(reinterpret_cast<int64_t>(step.teacher->model));
+  key.push_back(step.teacher->relation_heads);
+  key.insert(key.end(), step.teacher->layer_map, step.teacher->layer_map + 2 * step.teacher->num_pairs);
+  return key;
+}
+
+template <typename T>
+void TransformerTrainer<T>::upload(Context& context, Step& step) {
+  const ApiBatch& request = step.request.batch;
+  const Batch batch{request.input_ids, request.sequence_offsets, request.token_type_ids, request.num_tokens,
+                    request.num_sequences};
+  const int64_t R = step.num_rows();
+  step.batch = std::make_unique<DeviceBatch>(context, model_.config, batch, true);
+  step.device_scalars = to_device(context, &step.scalars, 1);
+  step.device_rows = to_device(context, step.rows.data(), R);
+  step.device_labels = to_device(context, step.labels.data(), R);
+  const auto count = static_cast<int64_t>(step.sampled.indices.size());
+  step.sampled_indices = to_device(context, step.sampled.indices.data(), count);
+  step.sampled_allowed = to_device(context, step.sampled.allowed.data(), count);
+  step.sums = context.arena.template allocate<double>(kNumTerms + 2);
+  step.squares = step.sums + kNumTerms;
+  step.loss = step.squares + 1;
+}
+
+template <typename T>
+void TransformerTrainer<T>::compute(Context& context, Step& step, bool updates) {
+  const ApiStep& request = step.request;
+  forward(context, step);
+  if (request.ce != 0 || request.kd != 0) head_loss(context, step);
+  if (request.hidden != 0) hidden_loss(context, step);
+  if (request.attention != 0) attention_loss(context, step);
+  if (request.relation != 0) relation_loss(context, step);
+  model_.backward(context, step.student, step.backward);
+  model_.backward_word_table(context, step.backward.d_word_table);
+  sum_terms(context, step.sums, step.terms, step.loss);
+  squared_norm(context, plan_, step.squares);
+  if (updates) update(context, step);
+}
+
+// Clears what is added to, and runs both models; attention maps and values are kept only where a loss reads them.
+template <typename T>
+void TransformerTrainer<T>::forward(Context& context, Step& step) {
+  const TransformerConfig& config = model_.config;
+  const ApiStep& request = step.request;
+  const int64_t N = request.batch.num_tokens, d = config.hidden_size, L = config.num_hidden_layers;
+  set_zero(context, step.sums, kNumTerms + 2);
+  model_.zero_gradients(context);
+  for (const auto& projection : projections_) set_zero(context, projection->gradient, projection->count());
+
+  ForwardOptions options;
+  options.for_backward = true;
+  if (request.dropout_seed >= 0) options.dropout_seed = &step.device_scalars->dropout_seed;
+  options.keep_maps.assign(static_cast<size_t>(L), false);
+  options.keep_values.assign(static_cast<size_t>(L), false);
+  const int64_t pairs = step.teacher == nullptr ? 0 : step.teacher->num_pairs;
+  for (int64_t i = 0; i < pairs; ++i) {
+    const auto block = static_cast<size_t>(step.teacher->layer_map[2 * i] - 1);
+    if (request.attention != 0) options.keep_maps[block] = true;
+    if (request.relation != 0) options.keep_values[block] = true;
+  }
+  step.student = model_.forward(context, *step.batch, options);
+
+  const bool reads_layers = request.hidden != 0 || request.attention != 0 || request.relation != 0;
+  if (step.has_teacher_model() && (request.kd != 0 || reads_layers)) {
+    const auto teacher_layers = static_cast<size_t>(step.teacher_model().config.num_hidden_layers);
+    ForwardOptions kept;
+    kept.keep_maps.assign(teacher_layers, false);
+    kept.keep_values.assign(teacher_layers, false);
+    kept.keep_hidden.assign(teacher_layers + 1, false);
+    for (int64_t i = 0; i < pairs; ++i) {
+      const auto layer = static_cast<size_t>(step.teacher->layer_map[2 * i + 1]);
+      if (request.attention != 0) kept.keep_maps[layer - 1] = true;
+      if (request.relation != 0) kept.keep_values[layer - 1] = true;
+      if (request.hidden != 0) kept.keep_hidden[layer] = true;
+    }
+    step.taught = step.teacher_model().forward(context, *step.batch, kept);
+  }
+
+  step.backward = {};
+  step.backward.d_final = context.arena.template allocate<T>(N * d);
+  step.backward.d_hidden.assign(static_cast<size_t>(L + 1), nullptr);
+  step.backward.teacher_maps.assign(static_cast<size_t>(L), nullptr);
+  step.backward.d_values.assign(static_cast<size_t>(L), nullptr);
+  if (request.ce == 0 && request.kd == 0) set_zero(context, step.backward.d_final, N * d);
+  // The gradient of the word table goes straight to embeddings.word unless the table is v + A·u.
+  step.backward.d_word_table = model_.gradient("embeddings.word");
+  if (config.item_feature_size > 0) {
+    step.backward.d_word_table = context.arena.template allocate<float>(config.vocab_size * d);
+    set_zero(context, step.backward.d_word_table, config.vocab_size * d);
+  }
+  step.d_output_table =
+      config.tie_word_embeddings ? step.backward.d_word_table : model_.gradient("head.output.weight");
+  step.d_output_bias = model_.gradient("head.bias");
+}
+
+// d_final [N, d] = the gradient of cross-entropy and distillation.
+template <typename T>
+void TransformerTrainer<T>::head_loss(Context& context, Step& step) {
+  const DeviceArena::Scope scope(context.arena);
+  const TransformerConfig& config = model_.config;
+  const ApiStep& request = step.request;
+  const int64_t N = request.batch.num_tokens, d = config.hidden_size, R = step.num_rows();
+  const T* hidden = step.student.hidden[static_cast<size_t>(config.num_hidden_layers)];
+  const bool is_whole = R == N;
+  if (!is_whole) {
+    T* packed = context.arena.template allocate<T>(R * d);
+    gather_rows<T>(context, hidden, step.device_rows, packed, R, d);
+    hidden = packed;
+  }
+  const HeadActivations<T> head = model_.head_forward(context, hidden, R);
+  TeacherLogits<T> teacher;
+  if (request.kd != 0) teacher = teacher_logits(context, step);
+  const LossHeadOptions options{request.ce, request.kd, request.temperature, request.fusion, request.gate};
+  const OutputTable<T> table = model_.output_table(step.student.word_table);
+  T* d_rows = is_whole ? step.backward.d_final : context.arena.template allocate<T>(R * d);
+  const float row_scale = 1.0f / static_cast<float>(R);
+  if (request.sampled_negatives > 0) {
+    const auto count = static_cast<int64_t>(step.sampled.indices.size()), padded = divide_up(count, 64) * 64;
+    const int32_t* indices = step.sampled_indices;
+    T* weight = context.arena.template allocate<T>(padded * d);
+    T* bias = table.bias != nullptr ? context.arena.template allocate<T>(padded) : nullptr;
+    float* d_weight = context.arena.template allocate<float>(count * d);
+    float* d_bias = step.d_output_bias != nullptr ? context.arena.template allocate<float>(count) : nullptr;
+    set_zero(context, d_weight, count * d);
+    if (d_bias != nullptr) set_zero(context, d_bias, count);
+    sample_table<T>(context, table, indices, count, weight, bias, d);
+    loss_head<T>(context, head.output, {weight, bias, count, padded}, step.device_labels, teacher, options, row_scale, step.sampled_allowed,
+                 d_rows, d_weight, d_bias, step.sums, R, d);
+    scatter_table_gradient(context, d_weight, d_bias, indices, count, step.d_output_table, step.d_output_bias, d);
+  } else {
+    loss_head<T>(context, head.output, table, step.device_labels, teacher, options, row_scale, nullptr, d_rows,
+                 step.d_output_table, step.d_output_bias, step.sums, R, d);
+  }
+  model_.head_backward(context, head, d_rows, d_rows, R);
+  if (!is_whole) {
+    set_zero(context, step.backward.d_final, N * d);
+    scatter_rows_add<T>(context, d_rows, step.device_rows, step.backward.d_final, R, d);
+  }
+}
+
+/// The teacher's logits for the labelled rows, in the form in which they came.
+template <typename T>
+TeacherLogits<T> TransformerTrainer<T>::teacher_logits(Context& context, Step& step) {
+  const ApiTeacher& signal = *step.teacher;
+  const int64_t N = step.request.batch.num_tokens, V = model_.config.vocab_size, R = step.num_rows();
+  TeacherLogits<T> logits;
+  const Model* head_model = signal.model != nullptr ? signal.model : signal.head;
+  if (head_model != nullptr) {
+    const auto& head = static_cast<const Transformer<T>&>(*head_model);
+    const int64_t width = head.config.hidden_size;
+    const T* hidden = signal.model != nullptr
+                          ? step.taught.hidden[static_cast<size_t>(head.config.num_hidden_layers)]
+                          : rounded_to_device<T>(context, signal.logits_hidden, N * width);
+    if (R != N) {
+      T* packed = context.arena.template allocate<T>(R * width);
+      gather_rows<T>(context, hidden, step.device_rows, packed, R, width);
+      hidden = packed;
+    }
+    const T* word_table = signal.model != nullptr ? step.taught.word_table : head.word_table(context);
+    const OutputTable<T> table = head.output_table(word_table);
+    logits.hidden = head.head_forward(context, hidden, R).output;
+    logits.table = table.weight;
+    logits.bias = table.bias;
+    logits.hidden_size = width;
+  } else if (signal.dense_logits != nullptr) {
+    logits.dense = to_device(context, signal.dense_logits, N * V);
+    logits.dense_rows = step.device_rows;
+  } else if (signal.top_k > 0) {
+    if (step.top_k_indices.empty()) {
+      step.top_k_indices = gather_host(signal.top_k_indices, step.rows, signal.top_k);
+      step.top_k_values = gather_host(signal.top_k_values, step.rows, signal.top_k);
+      step.log_sum_exp = gather_host(signal.log_sum_exp, step.rows, 1);
+    }
+    logits.top_k = signal.top_k;
+    logits.top_k_indices = to_device(context, step.top_k_indices.data(), R * signal.top_k);
+    logits.top_k_values = to_device(context, step.top_k_values.data(), R * signal.top_k);
+    logits.log_sum_exp = to_device(context, step.log_sum_exp.data(), R);
+  }
+  return logits;
+}
+
+// Mean over the mapped layers of the mean squared error of h_student·Wᵀ against h_teacher. Entries of d_hidden are set
+// to a fresh gradient, and the last layer's is added to d_final.
+template <typename T>
+void TransformerTrainer<T>::hidden_loss(Context& context, Step& step) {
+  const ApiTeacher& signal = *step.teacher;
+  const int64_t N = step.request.batch.num_tokens, d = model_.config.hidden_size;
+  const int64_t d_teacher = step.teacher_hidden_size();
+  const float gradient_scale = static_cast<float>(2.0 * step.terms.scale[kHidden]);
+  for (int64_t i = 0; i < signal.num_pairs; ++i) {
+    const int64_t student_layer = signal.layer_map[2 * i], teacher_layer = signal.layer_map[2 * i + 1];
+    const Projection& map = *projections_[static_cast<size_t>(i)];
+    T* d_student = context.arena.template allocate<T>(N * d);  // [N, d] outlives the rest
+    const DeviceArena::Scope scope(context.arena);
+    const T* target = step.has_teacher_model() ? step.taught.hidden[static_cast<size_t>(teacher_layer)]
+                                               : rounded_to_device<T>(context, signal.hidden[i], N * d_teacher);
+    const T* hidden = step.student.hidden[static_cast<size_t>(student_layer)];
+    T* difference = context.arena.template allocate<T>(N * d_teacher);  // [N, d_teacher]
+    linear_forward<T>(context, hidden, map.compute, nullptr, nullptr, difference, N, d, d_teacher);
+    squared_error<T>(context, difference, target, N * d_teacher, gradient_scale, step.sums + kHidden);
+    linear_backward<T>(context, hidden, map.compute, difference, d_student, map.gradient, N, d, d_teacher);
+    const T*& d_hidden = step.backward.d_hidden[static_cast<size_t>(student_layer)];
+    if (student_layer == model_.config.num_hidden_layers) {
+      add_in_place<T>(context, d_student, step.backward.d_final, N * d);
+    } else if (d_hidden == nullptr) {
+      d_hidden = d_student;
+    } else {  // two pairs share a student layer
+      add_in_place<T>(context, d_hidden, d_student, N * d);
+      d_hidden = d_student;
+    }
+  }
+}
+
+template <typename T>
+void TransformerTrainer<T>::attention_loss(Context& context, Step& step) {
+  const ApiTeacher& signal = *step.teacher;
+  const int64_t H = model_.config.num_attention_heads, elements = H * step.batch->map_elements;
+  step.backward.map_loss_scale = static_cast<float>(step.terms.scale[kAttention]);
+  for (int64_t i = 0; i < signal.num_pairs; ++i) {
+    const auto block = static_cast<size_t>(signal.layer_map[2 * i] - 1);
+    const float*& maps = step.backward.teacher_maps[block];
+    if (maps != nullptr) {
+      throw Error("ERR_INVALID_ARGUMENT", "The attention loss takes one teacher layer a student layer.");
+    }
+    maps = step.has_teacher_model() ? step.taught.blocks[static_cast<size_t>(signal.layer_map[2 * i + 1] - 1)].maps
+                                    : to_device(context, signal.attentions[i], elements);
+    attention_map_divergence(context, maps, step.student.blocks[block].maps, elements, step.sums + kAttention);
+  }
+}
+
+// Mean over mapped layers, relation heads and tokens of KL(teacher ‖ student) of value relations; entries of d_values
+// [N, KV·hd] are set to its gradient.
+template <typename T>
+void TransformerTrainer<T>::relation_loss(Context& context, Step& step) {
+  const ApiTeacher& signal = *step.teacher;
+  const TransformerConfig& config = model_.config;
+  const int64_t N = step.request.batch.num_tokens, width = config.num_key_value_heads * config.head_dim;
+  const AttentionShape shape = model_.relation_shape(*step.batch, signal.relation_heads);
+  const int64_t elements = signal.relation_heads * step.batch->map_elements;
+  for (int64_t i = 0; i < signal.num_pairs; ++i) {
+    const auto block = static_cast<size_t>(signal.layer_map[2 * i] - 1);
+    if (step.backward.d_values[block] != nullptr) {
+      throw Error("ERR_INVALID_ARGUMENT", "The relation loss takes one teacher layer a student layer.");
+    }
+    T* d_values = context.arena.template allocate<T>(N * width);  // outlives the rest
+    const DeviceArena::Scope scope(context.arena);
+    const float* target = nullptr;  // Σ relation_heads·t²
+    if (step.has_teacher_model()) {
+      float* maps = context.arena.template allocate<float>(elements);
+      const auto teacher_block = static_cast<size_t>(signal.layer_map[2 * i + 1] - 1);
+      value_relation_forward<T>(context, step.teacher_model().relation_shape(*step.batch, signal.relation_heads),
+                                step.taught.blocks[teacher_block].values, maps);
+      target = maps;
+    } else {
+      target = to_device(context, signal.relations[i], elements);
+    }
+    const T* values = step.student.blocks[block].values;  // [N, width]
+    float* maps = context.arena.template allocate<float>(elements);
+    value_relation_forward<T>(context, shape, values, maps);
+    attention_map_divergence(context, target, maps, elements, step.sums + kRelation);
+    value_relation_backward<T>(context, shape, values, maps, target,
+                               static_cast<float>(step.terms.scale[kRelation]), d_values);
+    step.backward.d_values[block] = d_values;
+  }
+}
+
+template <typename T>
+void TransformerTrainer<T>::update(Context& context, Step& step) {
+  if (options_.kind == ApiOptimizerKind::kAdamW) {
+    adamw(context, plan_, {options_.beta1, options_.beta2, options_.epsilon}, step.device_scalars, step.squares,
+          step.loss);
+  } else if (options_.kind == ApiOptimizerKind::kSgd) {
+    sgd(context, plan_, options_.momentum, step.device_scalars, step.squares, step.loss);
+  }
+}
+
+template <typename T>
+void TransformerTrainer<T>::plan() {
+  std::vector<OptimizerTensor> tensors = model_.optimizer_tensors(first_, second_, options_.weight_decay);
+  for (const auto& map : projections_) {
+    bf16* rounded = nullptr;
+    if constexpr (std::is_same_v<T, bf16>) rounded = map->compute;
+    tensors.push_back(
+        {map->weight, map->gradient, map->first, map->second, rounded, map->count(), options_.weight_decay});
+  }
+  Engine& engine = model_.engine;
+  engine.reserve(plan_memory_, [&](DeviceArena& memory) {
+    Context context = engine.context(memory, memory.is_dry());
+    plan_ = plan_update(context, tensors);
+    if (!context.is_dry) engine.synchronize();
+  });
+  is_planned_ = true;
+}
+
+template <typename T>
+bool TransformerTrainer<T>::projection_shape(int64_t index, int64_t* rows, int64_t* columns) const {
+  if (index < 0 || index >= static_cast<int64_t>(projections_.size())) return false;
+  *rows = projections_[static_cast<size_t>(index)]->rows;
+  *columns = projections_[static_cast<size_t>(index)]->columns;
+  return true;
+}
+
+template <typename T>
+void TransformerTrainer<T>::ensure_projection(int64_t index, int64_t rows, int64_t columns) {
+  const auto shape = [](int64_t r, int64_t c) { return "[" + std::to_string(r) + ", " + std::to_string(c) + "]"; };
+  if (index < static_cast<int64_t>(projections_.size())) {
+    const Projection& found = *projections_[static_cast<size_t>(index)];
+    if (found.rows == rows && found.columns == columns) return;
+    throw Error("ERR_SHAPE_MISMATCH", "Projection " + std::to_string(index) + " is " +
+                                          shape(found.rows, found.columns) + ", expected " + shape(rows, columns) +
+                                          ".");
+  }
+  if (index != static_cast<int64_t>(projections_.size())) {
+    throw Error("ERR_INVALID_ARGUMENT", "Projection " + std::to_string(index) + " was set before projection " +
+                                            std::to_string(projections_.size()) + ".");
+  }
+  auto map = std::make_unique<Projection>();
+  map->rows = rows;
+  map->columns = columns;
+  Engine& engine = model_.engine;
+  engine.reserve(map->memory, [&](DeviceArena& memory) {
+    map->weight = memory.allocate<float>(map->count());
+    map->gradient = memory.allocate<float>(map->count());
+    map->first = memory.allocate<float>(map->count());
+    map->second = memory.allocate<float>(map->count());
+    if constexpr (std::is_same_v<T, float>) {
+      map->compute = map->weight;
+    } else {
+      map->compute = memory.allocate<T>(map->count());
+    }
+  });
+  Context context = engine.context();
+  set_zero(context, map->gradient, map->count());
+  set_zero(context, map->first, map->count());
+  set_zero(context, map->second, map->count());
+  const Philox random{0, kProjectionStream + static_cast<uint64_t>(index)};
+  const float range = 1.0f / std::sqrt(static_cast<float>(columns));
+  std::vector<float> weight(static_cast<size_t>(map->count()));
+  for (size_t i = 0; i < weight.size(); ++i) weight[i] = range * random.normal(i);
+  projections_.push_back(std::move(map));
+  is_planned_ = false;
+  write_array(ApiArray::kProjection, index, weight.data());
+}
+
+template <typename T>
+typename TransformerTrainer<T>::Projection& TransformerTrainer<T>::find_projection(int64_t index) {
+  if (index < 0 || index >= static_cast<int64_t>(projections_.size())) {
+    throw Error("ERR_INVALID_ARGUMENT", "There is no projection " + std::to_string(index) + ".");
+  }
+  return *projections_[static_cast<size_t>(index)];
+}
+
+template <typename T>
+void TransformerTrainer<T>::read_array(ApiArray array, int64_t index, float* out) {
+  if (array == ApiArray::kFirst || array == ApiArray::kSecond) {
+    const float* moments = array == ApiArray::kFirst ? first_ : second_;
+    if (moments == nullptr) throw Error("ERR_INVALID_ARGUMENT", "This optimiser keeps no such moments.");
+    return model_.download(moments, out);
+  }
+  const Projection& map = find_projection(index);
+  const float* from = array == ApiArray::kProjection           ? map.weight
+                      : array == ApiArray::kProjectionGradient ? map.gradient
+                      : array == ApiArray::kProjectionFirst    ? map.first
+                                                               : map.second;
+  model_.engine.make_current();
+  Context context = model_.engine.context();
+  copy_to_host(context, out, from, map.count());
+  model_.engine.synchronize();
+}
+
+template <typename T>
+void TransformerTrainer<T>::write_array(ApiArray array, int64_t index, const float* in) {
+  if (array == ApiArray::kFirst || array == ApiArray::kSecond) {
+    float* moments = array == ApiArray::kFirst ? first_ : second_;
+    if (moments == nullptr) throw Error("ERR_INVALID_ARGUMENT", "This optimiser keeps no such moments.");
+    return model_.upload(in, moments);
+  }
+  Projection& map = find_projection(index);
+  float* to = array == ApiArray::kProjection           ? map.weight
+              : array == ApiArray::kProjectionGradient ? map.gradient
+              : array == ApiArray::kProjectionFirst    ? map.first
+                                                       : map.second;
+  model_.engine.make_current();
+  Context context = model_.engine.context();
+  copy_to_device(context, to, in, map.count());
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (array == ApiArray::kProjection) convert<float, T>(context, map.weight, map.compute, map.count());
+  }
+  model_.engine.synchronize();
+}
+
+template class TransformerTrainer<float>;
+template class TransformerTrainer<bf16>;
+
+}  // namespace limbeck::cuda

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "cuda/api.h"
+#include "cuda/graph.h"
+#include "cuda/model.h"
+#include "cuda/optimizer.h"
+
+namespace limbeck::cuda {
+
+/// The opaque Trainer of api.h.
+struct Trainer {
+  virtual ~Trainer() = default;
+  virtual Model& model() = 0;
+  virtual ApiStepResult compute_gradients(const ApiStep& step) = 0;
+  virtual ApiStepResult step(const ApiStep& step) = 0;
+  virtual bool projection_shape(int64_t index, int64_t* rows, int64_t* columns) const = 0;
+  virtual void ensure_projection(int64_t index, int64_t rows, int64_t columns) = 0;
+  virtual void read_array(ApiArray array, int64_t index, float* out) = 0;
+  virtual void write_array(ApiArray array, int64_t index, const float* in) = 0;
+
+  int64_t step_count = 0;
+};
+
+/// Losses, gradients and the optimiser of one model; the same mathematics as train/trainer.h.
+template <typename T>
+class TransformerTrainer final : public Trainer {
+ public:
+  TransformerTrainer(Transformer<T>& model, const ApiOptimizer& options);
+
+  Model& model() override { return model_; }
+  ApiStepResult compute_gradients(const ApiStep& step) override { return run(step, false); }
+  ApiStepResult step(const ApiStep& step) override { return run(step, true); }
+  bool projection_shape(int64_t index, int64_t* rows, int64_t* columns) const override;
+  void ensure_projection(int64_t index, int64_t rows, int64_t columns) override;
+  void read_array(ApiArray array, int64_t index, float* out) override;
+  void write_array(ApiArray array, int64_t index, const float* in) override;
+
+ private:
+  /// Learned projection of the hidden loss: h_student·weightᵀ is compared with h_teacher.
+  struct Projection {
+    int64_t rows, columns;  // d_teacher, d_student
+    DeviceArena memory;
+    float *weight, *gradient, *first, *second;  // [rows, columns]
+    T* compute;                                 // the rounded copy; for T = float it is weight
+    int64_t count() const { return rows * columns; }
+  };
+  /// What one step reads and gives, on the host and on the device.
+  struct Step;
+
+  ApiStepResult run(const ApiStep& request, bool updates);
+  void set_terms(Step& step) const;
+  std::vector<int64_t> graph_key(const Step& step, bool updates) const;
+  void upload(Context& context, Step& step);
+  void compute(Context& context, Step& step, bool updates);
+  void forward(Context& context, Step& step);
+  void head_loss(Context& context, Step& step);
+  TeacherLogits<T> teacher_logits(Context& context, Step& step);
+  void hidden_loss(Context& context, Step& step);
+  void attention_loss(Context& context, Step& step);
+  void relation_loss(Context& context, Step& step);
+  void update(Context& context, Step& step);
+  void plan();
+  Projection& find_projection(int64_t index);
+
+  Transformer<T>& model_;
+  const ApiOptimizer options_;
+  DeviceArena memory_, plan_memory_;
+  float *first_ = nullptr, *second_ = nullptr;  // [device_count] or null
+  std::vector<std::unique_ptr<Projection>> projections_;
+  UpdatePlan plan_{};
+  bool is_planned_ = false;
+  Graph graph_;
+  std::vector<int64_t> last_key_;  // of the last step that went well
+  int64_t last_generation_ = 0;
+};
+
+}  // namespace limbeck::cuda

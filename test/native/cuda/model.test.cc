@@ -1,0 +1,459 @@
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/rng.h"
+#include "cuda/api.h"
+#include "model/inference.h"
+#include "test.h"
+#include "train/trainer.h"
+
+// Whole models: what the library answers through its interface is compared with the CPU's passes, which are compared
+// with float64 elsewhere.
+
+namespace {
+
+using namespace limbeck;
+namespace api = limbeck::cuda;
+
+const api::Api& library() { return *limbeck_cuda_api(api::kApiVersion); }
+
+template <typename T>
+T* made(T* pointer, const api::ApiError& error) {
+  if (pointer == nullptr) throw Error("ERR_CUDA", std::string(error.code) + ": " + error.message);
+  return pointer;
+}
+void done(int32_t status, const api::ApiError& error) {
+  if (status != 0) throw Error("ERR_CUDA", std::string(error.code) + ": " + error.message);
+}
+
+TransformerConfig base_config() {
+  TransformerConfig config{};
+  config.vocab_size = 61;
+  config.hidden_size = 24;
+  config.num_hidden_layers = 3;
+  config.num_attention_heads = config.num_key_value_heads = 3;
+  config.head_dim = 8;
+  config.intermediate_size = 40;
+  config.max_position_embeddings = 32;
+  config.norm = NormKind::kLayerNorm;
+  config.norm_placement = NormPlacement::kBefore;
+  config.norm_eps = 1e-5f;
+  config.positions = PositionKind::kLearned;
+  config.rope_theta = 10000;
+  config.causal = true;
+  config.hidden_act = Activation::kGeluTanh;
+  config.qkv_bias = config.attention_output_bias = config.mlp_bias = true;
+  config.tie_word_embeddings = true;
+  return config;
+}
+
+TransformerConfig bert_config() {
+  TransformerConfig config = base_config();
+  config.norm_placement = NormPlacement::kAfter;
+  config.causal = false;
+  config.hidden_act = Activation::kGeluErf;
+  config.type_vocab_size = 2;
+  config.masked_lm_head = true;
+  return config;
+}
+
+TransformerConfig llama_config() {
+  TransformerConfig config = base_config();
+  config.norm = NormKind::kRmsNorm;
+  config.positions = PositionKind::kRotary;
+  config.hidden_act = Activation::kSwiglu;
+  config.num_attention_heads = 4;
+  config.num_key_value_heads = 2;
+  config.head_dim = 16;
+  config.qkv_bias = config.attention_output_bias = config.mlp_bias = false;
+  config.tie_word_embeddings = false;
+  config.qk_norm = true;
+  config.sliding_window = 5;
+  config.max_window_layers = 1;
+  return config;
+}
+
+TransformerConfig sequence_config() {
+  TransformerConfig config = base_config();
+  config.item_feature_size = 10;
+  config.norm_placement = NormPlacement::kAfter;
+  return config;
+}
+
+std::vector<float> random_values(int64_t count, uint64_t stream, float range) {
+  const Philox random{7, stream};
+  std::vector<float> values(static_cast<size_t>(count));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = range * random.normal(i);
+  return values;
+}
+
+struct BatchData {
+  std::vector<int32_t> ids, offsets, types, labels;
+  Batch view(const TransformerConfig& config) const {
+    return {ids.data(), offsets.data(), config.type_vocab_size > 0 ? types.data() : nullptr,
+            static_cast<int64_t>(ids.size()), static_cast<int64_t>(offsets.size()) - 1};
+  }
+  api::ApiBatch api_view(const TransformerConfig& config) const {
+    const Batch batch = view(config);
+    return {batch.input_ids, batch.sequence_offsets, batch.token_type_ids, batch.num_tokens, batch.num_sequences};
+  }
+};
+
+BatchData make_batch(const TransformerConfig& config) {
+  BatchData data;
+  data.offsets = {0};
+  const Philox random{11, 3};
+  uint64_t word = 0;
+  for (int length : {7, 1, 18, 11}) {
+    for (int i = 0; i < length; ++i) {
+      const auto id = static_cast<int32_t>(random.word(word++) % static_cast<uint32_t>(config.vocab_size));
+      data.ids.push_back(id);
+      data.types.push_back(i % 2);
+      // The last token of a sequence has no next one.
+      data.labels.push_back(i + 1 == length ? -100 : static_cast<int32_t>((id * 5 + 3) % config.vocab_size));
+    }
+    data.offsets.push_back(static_cast<int32_t>(data.ids.size()));
+  }
+  return data;
+}
+
+/// The same model here and there.
+struct Pair {
+  Pair(const TransformerConfig& config, api::ApiPrecision precision, uint64_t seed, api::Engine* shared = nullptr)
+      : host(std::make_shared<Transformer>(config)) {
+    api::ApiError error{};
+    engine = shared != nullptr ? shared : made(library().create_engine(0, precision, &error), error);
+    owns_engine = shared == nullptr;
+    host->initialize(seed, 0.2f);
+    Parameters& parameters = host->parameters();
+    // Gains and biases away from 1 and 0, so that they matter.
+    for (const Parameter& parameter : parameters.list()) {
+      if (parameter.shape.size() != 1) continue;
+      const std::vector<float> noise = random_values(parameter.count, 100 + static_cast<uint64_t>(parameter.offset), 0.1f);
+      for (int64_t i = 0; i < parameter.count; ++i) parameters.values()[parameter.offset + i] += noise[static_cast<size_t>(i)];
+    }
+    model = made(library().create_model(engine, &config, sizeof(config), &error), error);
+    done(library().set_parameters(model, host->parameters().values(), &error), error);
+    if (config.item_feature_size > 0) {
+      const std::vector<float> features = random_values(config.vocab_size * config.item_feature_size, 55, 0.3f);
+      host->set_item_features(features.data());
+      done(library().set_item_features(model, features.data(), &error), error);
+    }
+  }
+  ~Pair() {
+    library().destroy_model(model);
+    if (owns_engine) library().destroy_engine(engine);
+  }
+  Pair(const Pair&) = delete;
+
+  std::shared_ptr<Transformer> host;
+  api::Engine* engine;
+  bool owns_engine;
+  api::Model* model;
+};
+
+/// ‖a − b‖/‖b‖; infinite where something is no number.
+double distance(const float* a, const float* b, int64_t count) {
+  double difference = 0, norm = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+    norm += double{b[i]} * b[i];
+  }
+  const double result = std::sqrt(difference / std::max(norm, 1e-30));
+  return std::isfinite(result) ? result : std::numeric_limits<double>::infinity();
+}
+
+bool is_near(double value, double expected, double tolerance) {
+  return std::fabs(value - expected) <= tolerance * (std::fabs(expected) + 1e-3);
+}
+
+struct Runtime {
+  ThreadPool pool{1};
+  Arena scratch, arena;
+  Context context{pool, scratch};
+};
+
+void check_forward(const TransformerConfig& config, api::ApiPrecision precision, double tolerance) {
+  const Pair pair(config, precision, 5);
+  const BatchData data = make_batch(config);
+  const int64_t N = static_cast<int64_t>(data.ids.size()), d = config.hidden_size, V = config.vocab_size, K = 5;
+  const int64_t S = static_cast<int64_t>(data.offsets.size()) - 1, A = 2;
+  Runtime runtime;
+  for (const Pooling pooling : {Pooling::kNone, Pooling::kMean, Pooling::kLast, Pooling::kCls, Pooling::kAttention}) {
+    ForwardInputs inputs;
+    inputs.batch = data.view(config);
+    inputs.hidden_states = {0, 1, config.num_hidden_layers};
+    inputs.pooling = pooling;
+    inputs.attentions = {2};
+    inputs.value_relations = {1, 3};
+    inputs.relation_heads = A;
+    inputs.logits = LogitsForm::kDense;
+    inputs.labels = data.labels.data();
+    const ForwardOutputs expected = run_forward(runtime.context, runtime.arena, *pair.host, inputs);
+    inputs.logits = LogitsForm::kTopK;
+    inputs.top_k = K;
+    const ForwardOutputs expected_top = run_forward(runtime.context, runtime.arena, *pair.host, inputs);
+
+    const int64_t rows = pooling == Pooling::kNone ? N : S;
+    std::vector<std::vector<float>> hidden(3, std::vector<float>(static_cast<size_t>(rows * d), NAN));
+    float* hidden_out[] = {hidden[0].data(), hidden[1].data(), hidden[2].data()};
+    std::vector<float> attention(static_cast<size_t>(expected.attentions[0].count()), NAN);
+    float* attentions_out[] = {attention.data()};
+    std::vector<std::vector<float>> relation(
+        2, std::vector<float>(static_cast<size_t>(expected.value_relations[0].count()), NAN));
+    float* relations_out[] = {relation[0].data(), relation[1].data()};
+    std::vector<float> logits(static_cast<size_t>(N * V), NAN), values(static_cast<size_t>(N * K), NAN), lse(static_cast<size_t>(N), NAN);
+    std::vector<int32_t> indices(static_cast<size_t>(N * K), -7);
+    double loss_sum = NAN;
+    const int64_t layers[] = {0, 1, config.num_hidden_layers}, attention_layers[] = {2}, relation_layers[] = {1, 3};
+    api::ApiForward request{};
+    request.batch = data.api_view(config);
+    request.hidden_states = layers;
+    request.num_hidden_states = 3;
+    request.pooling = static_cast<api::ApiPooling>(pooling);
+    request.hidden_out = hidden_out;
+    request.attentions = attention_layers;
+    request.num_attentions = 1;
+    request.attentions_out = attentions_out;
+    request.value_relations = relation_layers;
+    request.num_value_relations = 2;
+    request.relation_heads = A;
+    request.value_relations_out = relations_out;
+    request.logits_out = logits.data();
+    request.top_k = K;
+    request.top_k_indices = indices.data();
+    request.top_k_values = values.data();
+    request.log_sum_exp = lse.data();
+    request.labels = data.labels.data();
+    request.loss_sum = &loss_sum;
+    api::ApiError error{};
+    done(library().forward(pair.model, &request, &error), error);
+    for (size_t i = 0; i < 3; ++i) {
+      CHECK(distance(hidden[i].data(), expected.hidden_states[i].data(), rows * d) < tolerance);
+    }
+    CHECK(distance(attention.data(), expected.attentions[0].data(), expected.attentions[0].count()) < tolerance);
+    for (size_t i = 0; i < 2; ++i) {
+      CHECK(distance(relation[i].data(), expected.value_relations[i].data(), expected.value_relations[i].count()) <
+            tolerance);
+    }
+    CHECK(distance(logits.data(), expected.logits.data(), N * V) < tolerance);
+    CHECK(distance(values.data(), expected_top.top_k_values.data(), N * K) < tolerance);
+    CHECK(distance(lse.data(), expected_top.log_sum_exp.data(), N) < tolerance);
+    if (precision == api::ApiPrecision::kFloat32) CHECK(indices == expected_top.top_k_indices);
+    CHECK(is_near(loss_sum, expected.loss_sum, tolerance));
+  }
+}
+
+/// A cosine below 1 − tolerance² / 2 or so would show in the distance as well.
+void check_training(const TransformerConfig& config, api::ApiPrecision precision, double tolerance, bool has_teacher,
+                    int64_t sampled_negatives, float dropout) {
+  TransformerConfig student_config = config;
+  student_config.embedding_dropout = student_config.attention_dropout = student_config.hidden_dropout = dropout;
+  const Pair student(student_config, precision, 5);
+  TransformerConfig teacher_config = config;
+  teacher_config.num_hidden_layers = 4;
+  teacher_config.hidden_size = 32;
+  teacher_config.item_feature_size = 0;
+  const Pair teacher(teacher_config, precision, 9, student.engine);
+  const BatchData data = make_batch(config);
+
+  OptimizerOptions options;
+  options.weight_decay = 0.1f;
+  options.max_grad_norm = 0.5f;
+  Trainer host(student.host, options);
+  api::ApiError error{};
+  const api::ApiOptimizer api_options{api::ApiOptimizerKind::kAdamW, options.beta1,    options.beta2,
+                                      options.epsilon,               options.weight_decay, 0,
+                                      options.max_grad_norm};
+  api::Trainer* trainer = made(library().create_trainer(student.model, &api_options, &error), error);
+
+  TeacherSignal signal;
+  signal.model = teacher.host.get();
+  signal.layer_map = {{1, 2}, {3, 4}};
+  signal.relation_heads = 2;
+  const int64_t layer_map[] = {1, 2, 3, 4};
+  api::ApiTeacher api_signal{};
+  api_signal.model = teacher.model;
+  api_signal.layer_map = layer_map;
+  api_signal.num_pairs = 2;
+  api_signal.relation_heads = 2;
+
+  StepInputs inputs{};
+  inputs.batch = data.view(config);
+  inputs.labels = data.labels.data();
+  inputs.learning_rate = 1e-3f;
+  inputs.dropout_seed = dropout > 0 ? 3 : -1;
+  inputs.sampled_negatives = sampled_negatives;
+  api::ApiStep step{};
+  step.batch = data.api_view(config);
+  step.labels = data.labels.data();
+  step.learning_rate = 1e-3f;
+  step.dropout_seed = inputs.dropout_seed;
+  step.ce = 1;
+  step.temperature = step.fusion = step.gate = 1;
+  step.sampled_negatives = sampled_negatives;
+  if (has_teacher) {
+    inputs.weights.kd = step.kd = 0.7f;
+    inputs.weights.hidden = step.hidden = 0.5f;
+    inputs.weights.attention = step.attention = 0.4f;
+    inputs.weights.relation = step.relation = 0.3f;
+    inputs.weights.temperature = step.temperature = 2;
+    inputs.teacher = &signal;
+    step.teacher = &api_signal;
+  }
+
+  Runtime runtime;
+  const int64_t count = student.host->parameters().flat_count();
+  std::vector<float> flat(static_cast<size_t>(count));
+  const auto compare = [&](const StepResult& expected, const api::ApiStepResult& result) {
+    CHECK(is_near(result.loss, expected.loss, tolerance));
+    CHECK(is_near(result.ce, expected.ce, tolerance));
+    CHECK(is_near(result.kd, expected.kd, tolerance));
+    CHECK(is_near(result.hidden, expected.hidden, tolerance));
+    CHECK(is_near(result.attention, expected.attention, 2 * tolerance));
+    CHECK(is_near(result.relation, expected.relation, 2 * tolerance));
+    CHECK(is_near(result.grad_norm, expected.grad_norm, tolerance));
+    CHECK(result.num_labels == expected.num_labels);
+  };
+  const StepResult expected = host.compute_gradients(runtime.context, runtime.arena, inputs);
+  api::ApiStepResult result{};
+  done(library().compute_gradients(trainer, &step, &result, &error), error);
+  compare(expected, result);
+  done(library().get_gradients(student.model, flat.data(), &error), error);
+  CHECK(distance(flat.data(), student.host->parameters().gradients(), count) < tolerance);
+  // Each tensor on its own: a wrong small one hides in the whole. What is noise in theory is left out.
+  for (const Parameter& parameter : student.host->parameters().list()) {
+    const float* own = student.host->parameters().gradients() + parameter.offset;
+    double square = 0;
+    for (int64_t i = 0; i < parameter.count; ++i) square += double{own[i]} * own[i];
+    if (std::sqrt(square) < 1e-3 * expected.grad_norm) continue;
+    const bool is_close = distance(flat.data() + parameter.offset, own, parameter.count) < 4 * tolerance;
+    if (!is_close) std::fprintf(stderr, "gradient of %s differs\n", parameter.name.c_str());
+    CHECK(is_close);
+  }
+  for (int64_t index = 0; has_teacher && index < 2; ++index) {
+    int64_t rows = 0, columns = 0;
+    CHECK(library().projection_shape(trainer, index, &rows, &columns) == 0);
+    std::vector<float> gradient(static_cast<size_t>(rows * columns));
+    done(library().read_array(trainer, api::ApiArray::kProjectionGradient, index, gradient.data(), &error), error);
+    CHECK(distance(gradient.data(), host.projections()[static_cast<size_t>(index)].gradient.get(), rows * columns) <
+          tolerance);
+  }
+
+  // AdamW makes whole steps of the signs of noise, so the distance is to what moved.
+  std::vector<float> before(student.host->parameters().values(), student.host->parameters().values() + count);
+  for (int i = 0; i < 3; ++i) {
+    const StepResult host_result = host.step(runtime.context, runtime.arena, inputs);
+    done(library().step(trainer, &step, &result, &error), error);
+    compare(host_result, result);
+  }
+  CHECK(library().get_step_count(trainer) == 3);
+  done(library().get_parameters(student.model, flat.data(), &error), error);
+  const float* after = const_cast<const Transformer&>(*student.host).parameters().values();
+  double moved = 0, apart = 0;
+  for (size_t i = 0; i < flat.size(); ++i) {
+    moved += std::pow(double{after[i]} - before[i], 2);
+    apart += std::pow(double{after[i]} - flat[i], 2);
+  }
+  CHECK(moved > 0);
+  CHECK(std::sqrt(apart / moved) < (precision == api::ApiPrecision::kFloat32 ? 0.02 : 0.5));
+  if (precision == api::ApiPrecision::kFloat32) {
+    done(library().read_array(trainer, api::ApiArray::kFirst, 0, flat.data(), &error), error);
+    CHECK(distance(flat.data(), host.first(), count) < 10 * tolerance);
+    done(library().read_array(trainer, api::ApiArray::kSecond, 0, flat.data(), &error), error);
+    CHECK(distance(flat.data(), host.second(), count) < 20 * tolerance);
+  }
+
+  // The same state gives the same bits.
+  std::vector<float> again(flat.size());
+  done(library().compute_gradients(trainer, &step, &result, &error), error);
+  done(library().get_gradients(student.model, flat.data(), &error), error);
+  done(library().compute_gradients(trainer, &step, &result, &error), error);
+  done(library().get_gradients(student.model, again.data(), &error), error);
+  CHECK(std::memcmp(flat.data(), again.data(), flat.size() * sizeof(float)) == 0);
+  library().destroy_trainer(trainer);
+}
+
+constexpr auto kFloat32 = api::ApiPrecision::kFloat32;
+constexpr auto kBFloat16 = api::ApiPrecision::kBFloat16;
+
+}  // namespace
+
+TEST("model: forward of a GPT-2 equals the CPU's") { check_forward(base_config(), kFloat32, 1e-5); }
+TEST("model: forward of a BERT equals the CPU's") { check_forward(bert_config(), kFloat32, 1e-5); }
+TEST("model: forward of a Llama equals the CPU's") { check_forward(llama_config(), kFloat32, 1e-5); }
+TEST("model: forward of a sequence student equals the CPU's") { check_forward(sequence_config(), kFloat32, 1e-5); }
+TEST("model: forward in bf16 is near the CPU's") {
+  for (const TransformerConfig& config : {base_config(), bert_config(), llama_config(), sequence_config()}) {
+    check_forward(config, kBFloat16, 4e-2);
+  }
+}
+
+TEST("model: training a GPT-2 equals the CPU's") { check_training(base_config(), kFloat32, 2e-5, false, 0, 0); }
+TEST("model: training a BERT equals the CPU's") { check_training(bert_config(), kFloat32, 2e-5, false, 0, 0); }
+TEST("model: training a Llama equals the CPU's") { check_training(llama_config(), kFloat32, 2e-5, false, 0, 0); }
+TEST("model: dropout has the CPU's masks") {
+  check_training(base_config(), kFloat32, 2e-5, false, 0, 0.2f);
+  check_training(bert_config(), kFloat32, 2e-5, false, 0, 0.2f);
+}
+TEST("model: distillation with every loss equals the CPU's") {
+  check_training(base_config(), kFloat32, 2e-5, true, 0, 0);
+  check_training(bert_config(), kFloat32, 2e-5, true, 0, 0.1f);
+  check_training(llama_config(), kFloat32, 2e-5, true, 0, 0);
+  check_training(sequence_config(), kFloat32, 2e-5, true, 0, 0);
+}
+TEST("model: sampled softmax equals the CPU's") {
+  check_training(sequence_config(), kFloat32, 2e-5, false, 9, 0);
+  check_training(sequence_config(), kFloat32, 2e-5, false, 60, 0.1f);
+}
+TEST("model: training in bf16 is near the CPU's") {
+  check_training(base_config(), kBFloat16, 5e-2, true, 0, 0);
+  check_training(bert_config(), kBFloat16, 5e-2, true, 0, 0);
+  check_training(llama_config(), kBFloat16, 5e-2, true, 0, 0);
+  check_training(sequence_config(), kBFloat16, 5e-2, false, 9, 0);
+}
+
+TEST("model: a loss that is not finite leaves the parameters") {
+  const TransformerConfig config = base_config();
+  const Pair pair(config, kFloat32, 5);
+  const BatchData data = make_batch(config);
+  api::ApiError error{};
+  const api::ApiOptimizer options{api::ApiOptimizerKind::kAdamW, 0.9f, 0.999f, 1e-8f, 0, 0, 0};
+  api::Trainer* trainer = made(library().create_trainer(pair.model, &options, &error), error);
+  const int64_t count = pair.host->parameters().flat_count();
+  std::vector<float> values(pair.host->parameters().values(), pair.host->parameters().values() + count);
+  values[static_cast<size_t>(pair.host->parameters().find("final_norm.weight").offset)] = INFINITY;
+  done(library().set_parameters(pair.model, values.data(), &error), error);
+  api::ApiStep step{};
+  step.batch = data.api_view(config);
+  step.labels = data.labels.data();
+  step.learning_rate = 1e-3f;
+  step.dropout_seed = -1;
+  step.ce = step.temperature = step.fusion = step.gate = 1;
+  api::ApiStepResult result{};
+  CHECK(library().step(trainer, &step, &result, &error) == -1);
+  CHECK(std::string(error.code) == "ERR_NOT_FINITE");
+  std::vector<float> after(static_cast<size_t>(count));
+  done(library().get_parameters(pair.model, after.data(), &error), error);
+  CHECK(std::memcmp(values.data(), after.data(), values.size() * sizeof(float)) == 0);
+  CHECK(library().get_step_count(trainer) == 0);
+  library().destroy_trainer(trainer);
+}
+
+TEST("model: interpolation on the GPU is θ + alpha·(source − θ)") {
+  const TransformerConfig config = base_config();
+  const Pair first(config, kFloat32, 5);
+  const Pair second(config, kFloat32, 6, first.engine);
+  api::ApiError error{};
+  done(library().interpolate(first.model, second.model, 0.25f, &error), error);
+  const int64_t count = first.host->parameters().flat_count();
+  std::vector<float> out(static_cast<size_t>(count)), expected(out.size());
+  done(library().get_parameters(first.model, out.data(), &error), error);
+  const float* a = const_cast<const Transformer&>(*first.host).parameters().values();
+  const float* b = const_cast<const Transformer&>(*second.host).parameters().values();
+  for (size_t i = 0; i < expected.size(); ++i) expected[i] = a[i] + 0.25f * (b[i] - a[i]);
+  CHECK(distance(out.data(), expected.data(), count) < 1e-6);
+}
