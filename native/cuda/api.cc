@@ -12,6 +12,7 @@
 #include "cuda/driver.h"
 #include "cuda/engine.h"
 #include "cuda/model.h"
+#include "cuda/recommender.h"
 #include "cuda/trainer.h"
 
 namespace limbeck::cuda {
@@ -57,7 +58,7 @@ int32_t attempt(ApiError* error, Body&& body) {
 
 void describe_runtime(ApiRuntime* out) {
   *out = {};
-  const DriverInfo info = inspect_driver();
+  const DriverInfo info = inspect_driver(kNoDevice);
   out->runtime_version = info.runtime_version;
   out->driver_version = info.driver_version;
   out->num_devices = static_cast<int32_t>(info.devices.size());
@@ -68,7 +69,7 @@ void describe_runtime(ApiRuntime* out) {
 int32_t describe_device(int32_t device, ApiDevice* out, ApiError* error) {
   return attempt(error, [&] {
     *out = {};
-    const DriverInfo driver = inspect_driver();
+    const DriverInfo driver = inspect_driver(device);
     if (device < 0 || device >= static_cast<int32_t>(driver.devices.size())) {
       throw Error("ERR_INVALID_ARGUMENT", "There is no GPU " + std::to_string(device) + "; this machine has " +
                                               std::to_string(driver.devices.size()) + ".");
@@ -165,19 +166,49 @@ int32_t write_array(Trainer* trainer, ApiArray array, int64_t index, const float
   return attempt(error, [&] { trainer->write_array(array, index, in); });
 }
 
+Recommender* create_recommender(Model* model, ApiError* error) {
+  return guarded(error, static_cast<Recommender*>(nullptr), [&]() -> Recommender* {
+    if (model->engine.precision == ApiPrecision::kBFloat16) {
+      return new TransformerRecommender<bf16>(static_cast<Transformer<bf16>&>(*model));
+    }
+    return new TransformerRecommender<float>(static_cast<Transformer<float>&>(*model));
+  });
+}
+
+void destroy_recommender(Recommender* recommender) { delete recommender; }
+
+int32_t recommend(Recommender* recommender, const ApiRecommend* request, ApiError* error) {
+  return attempt(error, [&] { recommender->recommend(*request); });
+}
+
 constexpr Api kApi = {
-    kApiVersion,       sizeof(Api),
-    describe_runtime,  describe_device,
-    create_engine,     destroy_engine,
-    create_model,      destroy_model,
-    set_parameters,    get_parameters,
-    get_gradients,     set_item_features,
-    forward,           interpolate,
-    create_trainer,    destroy_trainer,
-    compute_gradients, step,
-    get_step_count,    set_step_count,
-    projection_shape,  ensure_projection,
-    read_array,        write_array,
+    kApiVersion,
+    sizeof(Api),
+    describe_runtime,
+    describe_device,
+    create_engine,
+    destroy_engine,
+    create_model,
+    destroy_model,
+    set_parameters,
+    get_parameters,
+    get_gradients,
+    set_item_features,
+    forward,
+    interpolate,
+    create_trainer,
+    destroy_trainer,
+    compute_gradients,
+    step,
+    get_step_count,
+    set_step_count,
+    projection_shape,
+    ensure_projection,
+    read_array,
+    write_array,
+    create_recommender,
+    destroy_recommender,
+    recommend,
 };
 
 }  // namespace

@@ -121,6 +121,19 @@ enum class ApiArray : int32_t {
   kProjectionSecond,
 };
 
+struct Recommender;  // requests to a sequence model
+
+struct ApiRecommend {
+  const int32_t* history;  // [length] items, the oldest first; 1 ≤ length ≤ the model's positions
+  int64_t length;
+  const int32_t* excluded;  // [num_excluded] items that are not answered
+  int64_t num_excluded;
+  int64_t k;             // k + num_excluded ≤ 1024
+  int32_t* indices;      // [k] best first, equal scores by lower index
+  float* scores;         // [k]
+  int64_t* num_results;  // [1] ≤ k
+};
+
 /// Functions that can fail return 0, or −1 with *error set; those that make something return null then. A lost device
 /// ("ERR_DEVICE_LOST") fails every later call of its engine. One thread at a time an engine.
 struct Api {
@@ -160,6 +173,11 @@ struct Api {
   int32_t (*ensure_projection)(Trainer* trainer, int64_t index, int64_t rows, int64_t columns, ApiError* error);
   int32_t (*read_array)(Trainer* trainer, ApiArray array, int64_t index, float* out, ApiError* error);
   int32_t (*write_array)(Trainer* trainer, ApiArray array, int64_t index, const float* in, ApiError* error);
+
+  /// The items are the rows of the model's table as it is now; the rest of the model stays shared with it.
+  Recommender* (*create_recommender)(Model* model, ApiError* error);
+  void (*destroy_recommender)(Recommender* recommender);
+  int32_t (*recommend)(Recommender* recommender, const ApiRecommend* request, ApiError* error);
 };
 
 }  // namespace limbeck::cuda

@@ -17,6 +17,18 @@ class DeviceBatch {
   /// Allocates from the context's arena and starts the copies. The orders of the embeddings' gradients are made for
   /// backward alone.
   DeviceBatch(Context& context, const TransformerConfig& config, const Batch& batch, bool for_backward);
+  /// One sequence of at most max_length tokens, whose ids and length others write to device memory: for graphs.
+  ///   ids [max_length], position_ids [max_length], sequence_offsets [2]
+  DeviceBatch(int64_t max_length, const int32_t* ids, const int32_t* position_ids, const int32_t* sequence_offsets)
+      : num_tokens(max_length),
+        num_sequences(1),
+        max_length(max_length),
+        map_elements(0),
+        input_ids(ids),
+        position_ids(position_ids),
+        token_type_ids(nullptr),
+        sequence_offsets(sequence_offsets),
+        map_offsets(nullptr) {}
   DeviceBatch(const DeviceBatch&) = delete;
   DeviceBatch& operator=(const DeviceBatch&) = delete;
 

@@ -228,19 +228,26 @@ void Transformer<T>::require_gradients() {
 }
 
 template <typename T>
-void Transformer<T>::zero_gradients(Context& context) const {
-  set_zero(context, gradients_, device_count_);
+void Transformer<T>::zero_gradients(Context& context, bool with_words) const {
+  // embeddings.word is the first tensor.
+  const int64_t first = with_words ? 0 : tensors_[1].offset;
+  set_zero(context, gradients_ + first, device_count_ - first);
 }
 
 template <typename T>
-std::vector<OptimizerTensor> Transformer<T>::optimizer_tensors(float* first, float* second, float weight_decay) const {
+std::vector<OptimizerTensor> Transformer<T>::optimizer_tensors(float* first, float* second, float weight_decay,
+                                                               const uint8_t* touched_words) const {
   std::vector<OptimizerTensor> result;
   for (const Tensor& tensor : tensors_) {
     const auto at = [&](float* array) { return array == nullptr ? nullptr : array + tensor.offset; };
     bf16* rounded = nullptr;
     if constexpr (std::is_same_v<T, bf16>) rounded = compute_ + tensor.offset;
     result.push_back({at(values_), at(gradients_), at(first), at(second), rounded, tensor.parameter.count,
-                      tensor.parameter.shape.size() >= 2 ? weight_decay : 0.0f});
+                      tensor.parameter.shape.size() >= 2 ? weight_decay : 0.0f, nullptr, 0});
+    if (touched_words != nullptr && tensor.parameter.name == "embeddings.word") {
+      result.back().touched_rows = touched_words;
+      result.back().row_size = config.hidden_size;
+    }
   }
   return result;
 }
@@ -472,9 +479,14 @@ void Transformer<T>::block_forward(Context& context, const Activations<T>& activ
   } else {
     norm_forward(context, block.mlp_norm, a.residual, a.mlp_normed, a.mlp_mean, a.mlp_rstd, N);
   }
-  linear_forward<T>(context, a.mlp_normed, block.mlp_input.weight, block.mlp_input.bias, nullptr, a.mlp_input, N, d,
-                    config.mlp_input_size());
-  activation_forward<T>(context, config.hidden_act, a.mlp_input, a.mlp_activated, N, I);
+  if (config.hidden_act == Activation::kGeluTanh) {
+    linear_gelu_forward<T>(context, a.mlp_normed, block.mlp_input.weight, block.mlp_input.bias,
+                           a.mlp_input == a.mlp_activated ? nullptr : a.mlp_input, a.mlp_activated, N, d, I);
+  } else {
+    linear_forward<T>(context, a.mlp_normed, block.mlp_input.weight, block.mlp_input.bias, nullptr, a.mlp_input, N, d,
+                      config.mlp_input_size());
+    activation_forward<T>(context, config.hidden_act, a.mlp_input, a.mlp_activated, N, I);
+  }
   T* sum = norm_after ? a.output_sum : a.output;
   add_branch(context, activations, block.mlp_output, a.mlp_activated, I, norm_after ? a.mlp_normed : a.residual, sum, N,
              mlp_output_stream(layer));
@@ -500,13 +512,20 @@ void Transformer<T>::block_backward(Context& context, const Activations<T>& acti
   }
   const T* d_branch = branch_gradient(context, activations, d_stream, d_normed, mlp_output_stream(layer));
   T* d_activated = arena.template allocate<T>(N * I);
-  linear_backward<T>(context, a.mlp_activated, block.mlp_output.weight, d_branch, d_activated,
-                     block.mlp_output.d_weight, N, I, d);
-  if (block.mlp_output.d_bias != nullptr) add_row_sums<T>(context, d_branch, d, N, d, block.mlp_output.d_bias);
   T* d_mlp_input = d_activated;
-  if (config.hidden_act == Activation::kSwiglu) d_mlp_input = arena.template allocate<T>(N * 2 * I);
-  activation_backward<T>(context, config.hidden_act, a.mlp_input, d_activated, d_mlp_input, block.mlp_input.d_bias, N,
-                         I);
+  if (config.hidden_act == Activation::kGeluTanh) {
+    linear_backward<T>(context, a.mlp_activated, block.mlp_output.weight, d_branch, nullptr, block.mlp_output.d_weight,
+                       N, I, d);
+    linear_gelu_backward<T>(context, d_branch, block.mlp_output.weight, a.mlp_input, d_mlp_input,
+                            block.mlp_input.d_bias, N, I, d);
+  } else {
+    linear_backward<T>(context, a.mlp_activated, block.mlp_output.weight, d_branch, d_activated,
+                       block.mlp_output.d_weight, N, I, d);
+    if (config.hidden_act == Activation::kSwiglu) d_mlp_input = arena.template allocate<T>(N * 2 * I);
+    activation_backward<T>(context, config.hidden_act, a.mlp_input, d_activated, d_mlp_input, block.mlp_input.d_bias, N,
+                           I);
+  }
+  if (block.mlp_output.d_bias != nullptr) add_row_sums<T>(context, d_branch, d, N, d, block.mlp_output.d_bias);
   linear_backward<T>(context, a.mlp_normed, block.mlp_input.weight, d_mlp_input, d_normed, block.mlp_input.d_weight, N,
                      d, config.mlp_input_size());
   if (norm_after) {

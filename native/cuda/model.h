@@ -125,10 +125,13 @@ class Transformer final : public Model {
 
   /// Allocated at the first call.
   void require_gradients();
-  void zero_gradients(Context& context) const;
+  /// All of them, or all but those of embeddings.word.
+  void zero_gradients(Context& context, bool with_words = true) const;
   float* gradient(const std::string& name) const;
   /// One entry a parameter; moments are those of the trainer, in the device layout (see device_count).
-  std::vector<OptimizerTensor> optimizer_tensors(float* first, float* second, float weight_decay) const;
+  ///   touched_words [V] or null: see OptimizerTensor, for embeddings.word
+  std::vector<OptimizerTensor> optimizer_tensors(float* first, float* second, float weight_decay,
+                                                 const uint8_t* touched_words) const;
   /// Floats of a device array of all parameters.
   int64_t device_count() const { return device_count_; }
   /// Copies between an array in the host's layout of Parameters and one in the device layout.

@@ -65,7 +65,9 @@ struct TransformerTrainer<T>::Step {
   // Host memory that the stream reads.
   std::vector<int32_t> rows, labels;  // [R] tokens with a label, and the labels
   StepScalars scalars{};
-  SampledIndices sampled;
+  std::vector<int32_t> drawn;          // [C] negatives of sampled softmax, ascending
+  std::vector<int32_t> drawn_columns;  // [R] which of them is the label, −1 = none
+  EmbeddingOrder host_label_order;
   std::vector<int32_t> top_k_indices;
   std::vector<float> top_k_values, log_sum_exp;
   std::unique_ptr<DeviceBatch> batch;
@@ -73,13 +75,14 @@ struct TransformerTrainer<T>::Step {
 
   // On the device, made by each pass.
   StepScalars* device_scalars = nullptr;
-  double* sums = nullptr;        // [kNumTerms]
-  double* squares = nullptr;     // [1]
-  double* loss = nullptr;        // [1]
-  const int32_t* device_rows = nullptr;    // [R]
-  const int32_t* device_labels = nullptr;  // [R]
-  const int32_t* sampled_indices = nullptr;  // [C] of sampled
-  const uint8_t* sampled_allowed = nullptr;  // [C]
+  double* sums = nullptr;                         // [kNumTerms]
+  double* squares = nullptr;                      // [1]
+  double* loss = nullptr;                         // [1]
+  const int32_t* device_rows = nullptr;           // [R]
+  const int32_t* device_labels = nullptr;         // [R]
+  const int32_t* device_drawn = nullptr;          // [C]
+  const int32_t* device_drawn_columns = nullptr;  // [R]
+  DeviceEmbeddingOrder label_order{};             // of sampled softmax
   Activations<T> student{}, taught{};
   BackwardInputs<T> backward{};
   float* d_output_table = nullptr;  // [V, d]
@@ -94,6 +97,10 @@ struct TransformerTrainer<T>::Step {
   }
   /// Arrays of the host's are copied in the midst of the work.
   bool is_graphable() const { return teacher == nullptr || teacher->model != nullptr; }
+  /// Whether the gradient of embeddings.word is zero in all rows but those of inputs, labels and negatives.
+  bool touches_few(const TransformerConfig& config) const {
+    return !drawn.empty() && config.item_feature_size == 0 && config.hidden_size % 4 == 0;
+  }
   int64_t num_rows() const { return static_cast<int64_t>(rows.size()); }
 };
 
@@ -126,9 +133,18 @@ ApiStepResult TransformerTrainer<T>::run(const ApiStep& request, bool updates) {
     throw Error("ERR_INVALID_ARGUMENT", "Every label of the batch is -100: there is nothing to learn from.");
   }
   if (request.sampled_negatives > 0) {
-    step.sampled = sample_indices(step.labels.data(), step.num_rows(), request.sampled_negatives, config.vocab_size,
-                                  static_cast<uint64_t>(std::max<int64_t>(request.dropout_seed, 0)));
-    step.labels = step.sampled.labels;
+    step.drawn = draw_negatives(request.sampled_negatives, config.vocab_size,
+                                static_cast<uint64_t>(std::max<int64_t>(request.dropout_seed, 0)));
+    for (int32_t label : step.labels) {
+      const auto found = std::lower_bound(step.drawn.begin(), step.drawn.end(), label);
+      const bool is_drawn = found != step.drawn.end() && *found == label;
+      step.drawn_columns.push_back(is_drawn ? static_cast<int32_t>(found - step.drawn.begin()) : -1);
+    }
+    const int64_t num_ids = N + step.num_rows() + static_cast<int64_t>(step.drawn.size());
+    if (step.touches_few(config) && !touched_words_.is_reserved(num_ids)) {
+      touched_words_.reserve(model_.engine, config.vocab_size, num_ids);
+      is_planned_ = false;
+    }
   }
   if (request.hidden != 0) {
     for (int64_t i = 0; i < step.teacher->num_pairs; ++i) {
@@ -165,6 +181,8 @@ ApiStepResult TransformerTrainer<T>::run(const ApiStep& request, bool updates) {
       },
       is_repeated);
   last_key_ = key;
+  touched_words_.set_touched(step.touches_few(config) ? N + step.num_rows() + static_cast<int64_t>(step.drawn.size())
+                                                      : -1);
   last_generation_ = model_.engine.arena_generation;
 
   ApiStepResult result{};
@@ -201,6 +219,7 @@ void TransformerTrainer<T>::set_terms(Step& step) const {
   };
   set(kCe, request.ce, R);
   set(kKd, request.kd, R);
+  if (request.kd != 0) step.means[kCe] = 1.0 / R;  // told without a weight, too
   if (step.teacher == nullptr) return;
   set(kHidden, request.hidden, N * static_cast<double>(step.teacher_hidden_size()) * pairs);
   set(kAttention, request.attention, N * static_cast<double>(config.num_attention_heads) * pairs);
@@ -224,11 +243,12 @@ std::vector<int64_t> TransformerTrainer<T>::graph_key(const Step& step, bool upd
                               max_length,
                               map_elements,
                               step.num_rows(),
-                              static_cast<int64_t>(step.sampled.indices.size()),
+                              static_cast<int64_t>(step.drawn.size()),
+                              touched_words_.num_touched(),
                               request.dropout_seed >= 0,
                               reinterpret_cast<int64_t>(plan_.tensors)};
-  for (float weight : {request.ce, request.kd, request.hidden, request.attention, request.relation,
-                       request.temperature, request.fusion, request.gate}) {
+  for (float weight : {request.ce, request.kd, request.hidden, request.attention, request.relation, request.temperature,
+                       request.fusion, request.gate}) {
     int32_t bits = 0;
     std::memcpy(&bits, &weight, sizeof(bits));
     key.push_back(bits);
@@ -250,9 +270,15 @@ void TransformerTrainer<T>::upload(Context& context, Step& step) {
   step.device_scalars = to_device(context, &step.scalars, 1);
   step.device_rows = to_device(context, step.rows.data(), R);
   step.device_labels = to_device(context, step.labels.data(), R);
-  const auto count = static_cast<int64_t>(step.sampled.indices.size());
-  step.sampled_indices = to_device(context, step.sampled.indices.data(), count);
-  step.sampled_allowed = to_device(context, step.sampled.allowed.data(), count);
+  if (!step.drawn.empty()) {
+    step.device_drawn = to_device(context, step.drawn.data(), static_cast<int64_t>(step.drawn.size()));
+    step.device_drawn_columns = to_device(context, step.drawn_columns.data(), R);
+    step.label_order = allocate_embedding_order(context, R, model_.config.vocab_size);
+    if (!context.is_dry) {
+      step.host_label_order = EmbeddingOrder::of(step.labels.data(), R, model_.config.vocab_size);
+      cuda::upload(context, step.host_label_order, step.label_order);
+    }
+  }
   step.sums = context.arena.template allocate<double>(kNumTerms + 2);
   step.squares = step.sums + kNumTerms;
   step.loss = step.squares + 1;
@@ -280,7 +306,18 @@ void TransformerTrainer<T>::forward(Context& context, Step& step) {
   const ApiStep& request = step.request;
   const int64_t N = request.batch.num_tokens, d = config.hidden_size, L = config.num_hidden_layers;
   set_zero(context, step.sums, kNumTerms + 2);
-  model_.zero_gradients(context);
+  model_.zero_gradients(context, !touched_words_.exists());
+  if (touched_words_.exists()) {
+    float* d_words = model_.gradient("embeddings.word");
+    if (step.touches_few(config)) {
+      touched_words_.begin(context, d_words, d,
+                           {{step.batch->input_ids, N},
+                            {step.device_labels, step.num_rows()},
+                            {step.device_drawn, static_cast<int64_t>(step.drawn.size())}});
+    } else {
+      touched_words_.begin_all(context, d_words, d);
+    }
+  }
   for (const auto& projection : projections_) set_zero(context, projection->gradient, projection->count());
 
   ForwardOptions options;
@@ -324,8 +361,7 @@ void TransformerTrainer<T>::forward(Context& context, Step& step) {
     step.backward.d_word_table = context.arena.template allocate<float>(config.vocab_size * d);
     set_zero(context, step.backward.d_word_table, config.vocab_size * d);
   }
-  step.d_output_table =
-      config.tie_word_embeddings ? step.backward.d_word_table : model_.gradient("head.output.weight");
+  step.d_output_table = config.tie_word_embeddings ? step.backward.d_word_table : model_.gradient("head.output.weight");
   step.d_output_bias = model_.gradient("head.bias");
 }
 
@@ -350,19 +386,29 @@ void TransformerTrainer<T>::head_loss(Context& context, Step& step) {
   const OutputTable<T> table = model_.output_table(step.student.word_table);
   T* d_rows = is_whole ? step.backward.d_final : context.arena.template allocate<T>(R * d);
   const float row_scale = 1.0f / static_cast<float>(R);
-  if (request.sampled_negatives > 0) {
-    const auto count = static_cast<int64_t>(step.sampled.indices.size()), padded = divide_up(count, 64) * 64;
-    const int32_t* indices = step.sampled_indices;
+  if (!step.drawn.empty()) {
+    const auto count = static_cast<int64_t>(step.drawn.size()), padded = divide_up(count, 64) * 64;
+    const bool has_bias = table.bias != nullptr;
     T* weight = context.arena.template allocate<T>(padded * d);
-    T* bias = table.bias != nullptr ? context.arena.template allocate<T>(padded) : nullptr;
+    T* bias = has_bias ? context.arena.template allocate<T>(padded) : nullptr;
     float* d_weight = context.arena.template allocate<float>(count * d);
-    float* d_bias = step.d_output_bias != nullptr ? context.arena.template allocate<float>(count) : nullptr;
+    float* d_bias = has_bias ? context.arena.template allocate<float>(count) : nullptr;
+    T* label_weight = context.arena.template allocate<T>(R * d);
+    T* label_bias = has_bias ? context.arena.template allocate<T>(R) : nullptr;
+    T* d_labels = context.arena.template allocate<T>(R * d);
+    float* d_labels_bias = context.arena.template allocate<float>(R);
     set_zero(context, d_weight, count * d);
-    if (d_bias != nullptr) set_zero(context, d_bias, count);
-    sample_table<T>(context, table, indices, count, weight, bias, d);
-    loss_head<T>(context, head.output, {weight, bias, count, padded}, step.device_labels, teacher, options, row_scale, step.sampled_allowed,
-                 d_rows, d_weight, d_bias, step.sums, R, d);
-    scatter_table_gradient(context, d_weight, d_bias, indices, count, step.d_output_table, step.d_output_bias, d);
+    if (has_bias) set_zero(context, d_bias, count);
+    sample_table<T>(context, table, step.device_drawn, count, weight, bias, d);
+    gather_rows<T>(context, table.weight, step.device_labels, label_weight, R, d);
+    if (has_bias) gather_rows<T>(context, table.bias, step.device_labels, label_bias, R, 1);
+    sampled_loss_head<T>(context, head.output, {weight, bias, count, padded},
+                         {step.device_drawn_columns, label_weight, label_bias}, request.ce, row_scale, d_rows, d_weight,
+                         d_bias, d_labels, d_labels_bias, step.sums, R, d);
+    scatter_table_gradient(context, d_weight, d_bias, step.device_drawn, count, step.d_output_table, step.d_output_bias,
+                           d);
+    embedding_backward<T>(context, step.label_order, d_labels, step.d_output_table, d);
+    if (has_bias) embedding_backward<float>(context, step.label_order, d_labels_bias, step.d_output_bias, 1);
   } else {
     loss_head<T>(context, head.output, table, step.device_labels, teacher, options, row_scale, nullptr, d_rows,
                  step.d_output_table, step.d_output_bias, step.sums, R, d);
@@ -384,9 +430,8 @@ TeacherLogits<T> TransformerTrainer<T>::teacher_logits(Context& context, Step& s
   if (head_model != nullptr) {
     const auto& head = static_cast<const Transformer<T>&>(*head_model);
     const int64_t width = head.config.hidden_size;
-    const T* hidden = signal.model != nullptr
-                          ? step.taught.hidden[static_cast<size_t>(head.config.num_hidden_layers)]
-                          : rounded_to_device<T>(context, signal.logits_hidden, N * width);
+    const T* hidden = signal.model != nullptr ? step.taught.hidden[static_cast<size_t>(head.config.num_hidden_layers)]
+                                              : rounded_to_device<T>(context, signal.logits_hidden, N * width);
     if (R != N) {
       T* packed = context.arena.template allocate<T>(R * width);
       gather_rows<T>(context, hidden, step.device_rows, packed, R, width);
@@ -494,8 +539,8 @@ void TransformerTrainer<T>::relation_loss(Context& context, Step& step) {
     float* maps = context.arena.template allocate<float>(elements);
     value_relation_forward<T>(context, shape, values, maps);
     attention_map_divergence(context, target, maps, elements, step.sums + kRelation);
-    value_relation_backward<T>(context, shape, values, maps, target,
-                               static_cast<float>(step.terms.scale[kRelation]), d_values);
+    value_relation_backward<T>(context, shape, values, maps, target, static_cast<float>(step.terms.scale[kRelation]),
+                               d_values);
     step.backward.d_values[block] = d_values;
   }
 }
@@ -512,12 +557,13 @@ void TransformerTrainer<T>::update(Context& context, Step& step) {
 
 template <typename T>
 void TransformerTrainer<T>::plan() {
-  std::vector<OptimizerTensor> tensors = model_.optimizer_tensors(first_, second_, options_.weight_decay);
+  std::vector<OptimizerTensor> tensors =
+      model_.optimizer_tensors(first_, second_, options_.weight_decay, touched_words_.flags());
   for (const auto& map : projections_) {
     bf16* rounded = nullptr;
     if constexpr (std::is_same_v<T, bf16>) rounded = map->compute;
-    tensors.push_back(
-        {map->weight, map->gradient, map->first, map->second, rounded, map->count(), options_.weight_decay});
+    tensors.push_back({map->weight, map->gradient, map->first, map->second, rounded, map->count(),
+                       options_.weight_decay, nullptr, 0});
   }
   Engine& engine = model_.engine;
   engine.reserve(plan_memory_, [&](DeviceArena& memory) {

@@ -7,6 +7,7 @@
 #include "cuda/graph.h"
 #include "cuda/model.h"
 #include "cuda/optimizer.h"
+#include "cuda/touched_rows.h"
 
 namespace limbeck::cuda {
 
@@ -70,6 +71,7 @@ class TransformerTrainer final : public Trainer {
   DeviceArena memory_, plan_memory_;
   float *first_ = nullptr, *second_ = nullptr;  // [device_count] or null
   std::vector<std::unique_ptr<Projection>> projections_;
+  TouchedRows touched_words_;  // of embeddings.word; exists once softmax was sampled
   UpdatePlan plan_{};
   bool is_planned_ = false;
   Graph graph_;

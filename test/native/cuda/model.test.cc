@@ -1,5 +1,8 @@
+#include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -132,8 +135,10 @@ struct Pair {
     // Gains and biases away from 1 and 0, so that they matter.
     for (const Parameter& parameter : parameters.list()) {
       if (parameter.shape.size() != 1) continue;
-      const std::vector<float> noise = random_values(parameter.count, 100 + static_cast<uint64_t>(parameter.offset), 0.1f);
-      for (int64_t i = 0; i < parameter.count; ++i) parameters.values()[parameter.offset + i] += noise[static_cast<size_t>(i)];
+      const std::vector<float> noise =
+          random_values(parameter.count, 100 + static_cast<uint64_t>(parameter.offset), 0.1f);
+      for (int64_t i = 0; i < parameter.count; ++i)
+        parameters.values()[parameter.offset + i] += noise[static_cast<size_t>(i)];
     }
     model = made(library().create_model(engine, &config, sizeof(config), &error), error);
     done(library().set_parameters(model, host->parameters().values(), &error), error);
@@ -205,7 +210,8 @@ void check_forward(const TransformerConfig& config, api::ApiPrecision precision,
     std::vector<std::vector<float>> relation(
         2, std::vector<float>(static_cast<size_t>(expected.value_relations[0].count()), NAN));
     float* relations_out[] = {relation[0].data(), relation[1].data()};
-    std::vector<float> logits(static_cast<size_t>(N * V), NAN), values(static_cast<size_t>(N * K), NAN), lse(static_cast<size_t>(N), NAN);
+    std::vector<float> logits(static_cast<size_t>(N * V), NAN), values(static_cast<size_t>(N * K), NAN),
+        lse(static_cast<size_t>(N), NAN);
     std::vector<int32_t> indices(static_cast<size_t>(N * K), -7);
     double loss_sum = NAN;
     const int64_t layers[] = {0, 1, config.num_hidden_layers}, attention_layers[] = {2}, relation_layers[] = {1, 3};
@@ -265,9 +271,9 @@ void check_training(const TransformerConfig& config, api::ApiPrecision precision
   options.max_grad_norm = 0.5f;
   Trainer host(student.host, options);
   api::ApiError error{};
-  const api::ApiOptimizer api_options{api::ApiOptimizerKind::kAdamW, options.beta1,    options.beta2,
-                                      options.epsilon,               options.weight_decay, 0,
-                                      options.max_grad_norm};
+  const api::ApiOptimizer api_options{
+      api::ApiOptimizerKind::kAdamW, options.beta1, options.beta2, options.epsilon, options.weight_decay, 0,
+      options.max_grad_norm};
   api::Trainer* trainer = made(library().create_trainer(student.model, &api_options, &error), error);
 
   TeacherSignal signal;
@@ -456,4 +462,57 @@ TEST("model: interpolation on the GPU is θ + alpha·(source − θ)") {
   const float* b = const_cast<const Transformer&>(*second.host).parameters().values();
   for (size_t i = 0; i < expected.size(); ++i) expected[i] = a[i] + 0.25f * (b[i] - a[i]);
   CHECK(distance(out.data(), expected.data(), count) < 1e-6);
+}
+
+TEST("model: a request is the forward pass and the best items") {
+  for (const auto precision : {kFloat32, kBFloat16}) {
+    TransformerConfig config = sequence_config();
+    config.vocab_size = 300;
+    const Pair pair(config, precision, 5);
+    api::ApiError error{};
+    api::Recommender* recommender = made(library().create_recommender(pair.model, &error), error);
+    Runtime runtime;
+    for (const std::vector<int32_t>& history :
+         {std::vector<int32_t>{5}, {1, 2, 3, 200}, std::vector<int32_t>(20, 7), {9, 8, 7, 299, 1, 2, 0}}) {
+      const std::vector<int32_t> offsets = {0, static_cast<int32_t>(history.size())};
+      const int32_t last = offsets[1] - 1;
+      ForwardInputs inputs;
+      inputs.batch = {history.data(), offsets.data(), nullptr, offsets[1], 1};
+      inputs.logits = LogitsForm::kDense;
+      inputs.logit_rows = &last;
+      inputs.num_logit_rows = 1;
+      const ForwardOutputs expected = run_forward(runtime.context, runtime.arena, *pair.host, inputs);
+      for (const int64_t k : {1, 10, 40}) {
+        std::vector<int32_t> items(static_cast<size_t>(k), -5);
+        std::vector<float> scores(static_cast<size_t>(k), NAN);
+        int64_t count = -1;
+        const api::ApiRecommend request{history.data(), offsets[1],    history.data(), offsets[1], k,
+                                        items.data(),   scores.data(), &count};
+        done(library().recommend(recommender, &request, &error), error);
+        CHECK(count == k);
+        const float tolerance = precision == kFloat32 ? 1e-4f : 0.1f;
+        for (size_t i = 0; i < items.size(); ++i) {
+          CHECK(items[i] >= 0 && items[i] < 300);
+          CHECK(std::find(history.begin(), history.end(), items[i]) == history.end());
+          CHECK(std::find(items.begin(), items.begin() + static_cast<int64_t>(i), items[i]) ==
+                items.begin() + static_cast<int64_t>(i));
+          CHECK(std::fabs(scores[i] - expected.logits.data()[items[i]]) < tolerance);
+          if (i > 0) CHECK(scores[i] <= scores[i - 1]);
+        }
+        // Nothing better was passed over.
+        for (int32_t item = 0; item < 300; ++item) {
+          const bool is_eligible = std::find(history.begin(), history.end(), item) == history.end() &&
+                                   std::find(items.begin(), items.end(), item) == items.end();
+          CHECK(!is_eligible || expected.logits.data()[item] <= scores.back() + tolerance);
+        }
+      }
+    }
+    std::vector<int32_t> items(2000);
+    std::vector<float> scores(2000);
+    int64_t count = 0;
+    const api::ApiRecommend request{items.data(), 33, nullptr, 0, 10, items.data(), scores.data(), &count};
+    CHECK(library().recommend(recommender, &request, &error) == -1);
+    CHECK(std::string(error.code) == "ERR_INVALID_ARGUMENT");
+    library().destroy_recommender(recommender);
+  }
 }

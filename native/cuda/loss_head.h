@@ -1,0 +1,97 @@
+#pragma once
+
+#include "cuda/context.h"
+
+namespace limbeck::cuda {
+
+/// TeacherLogits of ops/loss_head.h in device memory; at most one source is set.
+template <typename T>
+struct TeacherLogits {
+  const float* dense = nullptr;         // [·, vocab_size] fp32
+  const int32_t* dense_rows = nullptr;  // [num_rows] the row of `dense` for each row; null = the same
+  const T* hidden = nullptr;            // [num_rows, hidden_size], logits = hidden·tableᵀ + bias
+  const T* table = nullptr;             // [padded vocab, hidden_size], see OutputTable
+  const T* bias = nullptr;              // [padded vocab] or null
+  int64_t hidden_size = 0;
+  const int32_t* top_k_indices = nullptr;  // [num_rows, top_k]
+  const float* top_k_values = nullptr;     // [num_rows, top_k] logits
+  const float* log_sum_exp = nullptr;      // [num_rows] over the whole vocabulary at temperature 1
+  int64_t top_k = 0;
+  bool present() const { return dense != nullptr || hidden != nullptr || top_k > 0; }
+};
+
+struct LossHeadOptions {
+  float ce_weight = 1, kd_weight = 0, temperature = 1, fusion = 1, gate = 1;  // as in ops/loss_head.h
+};
+
+/// Rows of the output table. padded_vocab_size is vocab_size rounded up to a multiple of 64, the rows beyond are zeros:
+/// aligned rows of logits multiply faster. Columns beyond vocab_size take no part in any softmax and get no gradient.
+template <typename T>
+struct OutputTable {
+  const T* weight;  // [padded_vocab_size, hidden_size]
+  const T* bias;    // [padded_vocab_size] or null
+  int64_t vocab_size, padded_vocab_size;
+};
+
+/// Output projection, cross-entropy and distillation, chunk of rows by chunk of rows, exactly as loss_head of
+/// ops/loss_head.h: sums [2] += Σ CE and Σ gate·τ²·KL over rows; gradients are of
+/// row_scale·(ce_weight·ce_sum + kd_weight·kd_sum).
+///   hidden [num_rows, hidden_size], labels [num_rows] (checked on the host)
+///   d_hidden [num_rows, hidden_size] = or null: value only; d_table fp32 [vocab_size, hidden_size] +=; d_bias fp32
+///   [vocab_size] += or null
+///   allowed null, or [vocab_size] bytes: 0 = this column takes part only in rows of which it is the label
+///   chunk_rows 0 = as many as about 1.5 GB of logits hold; of the functions below, too
+template <typename T>
+void loss_head(Context& context, const T* hidden, const OutputTable<T>& table, const int32_t* labels,
+               const TeacherLogits<T>& teacher, const LossHeadOptions& options, float row_scale, const uint8_t* allowed,
+               T* d_hidden, float* d_table, float* d_bias, double* sums, int64_t num_rows, int64_t hidden_size,
+               int64_t chunk_rows = 0);
+
+/// Rows of logits as fp32 [num_rows, vocab_size] =   (dense logits for the host)
+template <typename T>
+void dense_logits(Context& context, const T* hidden, const OutputTable<T>& table, float* logits, int64_t num_rows,
+                  int64_t hidden_size, int64_t chunk_rows = 0);
+
+/// The k best logits of each row, best first, equal ones by lower index, and the log-sum-exp of the row; chunk by
+/// chunk. In fp32 whatever T is; NaN counts as the worst.
+///   1 ≤ k ≤ vocab_size, checked; indices, values [num_rows, k] =, log_sum_exp [num_rows] =
+template <typename T>
+void top_k_logits(Context& context, const T* hidden, const OutputTable<T>& table, int64_t k, int32_t* indices,
+                  float* values, float* log_sum_exp, int64_t num_rows, int64_t hidden_size, int64_t chunk_rows = 0);
+
+/// Sampled softmax: cross-entropy of each row over the drawn columns and, where its label is none of them, its label.
+template <typename T>
+struct SampledLabels {
+  const int32_t* columns;  // [num_rows] the drawn column that is the label, or −1
+  const T* weight;         // [num_rows, hidden_size] the label's row of the table
+  const T* bias;           // [num_rows] or null
+};
+
+///   drawn    the drawn rows of the table, see sample_table()
+///   d_hidden [num_rows, hidden_size] = ; d_drawn fp32 [count, hidden_size] +=, d_drawn_bias += or null
+///   d_labels [num_rows, hidden_size] = , d_labels_bias fp32 [num_rows] = : zeros where the label was drawn
+template <typename T>
+void sampled_loss_head(Context& context, const T* hidden, const OutputTable<T>& drawn, const SampledLabels<T>& labels,
+                       float ce_weight, float row_scale, T* d_hidden, float* d_drawn, float* d_drawn_bias, T* d_labels,
+                       float* d_labels_bias, double* sums, int64_t num_rows, int64_t hidden_size,
+                       int64_t chunk_rows = 0);
+
+/// The rows `indices` [count] of an output table, packed and padded to a multiple of 64 rows (zeros), and back:
+/// d_table[indices[c]] += d_sampled[c], the same for the bias (null = none). Indices are distinct.
+template <typename T>
+void sample_table(Context& context, const OutputTable<T>& table, const int32_t* indices, int64_t count, T* weight,
+                  T* bias, int64_t hidden_size);
+void scatter_table_gradient(Context& context, const float* d_sampled, const float* d_sampled_bias,
+                            const int32_t* indices, int64_t count, float* d_table, float* d_bias, int64_t hidden_size);
+
+/// The k best items of a catalogue for each query, by dot product, best first, equal ones by lower index; the scores
+/// are never written. excluded: null, or [num_queries, ⌈num_items/32⌉] bits, 1 = left out. 1 ≤ k ≤ 1024, checked.
+///   queries [num_queries, hidden_size], items [num_items, hidden_size], indices, scores [num_queries, k] =
+///   (index −1, score −∞ where fewer are eligible; NaN counts as the worst)
+///   chunk_items: of a product of many queries with the items; 0 = by memory
+template <typename T>
+void top_k_items(Context& context, const T* queries, const T* items, const uint32_t* excluded, int64_t num_queries,
+                 int64_t num_items, int64_t hidden_size, int64_t k, int32_t* indices, float* scores,
+                 int64_t chunk_items = 0);
+
+}  // namespace limbeck::cuda

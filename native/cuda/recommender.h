@@ -1,0 +1,48 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "cuda/api.h"
+#include "cuda/graph.h"
+#include "cuda/model.h"
+
+namespace limbeck::cuda {
+
+/// The opaque Recommender of api.h.
+struct Recommender {
+  virtual ~Recommender() = default;
+  virtual void recommend(const ApiRecommend& request) = 0;
+};
+
+/// Requests of one user: the forward pass over the history and the search of the catalogue, as one graph. Its items are
+/// the rows of the model's table when it was made.
+template <typename T>
+class TransformerRecommender final : public Recommender {
+ public:
+  explicit TransformerRecommender(Transformer<T>& model);
+
+  void recommend(const ApiRecommend& request) override;
+
+ private:
+  /// For histories of up to `length` items and up to k answers.
+  struct Plan {
+    int64_t length, k;
+    DeviceArena memory;
+    Graph graph;
+    int32_t* host_inputs = nullptr;   // pinned: ids [length], positions [length], offsets [2], last row [1]
+    int32_t* host_indices = nullptr;  // pinned [k]
+    float* host_scores = nullptr;     // pinned [k]
+    ~Plan();
+  };
+  Plan& plan_for(int64_t length, int64_t k);
+  void make(Plan& plan);
+
+  Transformer<T>& model_;
+  DeviceArena memory_;
+  T* items_ = nullptr;  // [padded V, d]
+  std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Plan>> plans_;
+};
+
+}  // namespace limbeck::cuda

@@ -1,0 +1,137 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/launch.h"
+#include "cuda/packs.h"
+
+namespace limbeck::cuda {
+
+inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+
+/// Sum over groups of kThreads neighbouring lanes of a warp (a power of 2), the same bits in each of them.
+template <int kThreads, typename Number>
+__device__ __forceinline__ Number lanes_sum(Number x) {
+#pragma unroll
+  for (int offset = kThreads / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(kAllLanes, x, offset);
+  return x;
+}
+
+/// Sum over the kThreads threads of a block, in every one of them. `shared` [kThreads / 32] must not be in use; between
+/// two sums with the same memory there must be a barrier.
+template <int kThreads, typename Number>
+__device__ __forceinline__ Number block_sum(Number x, Number* shared) {
+  x = lanes_sum<32>(x);
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+  __syncthreads();
+  Number sum = shared[0];
+#pragma unroll
+  for (int i = 1; i < kThreads / 32; ++i) sum += shared[i];
+  return sum;
+}
+
+/// The second stage of sums over rows: columns before `split` are added to `out`, the others to `other`, each in the
+/// order of the partial sums.   partials [num_partials, num_columns]
+void add_partial_sums(Context& context, const float* partials, int64_t num_partials, int64_t num_columns, int64_t split,
+                      float* out, float* other);
+
+// Sums over rows of what a body gives. Besides those of rows.h it has
+//
+//   static constexpr int kSets;                                   results for each column
+//   template <int kCount> __device__ void store(row, column, Loaded<kCount>&, float (&out)[kSets][kCount]) const;
+
+inline constexpr int kSumThreads = 256;
+
+/// Rows whose loads are in flight at once: as many as registers hold.
+template <typename Loaded>
+inline constexpr int kSumUnroll = sizeof(Loaded) <= 32 ? 4 : 2;
+
+/// One block: 2^log_lanes packs of columns of one chunk of rows.   partials [gridDim.y, kSets, width] =
+template <int kCount, typename Body>
+__global__ void __launch_bounds__(kSumThreads, Body::kSets == 1 ? 4 : 2)
+    sum_rows(Body body, int64_t num_rows, int64_t chunk_rows, int64_t width, int log_lanes, float* partials) {
+  using Loaded = typename Body::template Loaded<kCount>;
+  constexpr int kSets = Body::kSets, kUnroll = kSumUnroll<Loaded>;
+  __shared__ float shared[kSets * kCount * kSumThreads];
+  const int lanes = 1 << log_lanes, groups = kSumThreads >> log_lanes;
+  const int lane = static_cast<int>(threadIdx.x) & (lanes - 1), group = static_cast<int>(threadIdx.x) >> log_lanes;
+  const int64_t first_column = static_cast<int64_t>(blockIdx.x) * lanes * kCount;
+  const int64_t column = first_column + lane * kCount;
+  const int64_t begin = static_cast<int64_t>(blockIdx.y) * chunk_rows;
+  const int64_t end = begin + chunk_rows < num_rows ? begin + chunk_rows : num_rows;
+  float sums[kSets][kCount] = {};
+  if (column < width) {
+    for (int64_t first = begin + group; first < end; first += groups * kUnroll) {
+      Loaded loaded[kUnroll];
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        const int64_t row = first + u * groups;
+        if (row < end) loaded[u] = body.template load<kCount>(row, column);
+      }
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        const int64_t row = first + u * groups;
+        if (row >= end) continue;
+        float out[kSets][kCount];
+        body.template store<kCount>(row, column, loaded[u], out);
+#pragma unroll
+        for (int s = 0; s < kSets; ++s) {
+#pragma unroll
+          for (int i = 0; i < kCount; ++i) sums[s][i] += out[s][i];
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int s = 0; s < kSets; ++s) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) shared[(s * kCount + i) * kSumThreads + threadIdx.x] = sums[s][i];
+  }
+  __syncthreads();
+  for (int index = static_cast<int>(threadIdx.x); index < kSets * kCount * lanes; index += kSumThreads) {
+    const int slot = index >> log_lanes, slot_lane = index & (lanes - 1);  // slot: set·kCount + element
+    const int64_t out_column = first_column + slot_lane * kCount + slot % kCount;
+    float sum = 0;
+    for (int g = 0; g < groups; ++g) sum += shared[slot * kSumThreads + (g << log_lanes) + slot_lane];
+    if (out_column < width) {
+      partials[(static_cast<int64_t>(blockIdx.y) * kSets + slot / kCount) * width + out_column] = sum;
+    }
+  }
+}
+
+/// Rows are cut into chunks by the shape alone, so that about so many blocks are made.
+inline constexpr int64_t kSumBlocks = 1024;
+
+template <int kCount, typename Body>
+void add_sums_of_rows(Context& context, const Body& body, int64_t num_rows, int64_t width, float* out, float* other) {
+  const int64_t num_packs = divide_up(width, kCount);
+  int log_lanes = 0;
+  while (log_lanes < 5 && (int64_t{1} << log_lanes) < num_packs) ++log_lanes;
+  const int64_t lanes = int64_t{1} << log_lanes, groups = kSumThreads / lanes;
+  const int64_t tiles = divide_up(num_packs, lanes);
+  const int64_t most_chunks = std::max<int64_t>(1, kSumBlocks / tiles);
+  const int64_t least_rows = groups * 4;
+  const int64_t chunk_rows = std::max(least_rows, divide_up(num_rows, most_chunks));
+  const int64_t chunks = divide_up(num_rows, chunk_rows);
+  const DeviceArena::Scope scope(context.arena);
+  float* partials = context.arena.allocate<float>(chunks * Body::kSets * width);
+  launch(context, sum_rows<kCount, Body>, dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(chunks)),
+         dim3(kSumThreads), 0, body, num_rows, chunk_rows, width, log_lanes, partials);
+  add_partial_sums(context, partials, chunks, Body::kSets * width, width, out, other);
+}
+
+/// out [width] += the sums over rows of set 0, other [width] += those of set 1 (where there is one).
+/// is_packed: as for_each_of_rows
+template <int kCount, typename Body>
+void for_each_of_rows_summing(Context& context, const Body& body, int64_t num_rows, int64_t width, bool is_packed,
+                              float* out, float* other) {
+  if (num_rows == 0 || width == 0) return;
+  if (is_packed && width % kCount == 0) {
+    add_sums_of_rows<kCount>(context, body, num_rows, width, out, other);
+  } else {
+    add_sums_of_rows<1>(context, body, num_rows, width, out, other);
+  }
+}
+
+}  // namespace limbeck::cuda

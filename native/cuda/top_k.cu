@@ -1,0 +1,921 @@
+#include <algorithm>
+#include <string>
+#include <type_traits>
+
+#include "core/error.h"
+#include "cuda/gemm.h"
+#include "cuda/launch.h"
+#include "cuda/loss_head.h"
+#include "cuda/loss_rows.h"
+
+// Ranking. An entry is one 64-bit word, the greater the better: its score in the upper half, so that it orders as an
+// unsigned number, and the complement of its index in the lower, so that equal scores go by lower index. No two are
+// equal, hence what is best does not depend on who looked first. 0 is no entry.
+
+namespace limbeck::cuda {
+namespace {
+
+using Entry = unsigned long long;
+
+/// Of a score that is NaN: the worst.
+constexpr uint32_t kNaNKey = 1;
+
+__device__ __forceinline__ uint32_t key_of(float score) {
+  if (score != score) return kNaNKey;
+  const uint32_t bits = __float_as_uint(score + 0.0f);  // −0 is 0
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+__device__ __forceinline__ float score_of(uint32_t key) {
+  if (key == kNaNKey) return __builtin_nanf("");
+  return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
+
+__device__ __forceinline__ Entry entry_of(uint32_t key, int64_t index) {
+  return static_cast<Entry>(key) << 32 | static_cast<uint32_t>(~static_cast<uint32_t>(index));
+}
+__device__ __forceinline__ uint32_t key_of_entry(Entry entry) { return static_cast<uint32_t>(entry >> 32); }
+__device__ __forceinline__ int32_t index_of_entry(Entry entry) {
+  return static_cast<int32_t>(~static_cast<uint32_t>(entry));
+}
+
+constexpr int kSelectThreads = 512;
+constexpr int kSelectUnroll = 4;  // packs of 16 bytes that a thread reads at a time
+constexpr int kMaxCandidates = 2048;
+/// With more, the bound that the threads' best entries give lets too many through.
+constexpr int kMaxBoundedK = kSelectThreads * 3 / 4;
+
+struct SelectMemory {
+  Entry candidates[kMaxCandidates];
+  alignas(16) uint32_t keys[kSelectThreads];
+  uint32_t histogram[256];
+  uint32_t bound, count;
+  Entry prefix, mask;
+  int remaining;
+  bool is_done;
+};
+
+/// Calls visit(entry) for the thread's entries. A source is read in packs of kWidth entries, 16 bytes of aligned memory
+/// that may reach beyond the last entry.
+template <typename Source, typename Visit>
+__device__ __forceinline__ void for_each_entry(const Source& source, int64_t count, Visit visit) {
+  constexpr int kWidth = Source::kWidth, kStride = kSelectThreads * kWidth;
+  for (int64_t first = threadIdx.x * kWidth; first < count; first += kSelectUnroll * kStride) {
+    uint4 raw[kSelectUnroll];
+#pragma unroll
+    for (int u = 0; u < kSelectUnroll; ++u) {
+      if (first + u * kStride < count) raw[u] = source.load(first + u * kStride);
+    }
+#pragma unroll
+    for (int u = 0; u < kSelectUnroll; ++u) {
+      const int64_t i = first + u * kStride;
+      if (i >= count) break;
+      Entry entries[kWidth];
+      source.entries(raw[u], i, entries);
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) {
+        if (i + j < count) visit(entries[j]);
+      }
+    }
+  }
+}
+
+/// Number of an array's entries that are better.
+__device__ __forceinline__ int rank_among(const Entry* entries, int count, Entry entry) {
+  int rank = 0;
+  for (int i = 0; i < count; ++i) rank += entries[i] > entry ? 1 : 0;
+  return rank;
+}
+
+/// The best k when they are few: the k-th of the best keys of groups of threads is a bound that k entries reach, and
+/// few more do. Those are collected and ranked against each other. False, with nothing written, where too many reach
+/// it.
+template <typename Source, typename Write>
+__device__ bool select_by_bound(SelectMemory& memory, const Source& source, int64_t count, int k, Write write) {
+  const int thread = static_cast<int>(threadIdx.x);
+  uint32_t best = 0;
+  for_each_entry(source, count, [&](Entry entry) {
+    const uint32_t key = key_of_entry(entry);
+    best = key > best ? key : best;
+  });
+  int num_groups = 32;
+  while (num_groups < 2 * k && num_groups < kSelectThreads) num_groups *= 2;
+  const int lanes = kSelectThreads / num_groups;
+#pragma unroll
+  for (int mask = 1; mask < 32; mask *= 2) {
+    const uint32_t other = __shfl_xor_sync(0xffffffffu, best, mask);
+    if (mask < lanes && other > best) best = other;
+  }
+  if (thread % lanes == 0) memory.keys[thread / lanes] = best;
+  if (thread == 0) {
+    memory.bound = 1;  // fewer than k groups have an entry
+    memory.count = 0;
+  }
+  __syncthreads();
+  if (thread < num_groups) {
+    const uint32_t own = memory.keys[thread];
+    int rank = 0;  // equal keys by group
+    for (int i = 0; i < num_groups; i += 4) {
+      const uint4 others = load_16(memory.keys + i);
+      rank += others.x > own || (others.x == own && i < thread) ? 1 : 0;
+      rank += others.y > own || (others.y == own && i + 1 < thread) ? 1 : 0;
+      rank += others.z > own || (others.z == own && i + 2 < thread) ? 1 : 0;
+      rank += others.w > own || (others.w == own && i + 3 < thread) ? 1 : 0;
+    }
+    if (rank == k - 1 && own > 0) memory.bound = own;
+  }
+  __syncthreads();
+  const uint32_t bound = memory.bound;
+  for_each_entry(source, count, [&](Entry entry) {
+    if (key_of_entry(entry) < bound) return;
+    const uint32_t at = atomicAdd(&memory.count, 1u);
+    if (at < kMaxCandidates) memory.candidates[at] = entry;
+  });
+  __syncthreads();
+  if (memory.count > kMaxCandidates) return false;
+  const int found = static_cast<int>(memory.count);
+  for (int i = thread; i < found; i += kSelectThreads) {
+    const Entry entry = memory.candidates[i];
+    const int rank = rank_among(memory.candidates, found, entry);
+    if (rank < k) write(rank, entry);
+  }
+  for (int rank = found + thread; rank < k; rank += kSelectThreads) write(rank, Entry{0});
+  return true;
+}
+
+/// Sorts by falling entry; count is a power of 2.
+__device__ inline void sort_entries(Entry* entries, int count) {
+  for (int size = 2; size <= count; size *= 2) {
+    for (int distance = size / 2; distance > 0; distance /= 2) {
+      __syncthreads();
+      for (int pair = static_cast<int>(threadIdx.x); pair < count / 2; pair += kSelectThreads) {
+        const int low = pair / distance * 2 * distance + pair % distance, high = low + distance;
+        const Entry a = entries[low], b = entries[high];
+        const bool is_falling = (low & size) == 0;
+        if (is_falling ? a < b : a > b) {
+          entries[low] = b;
+          entries[high] = a;
+        }
+      }
+    }
+  }
+  __syncthreads();
+}
+
+/// The best k, however many, by the digits of the k-th.   sorted [k rounded up to a power of 2] scratch
+template <typename Source, typename Write>
+__device__ void select_by_digits(SelectMemory& memory, const Source& source, int64_t count, int k, Entry* sorted,
+                                 Write write) {
+  const int thread = static_cast<int>(threadIdx.x);
+  __syncthreads();
+  if (thread == 0) {
+    memory.prefix = 0;
+    memory.mask = 0;
+    memory.remaining = k;
+    memory.is_done = false;
+  }
+  for (int shift = 56; shift >= 0; shift -= 8) {
+    for (int i = thread; i < 256; i += kSelectThreads) memory.histogram[i] = 0;
+    __syncthreads();
+    const Entry prefix = memory.prefix, mask = memory.mask;
+    for_each_entry(source, count, [&](Entry entry) {
+      if (entry != 0 && (entry & mask) == prefix) atomicAdd(&memory.histogram[(entry >> shift) & 255], 1u);
+    });
+    __syncthreads();
+    if (thread == 0) {
+      int digit = 255;
+      int remaining = memory.remaining;
+      while (digit > 0 && memory.histogram[digit] < static_cast<uint32_t>(remaining)) {
+        remaining -= static_cast<int>(memory.histogram[digit--]);
+      }
+      // All that share these digits are wanted, or there are not even k.
+      memory.is_done = memory.histogram[digit] <= static_cast<uint32_t>(remaining);
+      memory.remaining = remaining;
+      memory.prefix = prefix | static_cast<Entry>(digit) << shift;
+      memory.mask = mask | Entry{255} << shift;
+      memory.count = 0;
+    }
+    __syncthreads();
+    if (memory.is_done) break;
+  }
+  const Entry least = memory.prefix;
+  for_each_entry(source, count, [&](Entry entry) {
+    if (entry != 0 && entry >= least) sorted[atomicAdd(&memory.count, 1u)] = entry;
+  });
+  __syncthreads();
+  int size = 1;
+  while (size < k) size *= 2;
+  for (int i = static_cast<int>(memory.count) + thread; i < size; i += kSelectThreads) sorted[i] = 0;
+  sort_entries(sorted, size);
+  for (int rank = thread; rank < k; rank += kSelectThreads) write(rank, sorted[rank]);
+}
+
+/// write(rank, entry) for the k best entries of the source, by all threads of a block; entry 0 where there are fewer.
+///   sorted: scratch of the block where k > kMaxCandidates, else not used
+template <typename Source, typename Write>
+__device__ void select_best(SelectMemory& memory, const Source& source, int64_t count, int k, Entry* sorted,
+                            Write write) {
+  if (k <= kMaxBoundedK && select_by_bound(memory, source, count, k, write)) return;
+  select_by_digits(memory, source, count, k, k <= kMaxCandidates ? memory.candidates : sorted, write);
+}
+
+int64_t sorted_entries(int64_t k) {
+  if (k <= kMaxCandidates) return 0;
+  int64_t size = 1;
+  while (size < k) size *= 2;
+  return size;
+}
+
+/// A row of logits with its bias; both are padded.
+template <typename T>
+struct LogitSource {
+  static constexpr int kWidth = 4;
+  const float* logits;
+  const T* bias;  // or null
+
+  __device__ __forceinline__ uint4 load(int64_t i) const { return load_16(logits + i); }
+  __device__ __forceinline__ void values(const uint4& raw, int64_t i, float (&x)[kWidth]) const {
+    unpack<float>(raw, x);
+    if (bias) {
+#pragma unroll
+      for (int j = 0; j < kWidth; ++j) x[j] += to_float(bias[i + j]);
+    }
+  }
+  __device__ __forceinline__ void entries(const uint4& raw, int64_t i, Entry (&out)[kWidth]) const {
+    float x[kWidth];
+    values(raw, i, x);
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) out[j] = entry_of(key_of(x[j]), i + j);
+  }
+  __device__ __forceinline__ float value(int64_t i) const { return logits[i] + (bias ? to_float(bias[i]) : 0.0f); }
+};
+
+__device__ __forceinline__ bool is_excluded(const uint32_t* bits, int64_t item) {
+  return bits && (__ldg(bits + item / 32) >> (item % 32) & 1) != 0;
+}
+
+/// Scores of the items from `first` on, a multiple of kWidth.
+struct ScoreSource {
+  static constexpr int kWidth = 4;
+  const float* scores;
+  const uint32_t* excluded;  // or null
+  int64_t first;
+
+  __device__ __forceinline__ uint4 load(int64_t i) const { return load_16(scores + i); }
+  __device__ __forceinline__ void entries(const uint4& raw, int64_t i, Entry (&out)[kWidth]) const {
+    float x[kWidth];
+    unpack<float>(raw, x);
+    const int64_t item = first + i;
+    const uint32_t bits = excluded ? __ldg(excluded + item / 32) >> (item % 32) : 0;
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) out[j] = bits >> j & 1 ? 0 : entry_of(key_of(x[j]), item + j);
+  }
+};
+
+/// The best key of each tile; 0 where all its items are left out.
+struct TileSource {
+  static constexpr int kWidth = 4;
+  const uint32_t* keys;
+
+  __device__ __forceinline__ uint4 load(int64_t i) const { return load_16(keys + i); }
+  __device__ __forceinline__ void entries(const uint4& raw, int64_t i, Entry (&out)[kWidth]) const {
+    const uint32_t keys_of_pack[kWidth] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+    for (int j = 0; j < kWidth; ++j) out[j] = keys_of_pack[j] == 0 ? 0 : entry_of(keys_of_pack[j], i + j);
+  }
+};
+
+struct EntrySource {
+  static constexpr int kWidth = 2;
+  const Entry* list;
+
+  __device__ __forceinline__ uint4 load(int64_t i) const { return load_16(list + i); }
+  __device__ __forceinline__ void entries(const uint4& raw, int64_t, Entry (&out)[kWidth]) const {
+    out[0] = static_cast<Entry>(raw.y) << 32 | raw.x;
+    out[1] = static_cast<Entry>(raw.w) << 32 | raw.z;
+  }
+};
+
+/// One block a row.   logits [·, stride], indices, values [·, k] =, log_sum_exp [·] =, sorted [·, sorted_size] scratch
+template <typename T>
+__global__ void __launch_bounds__(kSelectThreads, 2)
+    top_k_rows_kernel(const float* logits, const T* bias, int64_t vocab_size, int64_t stride, int k, Entry* sorted,
+                      int64_t sorted_size, int32_t* indices, float* values, float* log_sum_exp) {
+  __shared__ SelectMemory memory;
+  __shared__ float reduction[ThreadGroup<kSelectThreads>::kSharedFloats];
+  const ThreadGroup<kSelectThreads> group{reduction};
+  const int64_t r = blockIdx.x;
+  const LogitSource<T> source{logits + r * stride, bias};
+  RunningSum sum;
+  for (int64_t i = threadIdx.x * 4; i < vocab_size; i += kSelectThreads * 4) {
+    float x[4];
+    source.values(source.load(i), i, x);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (i + j >= vocab_size) x[j] = kMinusInfinity;
+    }
+    sum.add(x);
+  }
+  sum.join(group);
+  if (threadIdx.x == 0) log_sum_exp[r] = sum.largest + logf(sum.sum);
+  select_best(memory, source, vocab_size, k, sorted + r * sorted_size, [&](int rank, Entry entry) {
+    const int32_t index = index_of_entry(entry);
+    indices[r * k + rank] = index;
+    values[r * k + rank] = source.value(index);
+  });
+}
+
+// ---- The best items
+
+constexpr int64_t kMaxItems = 1024;  // k
+constexpr int kMaxScannedQueries = 8;
+constexpr int64_t kMaxScannedWidth = 1024;  // eight queries in fp32 fill 32 KiB of shared memory
+constexpr int kTileItems = 64;              // scanned by a warp at a time
+constexpr int kScanThreads = 256;
+constexpr int kScanBlocks = 3;  // of a multiprocessor: 96 KiB of requests are in flight
+constexpr int64_t kScoreBytes = int64_t{256} << 20;
+
+/// Which items a warp scores at once: kLanes lanes take the same kItems ones, whose loads are in flight together.
+template <int kLanes, int kItems>
+struct ScanStep {
+  static constexpr int kStep = 32 / kLanes * kItems;  // items of a warp
+  static_assert(kTileItems % kStep == 0);
+  /// The item whose score a lane gets; with more lanes than items, several get the same.
+  __device__ __forceinline__ static int item_of_lane(int lane) { return lane / kLanes * kItems + lane % kItems; }
+  __device__ __forceinline__ static bool is_first_with_item(int lane) { return lane % kLanes < kItems; }
+};
+template <int kLanes, int kQueries>
+using StepOf = ScanStep<kLanes, std::min(kLanes, kQueries == 1 ? 8 : 4)>;
+
+/// How a warp scores items: kLanes lanes an item, each with 16 bytes of it at a time. The order of the sums is the same
+/// for any number of queries and items at once.
+template <typename T, int kLanes>
+struct ItemScorer {
+  static constexpr int W = kPack<T>;
+
+  const T* items;
+  int64_t num_items;
+  int hidden_size, num_packs;  // of an item, the last perhaps in part
+
+  /// scores[q] = of item first + item_of_lane(lane).
+  ///   queries [kQueries, num_packs·W] fp32 in shared memory, zeros beyond hidden_size
+  template <bool kIsPacked, int kItems, int kQueries>
+  __device__ __forceinline__ void score(ScanStep<kLanes, kItems>, int64_t first, const float* queries, int lane,
+                                        float (&scores)[kQueries]) const {
+    float sums[kQueries][kItems] = {};
+    const int64_t group_first = first + lane / kLanes * kItems;
+    for (int p = lane % kLanes; p < num_packs; p += kLanes) {
+      uint4 raw[kItems];
+#pragma unroll
+      for (int i = 0; i < kItems; ++i) {
+        raw[i] = group_first + i < num_items ? pack_of<kIsPacked>(group_first + i, p) : make_uint4(0, 0, 0, 0);
+      }
+      add_products(raw, p, queries, sums);
+    }
+    finish(lane, sums, scores);
+  }
+
+  /// sums[q][i] += the products of pack p of query q and of item i, `raw`.
+  template <int kItems, int kQueries>
+  __device__ __forceinline__ void add_products(const uint4 (&raw)[kItems], int p, const float* queries,
+                                               float (&sums)[kQueries][kItems]) const {
+#pragma unroll
+    for (int q = 0; q < kQueries; ++q) {
+      float query[W];
+      load(queries + (q * num_packs + p) * W, query);
+#pragma unroll
+      for (int i = 0; i < kItems; ++i) {
+        float x[W];
+        unpack<T>(raw[i], x);
+#pragma unroll
+        for (int j = 0; j < W; ++j) sums[q][i] = fmaf(query[j], x[j], sums[q][i]);
+      }
+    }
+  }
+
+  /// scores[q] = the sum over the lanes of the item that is this lane's.
+  template <int kItems, int kQueries>
+  __device__ __forceinline__ static void finish(int lane, float (&sums)[kQueries][kItems], float (&scores)[kQueries]) {
+#pragma unroll
+    for (int q = 0; q < kQueries; ++q) {
+#pragma unroll
+      for (int mask = kLanes / 2; mask >= kItems; mask /= 2) {
+#pragma unroll
+        for (int i = 0; i < kItems; ++i) sums[q][i] += __shfl_xor_sync(0xffffffffu, sums[q][i], mask);
+      }
+      // Each exchange halves the items that a lane has sums of, and doubles the lanes that its sums are over.
+#pragma unroll
+      for (int half = kItems / 2; half > 0; half /= 2) {
+        const bool is_upper = (lane & half) != 0;
+#pragma unroll
+        for (int i = 0; i < half; ++i) {
+          const float kept = is_upper ? sums[q][i + half] : sums[q][i];
+          const float given = is_upper ? sums[q][i] : sums[q][i + half];
+          sums[q][i] = kept + __shfl_xor_sync(0xffffffffu, given, half);
+        }
+      }
+      scores[q] = sums[q][0];
+    }
+  }
+
+  template <bool kIsPacked>
+  __device__ __forceinline__ uint4 pack_of(int64_t item, int p) const {
+    const T* from = items + item * hidden_size + p * W;
+    if constexpr (kIsPacked) {
+      return load_16<kStreaming>(from);
+    } else {
+      float x[W];
+#pragma unroll
+      for (int j = 0; j < W; ++j) x[j] = p * W + j < hidden_size ? to_float(from[j]) : 0.0f;
+      return pack<T>(x);
+    }
+  }
+};
+
+/// queries [num_queries, hidden_size] → shared memory for ItemScorer; all threads of the block.
+template <int kQueries, typename T>
+__device__ void stage_queries(const T* queries, int num_queries, int hidden_size, int width, float* staged) {
+  for (int i = static_cast<int>(threadIdx.x); i < kQueries * width; i += static_cast<int>(blockDim.x)) {
+    const int q = i / width, c = i % width;
+    staged[i] = q < num_queries && c < hidden_size ? to_float(queries[static_cast<int64_t>(q) * hidden_size + c]) : 0;
+  }
+  __syncthreads();
+}
+
+/// The best key of each tile of items, for each query.   keys [num_queries, key_stride] =
+template <typename T, int kLanes, int kQueries, bool kIsPacked>
+__global__ void __launch_bounds__(kScanThreads, kQueries == 1 ? kScanBlocks : 2)
+    scan_tiles_kernel(ItemScorer<T, kLanes> scorer, const T* queries, int num_queries, const uint32_t* excluded,
+                      int64_t excluded_stride, int64_t num_tiles, int64_t key_stride, uint32_t* keys) {
+  using Step = StepOf<kLanes, kQueries>;
+  LIMBECK_SHARED_MEMORY(float, staged);
+  stage_queries<kQueries>(queries, num_queries, scorer.hidden_size, scorer.num_packs * kPack<T>, staged);
+  constexpr int kWarps = kScanThreads / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t num_warps = static_cast<int64_t>(gridDim.x) * kWarps;
+  for (int64_t tile = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; tile < num_tiles;
+       tile += num_warps) {
+    uint32_t best[kQueries] = {};
+    for (int step = 0; step < kTileItems; step += Step::kStep) {
+      const int64_t first = tile * kTileItems + step;
+      float scores[kQueries];
+      scorer.template score<kIsPacked>(Step(), first, staged, lane, scores);
+      const int64_t item = first + Step::item_of_lane(lane);
+#pragma unroll
+      for (int q = 0; q < kQueries; ++q) {
+        if (item >= scorer.num_items || q >= num_queries) continue;
+        if (excluded && is_excluded(excluded + q * excluded_stride, item)) continue;
+        const uint32_t key = key_of(scores[q]);
+        best[q] = key > best[q] ? key : best[q];
+      }
+    }
+#pragma unroll
+    for (int q = 0; q < kQueries; ++q) {
+#pragma unroll
+      for (int mask = 16; mask > 0; mask /= 2) {
+        const uint32_t other = __shfl_xor_sync(0xffffffffu, best[q], mask);
+        best[q] = other > best[q] ? other : best[q];
+      }
+      if (lane == 0 && q < num_queries) keys[q * key_stride + tile] = best[q];
+    }
+  }
+}
+
+/// The k tiles that can hold the best k items: an item of another has k better ones, one in each of these tiles.
+///   tiles [num_queries, k] =, −1 where there are fewer
+__global__ void __launch_bounds__(kSelectThreads)
+    select_tiles_kernel(const uint32_t* keys, int64_t key_stride, int64_t num_tiles, int k, int32_t* tiles) {
+  __shared__ SelectMemory memory;
+  const int64_t q = blockIdx.x;
+  select_best(memory, TileSource{keys + q * key_stride}, num_tiles, k, nullptr,
+              [&](int rank, Entry entry) { tiles[q * k + rank] = entry == 0 ? -1 : index_of_entry(entry); });
+}
+
+/// All items of those tiles, scored again as they were.   grid (⌈k / warps⌉, num_queries); entries [num_queries,
+/// k·kTileItems] =
+template <typename T, int kLanes, bool kIsPacked>
+__global__ void __launch_bounds__(kScanThreads)
+    score_tiles_kernel(ItemScorer<T, kLanes> scorer, const T* queries, const uint32_t* excluded,
+                       int64_t excluded_stride, const int32_t* tiles, int k, Entry* entries) {
+  using Step = StepOf<kLanes, 1>;
+  LIMBECK_SHARED_MEMORY(float, staged);
+  const int64_t q = blockIdx.y;
+  stage_queries<1>(queries + q * scorer.hidden_size, 1, scorer.hidden_size, scorer.num_packs * kPack<T>, staged);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t t = static_cast<int64_t>(blockIdx.x) * (kScanThreads / 32) + threadIdx.x / 32;
+  if (t >= k) return;
+  const int64_t tile = tiles[q * k + t];
+  Entry* out = entries + (q * k + t) * kTileItems;
+  for (int step = 0; step < kTileItems; step += Step::kStep) {
+    // Tile −1 lies before the first item, and its scores are dropped.
+    const int64_t first = tile * kTileItems + step, item = first + Step::item_of_lane(lane);
+    Entry entry = 0;
+    if (tile >= 0) {
+      float scores[1];
+      scorer.template score<kIsPacked>(Step(), first, staged, lane, scores);
+      if (item < scorer.num_items && !(excluded && is_excluded(excluded + q * excluded_stride, item))) {
+        entry = entry_of(key_of(scores[0]), item);
+      }
+    }
+    if (Step::is_first_with_item(lane)) out[step + Step::item_of_lane(lane)] = entry;
+  }
+}
+
+__device__ __forceinline__ void write_item(int32_t* indices, float* scores, int64_t at, Entry entry) {
+  indices[at] = entry == 0 ? -1 : index_of_entry(entry);
+  scores[at] = entry == 0 ? kMinusInfinity : score_of(key_of_entry(entry));
+}
+
+/// One block a query.   entries [num_queries, stride], indices, scores [num_queries, k] =
+__global__ void __launch_bounds__(kSelectThreads)
+    select_entries_kernel(const Entry* entries, int64_t stride, int64_t count, int k, int32_t* indices, float* scores) {
+  __shared__ SelectMemory memory;
+  const int64_t q = blockIdx.x;
+  select_best(memory, EntrySource{entries + q * stride}, count, k, nullptr,
+              [&](int rank, Entry entry) { write_item(indices, scores, q * k + rank, entry); });
+}
+
+/// The best k of a chunk of items, one block a query.   scores [·, stride]; best [·, best_stride] = from best_first on
+__global__ void __launch_bounds__(kSelectThreads)
+    select_scores_kernel(const float* scores, int64_t stride, const uint32_t* excluded, int64_t excluded_stride,
+                         int64_t first_item, int64_t count, int k, Entry* best, int64_t best_stride) {
+  __shared__ SelectMemory memory;
+  const int64_t q = blockIdx.x;
+  const ScoreSource source{scores + q * stride, excluded ? excluded + q * excluded_stride : nullptr, first_item};
+  select_best(memory, source, count, k, nullptr, [&](int rank, Entry entry) { best[q * best_stride + rank] = entry; });
+}
+
+// One query: each block scores a chunk of the items, which stream through shared memory, and lists its best k; the last
+// block to finish makes one list of all.
+
+constexpr int kChunkThreads = 128;
+constexpr int kChunkWarps = kChunkThreads / 32;
+constexpr int kChunkStages = 3;            // of the stream: two are under way while one is used
+constexpr int kChunkBlocks = 3;            // of a multiprocessor
+constexpr int64_t kMaxChunkItems = 3072;   // 12 KiB of scores
+constexpr int64_t kMaxLists = 4096;        // 32 for each thread of the last block
+constexpr int64_t kMaxListed = 64;         // k: some lists of k then fit in shared memory
+
+template <int kItems>
+constexpr size_t kStreamBytes = size_t{kChunkWarps} * kChunkStages * kItems * 32 * 16;
+
+struct ListMemory {
+  alignas(16) Entry bests[kChunkThreads];
+  Entry sorted[kMaxListed];
+  int lists[kMaxListed];
+  Entry bound;
+  uint32_t count;
+  bool is_last;
+};
+
+/// memory.bound = the k-th best of the threads' entries, of which no two are equal; 1 where fewer have one. `count` is 0
+/// after it.
+__device__ inline void bound_entries(ListMemory& memory, Entry best, int k) {
+  memory.bests[threadIdx.x] = best;
+  if (threadIdx.x == 0) {
+    memory.bound = 1;
+    memory.count = 0;
+  }
+  __syncthreads();
+  if (best > 0 && rank_among(memory.bests, kChunkThreads, best) == k - 1) memory.bound = best;
+  __syncthreads();
+}
+
+/// Scores of the items [first, first + count) → scores [count] in shared memory; all threads of the block.
+///   stream [kStreamBytes] shared memory
+template <typename T, int kLanes, int kItems>
+__device__ __forceinline__ void score_chunk(const ItemScorer<T, kLanes>& scorer, const float* query, int64_t first,
+                                            int count, char* stream, float* scores) {
+  using Step = ScanStep<kLanes, kItems>;
+  constexpr int W = kPack<T>, kStageBytes = kItems * 32 * 16;
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int num_steps = (count + Step::kStep - 1) / Step::kStep;
+  const int num_packs = scorer.num_packs, group = lane / kLanes * kItems;
+  // Each lane reads only what it copied itself.
+  char* const own = stream + warp * kChunkStages * kStageBytes + lane * 16;
+  const T* const items = scorer.items + first * scorer.hidden_size;
+
+  int next_step = warp, next_pack = lane % kLanes, next_stage = 0;
+  const auto start_next = [&] {
+    if (next_step < num_steps) {
+#pragma unroll
+      for (int i = 0; i < kItems; ++i) {
+        const int item = next_step * Step::kStep + group + i;
+        const bool is_valid = item < count && next_pack < num_packs;
+        cp_async_16(own + next_stage * kStageBytes + i * 512,
+                    is_valid ? items + static_cast<int64_t>(item) * scorer.hidden_size + next_pack * W : items,
+                    is_valid);
+      }
+      next_pack += kLanes;
+      if (next_pack - lane % kLanes >= num_packs) {
+        next_pack = lane % kLanes;
+        next_step += kChunkWarps;
+      }
+      next_stage = next_stage + 1 == kChunkStages ? 0 : next_stage + 1;
+    }
+    cp_async_commit();
+  };
+  for (int s = 0; s < kChunkStages; ++s) start_next();
+
+  int stage = 0;
+  for (int step = warp; step < num_steps; step += kChunkWarps) {
+    float sums[1][kItems] = {};
+    for (int p = lane % kLanes; p - lane % kLanes < num_packs; p += kLanes) {
+      cp_async_wait<kChunkStages - 1>();
+      uint4 raw[kItems];
+#pragma unroll
+      for (int i = 0; i < kItems; ++i) raw[i] = load_16(own + stage * kStageBytes + i * 512);
+      if (p < num_packs) scorer.add_products(raw, p, query, sums);
+      start_next();
+      stage = stage + 1 == kChunkStages ? 0 : stage + 1;
+    }
+    float score[1];
+    scorer.finish(lane, sums, score);
+    const int item = step * Step::kStep + Step::item_of_lane(lane);
+    if (Step::is_first_with_item(lane) && item < count) scores[item] = score[0];
+  }
+  __syncthreads();
+}
+
+/// One block a chunk.   lists [gridDim.x, k] =, indices, scores [k] =
+///   num_finished [1] 0 before and after
+template <typename T, int kLanes>
+__global__ void __launch_bounds__(kChunkThreads, kChunkBlocks)
+    list_items_kernel(ItemScorer<T, kLanes> scorer, const T* query, const uint32_t* excluded, int chunk_items, int k,
+                      Entry* lists, unsigned* num_finished, int32_t* indices, float* scores) {
+  using Step = StepOf<kLanes, 1>;
+  constexpr int kItems = Step::kStep * kLanes / 32;
+  LIMBECK_SHARED_MEMORY(char, shared);
+  __shared__ ListMemory memory;
+  float* const chunk_scores = reinterpret_cast<float*>(shared + kStreamBytes<kItems>);
+  float* const staged = chunk_scores + chunk_items;
+  Entry* const candidates = reinterpret_cast<Entry*>(shared);  // where the stream was
+  const int thread = static_cast<int>(threadIdx.x);
+  stage_queries<1>(query, 1, scorer.hidden_size, scorer.num_packs * kPack<T>, staged);
+
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * chunk_items;
+  const int64_t left = scorer.num_items - first;
+  const int count = left < chunk_items ? static_cast<int>(left) : chunk_items;
+  score_chunk<T, kLanes, kItems>(scorer, staged, first, count, shared, chunk_scores);
+
+  const auto entry_at = [&](int i) {
+    return is_excluded(excluded, first + i) ? Entry{0} : entry_of(key_of(chunk_scores[i]), first + i);
+  };
+  Entry best = 0;
+  for (int i = thread; i < count; i += kChunkThreads) {
+    const Entry entry = entry_at(i);
+    best = entry > best ? entry : best;
+  }
+  bound_entries(memory, best, k);
+  if (best >= memory.bound) {
+    for (int i = thread; i < count; i += kChunkThreads) {
+      const Entry entry = entry_at(i);
+      if (entry >= memory.bound) candidates[atomicAdd(&memory.count, 1u)] = entry;
+    }
+  }
+  __syncthreads();
+  const int found = static_cast<int>(memory.count);
+  Entry* const list = lists + static_cast<int64_t>(blockIdx.x) * k;
+  for (int i = thread; i < found; i += kChunkThreads) {
+    const int rank = rank_among(candidates, found, candidates[i]);
+    if (rank < k) list[rank] = candidates[i];
+  }
+  for (int rank = found + thread; rank < k; rank += kChunkThreads) list[rank] = 0;
+
+  __threadfence();
+  __syncthreads();
+  if (thread == 0) memory.is_last = atomicAdd(num_finished, 1u) == gridDim.x - 1;
+  __syncthreads();
+  if (!memory.is_last) return;
+  __threadfence();
+
+  // The k lists whose first entries are best hold the best k.
+  if (thread == 0) *num_finished = 0;
+  const int num_lists = static_cast<int>(gridDim.x);
+  best = 0;
+#pragma unroll 4
+  for (int i = thread; i < num_lists; i += kChunkThreads) {
+    const Entry entry = __ldcg(lists + static_cast<int64_t>(i) * k);
+    best = entry > best ? entry : best;
+  }
+  bound_entries(memory, best, k);
+  if (best >= memory.bound) {
+    for (int i = thread; i < num_lists; i += kChunkThreads) {
+      const Entry entry = __ldcg(lists + static_cast<int64_t>(i) * k);
+      if (entry >= memory.bound) candidates[atomicAdd(&memory.count, 1u)] = entry;
+    }
+  }
+  for (int rank = thread; rank < k; rank += kChunkThreads) memory.sorted[rank] = 0;
+  __syncthreads();
+  const int num_firsts = static_cast<int>(memory.count), num_best = num_firsts < k ? num_firsts : k;
+  for (int i = thread; i < num_firsts; i += kChunkThreads) {
+    const int rank = rank_among(candidates, num_firsts, candidates[i]);
+    if (rank < k) memory.lists[rank] = index_of_entry(candidates[i]) / chunk_items;
+  }
+  __syncthreads();
+  // Entry p of the list whose first is number r has r + p better ones.
+  for (int i = thread; i < num_best * k; i += kChunkThreads) {
+    const int r = i / k, p = i - r * k;
+    if (r + p < k) {
+      candidates[r * k - r * (r - 1) / 2 + p] = __ldcg(lists + static_cast<int64_t>(memory.lists[r]) * k + p);
+    }
+  }
+  __syncthreads();
+  const int num_candidates = num_best * k - num_best * (num_best - 1) / 2;
+  for (int i = thread; i < num_candidates; i += kChunkThreads) {
+    const Entry entry = candidates[i];
+    if (entry == 0) continue;
+    const int rank = rank_among(candidates, num_candidates, entry);
+    if (rank < k) memory.sorted[rank] = entry;
+  }
+  __syncthreads();
+  for (int rank = thread; rank < k; rank += kChunkThreads) write_item(indices, scores, rank, memory.sorted[rank]);
+}
+
+unsigned grid_size(int64_t blocks) { return static_cast<unsigned>(blocks); }
+
+template <typename T>
+struct ItemQuery {
+  const T* queries;
+  const T* items;
+  const uint32_t* excluded;
+  int64_t num_queries, num_items, hidden_size, k;
+  int64_t excluded_stride() const { return divide_up(num_items, 32); }
+};
+
+/// How many items each block lists: so many that all blocks run at once, or all of a few turns.
+int64_t chunk_size(const Context& context, int64_t num_items) {
+  const int64_t blocks = int64_t{kChunkBlocks} * context.num_multiprocessors;
+  const int64_t turns = divide_up(num_items, blocks * kMaxChunkItems);
+  return std::max<int64_t>(kChunkThreads, divide_up(divide_up(num_items, turns * blocks), 32) * 32);
+}
+
+/// One query over aligned items.
+template <typename T, int kLanes>
+void list_items(Context& context, const ItemQuery<T>& query, int64_t chunk_items, unsigned* num_finished,
+                int32_t* indices, float* scores) {
+  using Scorer = ItemScorer<T, kLanes>;
+  constexpr int kItems = StepOf<kLanes, 1>::kStep * kLanes / 32;
+  static_assert(kStreamBytes<kItems> >= kMaxChunkItems * sizeof(Entry));
+  static_assert(kStreamBytes<kItems> >= kMaxLists / kChunkThreads * kMaxListed * sizeof(Entry));
+  static_assert(kStreamBytes<kItems> >= kMaxListed * (kMaxListed + 1) / 2 * sizeof(Entry));
+  const Scorer scorer{query.items, query.num_items, static_cast<int>(query.hidden_size),
+                      static_cast<int>(divide_up(query.hidden_size, Scorer::W))};
+  const int64_t num_lists = divide_up(query.num_items, chunk_items);
+  Entry* lists = context.arena.allocate<Entry>(num_lists * query.k);
+  if (num_finished == nullptr) {
+    num_finished = context.arena.allocate<unsigned>(1);
+    set_zero(context, num_finished, 1);
+  }
+  const size_t shared_bytes =
+      kStreamBytes<kItems> +
+      sizeof(float) * (static_cast<size_t>(chunk_items) + static_cast<size_t>(scorer.num_packs * Scorer::W));
+  launch(context, list_items_kernel<T, kLanes>, dim3(grid_size(num_lists)), dim3(kChunkThreads), shared_bytes, scorer,
+         query.queries, query.excluded, static_cast<int>(chunk_items), static_cast<int>(query.k), lists, num_finished,
+         indices, scores);
+}
+
+/// Few queries: the items are read once, past the scores' memory.
+template <typename T, int kLanes, bool kIsPacked>
+void scan_items(Context& context, const ItemQuery<T>& query, int32_t* indices, float* scores) {
+  using Scorer = ItemScorer<T, kLanes>;
+  const Scorer scorer{query.items, query.num_items, static_cast<int>(query.hidden_size),
+                      static_cast<int>(divide_up(query.hidden_size, Scorer::W))};
+  const int64_t num_queries = query.num_queries, num_tiles = divide_up(query.num_items, kTileItems);
+  const int k = static_cast<int>(query.k);
+  const int64_t key_stride = divide_up(num_tiles, 4) * 4, num_entries = k * kTileItems;
+  uint32_t* keys = context.arena.allocate<uint32_t>(num_queries * key_stride);
+  int32_t* tiles = context.arena.allocate<int32_t>(num_queries * k);
+  Entry* entries = context.arena.allocate<Entry>(num_queries * num_entries);
+  const size_t query_bytes = sizeof(float) * static_cast<size_t>(scorer.num_packs * Scorer::W);
+
+  // Blocks that fit the device take the tiles in turns. How many there are changes nothing in the result.
+  const int64_t blocks =
+      std::min(divide_up(num_tiles, kScanThreads / 32), int64_t{kScanBlocks} * context.num_multiprocessors);
+  const auto scan = [&](auto queries) {
+    constexpr int kQueries = decltype(queries)::value;
+    launch(context, scan_tiles_kernel<T, kLanes, kQueries, kIsPacked>, dim3(grid_size(blocks)), dim3(kScanThreads),
+           query_bytes * kQueries, scorer, query.queries, static_cast<int>(num_queries), query.excluded,
+           query.excluded_stride(), num_tiles, key_stride, keys);
+  };
+  if (num_queries == 1) {
+    scan(std::integral_constant<int, 1>());
+  } else {
+    scan(std::integral_constant<int, kMaxScannedQueries>());
+  }
+  launch(context, select_tiles_kernel, dim3(grid_size(num_queries)), dim3(kSelectThreads), 0, keys, key_stride,
+         num_tiles, k, tiles);
+  launch(context, score_tiles_kernel<T, kLanes, kIsPacked>,
+         dim3(grid_size(divide_up(k, kScanThreads / 32)), grid_size(num_queries)), dim3(kScanThreads), query_bytes,
+         scorer, query.queries, query.excluded, query.excluded_stride(), tiles, k, entries);
+  launch(context, select_entries_kernel, dim3(grid_size(num_queries)), dim3(kSelectThreads), 0, entries, num_entries,
+         num_entries, k, indices, scores);
+}
+
+template <typename T, int kLanes>
+void find_items(Context& context, const ItemQuery<T>& query, unsigned* num_finished, int32_t* indices, float* scores) {
+  if (query.num_queries == 1 && query.num_items > 0 && query.k <= kMaxListed) {
+    const int64_t chunk_items = chunk_size(context, query.num_items);
+    if (divide_up(query.num_items, chunk_items) <= kMaxLists) {
+      return list_items<T, kLanes>(context, query, chunk_items, num_finished, indices, scores);
+    }
+  }
+  scan_items<T, kLanes, true>(context, query, indices, scores);
+}
+
+template <typename T>
+void find_items(Context& context, const ItemQuery<T>& query, unsigned* num_finished, int32_t* indices, float* scores) {
+  if (query.hidden_size % kPack<T> != 0 || !is_aligned(query.items)) {
+    return scan_items<T, 8, false>(context, query, indices, scores);
+  }
+  // As many lanes as leave none idle, or all.
+  const int64_t packs = query.hidden_size / kPack<T>;
+  int64_t lanes = 4;
+  while (lanes < 32 && lanes < packs && (packs % lanes != 0 || packs % (2 * lanes) == 0)) lanes *= 2;
+  if (lanes == 4) return find_items<T, 4>(context, query, num_finished, indices, scores);
+  if (lanes == 8) return find_items<T, 8>(context, query, num_finished, indices, scores);
+  if (lanes == 16) return find_items<T, 16>(context, query, num_finished, indices, scores);
+  find_items<T, 32>(context, query, num_finished, indices, scores);
+}
+
+/// Many queries: a product for each chunk of items, then the best of the chunks' best.
+template <typename T>
+void multiply_items(Context& context, const ItemQuery<T>& query, int64_t chunk_items, int32_t* indices, float* scores) {
+  const int64_t num_queries = query.num_queries, width = query.hidden_size, k = query.k;
+  if (chunk_items <= 0) {
+    chunk_items = std::max<int64_t>(16384, kScoreBytes / static_cast<int64_t>(sizeof(float)) / num_queries);
+  }
+  chunk_items = std::max<int64_t>(64, divide_up(std::min(chunk_items, query.num_items), 64) * 64);
+  const int64_t num_chunks = divide_up(query.num_items, chunk_items), best_stride = divide_up(num_chunks * k, 2) * 2;
+  float* chunk = context.arena.allocate<float>(num_queries * chunk_items);
+  Entry* best = context.arena.allocate<Entry>(num_queries * best_stride);
+  for (int64_t c = 0; c < num_chunks; ++c) {
+    const int64_t first = c * chunk_items, count = std::min(chunk_items, query.num_items - first);
+    gemm<T, float>(context, {num_queries, count, width, false, true, width, width, chunk_items}, query.queries,
+                   query.items + first * width, nullptr, nullptr, chunk);
+    launch(context, select_scores_kernel, dim3(grid_size(num_queries)), dim3(kSelectThreads), 0, chunk, chunk_items,
+           query.excluded, query.excluded_stride(), first, count, static_cast<int>(k), best + c * k, best_stride);
+  }
+  launch(context, select_entries_kernel, dim3(grid_size(num_queries)), dim3(kSelectThreads), 0, best, best_stride,
+         num_chunks * k, static_cast<int>(k), indices, scores);
+}
+
+}  // namespace
+
+template <typename T>
+void top_k_logits(Context& context, const T* hidden, const OutputTable<T>& table, int64_t k, int32_t* indices,
+                  float* values, float* log_sum_exp, int64_t num_rows, int64_t hidden_size, int64_t chunk_rows) {
+  if (k < 1 || k > table.vocab_size) {
+    throw Error("ERR_INVALID_ARGUMENT",
+                "k must be in [1, " + std::to_string(table.vocab_size) + "], got " + std::to_string(k));
+  }
+  if (num_rows == 0) return;
+  const int64_t stride = table.padded_vocab_size, sorted_size = sorted_entries(k);
+  if (chunk_rows <= 0) {
+    const int64_t row_bytes =
+        stride * static_cast<int64_t>(sizeof(float)) + sorted_size * static_cast<int64_t>(sizeof(Entry));
+    chunk_rows = std::max<int64_t>(512, (int64_t{1500} << 20) / row_bytes / 128 * 128);
+  }
+  chunk_rows = std::min(chunk_rows, num_rows);
+  DeviceArena::Scope scope(context.arena);
+  float* logits = context.arena.allocate<float>(chunk_rows * stride);
+  Entry* sorted = sorted_size > 0 ? context.arena.allocate<Entry>(chunk_rows * sorted_size) : nullptr;
+  for (int64_t begin = 0; begin < num_rows; begin += chunk_rows) {
+    const int64_t rows = std::min(chunk_rows, num_rows - begin);
+    // In fp32, bias and all: logits rounded to bf16 would be full of ties.
+    gemm<T, float>(context, {rows, stride, hidden_size, false, true, hidden_size, hidden_size, stride},
+                   hidden + begin * hidden_size, table.weight, nullptr, nullptr, logits);
+    launch(context, top_k_rows_kernel<T>, dim3(grid_size(rows)), dim3(kSelectThreads), 0, logits, table.bias,
+           table.vocab_size, stride, static_cast<int>(k), sorted, sorted_size, indices + begin * k, values + begin * k,
+           log_sum_exp + begin);
+  }
+}
+
+template <typename T>
+void top_k_items(Context& context, const T* queries, const T* items, const uint32_t* excluded, int64_t num_queries,
+                 int64_t num_items, int64_t hidden_size, int64_t k, int32_t* indices, float* scores,
+                 int64_t chunk_items, unsigned* num_finished) {
+  if (k < 1 || k > kMaxItems) {
+    throw Error("ERR_INVALID_ARGUMENT",
+                "k must be in [1, " + std::to_string(kMaxItems) + "], got " + std::to_string(k));
+  }
+  if (num_queries == 0) return;
+  DeviceArena::Scope scope(context.arena);
+  const ItemQuery<T> query{queries, items, excluded, num_queries, num_items, hidden_size, k};
+  if (num_queries <= kMaxScannedQueries && hidden_size <= kMaxScannedWidth) {
+    find_items(context, query, num_finished, indices, scores);
+  } else {
+    multiply_items(context, query, chunk_items, indices, scores);
+  }
+}
+
+#define LIMBECK_INSTANTIATE(T)                                                                                         \
+  template void top_k_logits<T>(Context&, const T*, const OutputTable<T>&, int64_t, int32_t*, float*, float*, int64_t, \
+                                int64_t, int64_t);                                                                     \
+  template void top_k_items<T>(Context&, const T*, const T*, const uint32_t*, int64_t, int64_t, int64_t, int64_t,      \
+                               int32_t*, float*, int64_t, unsigned*);
+LIMBECK_INSTANTIATE(float)
+LIMBECK_INSTANTIATE(bf16)
+#undef LIMBECK_INSTANTIATE
+
+}  // namespace limbeck::cuda

@@ -1,0 +1,253 @@
+#include "ops/top_k.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <vector>
+
+#include "cuda/loss_head.h"
+#include "device_test.h"
+#include "ops/reference_loss.h"
+
+using namespace limbeck::cuda;
+using namespace limbeck_test;
+
+namespace {
+
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+int64_t padded(int64_t count) { return (count + 63) / 64 * 64; }
+
+/// Random numbers whose products and sums are exact in any order, so that every way of scoring gives the same bits:
+/// small integers over 8. There are ties among them.
+std::vector<float> exact_floats(int64_t count, uint64_t seed, float magnitude = 8) {
+  std::vector<float> out = random_floats(count, seed, magnitude);
+  for (float& value : out) value = std::fmin(std::fmax(std::nearbyint(value), -100.0f), 100.0f) / 8;
+  return out;
+}
+
+std::vector<float> scores_of(const std::vector<float>& queries, const std::vector<float>& items, int64_t q,
+                             int64_t num_items, int64_t width) {
+  std::vector<float> scores(num_items);
+  for (int64_t i = 0; i < num_items; ++i) {
+    for (int64_t c = 0; c < width; ++c) scores[i] += queries[q * width + c] * items[i * width + c];
+  }
+  return scores;
+}
+
+bool same_score(float a, float b) { return std::isnan(a) ? std::isnan(b) : a == b; }
+
+/// `indices` and `values` [k] against the CPU's ranking of `scores`.
+bool is_ranked(const std::vector<float>& scores, const std::vector<uint8_t>& excluded, int64_t k,
+               const int32_t* indices, const float* values) {
+  std::vector<int32_t> expected(k, -1);
+  std::vector<float> expected_values(k, -kInfinity);
+  limbeck::top_k(scores.data(), excluded.empty() ? nullptr : excluded.data(), static_cast<int64_t>(scores.size()), k,
+                 expected.data(), expected_values.data());
+  for (int64_t i = 0; i < k; ++i) {
+    if (indices[i] != expected[i] || !same_score(values[i], expected_values[i])) {
+      std::printf("count %zu k %d: place %d is %d (%g), not %d (%g)\n", scores.size(), static_cast<int>(k),
+                  static_cast<int>(i), indices[i], static_cast<double>(values[i]), expected[i],
+                  static_cast<double>(expected_values[i]));
+      return false;
+    }
+  }
+  return true;
+}
+
+struct Ranking {
+  std::vector<int32_t> indices;
+  std::vector<float> values;
+};
+
+/// Random exclusions [num_queries, num_items]; some queries exclude everything, or all but a few.
+std::vector<uint8_t> random_exclusions(int64_t num_queries, int64_t num_items) {
+  std::vector<uint8_t> excluded(num_queries * num_items);
+  for (int64_t i = 0; i < num_queries * num_items; ++i) {
+    const float uniform = limbeck::Philox{5, 6}.uniform(static_cast<uint64_t>(i));
+    const int64_t q = i / num_items;
+    excluded[i] = q % 4 == 1 ? 1 : uniform < (q % 4 == 2 ? 0.95f : 0.3f);
+  }
+  return excluded;
+}
+
+template <typename T>
+Ranking rank_items(const std::vector<float>& queries, const std::vector<float>& items,
+                   const std::vector<uint8_t>& excluded, int64_t num_queries, int64_t num_items, int64_t width,
+                   int64_t k, int64_t chunk_items = 0) {
+  const int64_t words = (num_items + 31) / 32;
+  std::vector<uint32_t> bits(excluded.empty() ? 0 : num_queries * words, 0);
+  for (size_t i = 0; i < excluded.size(); ++i) {
+    const int64_t q = static_cast<int64_t>(i) / num_items, item = static_cast<int64_t>(i) % num_items;
+    if (excluded[i]) bits[q * words + item / 32] |= 1u << (item % 32);
+  }
+  TestDevice device;
+  const DeviceArray<T> device_queries(converted<T>(queries)), device_items(converted<T>(items));
+  const DeviceArray<uint32_t> device_bits(bits);
+  DeviceArray<int32_t> indices(num_queries * k);
+  DeviceArray<float> values(num_queries * k);
+  top_k_items<T>(device.context, device_queries.data(), device_items.data(),
+                 excluded.empty() ? nullptr : device_bits.data(), num_queries, num_items, width, k, indices.data(),
+                 values.data(), chunk_items);
+  return {indices.get(), values.get()};
+}
+
+template <typename T>
+bool items_are_ranked(const std::vector<float>& queries, const std::vector<float>& items, bool with_exclusions,
+                      int64_t num_queries, int64_t num_items, int64_t width, int64_t k, int64_t chunk_items = 0) {
+  const std::vector<uint8_t> excluded =
+      with_exclusions ? random_exclusions(num_queries, num_items) : std::vector<uint8_t>();
+  const Ranking ranking = rank_items<T>(queries, items, excluded, num_queries, num_items, width, k, chunk_items);
+  for (int64_t q = 0; q < num_queries; ++q) {
+    std::vector<uint8_t> own;
+    if (with_exclusions) own.assign(excluded.begin() + q * num_items, excluded.begin() + (q + 1) * num_items);
+    if (!is_ranked(scores_of(queries, items, q, num_items, width), own, k, ranking.indices.data() + q * k,
+                   ranking.values.data() + q * k)) {
+      std::printf("  query %d of %d, width %d\n", static_cast<int>(q), static_cast<int>(num_queries),
+                  static_cast<int>(width));
+      return false;
+    }
+  }
+  return true;
+}
+
+template <typename T>
+bool random_items_are_ranked(bool with_exclusions, int64_t num_queries, int64_t num_items, int64_t width, int64_t k,
+                             int64_t chunk_items = 0) {
+  return items_are_ranked<T>(exact_floats(num_queries * width, 1), exact_floats(num_items * width, 2), with_exclusions,
+                             num_queries, num_items, width, k, chunk_items);
+}
+
+/// top_k_logits of hidden [num_rows, width] on exact numbers, against the CPU.
+template <typename T>
+bool logits_are_ranked(int64_t num_rows, int64_t vocab_size, int64_t width, int64_t k, bool with_bias,
+                       int64_t chunk_rows, float magnitude = 8) {
+  const std::vector<float> hidden = exact_floats(num_rows * width, 3), bias = exact_floats(vocab_size, 4);
+  std::vector<float> table = exact_floats(vocab_size * width, 5, magnitude);
+  std::vector<float> padded_table = table, padded_bias = bias;
+  padded_table.resize(padded(vocab_size) * width, 0.0f);
+  padded_bias.resize(padded(vocab_size), kNaN);
+  TestDevice device;
+  const DeviceArray<T> device_hidden(converted<T>(hidden)), device_table(converted<T>(padded_table)),
+      device_bias(converted<T>(padded_bias));
+  DeviceArray<int32_t> indices(num_rows * k);
+  DeviceArray<float> values(num_rows * k), log_sum_exp(num_rows);
+  top_k_logits<T>(device.context, device_hidden.data(),
+                  {device_table.data(), with_bias ? device_bias.data() : nullptr, vocab_size, padded(vocab_size)}, k,
+                  indices.data(), values.data(), log_sum_exp.data(), num_rows, width, chunk_rows);
+  const std::vector<int32_t> out = indices.get();
+  const std::vector<float> out_values = values.get(), out_sums = log_sum_exp.get();
+  for (int64_t r = 0; r < num_rows; ++r) {
+    std::vector<float> scores = scores_of(hidden, table, r, vocab_size, width);
+    for (int64_t v = 0; v < vocab_size && with_bias; ++v) scores[v] += bias[v];
+    if (!is_ranked(scores, {}, k, out.data() + r * k, out_values.data() + r * k)) return false;
+    const double expected = limbeck::reference_log_sum_exp(std::vector<double>(scores.begin(), scores.end()));
+    if (!(std::fabs(out_sums[r] - expected) <= 1e-5 * (1 + std::fabs(expected)))) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+TEST("cuda: top_k_logits equals the CPU's ranking for every size, k and chunk") {
+  int turn = 0;
+  for (const int64_t vocab : {1, 2, 33, 64, 100, 1000, 1500}) {
+    for (const int64_t k : {int64_t{1}, int64_t{7}, int64_t{100}, vocab / 2, vocab}) {
+      if (k < 1 || k > vocab) continue;
+      ++turn;
+      CHECK(logits_are_ranked<float>(1 + turn % 5, vocab, 4 + turn % 5, k, turn % 2 == 0, turn % 3));
+      CHECK(logits_are_ranked<bf16>(1 + turn % 4, vocab, 8, k, turn % 2 == 1, turn % 4));
+    }
+  }
+}
+
+TEST("cuda: top_k_logits with k beyond what shared memory sorts, and with hardly any different logits") {
+  CHECK(logits_are_ranked<float>(2, 2500, 4, 2400, true, 0));
+  CHECK(logits_are_ranked<bf16>(2, 5000, 8, 5000, true, 1));
+  // Each of them is a tie: more reach the bound than are collected.
+  for (const int64_t k : {1, 10, 300}) CHECK(logits_are_ranked<float>(1, 6000, 4, k, false, 0, 0));
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", logits_are_ranked<float>(1, 10, 4, 11, false, 0));
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", logits_are_ranked<float>(1, 10, 4, 0, false, 0));
+}
+
+TEST("cuda: top_k_items of one query equals the CPU's ranking for every width, number of items and k") {
+  int turn = 0;
+  for (const int64_t width : {1, 5, 8, 16, 20, 24, 32, 48, 64, 96, 128, 200, 256, 384}) {
+    for (const int64_t items : {1, 63, 64, 65, 500, 3000}) {
+      if (items == 3000 && width > 64) continue;
+      const int64_t ks[] = {1, 10, 100, 3, 30};
+      const int64_t k = ks[++turn % 5];
+      CHECK(random_items_are_ranked<bf16>(turn % 3 == 0, 1, items, width, k));
+      CHECK(random_items_are_ranked<float>(turn % 3 == 1, 1, items, width, k));
+    }
+  }
+}
+
+TEST("cuda: top_k_items of a few queries, which are scanned together, and of many, which are multiplied") {
+  for (const int64_t queries : {2, 3, 8, 9, 20}) {
+    for (const int64_t width : {8, 24, 64, 100}) {
+      for (const int64_t items : {40, 700}) {
+        const bool with_exclusions = items == 700;
+        CHECK(random_items_are_ranked<bf16>(with_exclusions, queries, items, width, 20, 128));
+        CHECK(random_items_are_ranked<float>(with_exclusions, queries, items, width, 20, 300));
+      }
+    }
+  }
+}
+
+TEST("cuda: top_k_items of rows that are not aligned, and too wide to be scanned") {
+  CHECK(random_items_are_ranked<bf16>(false, 2, 100, 1032, 5));
+  CHECK(random_items_are_ranked<bf16>(false, 2, 100, 1023, 5));
+}
+
+TEST("cuda: top_k_items up to k = 1024, and with hardly any different scores") {
+  for (const int64_t queries : {1, 12}) {
+    for (const int64_t k : {385, 1024}) CHECK(random_items_are_ranked<bf16>(true, queries, 3000, 8, k));
+    const std::vector<float> query(queries * 8, 1.0f);
+    std::vector<float> items(4000 * 8, 0.5f);
+    for (const int64_t k : {1, 10, 300, 1000}) {
+      CHECK(items_are_ranked<bf16>(query, items, false, queries, 4000, 8, k));
+      CHECK(items_are_ranked<bf16>(query, items, true, queries, 4000, 8, k));
+    }
+  }
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", random_items_are_ranked<bf16>(false, 1, 30, 8, 1025));
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", random_items_are_ranked<bf16>(false, 1, 30, 8, 0));
+}
+
+TEST("cuda: top_k_items with rising, falling and infinite scores, zeros of both signs, and NaN as the worst") {
+  for (const int64_t queries : {1, 9}) {
+    const std::vector<float> query(queries, 1.0f);
+    std::vector<float> rising, falling, mixed, nothing(70, kNaN);
+    for (int i = 0; i < 1000; ++i) {
+      rising.push_back(static_cast<float>(i));
+      falling.push_back(static_cast<float>(-i));
+      const float kinds[] = {kNaN, kInfinity, -kInfinity, 0.0f, -0.0f, 3.0f, -2.0f};
+      mixed.push_back(kinds[i * 31 % 7]);
+    }
+    for (const auto& items : {rising, falling, mixed, nothing}) {
+      const int64_t count = static_cast<int64_t>(items.size());
+      CHECK(items_are_ranked<float>(query, items, false, queries, count, 1, 10));
+      CHECK(items_are_ranked<float>(query, items, true, queries, count, 1, 1000));
+    }
+  }
+}
+
+TEST("cuda: top_k_items of an empty catalogue finds nothing") {
+  for (const int64_t queries : {1, 9}) CHECK(random_items_are_ranked<bf16>(false, queries, 0, 8, 3));
+}
+
+TEST("cuda: a query gets the same scores alone and among others") {
+  const int64_t width = 64, items = 1000, k = 10;
+  const std::vector<float> queries = random_floats(8 * width, 8), table = random_floats(items * width, 9);
+  const Ranking together = rank_items<bf16>(queries, table, {}, 8, items, width, k);
+  for (int64_t q = 0; q < 8; q += 3) {
+    const std::vector<float> one(queries.begin() + q * width, queries.begin() + (q + 1) * width);
+    const Ranking alone = rank_items<bf16>(one, table, {}, 1, items, width, k);
+    for (int64_t i = 0; i < k; ++i) {
+      CHECK(alone.indices[i] == together.indices[q * k + i]);
+      CHECK(alone.values[i] == together.values[q * k + i]);
+    }
+  }
+}
