@@ -14,6 +14,7 @@
       'cflags_cc': ['-std=gnu++17', '-fno-math-errno'],
       'ldflags': ['-pthread'],
       'conditions': [
+        ["OS=='linux'", {'libraries': ['-ldl']}],  # part of libc from glibc 2.34 on
         ["OS=='mac'", {
           'xcode_settings': {
             'CLANG_CXX_LANGUAGE_STANDARD': 'gnu++17',

@@ -3,7 +3,7 @@ import { readdirSync, realpathSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-const FOLDERS = ['core', 'cpu', 'ops', 'model', 'train', 'retrieve', 'napi'];
+const FOLDERS = ['core', 'cpu', 'ops', 'model', 'train', 'retrieve', 'accelerator', 'napi'];
 
 /**
  * @param {string} root The package's folder.

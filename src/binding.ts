@@ -10,6 +10,7 @@
  */
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { LimbeckError } from './errors.js';
 
@@ -184,6 +185,8 @@ export interface NativeImportance {
 }
 
 export interface NativeTransformer {
+  /** Where forward() and the steps of trainers run. */
+  readonly device: 'cpu' | 'cuda';
   readonly numParameters: number;
   parameters(): ParameterInfo[];
   getParameter(name: string): Float32Array;
@@ -209,6 +212,10 @@ export interface NativeTransformer {
   forward(request: ForwardRequest): Promise<ForwardResult>;
   /** θ ← θ + alpha·weights⊙(φ − θ) for one parameter. @param weights @defaultValue ones */
   interpolate(name: string, target: Float32Array, alpha: number, weights?: Float32Array): Promise<void>;
+  /** θ ← θ + alpha·(φ − θ) for every parameter, on the model's device; `source` has the same parameters. */
+  interpolateFrom(source: NativeTransformer, alpha: number): Promise<void>;
+  /** Another transformer with the same configuration, parameters and item features. */
+  copy(): NativeTransformer;
   /** φ(source) for every parameter of this model's shape, as named arrays; nothing is changed. */
   project(source: NativeTransformer, map: ProjectionMap): Promise<{ name: string; values: Float32Array }[]>;
   /** Continues a text with a causal model, piece by piece. */
@@ -424,6 +431,25 @@ export interface NativeRecommender {
   dispose(): void;
 }
 
+/** Requests to a sequence model on the GPU: synchronous, for ids alone, against its items as they were when it was made. */
+export interface NativeGpuRecommender {
+  /**
+   * Fills itemIds and scores with the best k items after `history` and returns how many there are. Best first; equal
+   * scores by lower id. `k` and the excluded items are at most 1024 together.
+   *
+   * @throws LimbeckError ERR_BUSY while the model is at work, ERR_INVALID_ARGUMENT when it was changed
+   */
+  recommend(request: {
+    /** Oldest first. */
+    readonly history: Int32Array;
+    readonly exclude: Int32Array;
+    readonly k: number;
+    readonly itemIds: Int32Array; // [≥ k]
+    readonly scores: Float32Array; // [≥ k]
+  }): number;
+  dispose(): void;
+}
+
 /** From token ids to item features, the way the catalogue's own were made: pooled hidden states, fused, reduced. */
 export interface TextEncoderOptions {
   readonly model: NativeTransformer;
@@ -445,14 +471,47 @@ export interface NativeTextEncoder {
   dispose(): void;
 }
 
+/** One GPU, as it is now. */
+export interface CudaDevice {
+  readonly name: string;
+  /** Compute capability, such as `9.0`. */
+  readonly capability: string;
+  readonly numMultiprocessors: number;
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+  /** Why it cannot be used; empty = it can. */
+  readonly problem: string;
+}
+
+/** What a machine has of what the CUDA library needs. Versions are 1000·major + 10·minor. */
+export interface CudaInfo {
+  readonly runtimeVersion: number;
+  /** 0 = no driver. */
+  readonly driverVersion: number;
+  /** The cuBLASLt library in use; empty = none. */
+  readonly cublas: string;
+  /** Why nothing can be computed; empty = something can. */
+  readonly problem: string;
+  readonly devices: readonly CudaDevice[];
+}
+
 export interface NativeEngineOptions {
   /** Compute threads; 0 = what the cgroup and the affinity mask allow. */
   readonly threads: number;
   /** What operands of products are rounded to in background work; sums are fp32. @defaultValue float32 */
   readonly precision?: 'float32' | 'bfloat16' | 'fastest';
+  /** Forward passes and training on a GPU; without, on the processor. */
+  readonly cuda?: {
+    /** Path of the CUDA library, see {@link findCudaLibrary}. */
+    readonly library: string;
+    readonly device: number;
+  };
 }
 
 export interface NativeEngine {
+  readonly device: 'cpu' | 'cuda';
+  /** Of the GPU; empty without one. */
+  readonly deviceName: string;
   readonly threads: number;
   readonly precision: 'float32' | 'bfloat16';
   createTransformer(config: TransformerConfig): NativeTransformer;
@@ -460,6 +519,8 @@ export interface NativeEngine {
   createImportance(model: NativeTransformer): NativeImportance;
   /** Takes a snapshot: later training of the model does not change the recommender. */
   createRecommender(model: NativeTransformer): NativeRecommender;
+  /** On an engine with a GPU: of a causal model without token types. */
+  createGpuRecommender(model: NativeTransformer): NativeGpuRecommender;
   createTextEncoder(options: TextEncoderOptions): NativeTextEncoder;
   /** Principal components of x [rows, columns] by randomised SVD (Halko et al. 2011, alg. 4.4 + 5.1). */
   pca(request: {
@@ -552,6 +613,8 @@ export interface CpuInfo {
 export interface NativeBinding {
   createEngine(options: NativeEngineOptions): NativeEngine;
   cpuInfo(): CpuInfo;
+  /** Opens the CUDA library and asks it. */
+  cudaInfo(library: string): CudaInfo;
   /** What another thread shared under this key; it belongs to no engine, so it cannot rank(). */
   openRecommender(key: string): NativeRecommender;
   openTextEncoder(key: string): NativeTextEncoder;
@@ -596,6 +659,33 @@ export function loadBinding(): NativeBinding {
     fileURLToPath(new URL(`../prebuilds/${process.platform}-${process.arch}/limbeck.node`, import.meta.url)),
   ]);
   return binding;
+}
+
+/**
+ * The CUDA library: the one that `LIMBECK_CUDA_LIBRARY` names, else the one compiled here, else the one that the package
+ * carries.
+ *
+ * @throws {@link LimbeckError} `ERR_CUDA_UNAVAILABLE` when there is none
+ */
+export function findCudaLibrary(env: NodeJS.ProcessEnv = process.env): string {
+  const named = env['LIMBECK_CUDA_LIBRARY'];
+  const candidates =
+    named !== undefined && named !== ''
+      ? [resolve(named)]
+      : [
+          fileURLToPath(new URL('../build/cuda/liblimbeck_cuda.so', import.meta.url)),
+          fileURLToPath(
+            new URL(`../prebuilds/${process.platform}-${process.arch}/liblimbeck_cuda.so`, import.meta.url),
+          ),
+        ];
+  const file = candidates.find((candidate) => existsSync(candidate));
+  if (file !== undefined) return file;
+  throw new LimbeckError(
+    'ERR_CUDA_UNAVAILABLE',
+    `The CUDA library was not found: looked for ${candidates.join(' and ')}. Build it with ` +
+      '`node node_modules/limbeck/scripts/build-cuda.mjs` (needs nvcc and CMake), or in a checkout with ' +
+      "`npm run build:cuda`; or use device 'cpu'.",
+  );
 }
 
 /** @internal */

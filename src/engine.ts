@@ -1,7 +1,8 @@
 /** The engine: native threads and memory, and the eight steps of distillation over them. */
+import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { loadBinding, type NativeEngine } from './binding.js';
+import { findCudaLibrary, loadBinding, type NativeEngine, type NativeEngineOptions } from './binding.js';
 import { type DistillResult, distill } from './engine/distill.js';
 import { loadEvaluation } from './engine/evaluation-file.js';
 import type { FeedbackSource } from './engine/feedback-data.js';
@@ -40,13 +41,18 @@ import { pretrainLanguageModel, type TextCorpus, trainLanguageModel } from './te
 import { fitStaticEncoder, type StaticEncoderOptions } from './teacher/static-encoder.js';
 
 const engineOptionsSchema = z.strictObject({
-  /** `auto` takes the fastest that this machine has. */
-  device: z.enum(['auto', 'cpu']).default('auto'),
+  /**
+   * Where language models and students are run and trained. `auto` takes the GPU where the CUDA library is built and finds
+   * one that it can use, else the processor; `cuda` says what is missing instead.
+   */
+  device: z.enum(['auto', 'cpu', 'cuda']).default('auto'),
+  /** Which GPU, of those that the process sees (`CUDA_VISIBLE_DEVICES`). */
+  deviceIndex: z.int().min(0).max(1023).default(0),
   /** Compute threads; 0 = what the machine and the container allow. */
   threads: z.int().min(0).max(256).default(0),
   /**
    * What the operands of matrix products are rounded to in training, extraction and evaluation; weights, sums and
-   * requests stay fp32. `fastest` measures which of the two this processor multiplies faster.
+   * requests stay fp32. `fastest` is bfloat16 on a GPU, and measures which of the two a processor multiplies faster.
    */
   precision: z.enum(['float32', 'bfloat16', 'fastest']).default('float32'),
 });
@@ -56,11 +62,31 @@ export type EngineOptions = z.input<typeof engineOptionsSchema>;
 /**
  * Starts an engine: a thread that runs long work, and compute threads under it. Dispose of it when it is not needed.
  *
- * @throws LimbeckError ERR_NATIVE_ADDON, ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION
+ * @throws LimbeckError ERR_NATIVE_ADDON, ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION; with `cuda`, ERR_CUDA_UNAVAILABLE for
+ * what is missing, ERR_CUDA, ERR_OUT_OF_MEMORY
  */
 export async function createEngine(options: EngineOptions = {}): Promise<Engine> {
-  const { threads, precision } = parseOptions(engineOptionsSchema, options, 'createEngine');
-  return new Engine(loadBinding().createEngine({ threads, precision }));
+  const { device, deviceIndex, threads, precision } = parseOptions(engineOptionsSchema, options, 'createEngine');
+  return new Engine(startNative(device, deviceIndex, { threads, precision }));
+}
+
+/** What no GPU, and one that is full or broken, answer at the start. */
+const UNUSABLE_GPU = new Set<unknown>(['ERR_CUDA_UNAVAILABLE', 'ERR_OUT_OF_MEMORY', 'ERR_CUDA', 'ERR_DEVICE_LOST']);
+
+function startNative(
+  device: 'auto' | 'cpu' | 'cuda',
+  deviceIndex: number,
+  options: Pick<NativeEngineOptions, 'threads' | 'precision'>,
+): NativeEngine {
+  const binding = loadBinding();
+  if (device === 'cpu') return binding.createEngine(options);
+  try {
+    return binding.createEngine({ ...options, cuda: { library: findCudaLibrary(), device: deviceIndex } });
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : undefined;
+    if (device === 'auto' && UNUSABLE_GPU.has(code)) return binding.createEngine(options);
+    throw error;
+  }
 }
 
 export class Engine {
@@ -69,6 +95,16 @@ export class Engine {
   /** @internal Use {@link createEngine}. */
   constructor(native: NativeEngine) {
     this.#native = native;
+  }
+
+  /** Where models are run and trained. */
+  get device(): 'cpu' | 'cuda' {
+    return this.#native.device;
+  }
+
+  /** The processor's name, or the GPU's. */
+  get deviceName(): string {
+    return this.#native.device === 'cuda' ? this.#native.deviceName : (cpus()[0]?.model ?? 'unknown');
   }
 
   /** Compute threads. */

@@ -26,6 +26,9 @@ export type LimbeckErrorCode =
   | 'ERR_CORRUPT_LOG' // an event log has a damaged or missing part
   | 'ERR_NOT_FINITE' // training produced NaN or infinity
   | 'ERR_NATIVE_ADDON' // the native addon cannot be loaded
+  | 'ERR_CUDA_UNAVAILABLE' // no GPU can be used: no library, no driver, no device, or one that is too old
+  | 'ERR_CUDA' // a call of the CUDA driver or of cuBLASLt failed
+  | 'ERR_DEVICE_LOST' // the GPU failed in the middle of work; engines on it are of no use any more, all others are
   | 'ERR_MISSING_DEPENDENCY' // an optional dependency is not installed
   | 'ERR_NETWORK' // a server cannot be reached, or keeps failing
   | 'ERR_ACCESS_DENIED' // a server wants another token

@@ -91,6 +91,8 @@ Engine* create_engine(int32_t device, ApiPrecision precision, ApiError* error) {
 
 void destroy_engine(Engine* engine) { delete engine; }
 
+void set_tuning(Engine* engine, int32_t tuning) { engine->blas->set_tuning(tuning != 0); }
+
 Model* create_model(Engine* engine, const TransformerConfig* config, size_t config_bytes, ApiError* error) {
   return guarded(error, static_cast<Model*>(nullptr), [&]() -> Model* {
     if (config_bytes != sizeof(TransformerConfig)) {
@@ -188,6 +190,7 @@ constexpr Api kApi = {
     describe_device,
     create_engine,
     destroy_engine,
+    set_tuning,
     create_model,
     destroy_model,
     set_parameters,

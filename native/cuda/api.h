@@ -145,6 +145,9 @@ struct Api {
 
   Engine* (*create_engine)(int32_t device, ApiPrecision precision, ApiError* error);
   void (*destroy_engine)(Engine* engine);
+  /// With tuning, products choose the fastest of several algorithms when a shape is first met; off at first. Faster by
+  /// a few percent, but another process may choose otherwise, and round otherwise.
+  void (*set_tuning)(Engine* engine, int32_t tuning);
 
   /// config_bytes = sizeof(TransformerConfig), checked.
   Model* (*create_model)(Engine* engine, const TransformerConfig* config, size_t config_bytes, ApiError* error);

@@ -51,6 +51,13 @@ inline uint32_t pack_bf16(float low, float high) {
 
 inline float exp2_approx(float x) { return exp2f(x); }
 
+using SharedAddress = uintptr_t;
+inline SharedAddress shared_address(const void* pointer) { return reinterpret_cast<SharedAddress>(pointer); }
+inline void ldmatrix_x4(uint32_t (&r)[4], SharedAddress row) { ldmatrix_x4(r, reinterpret_cast<const void*>(row)); }
+inline void ldmatrix_x4_trans(uint32_t (&r)[4], SharedAddress row) {
+  ldmatrix_x4_trans(r, reinterpret_cast<const void*>(row));
+}
+
 #else  // nvcc
 
 using bf16 = __nv_bfloat16;
@@ -99,23 +106,31 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+/// Where in shared memory a pointer points: a number in one register, for arithmetic.
+using SharedAddress = uint32_t;
+__device__ __forceinline__ SharedAddress shared_address(const void* pointer) {
+  return static_cast<SharedAddress>(__cvta_generic_to_shared(pointer));
 }
 
 /// Loads 8x8 matrices of 16-bit elements: lane 8i + j gives the address of row j of matrix i (16 bytes, aligned); lane
 /// l receives in r[i] the elements 2(l%4), 2(l%4)+1 of row l/4. With _trans, of the transposed matrix.
-__device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* shared_row) {
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], SharedAddress row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(shared_row))
+               : "r"(row)
+               : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* shared_row) {
+  ldmatrix_x4(r, shared_address(shared_row));
+}
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], SharedAddress row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(row)
                : "memory");
 }
 __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void* shared_row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(shared_row))
-               : "memory");
+  ldmatrix_x4_trans(r, shared_address(shared_row));
 }
 __device__ __forceinline__ void ldmatrix_x2(uint32_t (&r)[2], const void* shared_row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"

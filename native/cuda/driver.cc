@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <sstream>
 
 #include "core/error.h"
 #include "cuda/check.h"
@@ -63,8 +64,6 @@ DeviceInfo inspect_device(int index) {
   return info;
 }
 
-#ifndef LIMBECK_CUDA_EMULATED
-
 const char* const kLibraryNames[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
 
 void append_folder(std::vector<std::filesystem::path>& folders, const char* root, const char* below) {
@@ -85,10 +84,17 @@ std::vector<std::filesystem::path> library_folders() {
   append_folder(prefixes, std::getenv("VIRTUAL_ENV"), "lib");
   append_folder(prefixes, std::getenv("CONDA_PREFIX"), "lib");
   append_folder(prefixes, std::getenv("HOME"), ".local/lib");
-  for (const char* prefix : {"/usr/local/lib", "/usr/lib", "/opt/conda/lib", "/opt/venv/lib"}) {
-    prefixes.emplace_back(prefix);
-  }
   std::error_code ignored;
+  // Of each Python on the path.
+  const char* path = std::getenv("PATH");
+  std::stringstream entries(path == nullptr ? "" : path);
+  for (std::string bin; std::getline(entries, bin, ':');) {
+    const auto python = std::filesystem::canonical(std::filesystem::path(bin) / "python3", ignored);
+    if (bin.empty() || ignored) continue;
+    prefixes.push_back(std::filesystem::path(bin).parent_path() / "lib");
+    prefixes.push_back(python.parent_path().parent_path() / "lib");
+  }
+  for (const char* prefix : {"/usr/local/lib", "/usr/lib", "/opt/conda/lib"}) prefixes.emplace_back(prefix);
   for (const auto& prefix : prefixes) {
     std::vector<std::filesystem::path> pythons;
     for (const auto& entry : std::filesystem::directory_iterator(prefix, ignored)) {
@@ -156,64 +162,56 @@ Opened find_library() {
               "LIMBECK_CUBLAS_PATH to the library or its folder"};
 }
 
-struct Library {
-  lt::Functions functions{};
-  std::string path, problem;
-};
-
 template <typename Function>
 void load(void* handle, const char* name, Function*& function, std::string& problem) {
   function = reinterpret_cast<Function*>(dlsym(handle, name));
-  if (function == nullptr) problem = std::string("cuBLASLt is too old: it has no ") + name;
+  if (function == nullptr) problem = std::string("libcublasLt cannot be used: it has no function ") + name;
 }
 
-const Library& library() {
-  static const Library the_library = [] {  // open until the process ends
-    Library out;
-    const Opened opened = find_library();
-    out.problem = opened.problem;
-    if (opened.handle == nullptr) return out;
-#define LIMBECK_LOAD(name) load(opened.handle, "cublasLt" #name, out.functions.name, out.problem)
-    LIMBECK_LOAD(GetVersion);
-    LIMBECK_LOAD(Create);
-    LIMBECK_LOAD(Destroy);
-    LIMBECK_LOAD(MatmulDescCreate);
-    LIMBECK_LOAD(MatmulDescDestroy);
-    LIMBECK_LOAD(MatmulDescSetAttribute);
-    LIMBECK_LOAD(MatrixLayoutCreate);
-    LIMBECK_LOAD(MatrixLayoutDestroy);
-    LIMBECK_LOAD(MatmulPreferenceCreate);
-    LIMBECK_LOAD(MatmulPreferenceDestroy);
-    LIMBECK_LOAD(MatmulPreferenceSetAttribute);
-    LIMBECK_LOAD(MatmulAlgoGetHeuristic);
-    LIMBECK_LOAD(Matmul);
-#undef LIMBECK_LOAD
-    Dl_info info;
-    if (out.problem.empty() && dladdr(reinterpret_cast<void*>(out.functions.Matmul), &info) != 0) {
-      out.path = info.dli_fname;
-    }
-    return out;
-  }();
+const CublasLtLibrary& library() {
+#ifdef LIMBECK_CUDA_EMULATED
+  static CublasLtLibrary the_library;
+  the_library = {emulator::cublas_lt(), "emulated", ""};
+  if (!emulator::machine().has_cublas) the_library = {{}, "", "libcublasLt.so.13 (NVIDIA cuBLAS) was not found"};
+#else
+  static const CublasLtLibrary the_library = find_cublas_lt();  // open until the process ends
+#endif
   return the_library;
 }
 
-#else
-
-struct Library {
-  lt::Functions functions;
-  std::string path, problem;
-};
-
-Library library() {
-  if (!emulator::machine().has_cublas) return {{}, "", "libcublasLt.so.13 (NVIDIA cuBLAS) was not found"};
-  return {emulator::cublas_lt(), "emulated", ""};
-}
-
-#endif
-
 }  // namespace
 
-DriverInfo inspect_driver() {
+CublasLtLibrary find_cublas_lt() {
+  CublasLtLibrary out;
+  const Opened opened = find_library();
+  out.problem = opened.problem;
+  if (opened.handle == nullptr) return out;
+#define LIMBECK_LOAD(name) load(opened.handle, "cublasLt" #name, out.functions.name, out.problem)
+  LIMBECK_LOAD(GetVersion);
+  LIMBECK_LOAD(Create);
+  LIMBECK_LOAD(Destroy);
+  LIMBECK_LOAD(MatmulDescCreate);
+  LIMBECK_LOAD(MatmulDescDestroy);
+  LIMBECK_LOAD(MatmulDescSetAttribute);
+  LIMBECK_LOAD(MatrixLayoutCreate);
+  LIMBECK_LOAD(MatrixLayoutDestroy);
+  LIMBECK_LOAD(MatmulPreferenceCreate);
+  LIMBECK_LOAD(MatmulPreferenceDestroy);
+  LIMBECK_LOAD(MatmulPreferenceSetAttribute);
+  LIMBECK_LOAD(MatmulAlgoGetHeuristic);
+  LIMBECK_LOAD(Matmul);
+#undef LIMBECK_LOAD
+  Dl_info info;
+  if (!out.problem.empty()) {
+    dlclose(opened.handle);
+    out.functions = {};
+  } else if (dladdr(reinterpret_cast<void*>(out.functions.Matmul), &info) != 0) {
+    out.path = info.dli_fname;
+  }
+  return out;
+}
+
+DriverInfo inspect_driver(int memory_of) {
   DriverInfo info{};
   if (cudaDriverGetVersion(&info.driver_version) != cudaSuccess) info.driver_version = 0;
   if (cudaRuntimeGetVersion(&info.runtime_version) != cudaSuccess) info.runtime_version = 0;
@@ -223,9 +221,10 @@ DriverInfo inspect_driver() {
   info.problem = driver_problem(info.driver_version, info.runtime_version, status, num_devices);
   if (info.problem.empty()) {
     int current = 0;
-    const bool has_current = cudaGetDevice(&current) == cudaSuccess;
+    const bool has_current = memory_of != kNoDevice && cudaGetDevice(&current) == cudaSuccess;
     for (int index = 0; index < num_devices; ++index) {
       info.devices.push_back(inspect_device(index));
+      if (memory_of != kAllDevices && memory_of != index) continue;
       size_t total_bytes;
       DeviceInfo& device = info.devices.back();
       if (!device.problem.empty() || cudaSetDevice(index) != cudaSuccess ||
@@ -236,7 +235,7 @@ DriverInfo inspect_driver() {
     }
     if (has_current) cudaSetDevice(current);
   }
-  const Library& opened = library();
+  const CublasLtLibrary& opened = library();
   info.cublas_path = opened.path;
   info.cublas_problem = opened.problem;
   return info;
@@ -264,7 +263,7 @@ DeviceInfo use_device(int index) {
 }
 
 lt::Functions open_cublas_lt() {
-  const Library& opened = library();
+  const CublasLtLibrary& opened = library();
   if (!opened.problem.empty()) throw Error("ERR_CUDA_UNAVAILABLE", "CUDA cannot be used: " + opened.problem);
   return opened.functions;
 }

@@ -28,14 +28,25 @@ struct DriverInfo {
   std::string cublas_path;     // the library that open_cublas_lt() found, or empty
   std::string cublas_problem;  // why there is none
 };
-DriverInfo inspect_driver();
+/// Free memory is asked of device `memory_of` alone: to be asked takes some of it, as long as the process lives.
+constexpr int kAllDevices = -1, kNoDevice = -2;
+DriverInfo inspect_driver(int memory_of = kAllDevices);
 
 /// Makes `index` the device of this thread. Throws ERR_CUDA_UNAVAILABLE that says what is missing and what to do.
 DeviceInfo use_device(int index);
 
-/// The functions of cuBLASLt, opened at the first call: where the environment variable LIMBECK_CUBLAS_PATH names a
-/// library, or a folder with one, that; else on the loader's path, in the CUDA toolkit, or in the Python package
-/// nvidia-cublas. Throws ERR_CUDA_UNAVAILABLE that says where it looked and what to do.
+/// cuBLASLt as it was found.
+struct CublasLtLibrary {
+  lt::Functions functions{};
+  std::string path;     // empty: there is none
+  std::string problem;  // why, where it was looked for and what to do
+};
+
+/// Looks for it and opens it: where the environment variable LIMBECK_CUBLAS_PATH names a library, or a folder with one,
+/// that; else on the loader's path, in the CUDA toolkit, or in the Python package nvidia-cublas. Never throws.
+CublasLtLibrary find_cublas_lt();
+
+/// Its functions, looked for at the first call. Throws ERR_CUDA_UNAVAILABLE.
 lt::Functions open_cublas_lt();
 
 }  // namespace limbeck::cuda

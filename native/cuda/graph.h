@@ -5,8 +5,8 @@
 namespace limbeck::cuda {
 
 /// Work that was put on a stream once and can be run again with one call. It runs with the same pointers and sizes;
-/// what changes from run to run lies in device memory, or in host memory that copies of the graph read anew. Run the
-/// same work without a graph first: what a first call loads, allocates or measures has no place in one.
+/// what changes from run to run lies in device memory, or in pinned host memory that copies of the graph read anew. Run
+/// the same work without a graph first: what a first call loads, allocates or measures has no place in one.
 class Graph {
  public:
   Graph() = default;

@@ -22,7 +22,7 @@ constexpr size_t kPieceBytes = size_t{128} << 20;  // of results
 /// Some sequences of the batch, computed together.
 struct Piece {
   int64_t first_sequence, num_sequences, first_token, num_tokens;
-  int64_t map_elements_before;  // Σ t² of the sequences before
+  int64_t map_elements_before;   // Σ t² of the sequences before
   std::vector<int32_t> offsets;  // [num_sequences + 1] from 0
   std::vector<int32_t> rows;     // tokens whose logits are wanted, from the piece's first token; empty = all
   std::vector<int32_t> label_rows, labels;
@@ -122,8 +122,8 @@ class Inference {
     }
     for (int64_t i = 0; i < request_.num_value_relations; ++i) {
       const int64_t A = request_.relation_heads;
-      float* out = results_.add(request_.value_relations_out[i] + A * piece.map_elements_before,
-                                A * batch.map_elements);
+      float* out =
+          results_.add(request_.value_relations_out[i] + A * piece.map_elements_before, A * batch.map_elements);
       value_relation_forward<T>(context, model_.relation_shape(batch, A),
                                 activations.blocks[static_cast<size_t>(request_.value_relations[i] - 1)].values, out);
     }

@@ -89,9 +89,10 @@ void scatter_table_gradient(Context& context, const float* d_sampled, const floa
 ///   queries [num_queries, hidden_size], items [num_items, hidden_size], indices, scores [num_queries, k] =
 ///   (index −1, score −∞ where fewer are eligible; NaN counts as the worst)
 ///   chunk_items: of a product of many queries with the items; 0 = by memory
+///   num_finished: null, or a word of device memory that is 0 before and after; with it, one query takes one kernel
 template <typename T>
 void top_k_items(Context& context, const T* queries, const T* items, const uint32_t* excluded, int64_t num_queries,
                  int64_t num_items, int64_t hidden_size, int64_t k, int32_t* indices, float* scores,
-                 int64_t chunk_items = 0);
+                 int64_t chunk_items = 0, unsigned* num_finished = nullptr);
 
 }  // namespace limbeck::cuda

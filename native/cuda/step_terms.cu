@@ -1,6 +1,5 @@
-#include "cuda/step_terms.h"
-
 #include "cuda/launch.h"
+#include "cuda/step_terms.h"
 
 namespace limbeck::cuda {
 

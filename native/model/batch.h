@@ -21,8 +21,8 @@ struct Batch {
 /// model's positions, and every id is inside its table.
 void check_batch(const TransformerConfig& config, const Batch& batch);
 
-/// Row of the position table of each token: from position_offset on in each sequence. RoBERTa's padding token has the row
-/// before position 0, and is not counted.   position_ids [N] =
+/// Row of the position table of each token: from position_offset on in each sequence. RoBERTa's padding token has the
+/// row before position 0, and is not counted.   position_ids [N] =
 void fill_position_ids(const TransformerConfig& config, const Batch& batch, int32_t* position_ids);
 
 }  // namespace limbeck

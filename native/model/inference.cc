@@ -55,10 +55,6 @@ void check_inputs(const TransformerConfig& config, const ForwardInputs& inputs) 
   }
 }
 
-int64_t num_logit_rows(const ForwardInputs& inputs) {
-  return inputs.logit_rows != nullptr ? inputs.num_logit_rows : inputs.batch.num_tokens;
-}
-
 int64_t output_rows(const ForwardInputs& inputs) {
   return inputs.pooling == Pooling::kNone ? inputs.batch.num_tokens : inputs.batch.num_sequences;
 }
@@ -110,13 +106,12 @@ std::vector<float> attention_received(const AttentionShape& shape, const float* 
   return weights;
 }
 
-/// One row a sequence: one of its tokens, their mean, or their sum by `weights` [N].   hidden [N, d] → [S, d]
-FloatBuffer pool(const Batch& batch, const float* hidden, int64_t d, Pooling pooling,
-                 const std::vector<float>& weights) {
-  FloatBuffer pooled(batch.num_sequences * d);
-  std::memset(pooled.data(), 0, static_cast<size_t>(pooled.count()) * sizeof(float));
+/// One row a sequence: one of its tokens, their mean, or their sum by `weights` [N].   hidden [N, d] → pooled [S, d] =
+void pool(const Batch& batch, const float* hidden, int64_t d, Pooling pooling, const std::vector<float>& weights,
+          float* pooled) {
+  std::memset(pooled, 0, static_cast<size_t>(batch.num_sequences * d) * sizeof(float));
   for (int64_t s = 0; s < batch.num_sequences; ++s) {
-    float* row = pooled.data() + s * d;
+    float* row = pooled + s * d;
     const int64_t begin = batch.sequence_offsets[s], end = batch.sequence_offsets[s + 1];
     if (pooling == Pooling::kLast || pooling == Pooling::kCls) {
       const int64_t token = pooling == Pooling::kLast ? end - 1 : begin;
@@ -130,7 +125,6 @@ FloatBuffer pool(const Batch& batch, const float* hidden, int64_t d, Pooling poo
     if (pooling == Pooling::kAttention) continue;
     for (int64_t c = 0; c < d; ++c) row[c] /= static_cast<float>(end - begin);
   }
-  return pooled;
 }
 
 /// Rows of hidden [N, d] named by `rows` [R], packed.
@@ -151,13 +145,9 @@ void compute_logits(Context& context, Arena& arena, const Transformer& model, co
   const float* head = model.head_forward(context, arena, hidden, rows).output;  // [rows, d]
   const OutputTable table = model.output_table(activations.word_table);
   if (inputs.logits == LogitsForm::kDense) {
-    outputs.logits = FloatBuffer(rows * V);
     linear_forward(context, head, table.weight, table.bias, outputs.logits.data(), rows, d, V);
     return;
   }
-  outputs.top_k_indices.resize(static_cast<size_t>(rows * K));
-  outputs.top_k_values.resize(static_cast<size_t>(rows * K));
-  outputs.log_sum_exp.resize(static_cast<size_t>(rows));
   const int64_t chunk = std::clamp<int64_t>(kChunkFloats / V, 1, std::max<int64_t>(1, rows));
   float* logits = arena.allocate<float>(chunk * V);  // [chunk, V]
   for (int64_t begin = 0; begin < rows; begin += chunk) {
@@ -182,7 +172,6 @@ void compute_loss(Context& context, Arena& arena, const Transformer& model, cons
     rows.push_back(static_cast<int32_t>(i));
     labels.push_back(inputs.labels[i]);
   }
-  outputs.num_labels = static_cast<int64_t>(rows.size());
   if (rows.empty()) return;
   const float* hidden =
       gather(arena, activations.hidden[config.num_hidden_layers], rows.data(), outputs.num_labels, d);  // [R, d]
@@ -196,10 +185,43 @@ void compute_loss(Context& context, Arena& arena, const Transformer& model, cons
 
 }  // namespace
 
+int64_t num_logit_rows(const ForwardInputs& inputs) {
+  return inputs.logit_rows != nullptr ? inputs.num_logit_rows : inputs.batch.num_tokens;
+}
+
+void check_forward(const Transformer& model, const ForwardInputs& inputs) {
+  check_inputs(model.config(), inputs);
+  check_output_memory(model, inputs);
+}
+
+ForwardOutputs allocate_outputs(const Transformer& model, const ForwardInputs& inputs) {
+  const TransformerConfig& config = model.config();
+  const int64_t rows = num_logit_rows(inputs), K = inputs.top_k;
+  ForwardOutputs outputs;
+  for (size_t i = 0; i < inputs.hidden_states.size(); ++i) {
+    outputs.hidden_states.emplace_back(output_rows(inputs) * config.hidden_size);
+  }
+  const int64_t map_floats = attention_map_floats(model.attention_shape(inputs.batch));
+  for (size_t i = 0; i < inputs.attentions.size(); ++i) outputs.attentions.emplace_back(map_floats);
+  for (size_t i = 0; i < inputs.value_relations.size(); ++i) {
+    outputs.value_relations.emplace_back(
+        attention_map_floats(model.relation_shape(inputs.batch, inputs.relation_heads)));
+  }
+  if (inputs.logits == LogitsForm::kDense) outputs.logits = FloatBuffer(rows * config.vocab_size);
+  if (inputs.logits == LogitsForm::kTopK) {
+    outputs.top_k_indices.resize(static_cast<size_t>(rows * K));
+    outputs.top_k_values.resize(static_cast<size_t>(rows * K));
+    outputs.log_sum_exp.resize(static_cast<size_t>(rows));
+  }
+  for (int64_t i = 0; inputs.labels != nullptr && i < inputs.batch.num_tokens; ++i) {
+    outputs.num_labels += inputs.labels[i] != kIgnoredLabel;
+  }
+  return outputs;
+}
+
 ForwardOutputs run_forward(Context& context, Arena& arena, Transformer& model, const ForwardInputs& inputs) {
   const TransformerConfig& config = model.config();
-  check_inputs(config, inputs);
-  check_output_memory(model, inputs);
+  check_forward(model, inputs);
   arena.reset();
   const int64_t L = config.num_hidden_layers, N = inputs.batch.num_tokens, d = config.hidden_size;
   std::vector<uint8_t> keep_maps(static_cast<size_t>(L), 0);
@@ -210,14 +232,12 @@ ForwardOutputs run_forward(Context& context, Arena& arena, Transformer& model, c
   }
   std::vector<uint8_t> keep_values(static_cast<size_t>(L), 0);
   for (int64_t layer : inputs.value_relations) keep_values[static_cast<size_t>(layer - 1)] = 1;
-  ForwardOutputs outputs;
+  ForwardOutputs outputs = allocate_outputs(model, inputs);
   // Whole hidden states are computed where the caller will find them.
   std::vector<float*> hidden_buffers(static_cast<size_t>(L + 1), nullptr);
-  for (int64_t layer : inputs.hidden_states) {
-    if (inputs.pooling != Pooling::kNone) break;
-    outputs.hidden_states.emplace_back(N * d);
-    float*& buffer = hidden_buffers[static_cast<size_t>(layer)];
-    if (buffer == nullptr) buffer = outputs.hidden_states.back().data();
+  for (size_t i = 0; i < inputs.hidden_states.size() && inputs.pooling == Pooling::kNone; ++i) {
+    float*& buffer = hidden_buffers[static_cast<size_t>(inputs.hidden_states[i])];
+    if (buffer == nullptr) buffer = outputs.hidden_states[i].data();
   }
   model.pack_weights(context);
   ForwardOptions options;
@@ -232,21 +252,20 @@ ForwardOutputs run_forward(Context& context, Arena& arena, Transformer& model, c
       const std::vector<float> weights =
           weighs_tokens ? attention_received(model.attention_shape(inputs.batch, block), activations.blocks[block].maps)
                         : std::vector<float>();
-      outputs.hidden_states.push_back(pool(inputs.batch, hidden, d, inputs.pooling, weights));
+      pool(inputs.batch, hidden, d, inputs.pooling, weights, outputs.hidden_states[i].data());
     } else if (outputs.hidden_states[i].data() != hidden) {  // asked for twice
       std::memcpy(outputs.hidden_states[i].data(), hidden, static_cast<size_t>(N * d) * sizeof(float));
     }
   }
-  const int64_t map_floats = attention_map_floats(model.attention_shape(inputs.batch));
-  for (int64_t layer : inputs.attentions) {
-    outputs.attentions.emplace_back(map_floats);
-    std::memcpy(outputs.attentions.back().data(), activations.blocks[layer - 1].maps,
-                static_cast<size_t>(map_floats) * sizeof(float));
+  for (size_t i = 0; i < inputs.attentions.size(); ++i) {
+    const FloatBuffer& maps = outputs.attentions[i];
+    std::memcpy(maps.data(), activations.blocks[inputs.attentions[i] - 1].maps,
+                static_cast<size_t>(maps.count()) * sizeof(float));
   }
-  for (int64_t layer : inputs.value_relations) {
+  for (size_t i = 0; i < inputs.value_relations.size(); ++i) {
     const AttentionShape shape = model.relation_shape(inputs.batch, inputs.relation_heads);
-    outputs.value_relations.emplace_back(attention_map_floats(shape));
-    value_relation_forward(context, shape, activations.blocks[layer - 1].values, outputs.value_relations.back().data());
+    value_relation_forward(context, shape, activations.blocks[inputs.value_relations[i] - 1].values,
+                           outputs.value_relations[i].data());
   }
   if (inputs.logits != LogitsForm::kNone) compute_logits(context, arena, model, inputs, activations, outputs);
   if (inputs.labels != nullptr) compute_loss(context, arena, model, inputs, activations, outputs);

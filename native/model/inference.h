@@ -41,6 +41,15 @@ struct ForwardOutputs {
   int64_t num_labels = 0;
 };
 
+/// Rows of the logits: those named, or all tokens.
+int64_t num_logit_rows(const ForwardInputs& inputs);
+
+/// What run_forward() checks before anything else, with its errors. Reads the model's configuration alone, as does
+/// allocate_outputs().
+void check_forward(const Transformer& model, const ForwardInputs& inputs);
+/// Results of a pass in their shapes, not computed yet: floats and ids undefined, loss 0, labels counted.
+ForwardOutputs allocate_outputs(const Transformer& model, const ForwardInputs& inputs);
+
 /// One forward pass without dropout. Top-k logits go chunk of rows by chunk of rows: no [rows, V] matrix is written.
 /// Resets `arena`. Throws Error("ERR_INVALID_ARGUMENT") for a layer, row, label or id out of range, and
 /// Error("ERR_OUT_OF_MEMORY") when the results alone would not fit.

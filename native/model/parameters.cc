@@ -53,7 +53,15 @@ int64_t stored_size_bytes(StoredType type) {
   return type == StoredType::kFloat32 ? 4 : 2;
 }
 
-Parameters::Parameters(const TransformerConfig& config) {
+std::vector<Parameter> list_parameters(const TransformerConfig& config, int64_t* flat_count) {
+  std::vector<Parameter> list;
+  *flat_count = 0;
+  auto add = [&](const std::string& name, std::vector<int64_t> shape) {
+    int64_t count = 1;
+    for (int64_t size : shape) count *= size;
+    list.push_back({name, std::move(shape), *flat_count, count});
+    *flat_count += (count + kAlignmentFloats - 1) / kAlignmentFloats * kAlignmentFloats;
+  };
   const int64_t d = config.hidden_size;
   const bool layer_norm = config.norm == NormKind::kLayerNorm;
   const bool norm_after = config.norm_placement == NormPlacement::kAfter;
@@ -91,15 +99,12 @@ Parameters::Parameters(const TransformerConfig& config) {
   }
   if (!config.tie_word_embeddings) add("head.output.weight", {config.vocab_size, d});
   if (config.item_feature_size > 0) add("item_projection.weight", {d, config.item_feature_size});
-  values_ = allocate_floats(flat_count_);
+  return list;
 }
 
-void Parameters::add(const std::string& name, std::vector<int64_t> shape) {
-  int64_t count = 1;
-  for (int64_t size : shape) count *= size;
-  index_.emplace(name, list_.size());
-  list_.push_back({name, std::move(shape), flat_count_, count});
-  flat_count_ += (count + kAlignmentFloats - 1) / kAlignmentFloats * kAlignmentFloats;
+Parameters::Parameters(const TransformerConfig& config) : list_(list_parameters(config, &flat_count_)) {
+  for (size_t i = 0; i < list_.size(); ++i) index_.emplace(list_[i].name, i);
+  values_ = allocate_floats(flat_count_);
 }
 
 const Parameter& Parameters::find(const std::string& name) const {

@@ -17,6 +17,10 @@ struct Parameter {
   int64_t count;   // product of shape
 };
 
+/// Every parameter of such a model, in the order and at the offsets of Parameters; *flat_count gets the floats of the
+/// flat array, gaps included. Allocates no values.
+std::vector<Parameter> list_parameters(const TransformerConfig& config, int64_t* flat_count);
+
 /// How a checkpoint stores a value, little-endian.
 enum class StoredType { kFloat32, kFloat16, kBFloat16, kFloat64 };
 int64_t stored_size_bytes(StoredType type);
@@ -42,6 +46,8 @@ class Parameters {
     return values_.get();
   }
   const float* values() const { return values_.get(); }
+  /// For writing what belongs to this version, and only comes late: from a copy of the model that changed elsewhere.
+  float* late_values() { return values_.get(); }
   /// Goes up whenever the values may have changed.
   uint64_t version() const { return version_; }
   /// Widens `count` stored values (at any alignment) into a parameter, from value `first` of the file's order on. With
@@ -55,11 +61,9 @@ class Parameters {
   bool has_gradients() const { return gradients_ != nullptr; }
 
  private:
-  void add(const std::string& name, std::vector<int64_t> shape);
-
+  int64_t flat_count_ = 0;  // before list_, which is made with it
   std::vector<Parameter> list_;
   std::unordered_map<std::string, size_t> index_;
-  int64_t flat_count_ = 0;
   uint64_t version_ = 0;
   AlignedFloats values_;
   AlignedFloats gradients_;

@@ -121,6 +121,7 @@ void Transformer::set_item_features(const float* features) {
   const int64_t count = config_.vocab_size * config_.item_feature_size;
   if (item_features_ == nullptr) item_features_ = allocate_floats(count);
   std::memcpy(item_features_.get(), features, static_cast<size_t>(count) * sizeof(float));
+  ++item_features_version_;
 }
 
 const float* Transformer::word_table(Context& context, Arena& arena) const {

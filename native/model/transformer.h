@@ -103,6 +103,8 @@ class Transformer {
   /// Frozen features u [V, f], copied.
   void set_item_features(const float* features);
   const float* item_features() const { return item_features_.get(); }
+  /// Goes up with each set_item_features().
+  uint64_t item_features_version() const { return item_features_version_; }
 
   /// The table that ids index, in `arena` when it must be computed: e_i = v_i + A·u_i.
   const float* word_table(Context& context, Arena& arena) const;
@@ -189,6 +191,7 @@ class Transformer {
   TransformerConfig config_;
   Parameters parameters_;
   AlignedFloats item_features_;
+  uint64_t item_features_version_ = 0;
   std::vector<double> rotary_frequencies_;  // [hd/2], with rotary positions
   std::vector<Block> blocks_;
   Norm embedding_norm_{}, final_norm_{}, head_norm_{};

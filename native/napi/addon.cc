@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "accelerator/cuda_library.h"
 #include "core/crc32c.h"
 #include "core/thread_pool.h"
 #include "cpu/kernels.h"
@@ -9,6 +10,7 @@
 #include "napi/engine.h"
 #include "napi/file_lock.h"
 #include "napi/generation.h"
+#include "napi/gpu_recommender.h"
 #include "napi/importance.h"
 #include "napi/packing.h"
 #include "napi/recommender.h"
@@ -33,6 +35,32 @@ Napi::Value cpu_info(const Napi::CallbackInfo& info) {
     result.Set("features", features);
     result.Set("isa", cpu.isa);
     result.Set("availableThreads", available_threads());
+    return result;
+  });
+}
+
+/// cudaInfo(library): what `limbeck doctor` says of the GPUs.
+Napi::Value cuda_info(const Napi::CallbackInfo& info) {
+  return with_js_errors(info.Env(), [&] {
+    const CudaInfo cuda = limbeck::cuda_info(to_string(info[0], "library"));
+    Napi::Array devices = Napi::Array::New(info.Env(), cuda.devices.size());
+    for (uint32_t i = 0; i < cuda.devices.size(); ++i) {
+      const CudaDevice& device = cuda.devices[i];
+      Napi::Object entry = Napi::Object::New(info.Env());
+      entry.Set("name", device.name);
+      entry.Set("capability", std::to_string(device.major) + "." + std::to_string(device.minor));
+      entry.Set("numMultiprocessors", device.num_multiprocessors);
+      entry.Set("totalBytes", static_cast<double>(device.total_bytes));
+      entry.Set("freeBytes", static_cast<double>(device.free_bytes));
+      entry.Set("problem", device.problem);
+      devices.Set(i, entry);
+    }
+    Napi::Object result = Napi::Object::New(info.Env());
+    result.Set("runtimeVersion", cuda.runtime_version);
+    result.Set("driverVersion", cuda.driver_version);
+    result.Set("cublas", cuda.cublas);
+    result.Set("problem", cuda.problem);
+    result.Set("devices", devices);
     return result;
   });
 }
@@ -66,8 +94,10 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   TextEncoderObject::define(env);
   GenerationObject::define(env);
   ImportanceObject::define(env);
+  GpuRecommenderObject::define(env);
   exports.Set("createEngine", Napi::Function::New(env, create_engine, "createEngine"));
   exports.Set("cpuInfo", Napi::Function::New(env, cpu_info, "cpuInfo"));
+  exports.Set("cudaInfo", Napi::Function::New(env, cuda_info, "cudaInfo"));
   exports.Set("openRecommender", Napi::Function::New(env, open_recommender, "openRecommender"));
   exports.Set("openTextEncoder", Napi::Function::New(env, open_text_encoder, "openTextEncoder"));
   exports.Set("crc32c", Napi::Function::New(env, crc32c, "crc32c"));

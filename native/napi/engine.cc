@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "model/inference.h"
+#include "napi/gpu_recommender.h"
 #include "napi/importance.h"
 #include "napi/recommender.h"
 #include "napi/text_encoder.h"
@@ -62,10 +63,13 @@ void Engine::define(Napi::Env env) {
                   {
                       getter<&Engine::threads>("threads"),
                       getter<&Engine::precision>("precision"),
+                      getter<&Engine::device>("device"),
+                      getter<&Engine::device_name>("deviceName"),
                       method<&Engine::create_transformer>("createTransformer"),
                       method<&Engine::create_trainer>("createTrainer"),
                       method<&Engine::create_importance>("createImportance"),
                       method<&Engine::create_recommender>("createRecommender"),
+                      method<&Engine::create_gpu_recommender>("createGpuRecommender"),
                       method<&Engine::create_text_encoder>("createTextEncoder"),
                       promise_method<&Engine::pca>("pca"),
                       promise_method<&Engine::pca_transform>("pcaTransform"),
@@ -81,7 +85,7 @@ void Engine::define(Napi::Env env) {
 Napi::Object Engine::create(Napi::Env env, const Napi::Value& options) {
   const Fields fields(options, "options");
   const int64_t threads = fields.integer("threads", 0, kMaxThreads);
-  Precision precision = Precision::kFloat32;
+  Precision precision = Precision::kFloat32, gpu_precision = Precision::kFloat32;
   if (!fields.get("precision").IsUndefined()) {
     enum class Choice { kFloat32, kBFloat16, kFastest };
     const Choice choice = fields.choice<Choice>(
@@ -89,9 +93,18 @@ Napi::Object Engine::create(Napi::Env env, const Napi::Value& options) {
     precision = choice == Choice::kFastest    ? fastest_precision()
                 : choice == Choice::kBFloat16 ? Precision::kBFloat16
                                               : Precision::kFloat32;
+    if (choice != Choice::kFloat32) gpu_precision = Precision::kBFloat16;
+  }
+  std::shared_ptr<CudaEngine> gpu;
+  const Napi::Value cuda = fields.get("cuda");
+  if (!cuda.IsUndefined()) {
+    const Fields cuda_fields(cuda, "options.cuda");
+    const int64_t device = cuda_fields.integer("device", 0, kMaxInt32);
+    gpu = CudaEngine::create(to_string(cuda_fields.get("library"), cuda_fields.name("library")),
+                             static_cast<int>(device), gpu_precision);
   }
   const Napi::Object object = construct(env);
-  Engine::Unwrap(object)->queue_ = TaskQueue::start(env, static_cast<int>(threads), precision);
+  Engine::Unwrap(object)->queue_ = TaskQueue::start(env, static_cast<int>(threads), precision, std::move(gpu));
   return object;
 }
 
@@ -109,6 +122,15 @@ Napi::Value Engine::precision(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), queue()->precision() == Precision::kBFloat16 ? "bfloat16" : "float32");
 }
 
+Napi::Value Engine::device(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), queue()->gpu() != nullptr ? "cuda" : "cpu");
+}
+
+Napi::Value Engine::device_name(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<CudaEngine>& gpu = queue()->gpu();
+  return Napi::String::New(info.Env(), gpu != nullptr ? gpu->device().name : std::string());
+}
+
 Napi::Value Engine::create_transformer(const Napi::CallbackInfo& info) {
   return TransformerObject::create(info.Env(), queue(), info[0]);
 }
@@ -123,6 +145,10 @@ Napi::Value Engine::create_importance(const Napi::CallbackInfo& info) {
 
 Napi::Value Engine::create_recommender(const Napi::CallbackInfo& info) {
   return RecommenderObject::create(info.Env(), queue(), info[0]);
+}
+
+Napi::Value Engine::create_gpu_recommender(const Napi::CallbackInfo& info) {
+  return GpuRecommenderObject::create(info.Env(), queue(), info[0]);
 }
 
 Napi::Value Engine::create_text_encoder(const Napi::CallbackInfo& info) {

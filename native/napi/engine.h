@@ -25,10 +25,13 @@ class Engine : public JsClass<Engine> {
   const std::shared_ptr<TaskQueue>& queue() const;
   Napi::Value threads(const Napi::CallbackInfo& info);
   Napi::Value precision(const Napi::CallbackInfo& info);
+  Napi::Value device(const Napi::CallbackInfo& info);
+  Napi::Value device_name(const Napi::CallbackInfo& info);
   Napi::Value create_transformer(const Napi::CallbackInfo& info);
   Napi::Value create_trainer(const Napi::CallbackInfo& info);
   Napi::Value create_importance(const Napi::CallbackInfo& info);
   Napi::Value create_recommender(const Napi::CallbackInfo& info);
+  Napi::Value create_gpu_recommender(const Napi::CallbackInfo& info);
   Napi::Value create_text_encoder(const Napi::CallbackInfo& info);
   Napi::Value pca(const Napi::CallbackInfo& info);
   Napi::Value pca_transform(const Napi::CallbackInfo& info);

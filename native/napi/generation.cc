@@ -20,7 +20,7 @@ Napi::Object GenerationObject::create(Napi::Env env, std::shared_ptr<TaskQueue> 
   options.repetition_penalty = fields.number("repetitionPenalty", 0.0f);
   options.seed = static_cast<uint64_t>(fields.integer("seed", 0, kMaxSafeInteger));
   options.eos_token_id = static_cast<int32_t>(fields.integer("eosTokenId", -1, kMaxInt32));
-  const TransformerConfig& config = model->transformer.config();
+  const TransformerConfig& config = model->config();
   std::vector<int32_t> input_ids = fields.int32s("inputIds");
   // Keys and values of the prompt and of what may follow it.
   const int64_t num_positions =
@@ -38,6 +38,7 @@ Napi::Value GenerationObject::next(const Napi::CallbackInfo& info) {
       {Hold(shared), Hold(shared->model)},
       [shared, count, queue = &queue()](Context& context, Arena& arena) {
         const auto should_stop = [queue] { return queue->is_stopping(); };
+        shared->model->host();  // brought up to date
         std::vector<int32_t> ids = shared->generation.next(context, arena, count, should_stop);
         if (should_stop()) throw Error("ERR_DISPOSED", "The engine was disposed of while it generated.");
         return ids;

@@ -15,7 +15,7 @@ namespace limbeck {
 /// A text on its way, shared by its JS object and queued tasks.
 struct SharedGeneration : Shareable {
   SharedGeneration(std::shared_ptr<SharedModel> read, std::vector<int32_t> input_ids, const GenerateOptions& options)
-      : model(std::move(read)), generation(model->transformer, std::move(input_ids), options) {}
+      : model(std::move(read)), generation(model->layout(), std::move(input_ids), options) {}
   std::shared_ptr<SharedModel> model;
   Generation generation;
 };

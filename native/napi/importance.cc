@@ -48,7 +48,7 @@ Napi::Object ImportanceObject::create(Napi::Env env, std::shared_ptr<TaskQueue> 
   auto shared = std::make_shared<SharedImportance>(TransformerObject::unwrap_of(*queue, model, "model").state());
   // Squares, and the gradients that the first example adds to the model.
   const int64_t size_bytes =
-      2 * shared->model->transformer.parameters().flat_count() * static_cast<int64_t>(sizeof(float));
+      2 * shared->model->layout().parameters().flat_count() * static_cast<int64_t>(sizeof(float));
   return wrap(env, std::move(queue), std::move(shared), size_bytes);
 }
 
@@ -65,6 +65,7 @@ Napi::Value ImportanceObject::add(const Napi::CallbackInfo& info) {
   return queue().submit(
       {Hold(shared), Hold(shared->model)},
       [shared, batch = std::move(batch), labels = std::move(labels)](Context& context, Arena& arena) {
+        shared->model->host();  // brought up to date
         shared->importance.add(context, arena, batch.view(), labels.data());
         return true;
       },
@@ -90,7 +91,11 @@ Napi::Value ImportanceObject::fisher(const Napi::CallbackInfo&) {
 Napi::Value ImportanceObject::saliency(const Napi::CallbackInfo&) {
   const std::shared_ptr<SharedImportance> shared = state();
   return queue().submit(
-      {Hold(shared), Hold(shared->model)}, [shared](Context&, Arena&) { return shared->importance.saliency_by_axis(); },
+      {Hold(shared), Hold(shared->model)},
+      [shared](Context&, Arena&) {
+        shared->model->host();  // brought up to date
+        return shared->importance.saliency_by_axis();
+      },
       new_axis_sums);
 }
 

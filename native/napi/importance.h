@@ -13,7 +13,7 @@ namespace limbeck {
 
 struct SharedImportance : Shareable {
   explicit SharedImportance(std::shared_ptr<SharedModel> measured)
-      : model(std::move(measured)), importance(std::shared_ptr<Transformer>(model, &model->transformer)) {}
+      : model(std::move(measured)), importance(SharedModel::keep(model)) {}
   std::shared_ptr<SharedModel> model;
   Importance importance;
 };
@@ -21,7 +21,7 @@ struct SharedImportance : Shareable {
 /// NativeImportance of src/binding.ts.
 class ImportanceObject : public EngineObject<ImportanceObject, SharedImportance> {
  public:
-  static constexpr napi_type_tag kTypeTag = {0x4c1d2f0e6b7a4931, 0xa1c5e2d98f304b05};
+  static constexpr napi_type_tag kTypeTag = {0x4c1d2f0e6b7a4931, 0xa1c5e2d98f304b07};
   static constexpr const char* kName = "importance";
   static constexpr Napi::FunctionReference AddonData::*kConstructor = &AddonData::importance;
 

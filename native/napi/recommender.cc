@@ -170,7 +170,7 @@ void RecommenderObject::define(Napi::Env env) {
 }
 
 Napi::Object RecommenderObject::create(Napi::Env env, std::shared_ptr<TaskQueue> queue, const Napi::Value& model) {
-  const Transformer& transformer = TransformerObject::unwrap_of(*queue, model, "model").idle().transformer;
+  const Transformer& transformer = TransformerObject::unwrap_of(*queue, model, "model").idle().host();
   ThreadPool pool(1);
   Arena scratch;
   Context context{pool, scratch};

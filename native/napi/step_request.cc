@@ -19,8 +19,7 @@ std::vector<FloatInput> read_arrays(const Napi::Value& value, const std::string&
 void read_layer_map(const Napi::Value& value, const Transformer& student, TeacherInput& teacher) {
   const Napi::Array pairs = to_array(value, "teacher.layerMap");
   const int64_t student_layers = student.config().num_hidden_layers;
-  const int64_t teacher_layers =
-      teacher.model != nullptr ? teacher.model->transformer.config().num_hidden_layers : kMaxInt32;
+  const int64_t teacher_layers = teacher.model != nullptr ? teacher.model->config().num_hidden_layers : kMaxInt32;
   for (uint32_t i = 0; i < pairs.Length(); ++i) {
     const std::string what = "teacher.layerMap[" + std::to_string(i) + "]";
     const Napi::Array pair = to_array(pairs.Get(i), what);
@@ -61,7 +60,7 @@ void read_logits(const Napi::Value& value, const Transformer& student, const Tas
     teacher.dense_logits = floats("dense", dense, num_tokens * vocab_size);
   } else if (!hidden.IsUndefined()) {
     teacher.head = TransformerObject::unwrap_of(queue, logits.get("head"), logits.name("head")).state();
-    const TransformerConfig& head = teacher.head->transformer.config();
+    const TransformerConfig& head = teacher.head->config();
     check_count("the vocabulary of teacher.logits.head", head.vocab_size, vocab_size);
     teacher.logits_hidden = floats("hidden", hidden, num_tokens * head.hidden_size);
   } else {
@@ -97,7 +96,7 @@ TeacherInput read_teacher(const Napi::Value& value, const Transformer& student, 
   const Napi::Value relation_heads = fields.get("relationHeads");
   if (!relation_heads.IsUndefined()) {
     teacher.relation_heads = to_integer(relation_heads, "teacher.relationHeads", 1, kMaxInt32);
-    if (teacher.model != nullptr) teacher.model->transformer.relation_shape(batch, teacher.relation_heads);
+    if (teacher.model != nullptr) teacher.model->layout().relation_shape(batch, teacher.relation_heads);
   }
   const int64_t relation_floats =
       relation_heads.IsUndefined() ? 0 : attention_map_floats(student.relation_shape(batch, teacher.relation_heads));
@@ -129,7 +128,7 @@ LossWeights read_losses(const Napi::Value& value) {
 
 TeacherSignal TeacherInput::view() const {
   TeacherSignal signal;
-  signal.model = model != nullptr ? &model->transformer : nullptr;
+  signal.model = model != nullptr ? &model->layout() : nullptr;
   signal.layer_map = layer_map;
   for (const FloatInput& array : hidden) signal.hidden.push_back(array.data());
   for (const FloatInput& array : attentions) signal.attentions.push_back(array.data());
@@ -138,7 +137,7 @@ TeacherSignal TeacherInput::view() const {
   signal.teacher_hidden_size = hidden_size;
   if (!dense_logits.empty()) signal.dense_logits = dense_logits.data();
   if (head != nullptr) {
-    signal.head = &head->transformer;
+    signal.head = &head->layout();
     signal.logits_hidden = logits_hidden.data();
   }
   signal.top_k_indices = top_k_indices.data();
@@ -146,6 +145,10 @@ TeacherSignal TeacherInput::view() const {
   signal.log_sum_exp = log_sum_exp.data();
   signal.top_k = top_k;
   return signal;
+}
+
+CudaTeacher TeacherInput::on_gpu() const {
+  return {model != nullptr ? &model->on_gpu() : nullptr, head != nullptr ? &head->on_gpu() : nullptr};
 }
 
 StepInputs StepRequest::view(TeacherSignal& signal) const {

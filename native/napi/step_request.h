@@ -25,7 +25,9 @@ struct TeacherInput {
   int64_t top_k = 0;
   int64_t relation_heads = 0;
 
+  /// With models by their layout: on an engine with a GPU, that of their parameters is on_gpu().
   TeacherSignal view() const;
+  CudaTeacher on_gpu() const;
 };
 
 /// StepRequest of src/binding.ts, owned. Every length and layer is checked against the student's configuration and the

@@ -9,14 +9,15 @@ namespace {
 constexpr char kDisposed[] = "The engine was disposed of. Create another one.";
 }
 
-std::shared_ptr<TaskQueue> TaskQueue::start(Napi::Env env, int num_threads, Precision precision) {
-  const std::shared_ptr<TaskQueue> queue(new TaskQueue(env, num_threads, precision));
+std::shared_ptr<TaskQueue> TaskQueue::start(Napi::Env env, int num_threads, Precision precision,
+                                            std::shared_ptr<CudaEngine> gpu) {
+  const std::shared_ptr<TaskQueue> queue(new TaskQueue(env, num_threads, precision, std::move(gpu)));
   queue->thread_ = std::thread([raw = queue.get()] { raw->work(); });
   return queue;
 }
 
-TaskQueue::TaskQueue(Napi::Env env, int num_threads, Precision precision)
-    : env_(env), pool_(num_threads), precision_(precision) {
+TaskQueue::TaskQueue(Napi::Env env, int num_threads, Precision precision, std::shared_ptr<CudaEngine> gpu)
+    : env_(env), pool_(num_threads), precision_(precision), gpu_(std::move(gpu)) {
   notifier_ = Notifier::New(env, "limbeck", 0, 1, this);
   notifier_.Unref(env);  // an idle engine does not keep the process alive
   // Hooks run in reverse order: this one before the one that Node added for the notifier.
@@ -121,6 +122,7 @@ void TaskQueue::join() {
 void TaskQueue::close() {
   if (is_closed_) return;
   is_closed_ = true;
+  if (gpu_ != nullptr) gpu_->close();
   napi_remove_env_cleanup_hook(env_, on_environment_end, this);
   notifier_.Abort();  // calls that it still holds are dropped
 }
@@ -146,6 +148,7 @@ void TaskQueue::on_environment_end(void* data) {
   const std::shared_ptr<TaskQueue> queue = static_cast<TaskQueue*>(data)->shared_from_this();
   queue->join();
   queue->is_closed_ = true;  // Node closes the notifier itself
+  if (queue->gpu_ != nullptr) queue->gpu_->close();
   // No JS runs any more: the promises stay as they are.
   queue->finished_.clear();
   queue->waiting_.clear();

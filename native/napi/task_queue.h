@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "accelerator/cuda_library.h"
 #include "core/arena.h"
 #include "core/thread_pool.h"
 #include "ops/context.h"
@@ -41,13 +42,17 @@ class Hold {
 /// destroyed on the JS thread of one environment; when that environment ends, the thread ends with it.
 class TaskQueue : public std::enable_shared_from_this<TaskQueue> {
  public:
-  static std::shared_ptr<TaskQueue> start(Napi::Env env, int num_threads, Precision precision);
+  /// `gpu` may be null; it is closed when the queue stops.
+  static std::shared_ptr<TaskQueue> start(Napi::Env env, int num_threads, Precision precision,
+                                          std::shared_ptr<CudaEngine> gpu);
   ~TaskQueue();
   TaskQueue(const TaskQueue&) = delete;
   TaskQueue& operator=(const TaskQueue&) = delete;
 
   int num_threads() const { return pool_.num_threads(); }
-  Precision precision() const { return precision_; }
+  /// Of what runs on the GPU, where there is one.
+  Precision precision() const { return gpu_ != nullptr ? gpu_->precision() : precision_; }
+  const std::shared_ptr<CudaEngine>& gpu() const { return gpu_; }
   /// Any thread: whether a long task should end early, because the engine is being disposed.
   bool is_stopping() const { return is_stopping_.load(std::memory_order_relaxed); }
 
@@ -90,7 +95,7 @@ class TaskQueue : public std::enable_shared_from_this<TaskQueue> {
   static void settle_finished(Napi::Env env, Napi::Function function, TaskQueue* queue, void* data);
   using Notifier = Napi::TypedThreadSafeFunction<TaskQueue, void, settle_finished>;
 
-  TaskQueue(Napi::Env env, int num_threads, Precision precision);
+  TaskQueue(Napi::Env env, int num_threads, Precision precision, std::shared_ptr<CudaEngine> gpu);
   Napi::Promise enqueue(std::unique_ptr<Task> task);
   void settle(std::unique_ptr<Task> task);
   void work();
@@ -100,7 +105,8 @@ class TaskQueue : public std::enable_shared_from_this<TaskQueue> {
 
   Napi::Env env_;
   ThreadPool pool_;
-  Precision precision_;
+  Precision precision_;  // of the processor's work
+  std::shared_ptr<CudaEngine> gpu_;
   Arena arena_;    // of the running task's activations
   Arena scratch_;  // of the ops
   Notifier notifier_;

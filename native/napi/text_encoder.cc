@@ -36,7 +36,7 @@ Napi::Object TextEncoderObject::create(Napi::Env env, std::shared_ptr<TaskQueue>
   fusion.mean = copy_floats(fields, "mean");
   fusion.components = copy_floats(fields, "components");
   const Napi::Value model = fields.get("model");
-  const Transformer& transformer = TransformerObject::unwrap_of(*queue, model, "model").idle().transformer;
+  const Transformer& transformer = TransformerObject::unwrap_of(*queue, model, "model").idle().host();
   auto encoder = std::make_shared<SharedTextEncoder>(std::make_shared<const TextModel>(transformer, std::move(fusion)));
   const int64_t size_bytes = transformer.parameters().flat_count() * static_cast<int64_t>(sizeof(float));
   return wrap(env, std::move(queue), std::move(encoder), size_bytes);

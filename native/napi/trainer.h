@@ -2,23 +2,48 @@
 
 #include <napi.h>
 
+#include <cstdint>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "napi/object.h"
+#include "napi/step_request.h"
 #include "napi/transformer.h"
 #include "train/trainer.h"
 
 namespace limbeck {
 
-/// A trainer shared by its JS object and queued tasks.
-struct SharedTrainer : Shareable {
-  SharedTrainer(std::shared_ptr<SharedModel> trained, const OptimizerOptions& options)
-      : model(std::move(trained)),
-        trainer(std::shared_ptr<Transformer>(model, &model->transformer), options),
-        second_count(options.kind == OptimizerKind::kAdamW ? model->transformer.parameters().flat_count() : 0) {}
-  std::shared_ptr<SharedModel> model;
-  Trainer trainer;
-  int64_t second_count;  // floats of trainer.second(): SGD keeps none
+/// A trainer shared by its JS object and queued tasks, on the processor or, on an engine with a GPU, there.
+class SharedTrainer : public Shareable {
+ public:
+  SharedTrainer(std::shared_ptr<SharedModel> trained, const OptimizerOptions& options);
+
+  const std::shared_ptr<SharedModel>& model() const { return model_; }
+  StepResult compute_gradients(Context& context, Arena& arena, const StepRequest& request);
+  StepResult step(Context& context, Arena& arena, const StepRequest& request);
+
+  int64_t step_count();
+  void set_step_count(int64_t step_count);
+  /// Those that exist, by index.
+  std::vector<ProjectionShape> projections();
+  /// Makes the projection. Throws Error("ERR_SHAPE_MISMATCH") when it exists in another shape.
+  void ensure_projection(int64_t index, int64_t rows, int64_t columns);
+  /// Floats of an array; the model's second moments are none with SGD.
+  int64_t count(cuda::ApiArray array, const ProjectionShape& projection);
+  // `out` and `in` hold as many; the projection's index is not read for the moments of the model.
+  void read(cuda::ApiArray array, const ProjectionShape& projection, float* out);
+  void write(cuda::ApiArray array, const ProjectionShape& projection, const float* in);
+
+ private:
+  /// Made at the first call: then its memory is taken.
+  CudaTrainer& on_gpu();
+  float* on_host(cuda::ApiArray array, int64_t index);
+
+  std::shared_ptr<SharedModel> model_;
+  OptimizerOptions options_;
+  std::optional<Trainer> on_host_;  // without a GPU
+  std::unique_ptr<CudaTrainer> on_gpu_;
 };
 
 /// NativeTrainer of src/binding.ts.
@@ -35,7 +60,7 @@ class TrainerObject : public EngineObject<TrainerObject, SharedTrainer> {
 
  private:
   friend class JsClass<TrainerObject>;
-  using Step = StepResult (Trainer::*)(Context&, Arena&, const StepInputs&);
+  using Step = StepResult (SharedTrainer::*)(Context&, Arena&, const StepRequest&);
   Napi::Value run(const Napi::Value& request, Step step);
   Napi::Value set_projection(const Napi::CallbackInfo& info);
   Napi::Value get_projection(const Napi::CallbackInfo& info);

@@ -1,5 +1,6 @@
 #include "napi/transformer.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -159,6 +160,14 @@ ChannelSelection read_channels(const Fields& fields) {
   return channels;
 }
 
+void check_same_parameters(const Parameters& a, const Parameters& b) {
+  const auto same = [](const Parameter& x, const Parameter& y) { return x.name == y.name && x.shape == y.shape; };
+  const std::vector<Parameter>&x = a.list(), &y = b.list();
+  if (!std::equal(x.begin(), x.end(), y.begin(), y.end(), same)) {
+    throw Error("ERR_SHAPE_MISMATCH", "Expected source to have the same parameters as the transformer.");
+  }
+}
+
 Napi::Value forward_result(Napi::Env env, const ForwardRequest& request, ForwardOutputs& outputs) {
   const auto arrays = [&](std::vector<FloatBuffer>& tensors) {
     Napi::Array list = Napi::Array::New(env, tensors.size());
@@ -189,9 +198,57 @@ Napi::Value forward_result(Napi::Env env, const ForwardRequest& request, Forward
 
 }  // namespace
 
+Transformer& SharedModel::host() {
+  if (is_host_old_) {
+    on_gpu_->get_parameters(transformer_.parameters().late_values());
+    uploaded_version_ = transformer_.parameters().version();
+    is_host_old_ = false;
+  }
+  return transformer_;
+}
+
+const float* SharedModel::gradients() {
+  Parameters& parameters = transformer_.parameters();
+  if (has_gpu_gradients_) {
+    on_gpu_->get_gradients(parameters.gradients());
+    has_gpu_gradients_ = false;
+  }
+  return parameters.has_gradients() ? parameters.gradients() : nullptr;
+}
+
+CudaModel& SharedModel::on_gpu() {
+  const bool is_new = on_gpu_ == nullptr;
+  if (is_new) on_gpu_ = std::make_unique<CudaModel>(gpu_, transformer_.config());
+  const Parameters& parameters = transformer_.parameters();
+  // While the GPU's parameters are newer, nothing was written to the host's: host() fetches before.
+  if (!is_host_old_ && (is_new || uploaded_version_ != parameters.version())) {
+    // An upload that fails is tried again.
+    uploaded_version_ = UINT64_MAX;
+    on_gpu_->set_parameters(parameters.values());
+    uploaded_version_ = parameters.version();
+  }
+  if (uploaded_features_version_ != transformer_.item_features_version()) {
+    on_gpu_->set_item_features(transformer_.item_features());
+    uploaded_features_version_ = transformer_.item_features_version();
+  }
+  return *on_gpu_;
+}
+
+void SharedModel::parameters_changed_on_gpu() {
+  transformer_.parameters().values();  // another version from now on, though it is fetched later
+  is_host_old_ = true;
+}
+
+ForwardOutputs SharedModel::forward(Context& context, Arena& arena, const ForwardInputs& inputs) {
+  if (!has_gpu()) return run_forward(context, arena, transformer_, inputs);
+  check_forward(transformer_, inputs);
+  return on_gpu().forward(transformer_, inputs);
+}
+
 void TransformerObject::define(Napi::Env env) {
   JsClass::define(env, "Transformer",
                   {
+                      getter<&TransformerObject::device>("device"),
                       getter<&TransformerObject::num_parameters>("numParameters"),
                       method<&TransformerObject::parameters>("parameters"),
                       method<&TransformerObject::get_parameter>("getParameter"),
@@ -203,6 +260,8 @@ void TransformerObject::define(Napi::Env env) {
                       method<&TransformerObject::item_table>("itemTable"),
                       method<&TransformerObject::add_item_bias>("addItemBias"),
                       promise_method<&TransformerObject::interpolate>("interpolate"),
+                      promise_method<&TransformerObject::interpolate_from>("interpolateFrom"),
+                      method<&TransformerObject::copy>("copy"),
                       promise_method<&TransformerObject::forward>("forward"),
                       promise_method<&TransformerObject::project>("project"),
                       method<&TransformerObject::start_generation>("startGeneration"),
@@ -211,17 +270,21 @@ void TransformerObject::define(Napi::Env env) {
 }
 
 Napi::Object TransformerObject::create(Napi::Env env, std::shared_ptr<TaskQueue> queue, const Napi::Value& config) {
-  auto model = std::make_shared<SharedModel>(read_config(config));
-  const int64_t size_bytes = model->transformer.parameters().flat_count() * kFloatBytes;
+  auto model = std::make_shared<SharedModel>(read_config(config), queue->gpu());
+  const int64_t size_bytes = model->layout().parameters().flat_count() * kFloatBytes;
   return wrap(env, std::move(queue), std::move(model), size_bytes);
 }
 
+Napi::Value TransformerObject::device(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), state()->has_gpu() ? "cuda" : "cpu");
+}
+
 Napi::Value TransformerObject::num_parameters(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(state()->transformer.parameters().num_parameters()));
+  return Napi::Number::New(info.Env(), static_cast<double>(state()->layout().parameters().num_parameters()));
 }
 
 Napi::Value TransformerObject::parameters(const Napi::CallbackInfo& info) {
-  const std::vector<Parameter>& list = state()->transformer.parameters().list();
+  const std::vector<Parameter>& list = state()->layout().parameters().list();
   Napi::Array result = Napi::Array::New(info.Env(), list.size());
   for (uint32_t i = 0; i < list.size(); ++i) {
     Napi::Array shape = Napi::Array::New(info.Env(), list[i].shape.size());
@@ -237,13 +300,13 @@ Napi::Value TransformerObject::parameters(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value TransformerObject::get_parameter(const Napi::CallbackInfo& info) {
-  const Parameters& parameters = idle().transformer.parameters();
+  const Parameters& parameters = idle().host().parameters();
   const Parameter& parameter = parameters.find(to_string(info[0], "name"));
   return new_float32_array(info.Env(), parameters.values() + parameter.offset, parameter.count);
 }
 
 Napi::Value TransformerObject::set_parameter(const Napi::CallbackInfo& info) {
-  Parameters& parameters = idle().transformer.parameters();
+  Parameters& parameters = idle().host().parameters();
   const Parameter& parameter = parameters.find(to_string(info[0], "name"));
   const ArrayView<float> values = float32_view(info[1], "values of " + parameter.name);
   check_count("values of " + parameter.name, values.count, parameter.count);
@@ -252,7 +315,7 @@ Napi::Value TransformerObject::set_parameter(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value TransformerObject::load_parameter(const Napi::CallbackInfo& info) {
-  Parameters& parameters = idle().transformer.parameters();
+  Parameters& parameters = idle().host().parameters();
   const Parameter& parameter = parameters.find(to_string(info[0], "name"));
   const Fields fields(info[1], "values");
   const auto type = fields.choice<StoredType>("dtype", {{"F32", StoredType::kFloat32},
@@ -269,21 +332,22 @@ Napi::Value TransformerObject::load_parameter(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value TransformerObject::get_gradient(const Napi::CallbackInfo& info) {
-  Parameters& parameters = idle().transformer.parameters();
-  const Parameter& parameter = parameters.find(to_string(info[0], "name"));
-  if (!parameters.has_gradients()) invalid("This transformer has no gradients: call computeGradients() of a trainer.");
-  return new_float32_array(info.Env(), parameters.gradients() + parameter.offset, parameter.count);
+  SharedModel& model = idle();
+  const Parameter& parameter = model.layout().parameters().find(to_string(info[0], "name"));
+  const float* gradients = model.gradients();
+  if (gradients == nullptr) invalid("This transformer has no gradients: call computeGradients() of a trainer.");
+  return new_float32_array(info.Env(), gradients + parameter.offset, parameter.count);
 }
 
 Napi::Value TransformerObject::initialize(const Napi::CallbackInfo& info) {
   const int64_t seed = to_integer(info[0], "seed", 0, kMaxSafeInteger);
   const float range = to_float(info[1], "initializerRange", 0.0f);
-  idle().transformer.initialize(static_cast<uint64_t>(seed), range);
+  idle().host().initialize(static_cast<uint64_t>(seed), range);
   return info.Env().Undefined();
 }
 
 Napi::Value TransformerObject::set_item_features(const Napi::CallbackInfo& info) {
-  Transformer& transformer = idle().transformer;
+  Transformer& transformer = idle().host();
   const TransformerConfig& config = transformer.config();
   if (config.item_feature_size == 0) invalid("This transformer has no item features: its itemFeatureSize is 0.");
   const ArrayView<float> features = float32_view(info[0], "features");
@@ -295,7 +359,7 @@ Napi::Value TransformerObject::set_item_features(const Napi::CallbackInfo& info)
 }
 
 Napi::Value TransformerObject::item_table(const Napi::CallbackInfo& info) {
-  const Transformer& transformer = idle().transformer;
+  const Transformer& transformer = idle().host();
   ThreadPool pool(1);
   Arena scratch, arena;
   Context context{pool, scratch};
@@ -304,7 +368,7 @@ Napi::Value TransformerObject::item_table(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value TransformerObject::add_item_bias(const Napi::CallbackInfo& info) {
-  Transformer& transformer = idle().transformer;
+  Transformer& transformer = idle().host();
   const ArrayView<float> bias = float32_view(info[0], "bias");
   check_count("bias", bias.count, transformer.config().vocab_size);
   limbeck::add_item_bias(transformer, bias.data);
@@ -313,7 +377,7 @@ Napi::Value TransformerObject::add_item_bias(const Napi::CallbackInfo& info) {
 
 Napi::Value TransformerObject::interpolate(const Napi::CallbackInfo& info) {
   const std::shared_ptr<SharedModel> model = state();
-  const Parameter& parameter = model->transformer.parameters().find(to_string(info[0], "name"));
+  const Parameter& parameter = model->layout().parameters().find(to_string(info[0], "name"));
   const float alpha = to_float(info[2], "alpha");
   auto target = std::make_shared<FloatInput>(info[1], "target of " + parameter.name, parameter.count);
   auto weights = info[3].IsUndefined()
@@ -322,7 +386,7 @@ Napi::Value TransformerObject::interpolate(const Napi::CallbackInfo& info) {
   return queue().submit(
       {Hold(model)},
       [model, target, weights, offset = parameter.offset, alpha](Context& context, Arena&) {
-        float* values = model->transformer.parameters().values() + offset;
+        float* values = model->host().parameters().values() + offset;
         if (weights == nullptr) {
           limbeck::interpolate(context, values, target->data(), target->count(), alpha);
         } else {
@@ -333,22 +397,52 @@ Napi::Value TransformerObject::interpolate(const Napi::CallbackInfo& info) {
       [target, weights](Napi::Env env, bool) { return env.Undefined(); });
 }
 
+Napi::Value TransformerObject::interpolate_from(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<SharedModel> model = state();
+  const std::shared_ptr<SharedModel> source = unwrap_of(queue(), info[0], "source").state();
+  const float alpha = to_float(info[1], "alpha");
+  check_same_parameters(model->layout().parameters(), source->layout().parameters());
+  return queue().submit(
+      {Hold(model), Hold(source)},
+      [model, source, alpha](Context& context, Arena&) {
+        if (model->has_gpu()) {
+          CudaModel& target = model->on_gpu();
+          target.interpolate(source->on_gpu(), alpha);
+          model->parameters_changed_on_gpu();
+        } else {
+          const Parameters& from = source->host().parameters();
+          // The gaps are zero in both, and stay so.
+          limbeck::interpolate(context, model->host().parameters().values(), from.values(), from.flat_count(), alpha);
+        }
+        return true;
+      },
+      [](Napi::Env env, bool) { return env.Undefined(); });
+}
+
+Napi::Value TransformerObject::copy(const Napi::CallbackInfo& info) {
+  Transformer& from = idle().host();
+  const std::shared_ptr<TaskQueue> queue = this->queue().shared_from_this();
+  auto copied = std::make_shared<SharedModel>(from.config(), queue->gpu());
+  Transformer& to = copied->host();
+  const int64_t count = from.parameters().flat_count();
+  std::memcpy(to.parameters().values(), from.parameters().values(), static_cast<size_t>(count) * sizeof(float));
+  if (from.item_features() != nullptr) to.set_item_features(from.item_features());
+  return wrap(info.Env(), queue, std::move(copied), accounted());
+}
+
 Napi::Value TransformerObject::forward(const Napi::CallbackInfo& info) {
   const std::shared_ptr<SharedModel> model = state();
-  auto request =
-      std::make_shared<ForwardRequest>(read_forward_request(Fields(info[0], ""), model->transformer.config()));
+  auto request = std::make_shared<ForwardRequest>(read_forward_request(Fields(info[0], ""), model->config()));
   return queue().submit(
       {Hold(model)},
-      [model, request](Context& context, Arena& arena) {
-        return run_forward(context, arena, model->transformer, request->view());
-      },
+      [model, request](Context& context, Arena& arena) { return model->forward(context, arena, request->view()); },
       [request](Napi::Env env, ForwardOutputs& outputs) { return forward_result(env, *request, outputs); });
 }
 
 Napi::Value TransformerObject::project(const Napi::CallbackInfo& info) {
   const std::shared_ptr<SharedModel> target = state();
   const std::shared_ptr<SharedModel> source = unwrap_of(queue(), info[0], "source").state();
-  const TransformerConfig& from = source->transformer.config();
+  const TransformerConfig& from = source->config();
   const Fields fields(info[1], "map");
   ProjectionMap map;
   map.layers = fields.integers("layers", 1, from.num_hidden_layers);
@@ -358,13 +452,13 @@ Napi::Value TransformerObject::project(const Napi::CallbackInfo& info) {
   FloatInput components;
   if (map.width == WidthMap::kPca) {
     components = FloatInput(fields.get("components"), fields.name("components"),
-                            target->transformer.config().hidden_size * from.hidden_size);
+                            target->config().hidden_size * from.hidden_size);
   }
   return queue().submit(
       {Hold(target), Hold(source)},
       [target, source, map, components = std::move(components)](Context& context, Arena&) mutable {
         map.components = map.width == WidthMap::kPca ? components.data() : nullptr;
-        return limbeck::project(context, source->transformer, target->transformer.config(), map);
+        return limbeck::project(context, source->host(), target->config(), map);
       },
       [](Napi::Env env, const std::vector<ProjectedParameter>& projected) -> Napi::Value {
         Napi::Array result = Napi::Array::New(env, projected.size());

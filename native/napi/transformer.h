@@ -3,16 +3,52 @@
 #include <napi.h>
 
 #include <memory>
+#include <utility>
 
+#include "accelerator/cuda_library.h"
 #include "model/transformer.h"
 #include "napi/object.h"
 
 namespace limbeck {
 
-/// A model shared by its JS object, its trainers and queued tasks.
-struct SharedModel : Shareable {
-  explicit SharedModel(const TransformerConfig& config) : transformer(config) {}
-  Transformer transformer;
+/// A model shared by its JS object, its trainers and queued tasks. On an engine with a GPU its parameters live in two
+/// places: host() and on_gpu() bring what they return up to date with what was written last. Both are called by the
+/// task that holds the model, or on the JS thread while none does.
+class SharedModel : public Shareable {
+ public:
+  /// `gpu` is null on an engine without one.
+  SharedModel(const TransformerConfig& config, std::shared_ptr<CudaEngine> gpu)
+      : gpu_(std::move(gpu)), transformer_(config) {}
+
+  const TransformerConfig& config() const { return transformer_.config(); }
+  /// Names, shapes and configuration, at any time. Its values may be old: they are host()'s.
+  const Transformer& layout() const { return transformer_; }
+  /// The model on the host. What is written to it is on the GPU at the next on_gpu().
+  Transformer& host();
+  /// The same for an object that keeps it, and calls host() before each use.
+  static std::shared_ptr<Transformer> keep(const std::shared_ptr<SharedModel>& model) {
+    return std::shared_ptr<Transformer>(model, &model->transformer_);
+  }
+  /// Gradients of the last compute_gradients() or step(), wherever it ran; null before. [flat_count]
+  const float* gradients();
+
+  bool has_gpu() const { return gpu_ != nullptr; }
+  const std::shared_ptr<CudaEngine>& gpu() const { return gpu_; }
+  /// With a GPU only. Throws the errors of CudaModel.
+  CudaModel& on_gpu();
+  /// After on_gpu(): what was written there.
+  void parameters_changed_on_gpu();
+  void gradients_changed_on_gpu() { has_gpu_gradients_ = true; }
+
+  ForwardOutputs forward(Context& context, Arena& arena, const ForwardInputs& inputs);
+
+ private:
+  std::shared_ptr<CudaEngine> gpu_;
+  Transformer transformer_;
+  std::unique_ptr<CudaModel> on_gpu_;
+  uint64_t uploaded_version_ = 0, uploaded_features_version_ = 0;  // of the host's, when the GPU's were the same
+  bool is_host_old_ = false;                                       // the GPU's parameters are newer
+  bool has_gpu_gradients_ = false;                                 // the GPU's gradients are newer
 };
 
 /// NativeTransformer of src/binding.ts.
@@ -28,6 +64,7 @@ class TransformerObject : public EngineObject<TransformerObject, SharedModel> {
 
  private:
   friend class JsClass<TransformerObject>;
+  Napi::Value device(const Napi::CallbackInfo& info);
   Napi::Value num_parameters(const Napi::CallbackInfo& info);
   Napi::Value parameters(const Napi::CallbackInfo& info);
   Napi::Value get_parameter(const Napi::CallbackInfo& info);
@@ -39,6 +76,8 @@ class TransformerObject : public EngineObject<TransformerObject, SharedModel> {
   Napi::Value item_table(const Napi::CallbackInfo& info);
   Napi::Value add_item_bias(const Napi::CallbackInfo& info);
   Napi::Value interpolate(const Napi::CallbackInfo& info);
+  Napi::Value interpolate_from(const Napi::CallbackInfo& info);
+  Napi::Value copy(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
   Napi::Value project(const Napi::CallbackInfo& info);
   Napi::Value start_generation(const Napi::CallbackInfo& info);

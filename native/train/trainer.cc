@@ -33,8 +33,8 @@ T* gather(Arena& arena, const T* x, const std::vector<int64_t>& rows, int64_t wi
   return packed;
 }
 
-std::vector<int64_t> labelled_rows(const StepInputs& inputs, int64_t vocab_size) {
-  std::vector<int64_t> rows;
+void check_labels(const StepInputs& inputs, int64_t vocab_size) {
+  bool has_label = false;
   for (int64_t i = 0; i < inputs.batch.num_tokens; ++i) {
     const int32_t label = inputs.labels[i];
     if (label == kIgnoredLabel) continue;
@@ -42,13 +42,31 @@ std::vector<int64_t> labelled_rows(const StepInputs& inputs, int64_t vocab_size)
       invalid("labels[" + std::to_string(i) + "] = " + std::to_string(label) + " is neither -100 nor inside the " +
               "vocabulary of " + std::to_string(vocab_size) + ".");
     }
-    rows.push_back(i);
+    has_label = true;
   }
-  if (rows.empty()) invalid("Every label of the batch is -100: there is nothing to learn from.");
+  if (!has_label) invalid("Every label of the batch is -100: there is nothing to learn from.");
+}
+
+std::vector<int64_t> labelled_rows(const StepInputs& inputs) {
+  std::vector<int64_t> rows;
+  for (int64_t i = 0; i < inputs.batch.num_tokens; ++i) {
+    if (inputs.labels[i] != kIgnoredLabel) rows.push_back(i);
+  }
   return rows;
 }
 
-void check_teacher(const TransformerConfig& student, const StepInputs& inputs) {
+/// The attention and relation losses have one target a student layer.
+void check_single_targets(const TeacherSignal& teacher, int64_t num_layers, const char* loss) {
+  std::vector<uint8_t> has_target(static_cast<size_t>(num_layers), 0);
+  for (const auto& pair : teacher.layer_map) {
+    uint8_t& seen = has_target[static_cast<size_t>(pair.first - 1)];
+    if (seen != 0) invalid("The " + std::string(loss) + " loss takes one teacher layer a student layer.");
+    seen = 1;
+  }
+}
+
+void check_teacher(const Transformer& model, const StepInputs& inputs) {
+  const TransformerConfig& student = model.config();
   const LossWeights& weights = inputs.weights;
   const bool wants_layers = weights.hidden != 0 || weights.attention != 0 || weights.relation != 0;
   if (weights.kd == 0 && !wants_layers) return;
@@ -94,6 +112,12 @@ void check_teacher(const TransformerConfig& student, const StepInputs& inputs) {
     throw Error("ERR_SHAPE_MISMATCH", "The teacher's head scores " + std::to_string(teacher.head->config().vocab_size) +
                                           " entries and the student " + std::to_string(student.vocab_size) + ".");
   }
+  if (weights.attention != 0) check_single_targets(teacher, student.num_hidden_layers, "attention");
+  if (weights.relation != 0) {
+    check_single_targets(teacher, student.num_hidden_layers, "relation");
+    model.relation_shape(inputs.batch, teacher.relation_heads);
+    if (teacher.model != nullptr) teacher.model->relation_shape(inputs.batch, teacher.relation_heads);
+  }
 }
 
 /// The teacher's logits for the labelled rows, in the form in which they came.
@@ -131,6 +155,12 @@ float* zeros(Arena& arena, int64_t count) {
 }
 
 }  // namespace
+
+void check_step(const Transformer& model, const StepInputs& inputs) {
+  check_batch(model.config(), inputs.batch);
+  check_teacher(model, inputs);
+  check_labels(inputs, model.config().vocab_size);
+}
 
 Trainer::Trainer(std::shared_ptr<Transformer> model, const OptimizerOptions& options)
     : model_(std::move(model)), options_(options) {
@@ -214,7 +244,6 @@ double Trainer::relation_loss(Context& context, Arena& arena, const StepInputs& 
   double total = 0;
   for (size_t i = 0; i < signal.layer_map.size(); ++i) {
     const size_t block = static_cast<size_t>(signal.layer_map[i].first - 1);
-    if (d_values[block] != nullptr) invalid("The relation loss takes one teacher layer a student layer.");
     const float* target;  // Σ relation_heads·t²
     if (teacher != nullptr) {
       float* teacher_maps = arena.allocate<float>(map_floats);
@@ -237,9 +266,8 @@ double Trainer::relation_loss(Context& context, Arena& arena, const StepInputs& 
 
 StepResult Trainer::compute_gradients(Context& context, Arena& arena, const StepInputs& inputs) {
   const TransformerConfig& config = model_->config();
-  check_batch(config, inputs.batch);
-  check_teacher(config, inputs);
-  const std::vector<int64_t> rows = labelled_rows(inputs, config.vocab_size);
+  check_step(*model_, inputs);
+  const std::vector<int64_t> rows = labelled_rows(inputs);
   const LossWeights& weights = inputs.weights;
   const int64_t N = inputs.batch.num_tokens, d = config.hidden_size, V = config.vocab_size;
   const int64_t L = config.num_hidden_layers, R = static_cast<int64_t>(rows.size());
@@ -305,9 +333,8 @@ StepResult Trainer::compute_gradients(Context& context, Arena& arena, const Step
     float* d_rows = arena.allocate<float>(R * d);  // [R, d]
     LossHeadResult sums;
     if (inputs.sampled_negatives > 0) {
-      const SampledIndices sampled =
-          sample_indices(labels, R, inputs.sampled_negatives, V,
-                         static_cast<uint64_t>(std::max<int64_t>(inputs.dropout_seed, 0)));
+      const SampledIndices sampled = sample_indices(labels, R, inputs.sampled_negatives, V,
+                                                    static_cast<uint64_t>(std::max<int64_t>(inputs.dropout_seed, 0)));
       const SampledTable part = sample_table(arena, table, sampled, d);
       const int64_t count = static_cast<int64_t>(sampled.indices.size());
       float* d_sampled = zeros(arena, count * d);
@@ -340,7 +367,6 @@ StepResult Trainer::compute_gradients(Context& context, Arena& arena, const Step
     map_loss_scale = static_cast<float>(weights.attention * scale);
     for (size_t i = 0; i < signal->layer_map.size(); ++i) {
       const size_t block = static_cast<size_t>(signal->layer_map[i].first - 1);
-      if (teacher_maps[block] != nullptr) invalid("The attention loss takes one teacher layer a student layer.");
       teacher_maps[block] =
           teacher != nullptr ? teacher->blocks[signal->layer_map[i].second - 1].maps : signal->attentions[i];
       result.attention += scale * attention_map_divergence(context, model_->attention_shape(inputs.batch),

@@ -66,6 +66,10 @@ struct StepResult {
   int64_t num_labels = 0;
 };
 
+/// What a step checks before it computes anything: ids, labels, layers, and that the teacher says what the losses need.
+/// Reads the configuration of the models alone. Throws Error("ERR_INVALID_ARGUMENT"), Error("ERR_SHAPE_MISMATCH").
+void check_step(const Transformer& model, const StepInputs& inputs);
+
 /// Learned projection of the hidden loss: h_student·weightᵀ is compared with h_teacher.
 struct Projection {
   int64_t rows = 0, columns = 0;  // d_teacher, d_student

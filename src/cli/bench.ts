@@ -27,6 +27,7 @@ export interface BenchQualityFlags {
   readonly rows?: readonly string[];
   readonly threads?: number;
   readonly precision?: string;
+  readonly device?: string;
   readonly quiet?: boolean;
   readonly json?: boolean;
 }
@@ -40,7 +41,8 @@ export async function benchQualityCommand(
   const { config, precision } = await benchConfig(flags, streams);
   const engine = await createEngine({
     ...(flags.threads === undefined ? {} : { threads: flags.threads }),
-    // The engine checks the word.
+    // The engine checks both words.
+    ...(flags.device === undefined ? {} : { device: flags.device as 'auto' }),
     precision: (flags.precision ?? precision) as EngineOptions['precision'],
   });
   const progress = flags.quiet ? undefined : showProgress(streams);

@@ -13,8 +13,9 @@ export interface DistillFlags {
   readonly output?: string;
   readonly seeds?: readonly number[];
   readonly threads?: number;
-  /** Checked by the engine. */
+  /** Both checked by the engine. */
   readonly precision?: string;
+  readonly device?: string;
 }
 
 const USERS_SHOWN = 3;
@@ -31,6 +32,7 @@ export async function distillCommand(
   const engine = await createEngine({
     ...(flags.threads === undefined ? {} : { threads: flags.threads }),
     ...(flags.precision === undefined ? {} : { precision: flags.precision as 'fastest' }),
+    ...(flags.device === undefined ? {} : { device: flags.device as 'auto' }),
   });
   const progress = flags.quiet ? undefined : showProgress(streams);
   try {

@@ -35,7 +35,10 @@ const BY_CODE: Record<LimbeckErrorCode, number> = {
   ERR_IO: EXIT.resources,
   ERR_LOCKED: EXIT.resources,
   ERR_OVERLOADED: EXIT.resources,
+  ERR_CUDA: EXIT.resources,
+  ERR_DEVICE_LOST: EXIT.resources,
   ERR_NATIVE_ADDON: EXIT.installation,
+  ERR_CUDA_UNAVAILABLE: EXIT.installation,
   ERR_MISSING_DEPENDENCY: EXIT.installation,
   ERR_ABORTED: EXIT.aborted,
   // Nothing that a person types or stores leads to these; they are ours.
@@ -59,5 +62,5 @@ export function exitCodeOf(error: unknown): number {
 
 export const EXIT_CODE_HELP = `
 Exit codes: 0 success, 1 internal error, 2 wrong usage or option, 3 a file or its content,
-4 memory, disk or input/output, 5 installation, 130 stopped with Ctrl-C.
+4 memory, disk, GPU or input/output, 5 installation, 130 stopped with Ctrl-C.
 With --json, an error is the last line of stdout: {"error":{"code","message"}}. LIMBECK_DEBUG=1 prints stacks.`;

@@ -42,6 +42,9 @@ export interface ExtractFlags {
   readonly shardTexts?: number;
   readonly batchTokens?: number;
   readonly threads?: number;
+  /** Both checked by the engine. */
+  readonly precision?: string;
+  readonly device?: string;
   readonly quiet?: boolean;
   readonly json?: boolean;
 }
@@ -70,7 +73,11 @@ export async function extractKnowledgeCommand(
     ...(batchTokens === undefined ? {} : { batchTokens }),
     // The engine checks every value; the cast only says that it is the one to do so.
   } as ExtractOptions;
-  const engine = await createEngine(flags.threads === undefined ? {} : { threads: flags.threads });
+  const engine = await createEngine({
+    ...(flags.threads === undefined ? {} : { threads: flags.threads }),
+    ...(flags.precision === undefined ? {} : { precision: flags.precision as 'fastest' }),
+    ...(flags.device === undefined ? {} : { device: flags.device as 'auto' }),
+  });
   const progress = flags.quiet ? undefined : showProgress(streams);
   try {
     const model = await engine.loadLanguageModel(teacher);

@@ -74,6 +74,7 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .option('--output <dir>', 'directory of the results, instead of the one that CONFIG names')
     .option('--seeds <list>', 'training seeds, separated by commas, instead of those of CONFIG', numbers)
     .option('--threads <count>', 'compute threads; 0 = all that this machine allows', wholeNumber)
+    .option('--device <name>', 'cpu, cuda, or auto: the GPU where it can be used (default: auto)')
     .option('--precision <name>', 'float32, bfloat16, or fastest: what operands of products are rounded to')
     .option('--quiet', 'show no progress')
     .option(...json)
@@ -133,6 +134,7 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .option('--seeds <list>', 'training seeds, separated by commas (default: 0,1,2)', numbers)
     .option('--rows <list>', 'rows to run, separated by commas (default: all)', ids)
     .option('--threads <count>', 'compute threads; 0 = all that this machine allows', wholeNumber)
+    .option('--device <name>', 'cpu, cuda, or auto: the GPU where it can be used (default: auto)')
     .option(
       '--precision <name>',
       'of products in training: float32, bfloat16 or fastest (default: float32, or what the set says)',
@@ -156,6 +158,8 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .option('--shard-texts <count>', 'texts of one file (default: 4096)', wholeNumber)
     .option('--batch-tokens <count>', 'tokens of one pass (default: 4096)', wholeNumber)
     .option('--threads <count>', 'compute threads; 0 = all that this machine allows', wholeNumber)
+    .option('--device <name>', 'cpu, cuda, or auto: the GPU where it can be used (default: auto)')
+    .option('--precision <name>', 'float32, bfloat16, or fastest: what operands of products are rounded to')
     .option('--quiet', 'show no progress')
     .option(...json)
     .action((teacher: string, texts: string, flags: ExtractFlags) =>

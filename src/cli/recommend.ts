@@ -24,7 +24,7 @@ export async function recommendCommand(
   if (history.length === 0) {
     throw new LimbeckError('ERR_INVALID_ARGUMENT', 'Give what the user chose: --history ID… or --text TEXT…');
   }
-  const engine = await createEngine({ threads: 1 });
+  const engine = await createEngine({ device: 'cpu', threads: 1 });
   try {
     const student = await engine.loadStudent(await studentDirectory(directory));
     const { items, unknownItems } = student.recommend({ history, k: flags.k, exclude: flags.exclude ?? [] });
@@ -52,7 +52,7 @@ export async function evaluateCommand(
   flags: { readonly json?: boolean },
   { streams, signal }: LongCommandContext,
 ): Promise<void> {
-  const engine = await createEngine();
+  const engine = await createEngine({ device: 'cpu' });
   const progress = showProgress(streams);
   try {
     const { rows } = await engine.evaluate(directory, { signal, onProgress: progress.onProgress });

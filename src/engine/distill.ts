@@ -48,7 +48,11 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
   const { output, seeds } = settings;
   checkInterpolation(settings.sequenceTeacher, settings.student, 'distill.student');
   await checkOutput(output);
-  const workspace = await Workspace.open(output, { ...settings, precision: engine.precision });
+  const workspace = await Workspace.open(output, {
+    ...settings,
+    precision: engine.precision,
+    ...(engine.device === 'cuda' ? { device: engine.device } : {}), // the GPU rounds in other places
+  });
   const context = { engine, settings, workspace, hooks };
   const log = new StepLog(hooks);
   const models = new Disposables();

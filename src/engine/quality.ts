@@ -97,6 +97,7 @@ export async function benchQuality(
     data: contentOf(dataset),
     split: contentOf(dataset.split),
     precision: engine.precision,
+    ...(engine.device === 'cuda' ? { device: engine.device } : {}), // the GPU rounds in other places
   };
   const teacher = new TeacherSource(engine, settings, dataset, data, common, hooks);
   const runs = await QualityRuns.open(output);
@@ -400,6 +401,7 @@ function machineOf(engine: NativeEngine): QualityReport['machine'] {
     features,
     threads: engine.threads,
     precision: engine.precision,
+    ...(engine.device === 'cuda' ? { gpu: engine.deviceName } : {}),
     node: process.version,
     platform: `${process.platform}-${process.arch}`,
   };

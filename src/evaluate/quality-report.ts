@@ -174,6 +174,7 @@ function renderMachine({ machine, version, commit, settings }: QualityReport): s
     features: machine.features.join(', '),
     threads: String(machine.threads),
     precision: machine.precision,
+    ...(machine.gpu === undefined ? {} : { GPU: machine.gpu }),
     version: `limbeck ${version ?? ''}${commit === undefined ? '' : `, commit ${commit}`}`,
     node: `${machine.node}, ${machine.platform}`,
   });

@@ -51,6 +51,8 @@ export interface BenchMachine {
   readonly features: readonly string[];
   readonly threads: number;
   readonly precision: 'float32' | 'bfloat16';
+  /** Where models were run and trained, unless on the processor. */
+  readonly gpu?: string;
   readonly node: string;
   readonly platform: string;
 }

@@ -61,7 +61,7 @@ export async function createServer(
   };
   try {
     const keys = settings.keys === undefined ? undefined : await ApiKeys.open(settings.keys);
-    const engine = context.engine ?? (await createEngine({ threads: 1 }));
+    const engine = context.engine ?? (await createEngine({ device: 'cpu', threads: 1 }));
     if (context.engine === undefined) closers.push(() => engine.dispose());
     const drain = new Drain(settings.timeouts);
     let reportError: (error: unknown) => void = () => {};

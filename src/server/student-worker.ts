@@ -15,7 +15,7 @@ const ITEMS_A_MESSAGE = 500;
 
 yieldToRequests();
 const { directory, version } = workerData as StudentSource;
-const engine = await createEngine({ threads: 1 });
+const engine = await createEngine({ device: 'cpu', threads: 1 });
 try {
   const student =
     version === undefined

@@ -29,6 +29,8 @@ export function lossesAt(losses: ResolvedFineTuneOptions['losses'], { step, tota
 /** φ(teacher) in the shapes of the student: worked out once, used at every α. */
 export interface ProjectedTeacher {
   readonly parameters: readonly { readonly name: string; readonly values: Float32Array }[];
+  /** The same as a model on the student's GPU, where there is one and no parameter of the student is left out. */
+  readonly model?: NativeTransformer;
 }
 
 /** @throws LimbeckError ERR_INVALID_ARGUMENT when the models do not fit the map */
@@ -37,7 +39,11 @@ export async function projectTeacher(
   teacher: NativeTransformer,
   map: ProjectionMap,
 ): Promise<ProjectedTeacher> {
-  return { parameters: await student.project(teacher, map) };
+  const parameters = await student.project(teacher, map);
+  if (student.device === 'cpu' || parameters.length < student.parameters().length) return { parameters };
+  const model = student.copy();
+  for (const { name, values } of parameters) model.setParameter(name, values);
+  return { parameters, model };
 }
 
 /**
@@ -54,6 +60,7 @@ export async function interpolateParameters(
   weights?: ReadonlyMap<string, Float32Array>,
 ): Promise<void> {
   if (!Number.isFinite(alpha)) throw new LimbeckError('ERR_INVALID_ARGUMENT', `alpha: expected a number, got ${alpha}`);
+  if (weights === undefined && teacher.model !== undefined) return student.interpolateFrom(teacher.model, alpha);
   await Promise.all(
     teacher.parameters.map(({ name, values }) => student.interpolate(name, values, alpha, weights?.get(name))),
   );

@@ -115,6 +115,7 @@ describe('the addon', () => {
       'cpuInfo',
       'crc32c',
       'createEngine',
+      'cudaInfo',
       'narrow',
       'openRecommender',
       'openTextEncoder',

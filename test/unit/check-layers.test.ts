@@ -108,9 +108,10 @@ describe('TypeScript', () => {
 
 describe('C++', () => {
   beforeEach(() => {
-    for (const part of ['core', 'cpu', 'cuda', 'ops', 'model', 'train', 'retrieve', 'napi']) {
+    for (const part of ['core', 'cpu', 'cuda', 'ops', 'model', 'train', 'retrieve', 'accelerator', 'napi']) {
       write(`native/${part}/x.h`, '#pragma once\n');
     }
+    write('native/cuda/api.h', '#pragma once\n');
   });
 
   test.each([
@@ -120,7 +121,10 @@ describe('C++', () => {
     ['retrieve', '"ops/x.h"'],
     ['model', '"core/x.h"'],
     ['ops', '"cpu/x.h"'],
-    ['ops', '"cuda/x.h"'],
+    ['napi', '"accelerator/x.h"'],
+    ['accelerator', '"cuda/api.h"'],
+    ['accelerator', '"train/x.h"'],
+    ['cuda', '"model/x.h"'],
     ['cpu', '<immintrin.h>'],
     ['cuda', '<cuda_runtime.h>'],
     ['cpu', '"x.h"'],
@@ -134,6 +138,12 @@ describe('C++', () => {
     ['cpu', '"ops/x.h"'],
     ['cpu', '"cuda/x.h"'],
     ['cuda', '"cpu/x.h"'],
+    ['ops', '"cuda/x.h"'],
+    ['ops', '"cuda/api.h"'],
+    ['accelerator', '"cuda/x.h"'],
+    ['accelerator', '"retrieve/x.h"'],
+    ['train', '"accelerator/x.h"'],
+    ['napi', '"cuda/api.h"'],
     ['ops', '"model/x.h"'],
     ['model', '"train/x.h"'],
     ['model', '"retrieve/x.h"'],

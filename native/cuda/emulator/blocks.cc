@@ -13,6 +13,7 @@
 
 #include "cuda/emulator/device.h"
 #include "cuda/emulator/fiber.h"
+#include "cuda/emulator/sanitizer.h"
 
 namespace limbeck::cuda::emulator {
 namespace {
@@ -271,6 +272,7 @@ void finish_load(WarpLanes& lanes) {
       const void* address = static_cast<MatrixLoad*>(lanes.record[matrix * 8 + row])->row;
       if (reinterpret_cast<uintptr_t>(address) % 16 != 0)
         fail_in_kernel("a row of ldmatrix is not aligned to 16 bytes");
+      if (!may_access(address, 16)) fail_in_kernel("ldmatrix reads memory that is not the kernel's");
       std::memcpy(elements[row], address, 16);
     }
     for (int lane = 0; lane < 32; ++lane) {
@@ -298,6 +300,8 @@ void cp_async_16(void* shared, const void* global, bool valid) {
   if ((reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % 16 != 0) {
     fail_in_kernel("cp_async_16 needs addresses aligned to 16 bytes");
   }
+  if (!may_access(shared, 16)) fail_in_kernel("cp_async_16 writes to memory that is not the kernel's");
+  if (valid && !may_access(global, 16)) fail_in_kernel("cp_async_16 reads memory that is not the kernel's");
   auto& groups = block().threads[block().current].copies;
   if (groups.empty()) groups.emplace_back();
   groups.back().push_back({shared, valid ? global : nullptr});

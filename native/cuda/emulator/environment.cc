@@ -1,5 +1,5 @@
-// LIMBECK_EMULATED_MACHINE="driver_version=0;num_devices=2": what an emulated library finds when a process opens it, for
-// tests that reach it from outside.
+// LIMBECK_EMULATED_MACHINE="driver_version=0;num_devices=2": what an emulated library finds when a process opens it,
+// for tests that reach it from outside.
 
 #include <algorithm>
 #include <cstdlib>
@@ -42,7 +42,8 @@ bool read_environment() {
   for (size_t begin = 0; begin < settings.size();) {
     const size_t end = std::min(settings.find(';', begin), settings.size());
     const size_t equals = std::min(settings.find('=', begin), end);
-    if (equals < end) set(machine(), settings.substr(begin, equals - begin), std::stoll(settings.substr(equals + 1, end)));
+    if (equals < end)
+      set(machine(), settings.substr(begin, equals - begin), std::stoll(settings.substr(equals + 1, end)));
     begin = end + 1;
   }
   return true;

@@ -2,14 +2,7 @@
 
 #include <cstddef>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define LIMBECK_ADDRESS_SANITIZER
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define LIMBECK_ADDRESS_SANITIZER
-#endif
-#endif
-
+// LIMBECK_ADDRESS_SANITIZER: defined in a build with it, also for files that it does not instrument.
 #ifdef LIMBECK_ADDRESS_SANITIZER
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -26,6 +19,15 @@ inline void poison([[maybe_unused]] const void* address, [[maybe_unused]] size_t
 inline void unpoison([[maybe_unused]] const void* address, [[maybe_unused]] size_t size_bytes) {
 #ifdef LIMBECK_ADDRESS_SANITIZER
   __asan_unpoison_memory_region(address, size_bytes);
+#endif
+}
+
+/// False where an access would stop the program.
+inline bool may_access([[maybe_unused]] const void* address, [[maybe_unused]] size_t size_bytes) {
+#ifdef LIMBECK_ADDRESS_SANITIZER
+  return __asan_region_is_poisoned(const_cast<void*>(address), size_bytes) == nullptr;
+#else
+  return true;
 #endif
 }
 

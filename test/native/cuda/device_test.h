@@ -74,6 +74,7 @@ class DeviceArray {
     if (host.empty()) return;
     limbeck::cuda::check_cuda(cudaMemcpy(data_, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice),
                               "cudaMemcpy");
+    limbeck::cuda::check_cuda(cudaDeviceSynchronize(), "cudaDeviceSynchronize");  // it may still be on its way
   }
   /// Waits for all work of the device.
   std::vector<T> get() const {

@@ -1,5 +1,11 @@
 #include "cuda/driver.h"
 
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
 #include "device_test.h"
 
 using namespace limbeck::cuda;
@@ -15,6 +21,38 @@ TEST("driver: the first device can be used") {
   CHECK(use_device(0).name == first.name);
   CHECK_ERROR("ERR_CUDA_UNAVAILABLE", use_device(-1));
   CHECK_ERROR("ERR_CUDA_UNAVAILABLE", use_device(static_cast<int>(info.devices.size())));
+}
+
+namespace {
+
+bool has(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST("driver: a cuBLAS that is named and cannot be used is named in the complaint") {
+  namespace fs = std::filesystem;
+  const fs::path folder = fs::temp_directory_path() / ("limbeck-cublas-" + std::to_string(getpid()));
+  fs::create_directories(folder / "empty");
+  fs::create_directories(folder / "broken");
+  std::ofstream(folder / "broken/libcublasLt.so.13") << "not a library";
+  const char* before = getenv("LIMBECK_CUBLAS_PATH");
+  const std::string kept = before == nullptr ? "" : before;
+  const auto problem = [&](const fs::path& path) {
+    setenv("LIMBECK_CUBLAS_PATH", path.c_str(), 1);
+    const CublasLtLibrary library = find_cublas_lt();
+    CHECK(library.path.empty() && library.functions.Matmul == nullptr);
+    return library.problem;
+  };
+  CHECK(has(problem(folder / "absent.so"), "absent.so") && has(problem(folder / "absent.so"), "LIMBECK_CUBLAS_PATH"));
+  CHECK(has(problem(folder / "empty"), "no libcublasLt.so.13"));
+  CHECK(has(problem(folder / "broken"), "broken/libcublasLt.so.13"));
+  CHECK(has(problem("libm.so.6"), "has no function cublasLt"));
+  if (before == nullptr) {
+    unsetenv("LIMBECK_CUBLAS_PATH");
+  } else {
+    setenv("LIMBECK_CUBLAS_PATH", kept.c_str(), 1);
+  }
+  fs::remove_all(folder);
 }
 
 #ifdef LIMBECK_CUDA_EMULATED
@@ -36,7 +74,6 @@ std::string message_of(const std::function<void()>& body) {
   }
   return "";
 }
-bool has(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
 
 }  // namespace
 
@@ -78,6 +115,23 @@ TEST("driver: what is missing is named, with what to do") {
     CHECK(has(inspect_driver().cublas_problem, "libcublasLt.so.13"));
   }
   CHECK(inspect_driver().problem.empty());
+}
+
+TEST("driver: without a name, cuBLAS is looked for in the Pythons of the path") {
+  namespace fs = std::filesystem;
+  const fs::path folder = fs::temp_directory_path() / ("limbeck-python-" + std::to_string(getpid()));
+  const fs::path packages = folder / "lib/python3.12/site-packages/nvidia/cu13/lib";
+  fs::create_directories(folder / "bin");
+  fs::create_directories(packages);
+  std::ofstream(folder / "bin/python3") << "";
+  std::ofstream(packages / "libcublasLt.so.13") << "not a library";
+  const std::string path = getenv("PATH");
+  setenv("PATH", ("/nowhere::" + (folder / "bin").string()).c_str(), 1);
+  const CublasLtLibrary library = find_cublas_lt();
+  setenv("PATH", path.c_str(), 1);
+  fs::remove_all(folder);
+  // A machine that has a real one on the loader's path finds that first.
+  CHECK(!library.path.empty() || has(library.problem, packages.c_str()));
 }
 
 TEST("driver: memory that is not there is refused before it is asked for") {

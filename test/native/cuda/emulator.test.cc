@@ -267,6 +267,8 @@ TEST("device code: a launch that cannot be is an error, and the next one works")
 
 #ifdef LIMBECK_CUDA_EMULATED
 
+#include "cuda/emulator/sanitizer.h"
+
 namespace {
 
 void forget_barrier(int* out) {
@@ -362,5 +364,24 @@ TEST("emulator: memory is poison until it is written, shared memory in every blo
   DeviceArena arena;
   CHECK(*arena.allocate<uint32_t>(1) == 0xFFFFFFFFu);
 }
+
+#ifdef LIMBECK_ADDRESS_SANITIZER
+
+TEST("emulator: memory beyond an allocation, and what was given back, must not be touched") {
+  DeviceArena arena;
+  const char* kept = arena.allocate<char>(256);
+  const char* given_back;
+  {
+    DeviceArena::Scope scope(arena);
+    given_back = arena.allocate<char>(100);
+    CHECK(emulator::may_access(given_back, 100) && !emulator::may_access(given_back, 101));
+  }
+  CHECK(!emulator::may_access(given_back, 1));
+  CHECK(emulator::may_access(kept, 256) && !emulator::may_access(kept, 257));
+  DeviceArray<char> array(7);
+  CHECK(emulator::may_access(array.data(), 7) && !emulator::may_access(array.data(), 8));
+}
+
+#endif
 
 #endif

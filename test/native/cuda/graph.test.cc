@@ -19,11 +19,13 @@ TEST("graph: runs again what was recorded, with what the memory then holds") {
   TestDevice device;
   Context& context = device.context;
   DeviceArray<float> x(std::vector<float>{1, 2, 3}), y(std::vector<float>{10, 10, 10}), scale(std::vector<float>{1});
-  std::vector<float> host_scale{2};
+  float* host_scale;  // pinned
+  check_cuda(cudaHostAlloc(&host_scale, sizeof(float), cudaHostAllocDefault), "cudaHostAlloc");
+  host_scale[0] = 2;
   Graph graph;
   CHECK(!graph.is_captured());
   graph.capture(context, [&] {
-    copy_to_device(context, scale.data(), host_scale.data(), 1);
+    copy_to_device(context, scale.data(), host_scale, 1);
     launch(context, add_scaled, 1, 32, 0, x.data(), scale.data(), y.data(), 3);
   });
   CHECK(graph.is_captured());
@@ -37,6 +39,7 @@ TEST("graph: runs again what was recorded, with what the memory then holds") {
   graph.run(context);
   synchronize(context);
   CHECK(y.get() == std::vector<float>{7, 9, 11});
+  cudaFreeHost(host_scale);
 }
 
 TEST("graph: products inside, chosen before or in the capture, without timing") {

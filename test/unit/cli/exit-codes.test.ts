@@ -23,7 +23,7 @@ describe('exitCodeOf', () => {
       ],
     ],
     [4, ['ERR_OUT_OF_MEMORY', 'ERR_NO_SPACE', 'ERR_IO', 'ERR_LOCKED', 'ERR_OVERLOADED']],
-    [5, ['ERR_NATIVE_ADDON', 'ERR_MISSING_DEPENDENCY']],
+    [5, ['ERR_NATIVE_ADDON', 'ERR_CUDA_UNAVAILABLE', 'ERR_MISSING_DEPENDENCY']],
     [130, ['ERR_ABORTED']],
   ])('is %i for %j', (exitCode, codes) => {
     for (const code of codes) expect(exitCodeOf(new LimbeckError(code, '')), code).toBe(exitCode);

@@ -50,6 +50,25 @@ describe('run', () => {
     expect(stderr).toContain(hint);
   });
 
+  it('runs on the device that it is told to, or says what is missing', async () => {
+    const config = join(directory, 'device.json');
+    const texts = join(directory, 'texts.txt');
+    writeFileSync(config, '{}');
+    writeFileSync(texts, 'One text.\n');
+    vi.stubEnv('LIMBECK_CUDA_LIBRARY', join(directory, 'nowhere.so'));
+    const commands = [
+      ['distill', config],
+      ['knowledge', 'extract', directory, texts, '--output', join(directory, 'store')],
+      ['bench', 'quality', '--data', config],
+    ];
+    for (const command of commands) {
+      const missing = await limbeck(...command, '--device', 'cuda', '--quiet');
+      expect(missing.stderr).toContain('(ERR_CUDA_UNAVAILABLE)');
+      expect(missing.exitCode).toBe(5);
+      expect((await limbeck(...command, '--device', 'tpu')).stderr).toMatch(/device.*\(ERR_INVALID_ARGUMENT\)/);
+    }
+  });
+
   it('shows the help where no command is given', async () => {
     const { exitCode, stdout, stderr } = await limbeck();
     expect(exitCode).toBe(2);

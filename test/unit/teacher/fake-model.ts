@@ -24,6 +24,7 @@ export function fakeModel(): NativeTransformer {
     ['weight', Float32Array.of(0.5, -0.25, 0.125)],
   ]);
   return {
+    device: 'cpu',
     numParameters: 4,
     parameters: () => Array.from(values, ([name, { length }]) => ({ name, shape: [length] })),
     getParameter: (name) => (values.get(name) ?? unexpected()).slice(),
@@ -36,6 +37,8 @@ export function fakeModel(): NativeTransformer {
     addItemBias: unexpected,
     forward: unexpected,
     interpolate: unexpected,
+    interpolateFrom: unexpected,
+    copy: unexpected,
     project: unexpected,
     startGeneration: unexpected,
     dispose: () => {},

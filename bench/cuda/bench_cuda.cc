@@ -1,0 +1,436 @@
+// Whole models on the GPU, through the functions that the addon calls:
+//   bench_cuda [--library PATH] [--parts train,extract,kd,sequence,request] [--out LINES] [--rounds 7]
+//              [--max-seconds 60 (of a part)] [--device 0] [--seed 1] [--tiny] [--tune]
+//              [--batches 32,64,16,4 (of train)] [--once (two steps, not timed: for a profiler)]
+// Weights and data are random. A row that fails says so and does not stop the rest.
+
+#include <dlfcn.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <sstream>
+#include <stdexcept>
+
+#include "cuda/api.h"
+#include "json_lines.h"
+#include "model/parameters.h"
+
+namespace {
+
+using namespace limbeck;
+using namespace limbeck_bench;
+using cuda::Api;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+const Api* api = nullptr;
+const char* library_problem = nullptr;
+
+void open_library(const char* path) {
+  void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) {
+    library_problem = dlerror();
+    return;
+  }
+  const auto get_api = reinterpret_cast<const Api* (*)(uint32_t)>(dlsym(library, "limbeck_cuda_api"));
+  api = get_api == nullptr ? nullptr : get_api(cuda::kApiVersion);
+  if (api == nullptr) library_problem = "it has no such version of the interface";
+  if (api != nullptr && api->size_bytes != sizeof(Api)) {
+    api = nullptr;
+    library_problem = "its table of functions has another size";
+  }
+}
+
+[[noreturn]] void raise(const cuda::ApiError& error) {
+  throw std::runtime_error(std::string(error.code) + ": " + error.message);
+}
+void check(int32_t result, const cuda::ApiError& error) {
+  if (result != 0) raise(error);
+}
+
+TransformerConfig gpt2_config(int64_t vocab_size, int64_t length, int64_t layers, int64_t hidden_size, int64_t heads) {
+  TransformerConfig config{};
+  config.vocab_size = vocab_size;
+  config.hidden_size = hidden_size;
+  config.num_hidden_layers = layers;
+  config.num_attention_heads = config.num_key_value_heads = heads;
+  config.head_dim = hidden_size / heads;
+  config.intermediate_size = 4 * hidden_size;
+  config.max_position_embeddings = length;
+  config.norm = NormKind::kLayerNorm;
+  config.norm_placement = NormPlacement::kBefore;
+  config.norm_eps = 1e-5f;
+  config.positions = PositionKind::kLearned;
+  config.rope_theta = 10000;
+  config.causal = true;
+  config.hidden_act = Activation::kGeluTanh;
+  config.qkv_bias = config.attention_output_bias = config.mlp_bias = true;
+  config.tie_word_embeddings = true;
+  return config;
+}
+
+using EnginePointer = std::unique_ptr<cuda::Engine, void (*)(cuda::Engine*)>;
+using ModelPointer = std::unique_ptr<cuda::Model, void (*)(cuda::Model*)>;
+using TrainerPointer = std::unique_ptr<cuda::Trainer, void (*)(cuda::Trainer*)>;
+
+ModelPointer make_model(cuda::Engine* engine, const TransformerConfig& config, Random& random) {
+  cuda::ApiError error{};
+  ModelPointer model(api->create_model(engine, &config, sizeof(config), &error), api->destroy_model);
+  if (model == nullptr) raise(error);
+  int64_t flat_count = 0;
+  const std::vector<Parameter> list = list_parameters(config, &flat_count);
+  std::vector<float> flat(static_cast<size_t>(flat_count));
+  for (const Parameter& parameter : list) {
+    float* values = flat.data() + parameter.offset;
+    const bool is_gain = parameter.name.find("norm.weight") != std::string::npos;
+    // Uniform with the deviation 0.02 for matrices; gains near 1, biases near 0.
+    const float width = parameter.shape.size() >= 2 ? 0.02f * 1.7320508f : 0.01f;
+    for (int64_t i = 0; i < parameter.count; ++i) {
+      values[i] = (is_gain ? 1.0f : 0.0f) + width * static_cast<float>(2 * random.uniform() - 1);
+    }
+  }
+  check(api->set_parameters(model.get(), flat.data(), &error), error);
+  return model;
+}
+
+TrainerPointer make_trainer(cuda::Model* model) {
+  cuda::ApiOptimizer optimizer{};
+  optimizer.kind = cuda::ApiOptimizerKind::kAdamW;
+  optimizer.beta1 = 0.9f;
+  optimizer.beta2 = 0.95f;
+  optimizer.epsilon = 1e-8f;
+  optimizer.weight_decay = 0.1f;
+  optimizer.max_grad_norm = 1;
+  cuda::ApiError error{};
+  TrainerPointer trainer(api->create_trainer(model, &optimizer, &error), api->destroy_trainer);
+  if (trainer == nullptr) raise(error);
+  return trainer;
+}
+
+struct Tokens {
+  std::vector<int32_t> ids, labels, offsets;
+  cuda::ApiBatch batch() const {
+    return {ids.data(), offsets.data(), nullptr, static_cast<int64_t>(ids.size()),
+            static_cast<int64_t>(offsets.size()) - 1};
+  }
+};
+
+/// skewed: P(id) ~ 1/id, as items are.
+Tokens make_tokens(Random& random, int64_t batch, int64_t length, int64_t vocab_size, bool skewed) {
+  Tokens tokens;
+  auto draw = [&] {
+    if (!skewed) return random.below(vocab_size);
+    const double id = std::exp(random.uniform() * std::log(static_cast<double>(vocab_size))) - 1;
+    return static_cast<int32_t>(std::min(static_cast<double>(vocab_size - 1), std::max(0.0, id)));
+  };
+  for (int64_t i = 0; i < batch * length; ++i) {
+    tokens.ids.push_back(draw());
+    tokens.labels.push_back(draw());
+  }
+  for (int64_t s = 0; s <= batch; ++s) tokens.offsets.push_back(static_cast<int32_t>(s * length));
+  return tokens;
+}
+
+struct Run {
+  Options options;
+  JsonLines lines;
+  bool tiny;
+  int rounds;
+  double max_seconds;
+  uint64_t seed;
+  cuda::Engine* engine;
+  Clock::time_point part_begin = Clock::now();
+
+  bool is_over() const { return seconds_since(part_begin) > max_seconds; }
+
+  /// Milliseconds a step, by the host's clock: every call returns after its work is done.
+  std::vector<double> time_rounds(const std::function<void()>& step, double round_seconds) {
+    const bool once = options.has("--once");
+    for (int i = 0; i < (tiny || once ? 1 : 3); ++i) step();
+    const auto begin = Clock::now();
+    step();
+    if (once) return {1e3 * seconds_since(begin)};
+    const int steps = tiny ? 1 : std::max(1, std::min(50, static_cast<int>(round_seconds / seconds_since(begin))));
+    std::vector<double> milliseconds;
+    for (int round = 0; round < rounds; ++round) {
+      const auto round_begin = Clock::now();
+      for (int i = 0; i < steps; ++i) step();
+      milliseconds.push_back(1e3 * seconds_since(round_begin) / steps);
+      if (round >= 2 && is_over()) break;
+    }
+    return milliseconds;
+  }
+
+  void row(const std::string& name, const std::string& variant, const std::function<void()>& body) {
+    if (is_over()) return lines.error(name, variant, "left out: the part's time was over");
+    try {
+      body();
+    } catch (const std::exception& error) {
+      lines.error(name, variant, error.what());
+    }
+  }
+};
+
+constexpr int kBatches = 4;  // taken in turns
+
+void train_step(cuda::Trainer* trainer, const cuda::ApiStep& step) {
+  cuda::ApiError error{};
+  cuda::ApiStepResult result{};
+  check(api->step(trainer, &step, &result, &error), error);
+  if (!std::isfinite(result.loss) || result.loss <= 0) throw std::runtime_error("the loss is not finite and positive");
+}
+
+cuda::ApiStep make_step(const Tokens& tokens) {
+  cuda::ApiStep step{};
+  step.batch = tokens.batch();
+  step.labels = tokens.labels.data();
+  step.learning_rate = 1e-4f;
+  step.dropout_seed = -1;
+  step.ce = step.temperature = step.fusion = step.gate = 1;
+  return step;
+}
+
+void time_training(Run& run, const std::string& name, const std::string& variant, cuda::Trainer* trainer,
+                   const std::vector<Tokens>& batches, const std::function<void(cuda::ApiStep&)>& change, double count,
+                   const char* unit) {
+  size_t turn = 0;
+  const std::vector<double> times = run.time_rounds(
+      [&] {
+        cuda::ApiStep step = make_step(batches[turn++ % batches.size()]);
+        change(step);
+        train_step(trainer, step);
+      },
+      0.3);
+  run.lines.row(name, variant, count / median(times) * 1e3, unit, times);
+}
+
+TransformerConfig gpt2(const Run& run, int64_t length) {
+  return run.tiny ? gpt2_config(101, length, 2, 32, 2) : gpt2_config(50257, length, 12, 768, 12);
+}
+
+void bench_train(Run& run) {
+  Random random(run.seed);
+  const int64_t length = run.tiny ? 16 : 1024;
+  const TransformerConfig config = gpt2(run, length);
+  std::vector<int64_t> sizes;
+  std::stringstream list(run.options.get("--batches", run.tiny ? "2" : "32,64,16,4"));
+  for (std::string size; std::getline(list, size, ',');) sizes.push_back(std::atoll(size.c_str()));
+  run.row("train", "bf16", [&] {
+    const ModelPointer model = make_model(run.engine, config, random);
+    const TrainerPointer trainer = make_trainer(model.get());
+    for (int64_t batch : sizes) {
+      run.row("train-B" + std::to_string(batch), "bf16", [&] {
+        std::vector<Tokens> batches;
+        for (int i = 0; i < kBatches; ++i) {
+          batches.push_back(make_tokens(random, batch, length, config.vocab_size, false));
+        }
+        time_training(
+            run, "train-B" + std::to_string(batch), "bf16", trainer.get(), batches, [](cuda::ApiStep&) {},
+            static_cast<double>(batch * length), "tokens/s");
+      });
+    }
+  });
+}
+
+void bench_extract(Run& run) {
+  Random random(run.seed + 1);
+  const int64_t sizes[2][2] = {{run.tiny ? 4 : 256, run.tiny ? 8 : 128}, {run.tiny ? 2 : 32, run.tiny ? 16 : 1024}};
+  const TransformerConfig config = gpt2(run, sizes[1][1]);
+  run.row("extract", "bf16", [&] {
+    const ModelPointer model = make_model(run.engine, config, random);
+    for (const auto& [batch_size, length] : sizes) {
+      const std::string name = "extract-T" + std::to_string(length);
+      run.row(name, "last hidden state to host", [&, batch_size = batch_size, length = length] {
+        std::vector<Tokens> batches;
+        for (int i = 0; i < kBatches; ++i) {
+          batches.push_back(make_tokens(random, batch_size, length, config.vocab_size, false));
+        }
+        const int64_t num_tokens = batch_size * length;
+        std::vector<float> hidden(static_cast<size_t>(num_tokens * config.hidden_size));
+        float* const hidden_out[1] = {hidden.data()};
+        const int64_t layer = config.num_hidden_layers;
+        size_t turn = 0;
+        const std::vector<double> times = run.time_rounds(
+            [&] {
+              cuda::ApiForward request{};
+              request.batch = batches[turn++ % kBatches].batch();
+              request.hidden_states = &layer;
+              request.num_hidden_states = 1;
+              request.hidden_out = hidden_out;
+              cuda::ApiError error{};
+              check(api->forward(model.get(), &request, &error), error);
+            },
+            0.2);
+        run.lines.row(name, "last hidden state to host", static_cast<double>(num_tokens) / median(times) * 1e3,
+                      "tokens/s", times);
+      });
+    }
+  });
+}
+
+void bench_kd(Run& run) {
+  Random random(run.seed + 2);
+  const int64_t length = run.tiny ? 16 : 512, batch = run.tiny ? 2 : 32;
+  const TransformerConfig teacher_config = gpt2(run, run.tiny ? 16 : 1024);
+  const TransformerConfig config =
+      run.tiny ? gpt2_config(101, length, 1, 16, 2) : gpt2_config(50257, length, 4, 256, 4);
+  run.row("kd", "bf16", [&] {
+    const ModelPointer teacher = make_model(run.engine, teacher_config, random);
+    const ModelPointer student = make_model(run.engine, config, random);
+    const TrainerPointer trainer = make_trainer(student.get());
+    std::vector<Tokens> batches;
+    for (int i = 0; i < kBatches; ++i) batches.push_back(make_tokens(random, batch, length, config.vocab_size, false));
+    cuda::ApiTeacher signal{};
+    signal.model = teacher.get();
+    time_training(
+        run, "kd", "bf16", trainer.get(), batches,
+        [&](cuda::ApiStep& step) {
+          step.teacher = &signal;
+          step.ce = step.kd = 0.5f;
+          step.temperature = 2;
+        },
+        static_cast<double>(batch * length), "tokens/s");
+  });
+}
+
+void bench_sequence(Run& run) {
+  Random random(run.seed + 3);
+  const int64_t length = run.tiny ? 8 : 50, batch = run.tiny ? 4 : 512;
+  struct Case {
+    const char* name;
+    int64_t items, negatives;
+  };
+  const Case cases[] = {{"sequence-sampled", run.tiny ? 300 : 1'000'000, run.tiny ? 32 : 8192},
+                        {"sequence-full", run.tiny ? 200 : 100'000, 0}};
+  for (const Case& c : cases) {
+    run.row(c.name, "bf16", [&] {
+      const TransformerConfig config =
+          run.tiny ? gpt2_config(c.items, length, 1, 16, 2) : gpt2_config(c.items, length, 2, 128, 2);
+      const ModelPointer model = make_model(run.engine, config, random);
+      const TrainerPointer trainer = make_trainer(model.get());
+      std::vector<Tokens> batches;
+      for (int i = 0; i < kBatches; ++i) batches.push_back(make_tokens(random, batch, length, c.items, true));
+      int64_t steps = 0;
+      time_training(
+          run, c.name, "bf16", trainer.get(), batches,
+          [&](cuda::ApiStep& step) {
+            step.sampled_negatives = c.negatives;
+            if (c.negatives > 0) step.dropout_seed = ++steps;  // keys the negatives; there is no dropout
+          },
+          static_cast<double>(batch), "sequences/s");
+    });
+  }
+}
+
+/// One history, the ten best of a million items: what a student answers. p50 of single calls, the host's part included.
+void bench_request(Run& run) {
+  Random random(run.seed + 4);
+  const int64_t items = run.tiny ? 300 : 1'000'000, length = run.tiny ? 8 : 50;
+  const TransformerConfig config =
+      run.tiny ? gpt2_config(items, length, 1, 16, 2) : gpt2_config(items, length, 2, 64, 1);
+  std::vector<Tokens> histories;
+  for (int i = 0; i < 16; ++i) histories.push_back(make_tokens(random, 1, length, items, true));
+  int32_t indices[10];
+  float scores[10], log_sum_exp[1];
+  cuda::ApiError error{};
+
+  auto time_calls = [&](const std::string& variant, const std::function<void(const Tokens&)>& ask) {
+    std::vector<double> times;
+    const int warm_up = 20, calls = run.tiny ? 3 : 500;
+    for (int call = 0; call < warm_up + calls; ++call) {
+      const Tokens& history = histories[static_cast<size_t>(call) % histories.size()];
+      const auto begin = Clock::now();
+      ask(history);
+      if (call >= warm_up) times.push_back(1e3 * seconds_since(begin));
+      if (run.is_over() && times.size() > 10) break;
+    }
+    run.lines.row("request", variant, median(times) * 1e3, "us", times);
+  };
+
+  run.row("request", "model", [&] {
+    const ModelPointer model = make_model(run.engine, config, random);
+    for (const bool excludes : {false, true}) {
+      const std::string variant = excludes ? "recommend, history excluded" : "recommend";
+      run.row("request", variant, [&] {
+        const std::unique_ptr<cuda::Recommender, void (*)(cuda::Recommender*)> recommender(
+            api->create_recommender(model.get(), &error), api->destroy_recommender);
+        if (recommender == nullptr) raise(error);
+        time_calls(variant, [&](const Tokens& history) {
+          int64_t num_results = 0;
+          cuda::ApiRecommend request{};
+          request.history = request.excluded = history.ids.data();
+          request.length = length;
+          request.num_excluded = excludes ? length : 0;
+          request.k = 10;
+          request.indices = indices;
+          request.scores = scores;
+          request.num_results = &num_results;
+          check(api->recommend(recommender.get(), &request, &error), error);
+          if (num_results != 10) throw std::runtime_error("not ten results");
+        });
+      });
+    }
+    const int32_t last = static_cast<int32_t>(length - 1);
+    run.row("request", "forward, top 10", [&] {
+      time_calls("forward, top 10", [&](const Tokens& history) {
+        cuda::ApiForward request{};
+        request.batch = history.batch();
+        request.logit_rows = &last;
+        request.num_logit_rows = 1;
+        request.top_k = 10;
+        request.top_k_indices = indices;
+        request.top_k_values = scores;
+        request.log_sum_exp = log_sum_exp;
+        check(api->forward(model.get(), &request, &error), error);
+      });
+    });
+  });
+}
+
+}  // namespace
+
+int main(int count, char** values) {
+  Options options(count, values);
+  const bool tiny = options.has("--tiny");
+  JsonLines errors(nullptr);
+  open_library(options.get("--library", std::getenv("LIMBECK_CUDA_LIBRARY")));
+  if (api == nullptr) {
+    errors.error("library", "dlopen", library_problem == nullptr ? "no --library" : library_problem);
+    return 1;
+  }
+  cuda::ApiRuntime runtime{};
+  api->describe_runtime(&runtime);
+  std::printf("runtime %d, driver %d, devices %d, cuBLASLt %s %s\n", runtime.runtime_version, runtime.driver_version,
+              runtime.num_devices, runtime.cublas, runtime.problem);
+  cuda::ApiError error{};
+  const EnginePointer engine(
+      api->create_engine(std::atoi(options.get("--device", "0")), cuda::ApiPrecision::kBFloat16, &error),
+      api->destroy_engine);
+  if (engine == nullptr) {
+    errors.error("engine", "create", std::string(error.code) + ": " + error.message);
+    return 1;
+  }
+  if (options.has("--tune")) api->set_tuning(engine.get(), 1);
+  Run run{options,
+          JsonLines(options.get("--out", nullptr)),
+          tiny,
+          std::atoi(options.get("--rounds", tiny ? "2" : "7")),
+          std::atof(options.get("--max-seconds", "60")),
+          static_cast<uint64_t>(std::atoll(options.get("--seed", "1"))),
+          engine.get()};
+  const std::pair<const char*, void (*)(Run&)> parts[] = {{"train", bench_train},
+                                                          {"extract", bench_extract},
+                                                          {"kd", bench_kd},
+                                                          {"sequence", bench_sequence},
+                                                          {"request", bench_request}};
+  for (const auto& [name, body] : parts) {
+    if (!options.wants(name)) continue;
+    run.part_begin = Clock::now();
+    body(run);
+  }
+  return 0;
+}

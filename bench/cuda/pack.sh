@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Builds for the GPU here, where there is none, and puts into .gpu/ what a machine with one needs to run check.sh without
+# building: bench/cuda/pack.sh [--no-build] [--no-node]. Programs are for compute capability 9.0 alone.
+set -eu
+cd "$(dirname "$0")/../.."
+jobs=${JOBS:-1}
+exclude=$(git rev-parse --git-path info/exclude)
+mkdir -p "$(dirname "$exclude")"
+for folder in .gpu build-cuda; do
+  grep -qx "/$folder/" "$exclude" 2>/dev/null || echo "/$folder/" >>"$exclude"
+done
+if [[ " $* " != *" --no-build "* ]]; then
+  generator=$(command -v ninja >/dev/null && echo Ninja || echo "Unix Makefiles")
+  cmake -S native/cuda -B build-cuda -G "$generator" -DLIMBECK_CUDA_EMULATED=OFF -DCMAKE_CUDA_ARCHITECTURES=90-real \
+    -DCMAKE_BUILD_TYPE=Release ${LIMBECK_CORE_LIBRARY:+-DLIMBECK_CORE_LIBRARY="$LIMBECK_CORE_LIBRARY"} >/dev/null
+  cmake --build build-cuda --parallel "$jobs" --target limbeck_cuda bench_cuda bench_cuda_ops cuda_tests
+fi
+staging=$(mktemp -d)
+for program in cuda_tests bench_cuda bench_cuda_ops liblimbeck_cuda.so; do
+  cp build-cuda/$program "$staging/$program"
+  strip --strip-unneeded "$staging/$program"
+done
+mkdir -p .gpu
+tar -C "$staging" -c . | xz -T0 -6 >.gpu/programs.tar.xz
+rm -r "$staging"
+if [[ " $* " != *" --no-node "* && ! -f .gpu/node.xz ]]; then
+  node=$(readlink -f "$(command -v node)")
+  cp "$node" .gpu/node
+  strip --strip-unneeded .gpu/node 2>/dev/null || true
+  xz -T0 -9 -f .gpu/node
+fi
+rm -rf .gpu/dist .gpu/node_modules
+cp -r dist .gpu/dist
+find .gpu/dist -name '*.d.ts' -delete
+cp build/Release/limbeck.node .gpu/limbeck.node
+strip --strip-unneeded .gpu/limbeck.node
+# What dist imports when it starts, as JavaScript without its sources and types.
+mkdir -p .gpu/node_modules
+for name in zod; do
+  cp -r node_modules/$name .gpu/node_modules/$name
+  find .gpu/node_modules/$name \( -name '*.ts' -o -name '*.cts' -o -name '*.map' -o -name '*.md' -o -path '*/src/*' \) -type f -delete
+done
+du -sh .gpu .gpu/*
+travelling=$(($(git ls-files -z --cached --others --exclude-standard | xargs -0 du -cb 2>/dev/null | tail -1 | cut -f1) +
+  $(du -sb .gpu | cut -f1)))
+echo "travels: $((travelling >> 20)) MiB of 64"
