@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds for the GPU here, where there is none, and puts into .gpu/ what a machine with one needs to run check.sh without
-# building: bench/cuda/pack.sh [--no-build] [--no-node]. Programs are for compute capability 9.0 alone.
+# building: bench/cuda/pack.sh [--no-build] [--no-node]. Programs are for compute capability 9.0 alone. GOLDEN names a
+# folder of checkpoints with what a float64 reference computes from them, to compare with there.
 set -eu
 cd "$(dirname "$0")/../.."
 jobs=${JOBS:-1}
@@ -40,6 +41,8 @@ for name in zod; do
   cp -r node_modules/$name .gpu/node_modules/$name
   find .gpu/node_modules/$name \( -name '*.ts' -o -name '*.cts' -o -name '*.map' -o -name '*.md' -o -path '*/src/*' \) -type f -delete
 done
+rm -rf .gpu/golden
+[[ -n ${GOLDEN:-} ]] && cp -r "$GOLDEN" .gpu/golden
 du -sh .gpu .gpu/*
 travelling=$(($(git ls-files -z --cached --others --exclude-standard | xargs -0 du -cb 2>/dev/null | tail -1 | cut -f1) +
   $(du -sb .gpu | cut -f1)))
