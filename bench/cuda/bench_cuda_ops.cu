@@ -1,6 +1,6 @@
 // Single operations on the GPU, and the two ceilings (matrix products, memory) that all rows are held against:
-//   bench_cuda_ops [--parts ceilings,attention,ops,products,loss,topk] [--out LINES] [--rounds 7] [--max-seconds 60]
-//                  [--device 0] [--tiny] [--tune]
+//   bench_cuda_ops [--parts ceilings,attention,ops,products,loss,topk,encoder] [--out LINES] [--rounds 7]
+//                  [--max-seconds 60] [--device 0] [--tiny] [--tune]
 // Times are those of device events around several launches, inputs random and larger than the caches.
 
 #include <chrono>
@@ -8,6 +8,7 @@
 #include <functional>
 #include <set>
 #include <stdexcept>
+#include <vector>
 
 #include "cuda/attention.h"
 #include "cuda/elementwise.h"
@@ -18,6 +19,7 @@
 #include "cuda/loss_head.h"
 #include "cuda/norm.h"
 #include "cuda/optimizer.h"
+#include "cuda/sequence_encoder.h"
 #include "json_lines.h"
 
 namespace limbeck::cuda::bench {
@@ -410,6 +412,53 @@ void bench_loss(Run& run) {
   }
 }
 
+/// The first half of a request; top-k is the second.
+void bench_encoder(Run& run) {
+  const int width = 64, heads = 2, intermediate = 4 * width, layers = 2;
+  for (const int length : {1, 16, 64}) {
+    run.row(
+        "encode-sequence", "length " + std::to_string(length) + ", graph", "us", 0,
+        [&](Context& context) {
+          Fill fill(context);
+          SequenceEncoder encoder{};
+          encoder.num_layers = layers;
+          encoder.hidden_size = width;
+          encoder.num_heads = heads;
+          encoder.head_dim = width / heads;
+          encoder.intermediate_size = intermediate;
+          encoder.norm_eps = 1e-5f;
+          encoder.words = fill.uniform<bf16>(1000 * width);
+          encoder.positions = fill.uniform<bf16>(64 * width);
+          encoder.outer_norm_weight = fill.uniform<float>(width);
+          encoder.outer_norm_bias = fill.uniform<float>(width);
+          for (SequenceEncoder::Layer* layer = encoder.layers; layer < encoder.layers + layers; ++layer) {
+            const auto norm = [&] { return fill.uniform<float>(width); };
+            const auto weight = [&](int count) { return fill.uniform<bf16>(count, 0.1f); };
+            *layer = {norm(),
+                      norm(),
+                      norm(),
+                      norm(),
+                      weight(3 * width * width),
+                      weight(3 * width),
+                      weight(width * width),
+                      weight(width),
+                      weight(intermediate * width),
+                      weight(intermediate),
+                      weight(width * intermediate),
+                      weight(width)};
+          }
+          int32_t* inputs = context.arena.allocate<int32_t>(65);  // ids [64], length
+          bf16* query = context.arena.allocate<bf16>(width);
+          std::vector<int32_t> host_inputs(65, 7);
+          host_inputs[64] = length;
+          copy_to_device(context, inputs, host_inputs.data(), 65);
+          synchronize(context);
+          return [=, &context] { encode_sequence(context, encoder, 64, inputs + 64, inputs, query); };
+        },
+        true);
+  }
+}
+
 void bench_top_k(Run& run) {
   const int64_t items = run.tiny ? 1000 : 1'000'000, width = run.tiny ? 16 : 64;
   for (const int64_t k : {10, 100}) {
@@ -422,8 +471,10 @@ void bench_top_k(Run& run) {
             const bf16 *queries = fill.uniform<bf16>(width), *table = fill.uniform<bf16>(items * width);
             int32_t* indices = context.arena.allocate<int32_t>(k);
             float* scores = context.arena.allocate<float>(k);
+            unsigned* num_finished = fill.zeros<unsigned>(1);
             return [=, &context] {
-              top_k_items<bf16>(context, queries, table, nullptr, 1, items, width, k, indices, scores);
+              top_k_items<bf16>(context, queries, table, nullptr, 1, items, width, k, indices, scores, 0,
+                                {nullptr, nullptr, num_finished});
             };
           },
           as_graph);
@@ -450,7 +501,8 @@ int main(int count, char** values) {
             engine};
     const std::pair<const char*, void (*)(Run&)> parts[] = {
         {"ceilings", bench_ceilings}, {"attention", bench_attention}, {"ops", bench_ops},
-        {"products", bench_products}, {"loss", bench_loss},           {"topk", bench_top_k}};
+        {"products", bench_products}, {"loss", bench_loss},           {"topk", bench_top_k},
+        {"encoder", bench_encoder}};
     for (const auto& [name, body] : parts) {
       if (!options.wants(name)) continue;
       run.part_begin = Clock::now();

@@ -192,8 +192,8 @@ if wants bench; then
     case $part in
       train) ours bench_cuda_ops ceilings 20 && ours bench_cuda train 40 && peers train 150 && ours bench_cuda train 40 ;;
       attention) ours bench_cuda_ops attention 20; peers attention 40; ours bench_cuda_ops attention 20 ;;
-      topk) ours bench_cuda_ops topk 20; ours bench_cuda request 20; peers topk,request 60
-        ours bench_cuda_ops topk 20; ours bench_cuda request 20 ;;
+      topk) ours bench_cuda_ops topk,encoder 20; ours bench_cuda request 20; peers topk,request 60
+        ours bench_cuda_ops topk,encoder 20; ours bench_cuda request 20 ;;
       ops) ours bench_cuda_ops ops,products,loss 60; peers ops 30; ours bench_cuda_ops ops,loss 40 ;;
       *) ours bench_cuda "$part" 30; peers "$part" 90; ours bench_cuda "$part" 30 ;;
     esac

@@ -236,6 +236,18 @@ void CudaEngine::release(Handles<T>& handles, T* handle) {
   if (lock.owns_lock()) free_released();
 }
 
+void CudaEngine::pca(const float* x, int64_t num_rows, int64_t num_columns, int64_t num_components, uint64_t seed,
+                     float* mean, float* components, float* explained_variance) {
+  const cuda::ApiPca request{x, num_rows, num_columns, num_components, seed, mean, components, explained_variance};
+  run([&](cuda::ApiError* error) { return api_.pca(engine_, &request, error); });
+}
+
+void CudaEngine::pca_transform(const float* x, const float* mean, const float* components, float* y, int64_t num_rows,
+                               int64_t num_columns, int64_t num_components) {
+  const cuda::ApiPcaTransform request{x, mean, components, num_rows, num_columns, num_components, y};
+  run([&](cuda::ApiError* error) { return api_.pca_transform(engine_, &request, error); });
+}
+
 CudaModel::CudaModel(std::shared_ptr<CudaEngine> engine, const TransformerConfig& config) : engine_(std::move(engine)) {
   model_ = engine_->make(engine_->models_, [&](cuda::ApiError* error) {
     return engine_->api_.create_model(engine_->engine_, &config, sizeof(config), error);

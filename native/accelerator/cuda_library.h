@@ -50,6 +50,12 @@ class CudaEngine {
   const CudaDevice& device() const { return device_; }
   Precision precision() const { return precision_; }
 
+  /// limbeck::pca() and pca_transform() of ops/pca.h on the GPU, in fp32.
+  void pca(const float* x, int64_t num_rows, int64_t num_columns, int64_t num_components, uint64_t seed, float* mean,
+           float* components, float* explained_variance);
+  void pca_transform(const float* x, const float* mean, const float* components, float* y, int64_t num_rows,
+                     int64_t num_columns, int64_t num_components);
+
   /// Frees all that is on the GPU, after the call at work; what was made here is unusable afterwards. Idempotent.
   void close();
 

@@ -12,6 +12,7 @@
 #include "cuda/driver.h"
 #include "cuda/engine.h"
 #include "cuda/model.h"
+#include "cuda/pca.h"
 #include "cuda/recommender.h"
 #include "cuda/trainer.h"
 
@@ -183,6 +184,40 @@ int32_t recommend(Recommender* recommender, const ApiRecommend* request, ApiErro
   return attempt(error, [&] { recommender->recommend(*request); });
 }
 
+/// engine->run(body), whose memory is not kept: data may be larger than any pass of a model, and comes once.
+template <typename Body>
+void run_once(Engine* engine, Body&& body) {
+  const struct Release {
+    Engine* engine;
+    size_t capacity_bytes;
+    ~Release() {
+      if (engine->arena.capacity_bytes() <= capacity_bytes) return;
+      ++engine->arena_generation;
+      engine->arena.reserve(0);
+    }
+  } release{engine, engine->arena.capacity_bytes()};
+  engine->run(body);
+}
+
+int32_t pca(Engine* engine, const ApiPca* request, ApiError* error) {
+  return attempt(error, [&] {
+    const ApiPca& r = *request;
+    run_once(engine, [&](Context& context) {
+      pca(context, r.x, r.num_rows, r.num_columns, r.num_components, r.seed, r.mean, r.components,
+          r.explained_variance);
+    });
+  });
+}
+
+int32_t pca_transform(Engine* engine, const ApiPcaTransform* request, ApiError* error) {
+  return attempt(error, [&] {
+    const ApiPcaTransform& r = *request;
+    run_once(engine, [&](Context& context) {
+      pca_transform(context, r.x, r.mean, r.components, r.y, r.num_rows, r.num_columns, r.num_components);
+    });
+  });
+}
+
 constexpr Api kApi = {
     kApiVersion,
     sizeof(Api),
@@ -212,6 +247,8 @@ constexpr Api kApi = {
     create_recommender,
     destroy_recommender,
     recommend,
+    pca,
+    pca_transform,
 };
 
 }  // namespace

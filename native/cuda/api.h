@@ -128,10 +128,26 @@ struct ApiRecommend {
   int64_t length;
   const int32_t* excluded;  // [num_excluded] items that are not answered
   int64_t num_excluded;
-  int64_t k;             // k + num_excluded ≤ 1024
+  int64_t k;             // ≤ 1024, as num_excluded
   int32_t* indices;      // [k] best first, equal scores by lower index
   float* scores;         // [k]
   int64_t* num_results;  // [1] ≤ k
+};
+
+/// See pca.h of this folder.
+struct ApiPca {
+  const float* x;  // [num_rows, num_columns]
+  int64_t num_rows, num_columns, num_components;
+  uint64_t seed;
+  float* mean;                // [num_columns]
+  float* components;          // [num_components, num_columns]
+  float* explained_variance;  // [num_components]
+};
+
+struct ApiPcaTransform {
+  const float *x, *mean, *components;  // as ApiPca has them
+  int64_t num_rows, num_columns, num_components;
+  float* y;  // [num_rows, num_components]
 };
 
 /// Functions that can fail return 0, or −1 with *error set; those that make something return null then. A lost device
@@ -181,6 +197,9 @@ struct Api {
   Recommender* (*create_recommender)(Model* model, ApiError* error);
   void (*destroy_recommender)(Recommender* recommender);
   int32_t (*recommend)(Recommender* recommender, const ApiRecommend* request, ApiError* error);
+
+  int32_t (*pca)(Engine* engine, const ApiPca* request, ApiError* error);
+  int32_t (*pca_transform)(Engine* engine, const ApiPcaTransform* request, ApiError* error);
 };
 
 }  // namespace limbeck::cuda

@@ -25,6 +25,8 @@ LIMBECK_SAME(kTransposeA, CUBLASLT_MATMUL_DESC_TRANSA);
 LIMBECK_SAME(kTransposeB, CUBLASLT_MATMUL_DESC_TRANSB);
 LIMBECK_SAME(kEpilogue, CUBLASLT_MATMUL_DESC_EPILOGUE);
 LIMBECK_SAME(kBiasPointer, CUBLASLT_MATMUL_DESC_BIAS_POINTER);
+LIMBECK_SAME(kAuxPointer, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER);
+LIMBECK_SAME(kAuxLeadingDimension, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD);
 LIMBECK_SAME(kBiasDataType, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE);
 LIMBECK_SAME(kMaxWorkspaceBytes, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES);
 LIMBECK_SAME(kReductionSchemeMask, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK);
@@ -34,6 +36,11 @@ LIMBECK_SAME(kMinAlignmentC, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES);
 LIMBECK_SAME(kMinAlignmentD, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES);
 LIMBECK_SAME(kEpilogueDefault, CUBLASLT_EPILOGUE_DEFAULT);
 LIMBECK_SAME(kEpilogueBias, CUBLASLT_EPILOGUE_BIAS);
+LIMBECK_SAME(kEpilogueGelu, CUBLASLT_EPILOGUE_GELU);
+LIMBECK_SAME(kEpilogueGeluBias, CUBLASLT_EPILOGUE_GELU_BIAS);
+LIMBECK_SAME(kEpilogueGeluAux, CUBLASLT_EPILOGUE_GELU_AUX);
+LIMBECK_SAME(kEpilogueGeluAuxBias, CUBLASLT_EPILOGUE_GELU_AUX_BIAS);
+LIMBECK_SAME(kEpilogueDGelu, CUBLASLT_EPILOGUE_DGELU);
 LIMBECK_SAME(kReductionInPlace, CUBLASLT_REDUCTION_SCHEME_INPLACE);
 LIMBECK_SAME(kReductionComputeType, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
 static_assert(sizeof(limbeck::cuda::lt::HeuristicResult) == sizeof(cublasLtMatmulHeuristicResult_t));
@@ -62,6 +69,20 @@ void check_lt(lt::Status status, const char* what) {
 uint32_t alignment_of(const void* pointer) {
   const auto address = reinterpret_cast<uintptr_t>(pointer) | 256;
   return static_cast<uint32_t>(address & -address);
+}
+
+lt::Epilogue epilogue_of(const Product& p) {
+  const bool has_bias = p.bias != nullptr;
+  switch (p.gelu) {
+    case Gelu::kNone:
+      return has_bias ? lt::kEpilogueBias : lt::kEpilogueDefault;
+    case Gelu::kForward:
+      if (p.gelu_input == nullptr) return has_bias ? lt::kEpilogueGeluBias : lt::kEpilogueGelu;
+      return has_bias ? lt::kEpilogueGeluAuxBias : lt::kEpilogueGeluAux;
+    case Gelu::kBackward:
+      break;
+  }
+  return lt::kEpilogueDGelu;
 }
 
 bool is_capturing(cudaStream_t stream) {
@@ -118,12 +139,19 @@ bool CublasLt::multiply(cudaStream_t stream, const Product& p) {
   const int residual = p.residual == nullptr ? 0 : p.residual == p.c ? 1 : 2;
   const Key key(p.m, p.n, p.k, p.lda, p.ldb, p.ldc, p.transpose_a + 2 * p.transpose_b, p.in, p.out, residual,
                 p.bias == nullptr ? 0 : alignment_of(p.bias), alignment_of(p.a), alignment_of(p.b),
-                std::min(alignment_of(p.c), residual == 2 ? alignment_of(p.residual) : 256u));
+                std::min(alignment_of(p.c), residual == 2 ? alignment_of(p.residual) : 256u), epilogue_of(p),
+                p.gelu_input == nullptr ? 0 : alignment_of(p.gelu_input));
   auto found = plans_.find(key);
   if (found == plans_.end()) found = plans_.emplace(key, make_plan(stream, p)).first;
-  const Plan& plan = found->second;
+  Plan& plan = found->second;
   if (!plan.is_supported) return false;
-  check_lt(run(stream, plan, plan.choice, p, p.c), "cublasLtMatmul");
+  const lt::Status status = run(stream, plan, plan.choice, p, p.c);
+  if (is_refusal(status)) {  // in spite of what it chose itself: there is nothing on the stream
+    plan.is_supported = false;
+    ++num_unsupported_;
+    return false;
+  }
+  check_lt(status, "cublasLtMatmul");
   return true;
 }
 
@@ -131,6 +159,10 @@ lt::Status CublasLt::run(cudaStream_t stream, const Plan& plan, const lt::Heuris
                          void* d) {
   if (p.bias != nullptr) {
     check_lt(functions_.MatmulDescSetAttribute(plan.desc, lt::kBiasPointer, &p.bias, sizeof(p.bias)), "a bias");
+  }
+  if (p.gelu_input != nullptr) {
+    check_lt(functions_.MatmulDescSetAttribute(plan.desc, lt::kAuxPointer, &p.gelu_input, sizeof(p.gelu_input)),
+             "GELU's input");
   }
   const float alpha = 1, beta = p.residual == nullptr ? 0 : 1;
   const void* c = p.residual == nullptr ? d : p.residual;
@@ -140,6 +172,11 @@ lt::Status CublasLt::run(cudaStream_t stream, const Plan& plan, const lt::Heuris
 
 CublasLt::Plan CublasLt::make_plan(cudaStream_t stream, const Product& p) {
   Plan plan(functions_);
+  constexpr int64_t kAuxMultiple = 8;  // of its leading dimension, says the documentation
+  if (p.gelu_input != nullptr && p.ldc % kAuxMultiple != 0) {
+    ++num_unsupported_;
+    return plan;
+  }
   const auto size = [](int64_t count) { return static_cast<uint64_t>(count); };
   check_lt(functions_.MatmulDescCreate(&plan.desc, lt::kCompute32F, lt::kFloat32), "cublasLtMatmulDescCreate");
   const auto set = [&](lt::DescAttribute attribute, const auto& value) {
@@ -148,8 +185,12 @@ CublasLt::Plan CublasLt::make_plan(cudaStream_t stream, const Product& p) {
   };
   set(lt::kTransposeA, static_cast<int32_t>(p.transpose_b ? lt::kTranspose : lt::kNone));
   set(lt::kTransposeB, static_cast<int32_t>(p.transpose_a ? lt::kTranspose : lt::kNone));
+  set(lt::kEpilogue, static_cast<uint32_t>(epilogue_of(p)));
+  if (p.gelu_input != nullptr) {  // the library looks at its alignment
+    set(lt::kAuxPointer, p.gelu_input);
+    set(lt::kAuxLeadingDimension, p.ldc);
+  }
   if (p.bias != nullptr) {
-    set(lt::kEpilogue, static_cast<uint32_t>(lt::kEpilogueBias));
     set(lt::kBiasDataType, static_cast<int32_t>(p.out));
     set(lt::kBiasPointer, p.bias);
   }
@@ -183,16 +224,17 @@ CublasLt::Plan CublasLt::make_plan(cudaStream_t stream, const Product& p) {
   int num_choices = 0;
   const lt::Status status = functions_.MatmulAlgoGetHeuristic(handle_, plan.desc, plan.a, plan.b, plan.c, plan.c,
                                                               preference, kMaxChoices, choices.data(), &num_choices);
-  if (status != lt::kSuccess && status != lt::kNotSupported && status != lt::kInvalidValue) {
-    check_lt(status, "cublasLtMatmulAlgoGetHeuristic");
-  }
+  if (!is_refusal(status)) check_lt(status, "cublasLtMatmulAlgoGetHeuristic");
   choices.resize(status == lt::kSuccess ? num_choices : 0);
   choices.erase(std::remove_if(choices.begin(), choices.end(),
                                [&](const lt::HeuristicResult& choice) {
                                  return choice.state != lt::kSuccess || choice.workspace_bytes > workspace_bytes_;
                                }),
                 choices.end());
-  if (choices.empty()) return plan;
+  if (choices.empty()) {
+    ++num_unsupported_;
+    return plan;
+  }
   plan.is_supported = true;
   const double products = static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
   const bool tune = tuning_ && choices.size() > 1 && products >= min_tuned_products_ && !is_capturing(stream);
@@ -202,7 +244,8 @@ CublasLt::Plan CublasLt::make_plan(cudaStream_t stream, const Product& p) {
 
 size_t CublasLt::fastest(cudaStream_t stream, const Plan& plan, const std::vector<lt::HeuristicResult>& choices,
                          const Product& p) {
-  // C that is accumulated to must not change: then the results go elsewhere. Without room for that, no timing.
+  // C that is accumulated to must not change: then the results go elsewhere. Without room for that, no timing. GELU's
+  // input in the forward direction is an output that the run to come writes again.
   void* scratch = nullptr;
   if (p.residual == p.c) {
     const size_t item_bytes = p.out == lt::kFloat32 ? 4 : 2;

@@ -19,7 +19,15 @@ enum Status : int { kSuccess = 0, kInvalidValue = 7, kExecutionFailed = 13, kNot
 enum DataType : int { kFloat32 = 0, kBFloat16 = 14 };  // cudaDataType_t
 enum ComputeType : int { kCompute32F = 68 };           // full fp32: TF32 is another one
 enum Operation : int { kNone = 0, kTranspose = 1 };
-enum DescAttribute : int { kTransposeA = 3, kTransposeB = 4, kEpilogue = 7, kBiasPointer = 8, kBiasDataType = 26 };
+enum DescAttribute : int {
+  kTransposeA = 3,
+  kTransposeB = 4,
+  kEpilogue = 7,
+  kBiasPointer = 8,
+  kAuxPointer = 11,
+  kAuxLeadingDimension = 12,
+  kBiasDataType = 26,
+};
 enum PreferenceAttribute : int {
   kMaxWorkspaceBytes = 1,
   kReductionSchemeMask = 3,
@@ -28,7 +36,17 @@ enum PreferenceAttribute : int {
   kMinAlignmentC = 7,
   kMinAlignmentD = 8,
 };
-enum Epilogue : int { kEpilogueDefault = 1, kEpilogueBias = 4 };
+/// GELU is its tanh form. With an auxiliary matrix of D's type and shape, that is where GELU's input, the bias in it,
+/// is written to, and where its derivative (DGelu) reads it.
+enum Epilogue : int {
+  kEpilogueDefault = 1,
+  kEpilogueBias = 4,
+  kEpilogueGelu = 32,
+  kEpilogueGeluBias = 36,
+  kEpilogueGeluAux = 160,
+  kEpilogueGeluAuxBias = 164,
+  kEpilogueDGelu = 192,
+};
 enum ReductionScheme : int { kReductionInPlace = 1, kReductionComputeType = 2 };
 
 struct Algorithm {
@@ -70,6 +88,9 @@ struct Functions {
 
 }  // namespace lt
 
+/// What becomes of a product before it is rounded to C, see linear_gelu_forward() and _backward() of gemm.h.
+enum class Gelu : int { kNone, kForward, kBackward };
+
 /// A product as gemm() of gemm.h has it, without its types.
 struct Product {
   int64_t m, n, k;
@@ -78,6 +99,8 @@ struct Product {
   lt::DataType in, out;
   const void *a, *b, *bias, *residual;  // bias and residual may be null
   void* c;
+  Gelu gelu = Gelu::kNone;
+  void* gelu_input = nullptr;  // [m, n] with ldc: forward out, or null; backward in; not C
 };
 
 /// Products by cuBLASLt on one stream. The algorithm of a kind of product (shapes, strides, types, alignments) is
@@ -105,12 +128,16 @@ class CublasLt {
 
   size_t workspace_bytes() const { return workspace_bytes_; }
   size_t version() const { return functions_.GetVersion(); }
-  /// Kinds of products met so far.
+  /// Kinds of products met so far, and those of them that the library cannot do.
   size_t num_plans() const { return plans_.size(); }
+  size_t num_unsupported() const { return num_unsupported_; }
 
  private:
   struct Plan;
-  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int, int, int, int, int, int, int, int>;
+  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int, int, int, int, int, int, int, int,
+                         int, int>;
+
+  static bool is_refusal(lt::Status status) { return status == lt::kNotSupported || status == lt::kInvalidValue; }
 
   Plan make_plan(cudaStream_t stream, const Product& product);
   lt::Status run(cudaStream_t stream, const Plan& plan, const lt::HeuristicResult& choice, const Product& product,
@@ -124,6 +151,7 @@ class CublasLt {
   size_t workspace_bytes_;
   bool tuning_ = false;
   double min_tuned_products_ = 0;
+  size_t num_unsupported_ = 0;
   std::map<Key, Plan> plans_;
 };
 

@@ -58,6 +58,8 @@ inline void ldmatrix_x4_trans(uint32_t (&r)[4], SharedAddress row) {
   ldmatrix_x4_trans(r, reinterpret_cast<const void*>(row));
 }
 
+inline void prefetch_l2(const void*) {}
+
 #else  // nvcc
 
 using bf16 = __nv_bfloat16;
@@ -160,6 +162,11 @@ __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commi
 template <int N>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+/// Starts to fetch the cache line into the second-level cache.
+__device__ __forceinline__ void prefetch_l2(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" : : "l"(__cvta_generic_to_global(global)));
 }
 
 #endif

@@ -1,6 +1,7 @@
 #include <type_traits>
 
 #include "cuda/cublas_lt.h"
+#include "cuda/elementwise.h"
 #include "cuda/gemm.h"
 #include "cuda/launch.h"
 
@@ -77,15 +78,32 @@ constexpr lt::DataType data_type() {
   return sizeof(T) == sizeof(float) ? lt::kFloat32 : lt::kBFloat16;
 }
 
+template <typename T, typename Out>
+Product make_product(const GemmShape& shape, const T* a, const T* b, const Out* bias, const Out* residual, Out* c) {
+  return {shape.m,   shape.n,   shape.k,   shape.transpose_a, shape.transpose_b,
+          shape.lda, shape.ldb, shape.ldc, data_type<T>(),    data_type<Out>(),
+          a,         b,         bias,      residual,          c};
+}
+
+/// False, and nothing done, where GELU is not to be had with the product.
+template <typename T>
+bool multiply_with_gelu(Context& context, const GemmShape& shape, const T* a, const T* b, const T* bias, T* c,
+                        Gelu gelu, T* gelu_input) {
+  if (sizeof(T) == sizeof(float)) return false;  // fp32 is as exact as the kernel
+  if (context.is_dry || shape.m == 0 || shape.n == 0 || shape.k == 0) return false;
+  Product product = make_product<T, T>(shape, a, b, bias, nullptr, c);
+  product.gelu = gelu;
+  product.gelu_input = gelu_input;
+  return context.blas.multiply(context.stream, product);
+}
+
 }  // namespace
 
 template <typename T, typename Out>
 void gemm(Context& context, const GemmShape& shape, const T* a, const T* b, const Out* bias, const Out* residual,
           Out* c) {
   if (context.is_dry || shape.m == 0 || shape.n == 0) return;
-  const Product product{shape.m,   shape.n,   shape.k,   shape.transpose_a, shape.transpose_b,
-                        shape.lda, shape.ldb, shape.ldc, data_type<T>(),    data_type<Out>(),
-                        a,         b,         bias,      residual,          c};
+  const Product product = make_product(shape, a, b, bias, residual, c);
   if (shape.k > 0 && context.blas.multiply(context.stream, product)) return;
   multiply_without_library(context, shape, a, b, bias, residual, c);
 }
@@ -110,13 +128,42 @@ void linear_backward(Context& context, const T* x, const T* weight, const T* d_y
   }
 }
 
+template <typename T>
+void linear_gelu_forward(Context& context, const T* x, const T* weight, const T* bias, T* gelu_input, T* y,
+                         int64_t num_rows, int64_t in_features, int64_t out_features) {
+  const GemmShape shape{num_rows, out_features, in_features, false, true, in_features, in_features, out_features};
+  if (multiply_with_gelu(context, shape, x, weight, bias, y, Gelu::kForward, gelu_input)) return;
+  T* sum = gelu_input == nullptr ? y : gelu_input;
+  gemm<T, T>(context, shape, x, weight, bias, nullptr, sum);
+  activation_forward<T>(context, Activation::kGeluTanh, sum, y, num_rows, out_features);
+}
+
+// The library would give the column sums, too, but rounded to bf16, and not added to what is there.
+template <typename T>
+void linear_gelu_backward(Context& context, const T* d_y, const T* weight, const T* gelu_input, T* d_gelu_input,
+                          float* d_bias, int64_t num_rows, int64_t in_features, int64_t out_features) {
+  const GemmShape shape{num_rows, in_features, out_features, false, false, out_features, in_features, in_features};
+  const bool is_done = multiply_with_gelu<T>(context, shape, d_y, weight, nullptr, d_gelu_input, Gelu::kBackward,
+                                             const_cast<T*>(gelu_input));
+  // Which of the two ways it will be is not known when the memory is measured.
+  if ((is_done || context.is_dry) && d_bias != nullptr) {
+    add_row_sums<T>(context, d_gelu_input, in_features, num_rows, in_features, d_bias);
+  }
+  if (is_done) return;
+  gemm<T, T>(context, shape, d_y, weight, nullptr, nullptr, d_gelu_input);
+  activation_backward<T>(context, Activation::kGeluTanh, gelu_input, d_gelu_input, d_gelu_input, d_bias, num_rows,
+                         in_features);
+}
+
 template void gemm(Context&, const GemmShape&, const float*, const float*, const float*, const float*, float*);
 template void gemm(Context&, const GemmShape&, const bf16*, const bf16*, const bf16*, const bf16*, bf16*);
 template void gemm(Context&, const GemmShape&, const bf16*, const bf16*, const float*, const float*, float*);
 
 #define LIMBECK_INSTANTIATE(T)                                                                                   \
   template void linear_forward(Context&, const T*, const T*, const T*, const T*, T*, int64_t, int64_t, int64_t); \
-  template void linear_backward(Context&, const T*, const T*, const T*, T*, float*, int64_t, int64_t, int64_t);
+  template void linear_backward(Context&, const T*, const T*, const T*, T*, float*, int64_t, int64_t, int64_t);  \
+  template void linear_gelu_forward(Context&, const T*, const T*, const T*, T*, T*, int64_t, int64_t, int64_t);  \
+  template void linear_gelu_backward(Context&, const T*, const T*, const T*, T*, float*, int64_t, int64_t, int64_t);
 LIMBECK_INSTANTIATE(float)
 LIMBECK_INSTANTIATE(bf16)
 #undef LIMBECK_INSTANTIATE

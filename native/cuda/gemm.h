@@ -30,4 +30,19 @@ template <typename T>
 void linear_backward(Context& context, const T* x, const T* weight, const T* d_y, T* d_x, float* d_weight,
                      int64_t num_rows, int64_t in_features, int64_t out_features);
 
+/// gelu_input [num_rows, out_features] = x·weightᵀ + bias, y = GELU(gelu_input), tanh form. In bf16 GELU is part of the
+/// product where the library has that: y is then of the sum before it is rounded. fp32 has the two one by one.
+///   gelu_input null: not kept
+template <typename T>
+void linear_gelu_forward(Context& context, const T* x, const T* weight, const T* bias, T* gelu_input, T* y,
+                         int64_t num_rows, int64_t in_features, int64_t out_features);
+
+/// Of y = GELU(gelu_input)·weightᵀ, the linear layer that follows; its d_weight is linear_backward()'s.
+///   weight [out_features, in_features]; gelu_input [num_rows, in_features]
+///   d_gelu_input [num_rows, in_features] = (d_y·weight)·GELU'(gelu_input), not in the place of gelu_input
+///   d_bias null, or += its column sums [in_features]
+template <typename T>
+void linear_gelu_backward(Context& context, const T* d_y, const T* weight, const T* gelu_input, T* d_gelu_input,
+                          float* d_bias, int64_t num_rows, int64_t in_features, int64_t out_features);
+
 }  // namespace limbeck::cuda

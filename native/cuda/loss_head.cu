@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "core/error.h"
+#include "cuda/catalogue_loss.h"
 #include "cuda/elementwise.h"
 #include "cuda/gemm.h"
 #include "cuda/launch.h"
@@ -711,6 +712,14 @@ void loss_head(Context& context, const T* hidden, const OutputTable<T>& table, c
 
   DeviceArena::Scope scope(context.arena);
   float2* losses = context.arena.allocate<float2>(num_rows);
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (!has_teacher && !allowed && fits_catalogue_loss(hidden, table, d_hidden, hidden_size)) {
+      catalogue_loss(context, hidden, table, labels, row_scale * options.ce_weight, d_hidden, d_table, d_bias, losses,
+                     num_rows, hidden_size, chunk_rows);
+      launch(context, sum_losses_kernel, dim3(1), dim3(kSumThreads), 0, losses, num_rows, sums);
+      return;
+    }
+  }
   T* logits = context.arena.allocate<T>(chunk_rows * stride);
   T* teacher_logits = is_factorised ? context.arena.allocate<T>(chunk_rows * stride) : nullptr;
   float* listed =

@@ -138,6 +138,9 @@ class Transformer final : public Model {
   void upload(const float* flat, float* device);
   void download(const float* device, float* flat);
   int64_t padded_vocab_size() const { return padded_vocab_size_; }
+  /// The fp32 values of a parameter, and those that products read; null where the model has none of that name.
+  const float* master(const std::string& name) const;
+  const T* compute(const std::string& name) const;
 
  private:
   struct Tensor {
@@ -159,8 +162,6 @@ class Transformer final : public Model {
   };
 
   const Tensor* find(const std::string& name) const;
-  const float* master(const std::string& name) const;
-  const T* compute(const std::string& name) const;
   Norm norm(const std::string& name) const;
   Linear linear(const std::string& name) const;
   void bind();

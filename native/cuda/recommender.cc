@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <limits>
 #include <string>
+#include <type_traits>
 
 #include "core/error.h"
 #include "cuda/elementwise.h"
 #include "cuda/launch.h"
+#include "model/batch.h"
 
 namespace limbeck::cuda {
 
@@ -69,32 +71,79 @@ typename TransformerRecommender<T>::Plan& TransformerRecommender<T>::plan_for(in
 }
 
 template <typename T>
+bool TransformerRecommender<T>::make_encoder(int64_t max_length) {
+  const TransformerConfig& config = model_.config;
+  if constexpr (std::is_same_v<T, bf16>) {
+    const bool has_words = config.tie_word_embeddings || config.item_feature_size == 0;
+    if (!has_words || !can_encode_sequence(config, max_length, max_shared_bytes())) return false;
+    const auto int_of = [](int64_t value) { return static_cast<int>(value); };
+    const bool norm_after = config.norm_placement == NormPlacement::kAfter;
+    encoder_ = {int_of(config.num_hidden_layers),
+                int_of(config.hidden_size),
+                int_of(config.num_attention_heads),
+                int_of(config.head_dim),
+                int_of(config.intermediate_size),
+                config.norm_eps,
+                norm_after,
+                config.hidden_act == Activation::kGeluErf,
+                config.tie_word_embeddings ? items_ : model_.compute("embeddings.word"),
+                model_.compute("embeddings.position"),
+                model_.master(norm_after ? "embeddings.norm.weight" : "final_norm.weight"),
+                model_.master(norm_after ? "embeddings.norm.bias" : "final_norm.bias"),
+                {}};
+    for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
+      const std::string prefix = "layers." + std::to_string(l) + ".";
+      const auto master = [&](const char* name) { return model_.master(prefix + name); };
+      const auto compute = [&](const char* name) { return model_.compute(prefix + name); };
+      encoder_.layers[l] = {master("attention_norm.weight"),    master("attention_norm.bias"),
+                            master("mlp_norm.weight"),          master("mlp_norm.bias"),
+                            compute("attention.qkv.weight"),    compute("attention.qkv.bias"),
+                            compute("attention.output.weight"), compute("attention.output.bias"),
+                            compute("mlp.input.weight"),        compute("mlp.input.bias"),
+                            compute("mlp.output.weight"),       compute("mlp.output.bias")};
+    }
+    return true;
+  }
+  return false;
+}
+
+template <typename T>
 void TransformerRecommender<T>::make(Plan& plan) {
   const TransformerConfig& config = model_.config;
   const int64_t length = plan.length, d = config.hidden_size;
-  const int64_t num_inputs = 2 * length + 3;
+  const int64_t num_inputs = 2 * length + 4 + kMaxK;
   plan.host_inputs = allocate_pinned<int32_t>(num_inputs);
   plan.host_indices = allocate_pinned<int32_t>(plan.k);
   plan.host_scores = allocate_pinned<float>(plan.k);
   std::fill(plan.host_inputs, plan.host_inputs + num_inputs, 0);
   plan.host_inputs[2 * length + 1] = 1;  // one item
   Engine& engine = model_.engine;
+  const bool has_encoder = make_encoder(length);
   engine.reserve(plan.memory, [&](DeviceArena& memory) {
     Context context = engine.context(memory, memory.is_dry());
-    int32_t* inputs = memory.allocate<int32_t>(num_inputs);
-    const DeviceBatch batch(length, inputs, inputs + length, inputs + 2 * length);
-    const int32_t* last_row = inputs + 2 * length + 2;
     T* query = memory.allocate<T>(d);
-    int32_t* indices = memory.allocate<int32_t>(plan.k);
-    float* scores = memory.allocate<float>(plan.k);
+    unsigned* num_finished = memory.allocate<unsigned>(1);
+    set_zero(context, num_finished, 1);
+    int32_t* inputs = memory.allocate<int32_t>(num_inputs);
+    int32_t* num_excluded = inputs + 2 * length + 3;
+    const DeviceBatch batch(length, inputs, inputs + length, inputs + 2 * length);
     const auto body = [&] {
       const DeviceArena::Scope scope(memory);
-      copy_to_device(context, inputs, plan.host_inputs, num_inputs);
-      const Activations<T> activations = model_.forward(context, batch, {});
-      gather_rows<T>(context, activations.hidden[static_cast<size_t>(config.num_hidden_layers)], last_row, query, 1, d);
-      top_k_items<T>(context, query, items_, nullptr, 1, config.vocab_size, d, plan.k, indices, scores);
-      copy_to_host(context, plan.host_indices, indices, plan.k);
-      copy_to_host(context, plan.host_scores, scores, plan.k);
+      // Kernels read and write the host's few numbers themselves: a copy would take longer.
+      if constexpr (std::is_same_v<T, bf16>) {
+        if (has_encoder) {
+          encode_sequence(context, encoder_, length, plan.host_inputs + 2 * length + 1, plan.host_inputs, query,
+                          {plan.host_inputs + 2 * length + 3, num_excluded, static_cast<int>(1 + kMaxK)});
+        }
+      }
+      if (!has_encoder) {
+        copy_to_device(context, inputs, plan.host_inputs, num_inputs);
+        const Activations<T> activations = model_.forward(context, batch, {});
+        gather_rows<T>(context, activations.hidden[static_cast<size_t>(config.num_hidden_layers)],
+                       inputs + 2 * length + 2, query, 1, d);
+      }
+      top_k_items<T>(context, query, items_, nullptr, 1, config.vocab_size, d, plan.k, plan.host_indices,
+                     plan.host_scores, 0, {num_excluded + 1, num_excluded, num_finished});
     };
     body();
     if (context.is_dry) return;
@@ -106,36 +155,34 @@ void TransformerRecommender<T>::make(Plan& plan) {
 template <typename T>
 void TransformerRecommender<T>::recommend(const ApiRecommend& request) {
   const TransformerConfig& config = model_.config;
-  // What is left out is asked for as well, and dropped here.
-  const int64_t wanted = std::min(request.k + request.num_excluded, config.vocab_size);
-  if (request.length < 1 || request.length > config.max_position_embeddings || wanted > kMaxK) {
+  const int64_t k = std::min(request.k, config.vocab_size);
+  if (request.length < 1 || request.length > config.max_position_embeddings || k > kMaxK ||
+      request.num_excluded > kMaxK) {
     throw Error("ERR_INVALID_ARGUMENT", "Expected a history of 1 to " + std::to_string(config.max_position_embeddings) +
-                                            " items and at most " + std::to_string(kMaxK) +
-                                            " answers and excluded items together, got " +
-                                            std::to_string(request.length) + " and " + std::to_string(wanted) + ".");
+                                            " items, at most " + std::to_string(kMaxK) +
+                                            " answers and as many excluded " + "items, got " +
+                                            std::to_string(request.length) + ", " + std::to_string(k) + " and " +
+                                            std::to_string(request.num_excluded) + ".");
   }
   model_.engine.make_current();
-  Plan& plan = plan_for(request.length, wanted);
+  Plan& plan = plan_for(request.length, k);
   std::copy(request.history, request.history + request.length, plan.host_inputs);
   int32_t* positions = plan.host_inputs + plan.length;
-  for (int64_t i = 0; i < request.length; ++i) {
-    positions[i] = static_cast<int32_t>(i + config.position_offset);
-  }
   int32_t* offsets = positions + plan.length;
   offsets[0] = 0;
   offsets[1] = static_cast<int32_t>(request.length);
+  fill_position_ids(config, {plan.host_inputs, offsets, nullptr, request.length, 1}, positions);
   offsets[2] = static_cast<int32_t>(request.length - 1);  // the last row
+  offsets[3] = static_cast<int32_t>(request.num_excluded);
+  std::copy(request.excluded, request.excluded + request.num_excluded, offsets + 4);
   Context context = model_.engine.context();
   plan.graph.run(context);
   model_.engine.synchronize();
 
   int64_t count = 0;
-  const int32_t* excluded_end = request.excluded + request.num_excluded;
-  for (int64_t i = 0; i < plan.k && count < request.k; ++i) {
-    const int32_t item = plan.host_indices[i];
-    if (item < 0 || std::find(request.excluded, excluded_end, item) != excluded_end) continue;
-    request.indices[count] = item;
-    request.scores[count++] = plan.host_scores[i];
+  for (; count < k && plan.host_indices[count] >= 0; ++count) {
+    request.indices[count] = plan.host_indices[count];
+    request.scores[count] = plan.host_scores[count];
   }
   *request.num_results = count;
 }

@@ -7,6 +7,7 @@
 #include "cuda/api.h"
 #include "cuda/graph.h"
 #include "cuda/model.h"
+#include "cuda/sequence_encoder.h"
 
 namespace limbeck::cuda {
 
@@ -31,17 +32,20 @@ class TransformerRecommender final : public Recommender {
     int64_t length, k;
     DeviceArena memory;
     Graph graph;
-    int32_t* host_inputs = nullptr;   // pinned: ids [length], positions [length], offsets [2], last row [1]
+    int32_t* host_inputs = nullptr;   // pinned: ids, positions [length], offsets [2], last row, excluded: count, items
     int32_t* host_indices = nullptr;  // pinned [k]
     float* host_scores = nullptr;     // pinned [k]
     ~Plan();
   };
   Plan& plan_for(int64_t length, int64_t k);
   void make(Plan& plan);
+  /// False where the general passes must do.
+  bool make_encoder(int64_t max_length);
 
   Transformer<T>& model_;
   DeviceArena memory_;
   T* items_ = nullptr;  // [padded V, d]
+  SequenceEncoder encoder_{};
   std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Plan>> plans_;
 };
 

@@ -290,9 +290,12 @@ struct EntrySource {
   const Entry* list;
 
   __device__ __forceinline__ uint4 load(int64_t i) const { return load_16(list + i); }
-  __device__ __forceinline__ void entries(const uint4& raw, int64_t, Entry (&out)[kWidth]) const {
+  __device__ __forceinline__ static void unpack_pair(const uint4& raw, Entry (&out)[kWidth]) {
     out[0] = static_cast<Entry>(raw.y) << 32 | raw.x;
     out[1] = static_cast<Entry>(raw.w) << 32 | raw.z;
+  }
+  __device__ __forceinline__ void entries(const uint4& raw, int64_t, Entry (&out)[kWidth]) const {
+    unpack_pair(raw, out);
   }
 };
 
@@ -550,11 +553,11 @@ __global__ void __launch_bounds__(kSelectThreads)
 
 constexpr int kChunkThreads = 128;
 constexpr int kChunkWarps = kChunkThreads / 32;
-constexpr int kChunkStages = 3;            // of the stream: two are under way while one is used
-constexpr int kChunkBlocks = 3;            // of a multiprocessor
-constexpr int64_t kMaxChunkItems = 3072;   // 12 KiB of scores
-constexpr int64_t kMaxLists = 4096;        // 32 for each thread of the last block
-constexpr int64_t kMaxListed = 64;         // k: some lists of k then fit in shared memory
+constexpr int kChunkStages = 3;           // of the stream: two are under way while one is used
+constexpr int kChunkBlocks = 3;           // of a multiprocessor
+constexpr int64_t kMaxChunkItems = 3072;  // 12 KiB of keys
+constexpr int64_t kMaxLists = 4096;       // 32 for each thread of the last block
+constexpr int64_t kMaxListed = 64;        // k: some lists of k then fit in shared memory
 
 template <int kItems>
 constexpr size_t kStreamBytes = size_t{kChunkWarps} * kChunkStages * kItems * 32 * 16;
@@ -568,24 +571,38 @@ struct ListMemory {
   bool is_last;
 };
 
-/// memory.bound = the k-th best of the threads' entries, of which no two are equal; 1 where fewer have one. `count` is 0
-/// after it.
+/// memory.bound = the k-th best of the best entries of threads, or of pairs of them where k is small, of which no two
+/// are equal; 1 where fewer have one. `count` is 0 after it.
 __device__ inline void bound_entries(ListMemory& memory, Entry best, int k) {
-  memory.bests[threadIdx.x] = best;
-  if (threadIdx.x == 0) {
+  const int thread = static_cast<int>(threadIdx.x), lanes = k <= kChunkThreads / 4 ? 2 : 1;
+  const int num_groups = kChunkThreads / lanes;
+  const Entry neighbour = __shfl_xor_sync(0xffffffffu, best, 1);
+  if (lanes == 2 && neighbour > best) best = neighbour;
+  if (thread % lanes == 0) memory.bests[thread / lanes] = best;
+  if (thread == 0) {
     memory.bound = 1;
     memory.count = 0;
   }
   __syncthreads();
-  if (best > 0 && rank_among(memory.bests, kChunkThreads, best) == k - 1) memory.bound = best;
+  if (thread < num_groups) {
+    const Entry own = memory.bests[thread];
+    int rank = 0;
+#pragma unroll 8
+    for (int i = 0; i < num_groups; i += 2) {
+      Entry pair[2];
+      EntrySource::unpack_pair(load_16(memory.bests + i), pair);
+      rank += (pair[0] > own ? 1 : 0) + (pair[1] > own ? 1 : 0);
+    }
+    if (rank == k - 1 && own > 0) memory.bound = own;
+  }
   __syncthreads();
 }
 
-/// Scores of the items [first, first + count) → scores [count] in shared memory; all threads of the block.
+/// Keys of the items [first, first + count) → keys [count] in shared memory; all threads of the block.
 ///   stream [kStreamBytes] shared memory
 template <typename T, int kLanes, int kItems>
 __device__ __forceinline__ void score_chunk(const ItemScorer<T, kLanes>& scorer, const float* query, int64_t first,
-                                            int count, char* stream, float* scores) {
+                                            int count, char* stream, uint32_t* keys) {
   using Step = ScanStep<kLanes, kItems>;
   constexpr int W = kPack<T>, kStageBytes = kItems * 32 * 16;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
@@ -632,7 +649,7 @@ __device__ __forceinline__ void score_chunk(const ItemScorer<T, kLanes>& scorer,
     float score[1];
     scorer.finish(lane, sums, score);
     const int item = step * Step::kStep + Step::item_of_lane(lane);
-    if (Step::is_first_with_item(lane) && item < count) scores[item] = score[0];
+    if (Step::is_first_with_item(lane) && item < count) keys[item] = key_of(score[0]);
   }
   __syncthreads();
 }
@@ -641,14 +658,15 @@ __device__ __forceinline__ void score_chunk(const ItemScorer<T, kLanes>& scorer,
 ///   num_finished [1] 0 before and after
 template <typename T, int kLanes>
 __global__ void __launch_bounds__(kChunkThreads, kChunkBlocks)
-    list_items_kernel(ItemScorer<T, kLanes> scorer, const T* query, const uint32_t* excluded, int chunk_items, int k,
-                      Entry* lists, unsigned* num_finished, int32_t* indices, float* scores) {
+    list_items_kernel(ItemScorer<T, kLanes> scorer, const T* query, const uint32_t* excluded,
+                      const int32_t* excluded_items, const int32_t* num_excluded, int chunk_items, int k, Entry* lists,
+                      unsigned* num_finished, int32_t* indices, float* scores) {
   using Step = StepOf<kLanes, 1>;
   constexpr int kItems = Step::kStep * kLanes / 32;
   LIMBECK_SHARED_MEMORY(char, shared);
   __shared__ ListMemory memory;
-  float* const chunk_scores = reinterpret_cast<float*>(shared + kStreamBytes<kItems>);
-  float* const staged = chunk_scores + chunk_items;
+  uint32_t* const keys = reinterpret_cast<uint32_t*>(shared + kStreamBytes<kItems>);
+  float* const staged = reinterpret_cast<float*>(keys + chunk_items);
   Entry* const candidates = reinterpret_cast<Entry*>(shared);  // where the stream was
   const int thread = static_cast<int>(threadIdx.x);
   stage_queries<1>(query, 1, scorer.hidden_size, scorer.num_packs * kPack<T>, staged);
@@ -656,10 +674,18 @@ __global__ void __launch_bounds__(kChunkThreads, kChunkBlocks)
   const int64_t first = static_cast<int64_t>(blockIdx.x) * chunk_items;
   const int64_t left = scorer.num_items - first;
   const int count = left < chunk_items ? static_cast<int>(left) : chunk_items;
-  score_chunk<T, kLanes, kItems>(scorer, staged, first, count, shared, chunk_scores);
+  const int num_left_out = num_excluded != nullptr ? *num_excluded : 0;
+  const int64_t left_out = thread < num_left_out ? excluded_items[thread] : -1;  // on its way while items are scored
+  score_chunk<T, kLanes, kItems>(scorer, staged, first, count, shared, keys);
 
+  const auto leave_out = [&](int64_t item) {
+    if (item >= first && item < first + count) keys[item - first] = 0;
+  };
+  leave_out(left_out);
+  for (int i = thread + kChunkThreads; i < num_left_out; i += kChunkThreads) leave_out(excluded_items[i]);
+  __syncthreads();
   const auto entry_at = [&](int i) {
-    return is_excluded(excluded, first + i) ? Entry{0} : entry_of(key_of(chunk_scores[i]), first + i);
+    return keys[i] == 0 || is_excluded(excluded, first + i) ? Entry{0} : entry_of(keys[i], first + i);
   };
   Entry best = 0;
   for (int i = thread; i < count; i += kChunkThreads) {
@@ -734,6 +760,15 @@ __global__ void __launch_bounds__(kChunkThreads, kChunkBlocks)
 
 unsigned grid_size(int64_t blocks) { return static_cast<unsigned>(blocks); }
 
+/// bits [⌈num_items/32⌉] |=
+__global__ void __launch_bounds__(kSelectThreads)
+    set_excluded_kernel(const int32_t* excluded_items, const int32_t* num_excluded, int64_t num_items, uint32_t* bits) {
+  for (int i = static_cast<int>(threadIdx.x); i < *num_excluded; i += kSelectThreads) {
+    const int32_t item = excluded_items[i];
+    if (item >= 0 && item < num_items) atomicOr(bits + item / 32, 1u << (item % 32));
+  }
+}
+
 template <typename T>
 struct ItemQuery {
   const T* queries;
@@ -752,7 +787,7 @@ int64_t chunk_size(const Context& context, int64_t num_items) {
 
 /// One query over aligned items.
 template <typename T, int kLanes>
-void list_items(Context& context, const ItemQuery<T>& query, int64_t chunk_items, unsigned* num_finished,
+void list_items(Context& context, const ItemQuery<T>& query, int64_t chunk_items, const GraphQuery& graph,
                 int32_t* indices, float* scores) {
   using Scorer = ItemScorer<T, kLanes>;
   constexpr int kItems = StepOf<kLanes, 1>::kStep * kLanes / 32;
@@ -763,6 +798,7 @@ void list_items(Context& context, const ItemQuery<T>& query, int64_t chunk_items
                       static_cast<int>(divide_up(query.hidden_size, Scorer::W))};
   const int64_t num_lists = divide_up(query.num_items, chunk_items);
   Entry* lists = context.arena.allocate<Entry>(num_lists * query.k);
+  unsigned* num_finished = graph.num_finished;
   if (num_finished == nullptr) {
     num_finished = context.arena.allocate<unsigned>(1);
     set_zero(context, num_finished, 1);
@@ -771,8 +807,8 @@ void list_items(Context& context, const ItemQuery<T>& query, int64_t chunk_items
       kStreamBytes<kItems> +
       sizeof(float) * (static_cast<size_t>(chunk_items) + static_cast<size_t>(scorer.num_packs * Scorer::W));
   launch(context, list_items_kernel<T, kLanes>, dim3(grid_size(num_lists)), dim3(kChunkThreads), shared_bytes, scorer,
-         query.queries, query.excluded, static_cast<int>(chunk_items), static_cast<int>(query.k), lists, num_finished,
-         indices, scores);
+         query.queries, query.excluded, graph.excluded_items, graph.num_excluded, static_cast<int>(chunk_items),
+         static_cast<int>(query.k), lists, num_finished, indices, scores);
 }
 
 /// Few queries: the items are read once, past the scores' memory.
@@ -812,30 +848,50 @@ void scan_items(Context& context, const ItemQuery<T>& query, int32_t* indices, f
          num_entries, k, indices, scores);
 }
 
-template <typename T, int kLanes>
-void find_items(Context& context, const ItemQuery<T>& query, unsigned* num_finished, int32_t* indices, float* scores) {
-  if (query.num_queries == 1 && query.num_items > 0 && query.k <= kMaxListed) {
-    const int64_t chunk_items = chunk_size(context, query.num_items);
-    if (divide_up(query.num_items, chunk_items) <= kMaxLists) {
-      return list_items<T, kLanes>(context, query, chunk_items, num_finished, indices, scores);
-    }
-  }
-  scan_items<T, kLanes, true>(context, query, indices, scores);
+/// How many lanes take one of the items that packs of 16 bytes make: as many as leave none idle, or all.
+template <typename T>
+int64_t lanes_of(int64_t hidden_size) {
+  const int64_t packs = hidden_size / kPack<T>;
+  int64_t lanes = 4;
+  while (lanes < 32 && lanes < packs && (packs % lanes != 0 || packs % (2 * lanes) == 0)) lanes *= 2;
+  return lanes;
+}
+
+/// visit(integral_constant) with them.
+template <typename T, typename Visit>
+void with_lanes(int64_t hidden_size, Visit visit) {
+  const int64_t lanes = lanes_of<T>(hidden_size);
+  if (lanes == 4) return visit(std::integral_constant<int, 4>());
+  if (lanes == 8) return visit(std::integral_constant<int, 8>());
+  if (lanes == 16) return visit(std::integral_constant<int, 16>());
+  visit(std::integral_constant<int, 32>());
 }
 
 template <typename T>
-void find_items(Context& context, const ItemQuery<T>& query, unsigned* num_finished, int32_t* indices, float* scores) {
-  if (query.hidden_size % kPack<T> != 0 || !is_aligned(query.items)) {
-    return scan_items<T, 8, false>(context, query, indices, scores);
+bool is_packed(const ItemQuery<T>& query) {
+  return query.hidden_size % kPack<T> == 0 && is_aligned(query.items);
+}
+
+template <typename T>
+void scan_items(Context& context, const ItemQuery<T>& query, int32_t* indices, float* scores) {
+  if (!is_packed(query)) return scan_items<T, 8, false>(context, query, indices, scores);
+  with_lanes<T>(query.hidden_size,
+                [&](auto lanes) { scan_items<T, decltype(lanes)::value, true>(context, query, indices, scores); });
+}
+
+/// False, with nothing done, where lists are not the way.
+template <typename T>
+bool list_items(Context& context, const ItemQuery<T>& query, const GraphQuery& graph, int32_t* indices, float* scores) {
+  if (query.num_queries != 1 || query.num_items == 0 || query.k > kMaxListed || query.hidden_size > kMaxScannedWidth ||
+      !is_packed(query)) {
+    return false;
   }
-  // As many lanes as leave none idle, or all.
-  const int64_t packs = query.hidden_size / kPack<T>;
-  int64_t lanes = 4;
-  while (lanes < 32 && lanes < packs && (packs % lanes != 0 || packs % (2 * lanes) == 0)) lanes *= 2;
-  if (lanes == 4) return find_items<T, 4>(context, query, num_finished, indices, scores);
-  if (lanes == 8) return find_items<T, 8>(context, query, num_finished, indices, scores);
-  if (lanes == 16) return find_items<T, 16>(context, query, num_finished, indices, scores);
-  find_items<T, 32>(context, query, num_finished, indices, scores);
+  const int64_t chunk_items = chunk_size(context, query.num_items);
+  if (divide_up(query.num_items, chunk_items) > kMaxLists) return false;
+  with_lanes<T>(query.hidden_size, [&](auto lanes) {
+    list_items<T, decltype(lanes)::value>(context, query, chunk_items, graph, indices, scores);
+  });
+  return true;
 }
 
 /// Many queries: a product for each chunk of items, then the best of the chunks' best.
@@ -894,16 +950,30 @@ void top_k_logits(Context& context, const T* hidden, const OutputTable<T>& table
 template <typename T>
 void top_k_items(Context& context, const T* queries, const T* items, const uint32_t* excluded, int64_t num_queries,
                  int64_t num_items, int64_t hidden_size, int64_t k, int32_t* indices, float* scores,
-                 int64_t chunk_items, unsigned* num_finished) {
+                 int64_t chunk_items, const GraphQuery& graph) {
   if (k < 1 || k > kMaxItems) {
     throw Error("ERR_INVALID_ARGUMENT",
                 "k must be in [1, " + std::to_string(kMaxItems) + "], got " + std::to_string(k));
   }
   if (num_queries == 0) return;
   DeviceArena::Scope scope(context.arena);
-  const ItemQuery<T> query{queries, items, excluded, num_queries, num_items, hidden_size, k};
+  ItemQuery<T> query{queries, items, excluded, num_queries, num_items, hidden_size, k};
+  if (list_items(context, query, graph, indices, scores)) return;
+  if (graph.num_excluded != nullptr) {
+    if (num_queries != 1) throw Error("ERR_INVALID_ARGUMENT", "Expected one query with a list of excluded items.");
+    const int64_t words = divide_up(num_items, 32);
+    uint32_t* bits = context.arena.allocate<uint32_t>(words);
+    if (excluded != nullptr) {
+      copy_on_device(context, bits, excluded, words);
+    } else {
+      set_zero(context, bits, words);
+    }
+    launch(context, set_excluded_kernel, dim3(1), dim3(kSelectThreads), 0, graph.excluded_items, graph.num_excluded,
+           num_items, bits);
+    query.excluded = bits;
+  }
   if (num_queries <= kMaxScannedQueries && hidden_size <= kMaxScannedWidth) {
-    find_items(context, query, num_finished, indices, scores);
+    scan_items(context, query, indices, scores);
   } else {
     multiply_items(context, query, chunk_items, indices, scores);
   }
@@ -913,7 +983,7 @@ void top_k_items(Context& context, const T* queries, const T* items, const uint3
   template void top_k_logits<T>(Context&, const T*, const OutputTable<T>&, int64_t, int32_t*, float*, float*, int64_t, \
                                 int64_t, int64_t);                                                                     \
   template void top_k_items<T>(Context&, const T*, const T*, const uint32_t*, int64_t, int64_t, int64_t, int64_t,      \
-                               int32_t*, float*, int64_t, unsigned*);
+                               int32_t*, float*, int64_t, const GraphQuery&);
 LIMBECK_INSTANTIATE(float)
 LIMBECK_INSTANTIATE(bf16)
 #undef LIMBECK_INSTANTIATE

@@ -310,10 +310,9 @@ void TransformerTrainer<T>::forward(Context& context, Step& step) {
   if (touched_words_.exists()) {
     float* d_words = model_.gradient("embeddings.word");
     if (step.touches_few(config)) {
-      touched_words_.begin(context, d_words, d,
-                           {{step.batch->input_ids, N},
-                            {step.device_labels, step.num_rows()},
-                            {step.device_drawn, static_cast<int64_t>(step.drawn.size())}});
+      const TouchedRows::Ids inputs{step.batch->input_ids, N}, labels{step.device_labels, step.num_rows()};
+      const TouchedRows::Ids drawn{step.device_drawn, static_cast<int64_t>(step.drawn.size())};
+      touched_words_.begin(context, d_words, d, {inputs, labels, drawn});
     } else {
       touched_words_.begin_all(context, d_words, d);
     }

@@ -157,6 +157,7 @@ Napi::Value Engine::create_text_encoder(const Napi::CallbackInfo& info) {
 
 Napi::Value Engine::pca(const Napi::CallbackInfo& info) {
   const std::shared_ptr<TaskQueue> queue = this->queue();
+  const std::shared_ptr<CudaEngine> gpu = queue->gpu();
   const Fields fields(info[0], "");
   const int64_t rows = fields.integer("rows", 1, kMaxInt32), columns = fields.integer("columns", 1, kMaxInt32);
   const int64_t components = fields.integer("components", 1, std::min(rows, columns));
@@ -169,8 +170,13 @@ Napi::Value Engine::pca(const Napi::CallbackInfo& info) {
         PcaResult result{std::vector<float>(static_cast<size_t>(columns)),
                          std::vector<float>(static_cast<size_t>(components * columns)),
                          std::vector<float>(static_cast<size_t>(components))};
-        limbeck::pca(context, x.data(), rows, columns, components, seed, result.mean.data(), result.components.data(),
-                     result.explained_variance.data());
+        if (gpu != nullptr) {
+          gpu->pca(x.data(), rows, columns, components, seed, result.mean.data(), result.components.data(),
+                   result.explained_variance.data());
+        } else {
+          limbeck::pca(context, x.data(), rows, columns, components, seed, result.mean.data(), result.components.data(),
+                       result.explained_variance.data());
+        }
         if (whitens) whiten(result, columns);
         return result;
       },
@@ -185,6 +191,7 @@ Napi::Value Engine::pca(const Napi::CallbackInfo& info) {
 
 Napi::Value Engine::pca_transform(const Napi::CallbackInfo& info) {
   const std::shared_ptr<TaskQueue> queue = this->queue();
+  const std::shared_ptr<CudaEngine> gpu = queue->gpu();
   const Fields fields(info[0], "");
   const int64_t rows = fields.integer("rows", 1, kMaxInt32), columns = fields.integer("columns", 1, kMaxInt32);
   FloatInput x(fields.get("x"), "x", rows * columns);
@@ -200,8 +207,12 @@ Napi::Value Engine::pca_transform(const Napi::CallbackInfo& info) {
       {},
       [=, x = std::move(x), mean = std::move(mean), components = std::move(components)](Context& context, Arena&) {
         std::vector<float> y(static_cast<size_t>(rows * num_components));
-        limbeck::pca_transform(context, x.data(), mean.data(), components.data(), y.data(), rows, columns,
-                               num_components);
+        if (gpu != nullptr) {
+          gpu->pca_transform(x.data(), mean.data(), components.data(), y.data(), rows, columns, num_components);
+        } else {
+          limbeck::pca_transform(context, x.data(), mean.data(), components.data(), y.data(), rows, columns,
+                                 num_components);
+        }
         return y;
       },
       [](Napi::Env env, const std::vector<float>& y) { return new_float32_array(env, y); });

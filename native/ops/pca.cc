@@ -1,12 +1,9 @@
 #include "ops/pca.h"
 
 #include <algorithm>
-#include <cmath>
-#include <numeric>
-#include <string>
 
-#include "core/error.h"
-#include "ops/linear.h"
+#include "ops/gemm.h"
+#include "ops/pca_common.h"
 #include "ops/subspace.h"
 
 namespace limbeck {
@@ -14,8 +11,6 @@ namespace {
 
 // Rows centred at a time: the copy (1024 × columns) stays in cache and x itself is never duplicated.
 constexpr int64_t kChunkRows = 1024;
-// A singular value below this share of the largest is rounding noise of float32 products.
-constexpr double kRankTolerance = 2e-6;
 
 void column_means(ThreadPool& pool, const float* x, int64_t num_rows, int64_t num_columns, double* sums, float* mean) {
   constexpr int64_t kBlockColumns = 64;
@@ -58,30 +53,17 @@ void for_each_projected_chunk(Context& context, const float* x, const float* mea
   }
 }
 
-void check_finite(const float* mean, int64_t num_columns) {
-  for (int64_t c = 0; c < num_columns; ++c) {
-    if (!std::isfinite(mean[c])) {
-      throw Error("ERR_INVALID_ARGUMENT", "pca expects finite numbers; column " + std::to_string(c) +
-                                              " holds NaN or infinity. Drop or repair those rows first");
-    }
-  }
-}
-
 }  // namespace
 
 void pca(Context& context, const float* x, int64_t num_rows, int64_t num_columns, int64_t num_components, uint64_t seed,
          float* mean, float* components, float* explained_variance) {
-  const int64_t rank = std::min(num_rows, num_columns);
-  if (num_components < 1 || num_components > rank) {
-    throw Error("ERR_INVALID_ARGUMENT", "pca expects 1 to min(rows, columns) = " + std::to_string(rank) +
-                                            " components, got " + std::to_string(num_components));
-  }
+  check_num_components(num_rows, num_columns, num_components);
   Arena::Scope scope(context.scratch);
   Arena& scratch = context.scratch;
   const int64_t size = std::min(num_components + kOversampling, num_columns);
 
   column_means(context.pool, x, num_rows, num_columns, scratch.allocate<double>(num_columns), mean);
-  check_finite(mean, num_columns);
+  check_means(mean, num_columns);
 
   // Subspace iteration on the row space: basis ← orthonormal(basis·XᵀX), never forming XᵀX.
   double* basis = scratch.allocate<double>(size * num_columns);
@@ -114,11 +96,7 @@ void pca(Context& context, const float* x, int64_t num_rows, int64_t num_columns
         for (int64_t i = 0; i < size * size; ++i) gram[i] += chunk_gram[i];
       });
   principal_axes(context.scratch, gram, basis, size, num_columns, num_components, eigenvalues, components);
-  for (int64_t k = 0; k < num_components; ++k) {
-    const double eigenvalue = eigenvalues[k];
-    const bool is_noise = eigenvalue <= kRankTolerance * kRankTolerance * eigenvalues[0] || num_rows < 2;
-    explained_variance[k] = is_noise ? 0.0f : static_cast<float>(eigenvalue / static_cast<double>(num_rows - 1));
-  }
+  explained_variances(eigenvalues, num_rows, num_components, explained_variance);
 }
 
 void pca_transform(Context& context, const float* x, const float* mean, const float* components, float* y,

@@ -28,11 +28,6 @@ void remove_component(const double* direction, double* row, int64_t count) {
   for (int64_t i = 0; i < count; ++i) row[i] -= projection * direction[i];
 }
 
-void fill_normal(double* row, int64_t count, uint64_t seed, uint64_t stream) {
-  const Philox random{seed, stream};
-  for (int64_t i = 0; i < count; ++i) row[i] = random.normal(static_cast<uint64_t>(i));
-}
-
 /// Eigenvalues and eigenvectors (rows of `vectors`) of a symmetric matrix, both unordered, by cyclic Jacobi rotations
 /// (Golub & Van Loan, Matrix Computations, §8.5). Accurate for graded matrices, which the Gram matrix of principal
 /// directions is. `matrix` ends diagonal.
@@ -91,7 +86,7 @@ void orthonormalise_rows(ThreadPool& pool, double* q, int64_t num_rows, int64_t 
       double* row = q + i * num_columns;
       double length = std::sqrt(dot(row, row, num_columns));
       for (uint64_t attempt = 0; !(length > kDependentTolerance * lengths[i]); ++attempt) {
-        fill_normal(row, num_columns, seed, (static_cast<uint64_t>(i) << 32) + attempt + 1);
+        random_direction(row, num_columns, seed, i, attempt + 1);
         lengths[i] = std::sqrt(dot(row, row, num_columns));
         for (int repeat = 0; repeat < 2; ++repeat) {
           for (int64_t j = 0; j < i; ++j) remove_component(q + j * num_columns, row, num_columns);
@@ -106,16 +101,21 @@ void orthonormalise_rows(ThreadPool& pool, double* q, int64_t num_rows, int64_t 
   }
 }
 
+void random_direction(double* direction, int64_t num_columns, uint64_t seed, int64_t row, uint64_t attempt) {
+  const Philox random{seed, (static_cast<uint64_t>(row) << 32) + attempt};
+  for (int64_t c = 0; c < num_columns; ++c) direction[c] = random.normal(static_cast<uint64_t>(c));
+}
+
 void random_directions(ThreadPool& pool, double* q, int64_t num_rows, int64_t num_columns, double* lengths,
                        uint64_t seed) {
   for (int64_t i = 0; i < num_rows; ++i) {
-    fill_normal(q + i * num_columns, num_columns, seed, static_cast<uint64_t>(i) << 32);
+    random_direction(q + i * num_columns, num_columns, seed, i, 0);
   }
   orthonormalise_rows(pool, q, num_rows, num_columns, lengths, seed);
 }
 
-void principal_axes(Arena& scratch, double* gram, const double* basis, int64_t size, int64_t num_columns,
-                    int64_t num_axes, double* eigenvalues, float* axes) {
+void principal_rotation(Arena& scratch, double* gram, int64_t size, int64_t num_axes, double* eigenvalues,
+                        double* rotation) {
   Arena::Scope scope(scratch);
   for (int64_t i = 0; i < size; ++i) {
     for (int64_t j = 0; j < i; ++j) {
@@ -123,28 +123,43 @@ void principal_axes(Arena& scratch, double* gram, const double* basis, int64_t s
       gram[i * size + j] = gram[j * size + i] = both;
     }
   }
-  double* rotation = scratch.allocate<double>(size * size);
-  jacobi_eigen(gram, rotation, size);
+  double* vectors = scratch.allocate<double>(size * size);
+  jacobi_eigen(gram, vectors, size);
   int64_t* order = scratch.allocate<int64_t>(size);
   std::iota(order, order + size, int64_t{0});
   std::sort(order, order + size, [&](int64_t a, int64_t b) {
     const double left = gram[a * size + a], right = gram[b * size + b];
     return left > right || (left == right && a < b);
   });
+  for (int64_t k = 0; k < num_axes; ++k) {
+    const double* vector = vectors + order[k] * size;
+    std::copy(vector, vector + size, rotation + k * size);
+    eigenvalues[k] = gram[order[k] * size + order[k]];
+  }
+}
+
+void fix_sign(const double* axis, int64_t count, float* to) {
+  int64_t peak = 0;
+  for (int64_t c = 1; c < count; ++c) {
+    if (std::fabs(axis[c]) > std::fabs(axis[peak])) peak = c;
+  }
+  const double sign = axis[peak] < 0 ? -1 : 1;
+  for (int64_t c = 0; c < count; ++c) to[c] = static_cast<float>(sign * axis[c]);
+}
+
+void principal_axes(Arena& scratch, double* gram, const double* basis, int64_t size, int64_t num_columns,
+                    int64_t num_axes, double* eigenvalues, float* axes) {
+  Arena::Scope scope(scratch);
+  double* rotation = scratch.allocate<double>(num_axes * size);
+  principal_rotation(scratch, gram, size, num_axes, eigenvalues, rotation);
   double* axis = scratch.allocate<double>(num_columns);
   for (int64_t k = 0; k < num_axes; ++k) {
     std::fill(axis, axis + num_columns, 0.0);
     for (int64_t i = 0; i < size; ++i) {
-      const double weight = rotation[order[k] * size + i];
+      const double weight = rotation[k * size + i];
       for (int64_t c = 0; c < num_columns; ++c) axis[c] += weight * basis[i * num_columns + c];
     }
-    int64_t peak = 0;
-    for (int64_t c = 1; c < num_columns; ++c) {
-      if (std::fabs(axis[c]) > std::fabs(axis[peak])) peak = c;
-    }
-    const double sign = axis[peak] < 0 ? -1 : 1;
-    for (int64_t c = 0; c < num_columns; ++c) axes[k * num_columns + c] = static_cast<float>(sign * axis[c]);
-    eigenvalues[k] = gram[order[k] * size + order[k]];
+    fix_sign(axis, num_columns, axes + k * num_columns);
   }
 }
 

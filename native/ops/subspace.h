@@ -18,9 +18,22 @@ constexpr int kPowerIterations = 7;
 void orthonormalise_rows(ThreadPool& pool, double* q, int64_t num_rows, int64_t num_columns, double* lengths,
                          uint64_t seed);
 
+/// direction [num_columns] = normal random numbers, a function of the seed, the row of the subspace that they are for,
+/// and the attempt: 0 to start from, others where a row without a direction of its own is replaced.
+void random_direction(double* direction, int64_t num_columns, uint64_t seed, int64_t row, uint64_t attempt);
+
 /// q [num_rows, num_columns] = random orthonormal rows, a function of the seed.
 void random_directions(ThreadPool& pool, double* q, int64_t num_rows, int64_t num_columns, double* lengths,
                        uint64_t seed);
+
+/// Rayleigh–Ritz: coordinates in an orthonormal basis of the principal axes inside its span, largest first.
+///   gram [size, size] basis·XᵀX·basisᵀ, made symmetric and overwritten
+///   eigenvalues [num_axes] = of XᵀX; rotation [num_axes, size] = axes are rotation·basis
+void principal_rotation(Arena& scratch, double* gram, int64_t size, int64_t num_axes, double* eigenvalues,
+                        double* rotation);
+
+/// to [count] = ±axis, the largest absolute entry positive.
+void fix_sign(const double* axis, int64_t count, float* to);
 
 /// Rayleigh–Ritz: the principal axes inside the span of `basis`, largest first. Signs are fixed: the largest absolute
 /// entry of each axis is positive.

@@ -1,5 +1,6 @@
 #include "cuda/emulator/cublas_lt.h"
 
+#include <cmath>
 #include <cstring>
 
 namespace limbeck::cuda::lt {
@@ -9,6 +10,8 @@ struct DescOpaque {
   int32_t transpose_a = kNone, transpose_b = kNone, bias_type = -1;
   uint32_t epilogue = kEpilogueDefault;
   const void* bias = nullptr;
+  void* aux = nullptr;
+  int64_t aux_leading_dimension = 0;
 };
 struct LayoutOpaque {
   DataType type;
@@ -41,6 +44,10 @@ Status set_desc(Desc desc, DescAttribute attribute, const void* value, size_t si
       return set(desc->epilogue);
     case kBiasPointer:
       return set(desc->bias);
+    case kAuxPointer:
+      return set(desc->aux);
+    case kAuxLeadingDimension:
+      return set(desc->aux_leading_dimension);
     case kBiasDataType:
       return set(desc->bias_type);
   }
@@ -60,6 +67,14 @@ Status set_preference(Preference preference, PreferenceAttribute attribute, cons
   return kSuccess;
 }
 
+bool has_bias(uint32_t epilogue) {
+  return epilogue == kEpilogueBias || epilogue == kEpilogueGeluBias || epilogue == kEpilogueGeluAuxBias;
+}
+bool writes_aux(uint32_t epilogue) { return epilogue == kEpilogueGeluAux || epilogue == kEpilogueGeluAuxBias; }
+bool has_gelu(uint32_t epilogue) {
+  return epilogue == kEpilogueGelu || epilogue == kEpilogueGeluBias || writes_aux(epilogue);
+}
+
 int64_t item_bytes(DataType type) { return type == kFloat32 ? 4 : 2; }
 
 /// The shapes agree, and D and C are of one shape.
@@ -70,6 +85,13 @@ bool is_valid(Desc desc, Layout a, Layout b, Layout c, Layout d) {
   for (Layout layout : {a, b, c, d}) {
     if (layout->num_rows <= 0 || layout->num_columns <= 0 || layout->leading_dimension < layout->num_rows) return false;
   }
+  const uint32_t epilogue = desc->epilogue;
+  const bool has_aux = writes_aux(epilogue) || epilogue == kEpilogueDGelu;
+  if (epilogue != kEpilogueDefault && !has_bias(epilogue) && !has_gelu(epilogue) && !has_aux) return false;
+  if (has_aux &&
+      (desc->aux == nullptr || desc->aux_leading_dimension < d->num_rows || desc->aux_leading_dimension % 8 != 0)) {
+    return false;
+  }
   return k == k_of_b && m == d->num_rows && n == d->num_columns && m == c->num_rows && n == c->num_columns &&
          a->type == b->type && c->type == d->type && (a->type == kBFloat16 || d->type == kFloat32);
 }
@@ -78,6 +100,7 @@ Status get_heuristic(Handle, Desc desc, Layout a, Layout b, Layout c, Layout d, 
                      int num_requested, HeuristicResult* results, int* num_results) {
   *num_results = 0;
   if (!is_valid(desc, a, b, c, d)) return kInvalidValue;
+  if (d->type == kFloat32 && (has_gelu(desc->epilogue) || desc->epilogue == kEpilogueDGelu)) return kNotSupported;
   for (Layout layout : {a, b, d}) {
     if (layout->type == kBFloat16 && layout->leading_dimension * item_bytes(layout->type) % 16 != 0) {
       return kNotSupported;
@@ -101,6 +124,23 @@ float read(const void* data, DataType type, int64_t i) {
   return __uint_as_float(static_cast<uint32_t>(static_cast<const bf16*>(data)[i].bits) << 16);
 }
 
+void write(void* data, DataType type, int64_t i, float value) {
+  if (type == kFloat32) {
+    static_cast<float*>(data)[i] = value;
+  } else {
+    static_cast<bf16*>(data)[i] = round_to_bf16(value);
+  }
+}
+
+constexpr float kGeluScale = 0.7978845608028654f, kGeluCubic = 0.044715f;  // √(2/π)
+
+float gelu(float x) { return 0.5f * x * (1 + std::tanh(kGeluScale * (x + kGeluCubic * x * x * x))); }
+
+float gelu_derivative(float x) {
+  const float t = std::tanh(kGeluScale * (x + kGeluCubic * x * x * x));
+  return 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * kGeluScale * (1 + 3 * kGeluCubic * x * x);
+}
+
 void multiply(const DescOpaque& desc, float alpha, const void* a_data, const LayoutOpaque& a, const void* b_data,
               const LayoutOpaque& b, float beta, const void* c_data, const LayoutOpaque& c, void* d_data,
               const LayoutOpaque& d) {
@@ -119,13 +159,12 @@ void multiply(const DescOpaque& desc, float alpha, const void* a_data, const Lay
       }
       float out = alpha * sum;
       if (beta != 0) out += beta * read(c_data, c.type, j * c.leading_dimension + i);
-      if (desc.epilogue == kEpilogueBias) out += read(desc.bias, static_cast<DataType>(desc.bias_type), i);
-      const int64_t index = j * d.leading_dimension + i;
-      if (d.type == kFloat32) {
-        static_cast<float*>(d_data)[index] = out;
-      } else {
-        static_cast<bf16*>(d_data)[index] = round_to_bf16(out);
-      }
+      if (has_bias(desc.epilogue)) out += read(desc.bias, static_cast<DataType>(desc.bias_type), i);
+      const int64_t aux_index = j * desc.aux_leading_dimension + i;
+      if (writes_aux(desc.epilogue)) write(desc.aux, d.type, aux_index, out);
+      if (has_gelu(desc.epilogue)) out = gelu(out);
+      if (desc.epilogue == kEpilogueDGelu) out *= gelu_derivative(read(desc.aux, d.type, aux_index));
+      write(d_data, d.type, j * d.leading_dimension + i, out);
     }
   }
 }
@@ -135,7 +174,7 @@ Status matmul(Handle, Desc desc, const void* alpha, const void* a_data, Layout a
               void* workspace, size_t workspace_bytes, cudaStream_t stream) {
   if (!is_valid(desc, a, b, c, d) || algorithm == nullptr || algorithm->data[0] == 0) return kInvalidValue;
   if (algorithm->data[0] == 2 && (workspace == nullptr || workspace_bytes < 1024)) return kInvalidValue;
-  if (desc->epilogue == kEpilogueBias && desc->bias_type != d->type) return kNotSupported;
+  if (has_bias(desc->epilogue) && desc->bias_type != d->type) return kNotSupported;
   const float alpha_value = *static_cast<const float*>(alpha), beta_value = *static_cast<const float*>(beta);
   const cudaError_t error = enqueue(stream, [=, desc = *desc, a = *a, b = *b, c = *c, d = *d] {
     multiply(desc, alpha_value, a_data, a, b_data, b, beta_value, c_data, c, d_data, d);

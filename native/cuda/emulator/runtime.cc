@@ -88,12 +88,21 @@ size_t allocated_bytes() {
   return sum;
 }
 
+// What is allocated and given back while a graph is recorded is so again when it runs.
 void reveal(void* address, size_t size_bytes) {
-  unpoison(address, size_bytes);
-  std::memset(address, 0xFF, size_bytes);
+  const auto reveal_now = [=] {
+    unpoison(address, size_bytes);
+    std::memset(address, 0xFF, size_bytes);
+  };
+  reveal_now();
+  if (capturing != nullptr) capturing->capture->work.push_back(reveal_now);
 }
 
-void hide(void* address, size_t size_bytes) { poison(address, size_bytes); }
+void hide(void* address, size_t size_bytes) {
+  const auto hide_now = [=] { poison(address, size_bytes); };
+  hide_now();
+  if (capturing != nullptr) capturing->capture->work.push_back(hide_now);
+}
 
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
   const cudaError_t error = call_device();

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "compare.h"
 #include "device_test.h"
 #include "ops/reference.h"
 
@@ -55,7 +56,7 @@ std::vector<Out> run_case(TestDevice& device, const Case& test, int poison) {
                                   {wide_b.data(), s.transpose_b ? 1 : s.ldb, s.transpose_b ? s.ldb : 1},
                                   test.bias ? wide_bias.data() : nullptr, expected.data(), s.ldc, false);
   const std::vector<Out> out = c.get();
-  const double tolerance = sizeof(Out) == 2 ? 1.0 / 256 : 2e-6;
+  const double tolerance = sizeof(Out) == 2 ? 1.0 / 128 : 2e-6;
   double worst = 0;
   for (int64_t i = 0; i < s.m; ++i) {
     for (int64_t j = 0; j < s.ldc; ++j) {
@@ -95,6 +96,90 @@ void check_gemm(bool with_bias) {
   }
 }
 
+// [m, n] = a·b, of which a lies as [m, k] and b as [n, k] or, not transposed, as [k, n].
+std::vector<double> product(const std::vector<float>& a, const std::vector<float>& b, int64_t m, int64_t n, int64_t k,
+                            bool transpose_b) {
+  std::vector<double> out(m * n);
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      for (int64_t p = 0; p < k; ++p) {
+        out[i * n + j] += double{a[i * k + p]} * b[transpose_b ? j * k + p : p * n + j];
+      }
+    }
+  }
+  return out;
+}
+
+template <typename T>
+std::vector<T> run_gelu_forward(TestDevice& device, int64_t rows, int64_t in, int64_t out, bool with_bias,
+                                bool with_input, int poison) {
+  const auto x = rounded<T>(random_floats(rows * in, kSeed)), weight = rounded<T>(random_floats(out * in, kSeed + 1)),
+             bias = rounded<T>(random_floats(out, kSeed + 2));
+  DeviceArray<T> device_x(converted<T>(x)), device_weight(converted<T>(weight)), device_bias(converted<T>(bias));
+  DeviceArray<T> input(rows * out, poison), y(rows * out, poison);
+  linear_gelu_forward<T>(device.context, device_x.data(), device_weight.data(),
+                         with_bias ? device_bias.data() : nullptr, with_input ? input.data() : nullptr, y.data(), rows,
+                         in, out);
+  std::vector<double> expected_input = product(x, weight, rows, out, in, true), expected = expected_input;
+  for (int64_t i = 0; i < rows * out; ++i) {
+    if (with_bias) expected_input[i] += bias[i % out];
+    expected[i] = limbeck::reference_gelu_tanh(expected_input[i]);
+  }
+  // Where GELU is small, it is the digits of its input that count; 1 is for sums that cancel.
+  const std::vector<float> y_out = y.floats();
+  double worst = 0;
+  for (int64_t i = 0; i < rows * out; ++i) {
+    const double size = 1 + std::fabs(expected[i]) + std::fabs(expected_input[i]);
+    worst = std::fmax(worst, std::fabs(y_out[i] - expected[i]) / size);
+    if (std::isnan(y_out[i])) worst = INFINITY;
+  }
+  CHECK(worst < kTolerance<T>);
+  if (with_input) CHECK(is_close(input.floats(), expected_input, kTolerance<T>));
+  return y.get();
+}
+
+template <typename T>
+std::vector<T> run_gelu_backward(TestDevice& device, int64_t rows, int64_t in, int64_t out, bool with_d_bias,
+                                 int poison) {
+  const auto d_y = rounded<T>(random_floats(rows * out, kSeed)),
+             weight = rounded<T>(random_floats(out * in, kSeed + 1)),
+             input = rounded<T>(random_floats(rows * in, kSeed + 2, 2)), before = random_floats(in, kSeed + 3);
+  DeviceArray<T> device_d_y(converted<T>(d_y)), device_weight(converted<T>(weight)), device_input(converted<T>(input));
+  DeviceArray<T> d_input(rows * in, poison);
+  DeviceArray<float> d_bias(before);
+  linear_gelu_backward<T>(device.context, device_d_y.data(), device_weight.data(), device_input.data(), d_input.data(),
+                          with_d_bias ? d_bias.data() : nullptr, rows, in, out);
+  std::vector<double> expected = product(d_y, weight, rows, in, out, false), expected_bias = widen(before);
+  constexpr double kStep = 1e-5;
+  for (int64_t i = 0; i < rows * in; ++i) {
+    const double above = limbeck::reference_gelu_tanh(input[i] + kStep),
+                 below = limbeck::reference_gelu_tanh(input[i] - kStep);
+    expected[i] *= (above - below) / (2 * kStep);
+    if (with_d_bias) expected_bias[i % in] += expected[i];
+  }
+  CHECK(is_close(d_input.floats(), expected, kTolerance<T>));
+  CHECK(is_close(d_bias.get(), expected_bias, kTolerance<T>));
+  return d_input.get();
+}
+
+template <typename T>
+void check_linear_gelu() {
+  constexpr int64_t kSizes[][3] = {{1, 1, 1},   {8, 16, 24}, {37, 24, 40}, {3, 7, 5},   {65, 17, 130},
+                                   {5, 12, 16}, {5, 16, 12}, {2, 0, 8},    {64, 64, 64}};
+  for (const auto& [rows, in, out] : kSizes) {
+    TestDevice device;
+    for (bool with_bias : {true, false}) {
+      for (bool with_input : {true, false}) {
+        const auto y = run_gelu_forward<T>(device, rows, in, out, with_bias, with_input, 0xFF);
+        CHECK(same_bits(y, run_gelu_forward<T>(device, rows, in, out, with_bias, with_input, 0x11)));
+      }
+      if (in == 0) continue;
+      const auto d_input = run_gelu_backward<T>(device, rows, in, out, with_bias, 0xFF);
+      CHECK(same_bits(d_input, run_gelu_backward<T>(device, rows, in, out, with_bias, 0x11)));
+    }
+  }
+}
+
 }  // namespace
 
 TEST("gemm: fp32") { check_gemm<float, float>(true); }
@@ -113,6 +198,20 @@ TEST("gemm: no k gives the bias and the residual, no rows or columns nothing") {
   gemm<float, float>(device.context, {0, 3, 4, false, true, 4, 4, 3}, a.data(), b.data(), nullptr, nullptr, c.data());
   gemm<float, float>(device.context, {3, 0, 4, false, true, 4, 4, 0}, a.data(), b.data(), nullptr, nullptr, c.data());
   CHECK(c.get() == std::vector<float>(6));
+}
+
+TEST("gemm: aligned products are done by the library") {
+  TestDevice device;
+  for (int transposes = 0; transposes < 4; ++transposes) {
+    const bool ta = transposes % 2 != 0, tb = transposes / 2 != 0;
+    const GemmShape shape{64, 128, 32, ta, tb, ta ? 64 : 32, tb ? 32 : 128, 128};
+    for (int extras = 0; extras < 3; ++extras) {
+      run_case<float, float>(device, {shape, extras != 1, extras == 1, extras == 2}, 0xFF);
+      run_case<bf16, bf16>(device, {shape, extras != 1, extras == 1, extras == 2}, 0xFF);
+      run_case<bf16, float>(device, {shape, false, extras == 1, extras == 2}, 0xFF);
+    }
+  }
+  CHECK(device.context.blas.num_plans() == 4 * 9 && device.context.blas.num_unsupported() == 0);
 }
 
 TEST("gemm: fp32 operands keep their 24 bits") {
@@ -156,6 +255,80 @@ TEST("gemm: linear layers forward and backward") {
   CHECK(limbeck::largest_error(y.floats(), y_expected, 4) < 1e-5);
   CHECK(limbeck::largest_error(d_x.floats(), dx_expected, 4) < 1e-5);
   CHECK(limbeck::largest_error(d_weight.floats(), dw_expected, 4) < 1e-5);
+}
+
+TEST("gemm: linear layers with GELU, forward and backward: fp32") { check_linear_gelu<float>(); }
+TEST("gemm: linear layers with GELU, forward and backward: bf16") { check_linear_gelu<bf16>(); }
+
+TEST("gemm: GELU is part of aligned bf16 products") {
+  TestDevice device;
+  const CublasLt& blas = device.context.blas;
+  for (bool with_bias : {true, false}) {
+    for (bool with_input : {true, false}) run_gelu_forward<bf16>(device, 32, 64, 128, with_bias, with_input, 0xFF);
+  }
+  CHECK(blas.num_plans() == 4);  // one by one they would be two products: with a bias and without
+  run_gelu_backward<bf16>(device, 32, 64, 128, true, 0xFF);
+  CHECK(blas.num_plans() == 5 && blas.num_unsupported() == 0);
+  // GELU of the sum itself, 1 + 2⁻⁹, which as bf16 is 1.
+  constexpr int64_t kSize = 16;
+  std::vector<float> x(kSize * kSize), weight(kSize * kSize, 1);
+  for (int64_t i = 0; i < kSize; ++i) x[i * kSize] = 64, x[i * kSize + 1] = -63, x[i * kSize + 2] = 0x1p-9f;
+  DeviceArray<bf16> device_x(converted<bf16>(x)), device_weight(converted<bf16>(weight)), input(kSize * kSize),
+      y(kSize * kSize);
+  linear_gelu_forward<bf16>(device.context, device_x.data(), device_weight.data(), nullptr, input.data(), y.data(),
+                            kSize, kSize, kSize);
+  CHECK(input.floats() == std::vector<float>(kSize * kSize, 1));
+  CHECK(is_close(y.floats(), std::vector<double>(kSize * kSize, limbeck::reference_gelu_tanh(1 + 0x1p-9)),
+                 kTolerance<bf16>));
+}
+
+TEST("gemm: where the library refuses GELU, the product is followed by it") {
+  TestDevice device;
+  run_gelu_forward<bf16>(device, 9, 8, 12, true, true, 0xFF);
+  CHECK(device.context.blas.num_unsupported() >= 1);
+  run_gelu_backward<bf16>(device, 9, 12, 8, true, 0xFF);
+  CHECK(device.context.blas.num_unsupported() >= 2);
+}
+
+TEST("gemm: a dry context computes nothing of a layer with GELU, and counts what both of its ways take") {
+  TestDevice device;
+  const auto peak_bytes = [&](int64_t in, bool is_dry, bf16* data, float* d_bias) {
+    DeviceArena arena(is_dry);
+    Context context{device.context.stream, arena, device.context.blas, device.context.num_multiprocessors, is_dry};
+    linear_gelu_forward<bf16>(context, data, data, nullptr, nullptr, data + 64 * in, 64, 8, in);
+    linear_gelu_backward<bf16>(context, data, data, data, data + 64 * in, d_bias, 64, in, 8);
+    return arena.peak_bytes();
+  };
+  for (int64_t in : {64, 63}) {  // 63: not by the library
+    DeviceArray<bf16> data(2 * 64 * in, 0x11);
+    DeviceArray<float> d_bias(in);
+    const size_t dry_bytes = peak_bytes(in, true, nullptr, d_bias.data());
+    CHECK(device.context.blas.num_plans() == 0 || in != 64);
+    CHECK(dry_bytes > 0 && peak_bytes(in, false, data.data(), d_bias.data()) <= dry_bytes);
+    cudaDeviceSynchronize();
+  }
+}
+
+TEST("gemm: with tuning, GELU and accumulated gradients are what they are without") {
+  TestDevice device;
+  device.context.blas.set_tuning(true, 0);
+  constexpr int64_t kRows = 40, kIn = 24, kOut = 48;
+  run_gelu_forward<bf16>(device, kRows, kIn, kOut, true, true, 0xFF);
+  run_gelu_forward<bf16>(device, kRows, kIn, kOut, true, false, 0xFF);
+  run_gelu_backward<bf16>(device, kRows, kIn, kOut, true, 0xFF);
+  const auto x = rounded<bf16>(random_floats(kRows * kIn, 1)), d_y = rounded<bf16>(random_floats(kRows * kOut, 2)),
+             before = random_floats(kOut * kIn, 3);
+  DeviceArray<bf16> device_x(converted<bf16>(x)), device_d_y(converted<bf16>(d_y));
+  DeviceArray<float> d_weight(before);
+  std::vector<double> expected = widen(before);
+  for (int64_t r = 0; r < kRows; ++r) {
+    for (int64_t o = 0; o < kOut; ++o) {
+      for (int64_t i = 0; i < kIn; ++i) expected[o * kIn + i] += double{d_y[r * kOut + o]} * x[r * kIn + i];
+    }
+  }
+  linear_backward<bf16>(device.context, device_x.data(), nullptr, device_d_y.data(), nullptr, d_weight.data(), kRows,
+                        kIn, kOut);
+  CHECK(is_close(d_weight.get(), expected, kFloatTolerance));
 }
 
 TEST("gemm: the choice of an algorithm is made once a kind, with tuning too, and accumulates once") {

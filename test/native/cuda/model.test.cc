@@ -464,16 +464,33 @@ TEST("model: interpolation on the GPU is θ + alpha·(source − θ)") {
   CHECK(distance(out.data(), expected.data(), count) < 1e-6);
 }
 
-TEST("model: a request is the forward pass and the best items") {
+namespace {
+
+/// Of which one kernel computes the last hidden state, in bf16.
+TransformerConfig small_sequence_config(int64_t width, int64_t heads) {
+  TransformerConfig config = sequence_config();
+  config.hidden_size = width;
+  config.num_attention_heads = config.num_key_value_heads = heads;
+  config.head_dim = width / heads;
+  config.num_hidden_layers = 2;
+  config.intermediate_size = 4 * width;
+  config.max_position_embeddings = 64;
+  return config;
+}
+
+void check_requests(TransformerConfig config) {
   for (const auto precision : {kFloat32, kBFloat16}) {
-    TransformerConfig config = sequence_config();
     config.vocab_size = 300;
     const Pair pair(config, precision, 5);
     api::ApiError error{};
     api::Recommender* recommender = made(library().create_recommender(pair.model, &error), error);
     Runtime runtime;
-    for (const std::vector<int32_t>& history :
-         {std::vector<int32_t>{5}, {1, 2, 3, 200}, std::vector<int32_t>(20, 7), {9, 8, 7, 299, 1, 2, 0}}) {
+    std::vector<std::vector<int32_t>> histories = {{5}, {1, 2, 3, 200}, std::vector<int32_t>(20, 7)};
+    for (const int64_t length : {int64_t{7}, int64_t{17}, config.max_position_embeddings}) {
+      histories.emplace_back();
+      for (int64_t i = 0; i < length; ++i) histories.back().push_back(static_cast<int32_t>((i * i * 3 + 299) % 300));
+    }
+    for (const std::vector<int32_t>& history : histories) {
       const std::vector<int32_t> offsets = {0, static_cast<int32_t>(history.size())};
       const int32_t last = offsets[1] - 1;
       ForwardInputs inputs;
@@ -482,7 +499,7 @@ TEST("model: a request is the forward pass and the best items") {
       inputs.logit_rows = &last;
       inputs.num_logit_rows = 1;
       const ForwardOutputs expected = run_forward(runtime.context, runtime.arena, *pair.host, inputs);
-      for (const int64_t k : {1, 10, 40}) {
+      for (const int64_t k : {1, 10, 40, 100}) {
         std::vector<int32_t> items(static_cast<size_t>(k), -5);
         std::vector<float> scores(static_cast<size_t>(k), NAN);
         int64_t count = -1;
@@ -510,9 +527,31 @@ TEST("model: a request is the forward pass and the best items") {
     std::vector<int32_t> items(2000);
     std::vector<float> scores(2000);
     int64_t count = 0;
-    const api::ApiRecommend request{items.data(), 33, nullptr, 0, 10, items.data(), scores.data(), &count};
+    const api::ApiRecommend request{
+        items.data(), config.max_position_embeddings + 1, nullptr, 0, 10, items.data(), scores.data(), &count};
     CHECK(library().recommend(recommender, &request, &error) == -1);
     CHECK(std::string(error.code) == "ERR_INVALID_ARGUMENT");
     library().destroy_recommender(recommender);
   }
+}
+
+}  // namespace
+
+TEST("model: a request is the forward pass and the best items") {
+  check_requests(sequence_config());
+  TransformerConfig config = small_sequence_config(64, 2);
+  check_requests(config);
+  config.norm_placement = NormPlacement::kBefore;
+  check_requests(config);
+  config = small_sequence_config(32, 1);
+  config.hidden_act = Activation::kGeluErf;
+  config.item_feature_size = 0;
+  check_requests(config);
+  config.position_offset = 2;  // has a padding token
+  check_requests(config);
+  config.position_offset = 0;
+  config.norm_placement = NormPlacement::kBefore;
+  config.tie_word_embeddings = false;
+  config.qkv_bias = config.mlp_bias = false;
+  check_requests(config);
 }

@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "cuda/graph.h"
 #include "cuda/loss_head.h"
 #include "device_test.h"
 #include "ops/reference_loss.h"
@@ -248,6 +249,78 @@ TEST("cuda: a query gets the same scores alone and among others") {
     for (int64_t i = 0; i < k; ++i) {
       CHECK(alone.indices[i] == together.indices[q * k + i]);
       CHECK(alone.values[i] == together.values[q * k + i]);
+    }
+  }
+}
+
+TEST("cuda: top_k_items of more lists than threads, each of them of one block") {
+  const int64_t width = 8, items = 40000;
+  for (const int64_t k : {1, 10, 64}) {
+    // The best lie all over the items, or next to each other.
+    for (const bool is_sorted : {false, true}) {
+      std::vector<float> table = exact_floats(items * width, 12);
+      if (is_sorted) {
+        for (int64_t i = 0; i < items; ++i) {
+          for (int64_t c = 0; c < width; ++c) {
+            table[i * width + c] = c == 0 ? static_cast<float>(i / 160) : static_cast<float>(i % 160) / 256;
+          }
+        }
+      }
+      const std::vector<float> query(width, 1.0f);
+      TestDevice device;
+      device.context.num_multiprocessors = 150;
+      const DeviceArray<bf16> device_query(converted<bf16>(query)), device_items(converted<bf16>(table));
+      DeviceArray<int32_t> indices(k);
+      DeviceArray<float> values(k);
+      top_k_items<bf16>(device.context, device_query.data(), device_items.data(), nullptr, 1, items, width, k,
+                        indices.data(), values.data());
+      CHECK(is_ranked(scores_of(query, rounded<bf16>(table), 0, items, width), {}, k, indices.get().data(),
+                      values.get().data()));
+    }
+  }
+}
+
+TEST("cuda: top_k_items as a graph, run again with another query and other excluded items") {
+  const int64_t width = 16, items = 2000;
+  const std::vector<float> table = exact_floats(items * width, 13);
+  for (const int64_t k : {10, 100}) {  // one kernel, and several
+    TestDevice device;
+    const DeviceArray<bf16> device_items(converted<bf16>(table));
+    DeviceArray<bf16> device_query(converted<bf16>(exact_floats(width, 14)));
+    DeviceArray<int32_t> excluded(std::vector<int32_t>(400, 0)), num_excluded(std::vector<int32_t>{0});
+    DeviceArray<unsigned> num_finished(std::vector<unsigned>{0});
+    DeviceArray<int32_t> indices(k);
+    DeviceArray<float> values(k);
+    Graph graph;
+    const auto body = [&] {
+      top_k_items<bf16>(device.context, device_query.data(), device_items.data(), nullptr, 1, items, width, k,
+                        indices.data(), values.data(), 0, {excluded.data(), num_excluded.data(), num_finished.data()});
+    };
+    body();
+    graph.capture(device.context, body);
+    for (const int run : {0, 1, 2, 3}) {
+      const std::vector<float> query = exact_floats(width, 15 + static_cast<uint64_t>(run));
+      const std::vector<float> scores = scores_of(query, table, 0, items, width);
+      // The very best are left out, which are known from the run before.
+      device_query.set(converted<bf16>(query));
+      num_excluded.set({0});
+      graph.run(device.context);
+      std::vector<int32_t> best = indices.get();
+      CHECK(is_ranked(scores, {}, k, best.data(), values.get().data()));
+      best.resize(k / 2 + 1);
+      best.push_back(-5);
+      best.push_back(static_cast<int32_t>(items));
+      std::vector<uint8_t> flags(items, 0);
+      for (int32_t item = 0; item < 300 && run > 1; ++item) best.push_back(item * 5);
+      for (int32_t item : best) {
+        if (item >= 0 && item < items) flags[item] = 1;
+      }
+      num_excluded.set({static_cast<int32_t>(best.size())});
+      best.resize(400, 7);  // no longer in the list
+      excluded.set(best);
+      graph.run(device.context);
+      CHECK(is_ranked(scores, flags, k, indices.get().data(), values.get().data()));
+      CHECK(num_finished.get()[0] == 0);
     }
   }
 }
