@@ -42,18 +42,17 @@ DeviceBatch::DeviceBatch(Context& context, const TransformerConfig& config, cons
   map_offsets = device_map_offsets;
 
   if (!for_backward) return;
-  const auto order = [&](const int32_t* host, int64_t num_embeddings, EmbeddingOrder& host_order,
-                         DeviceEmbeddingOrder& device_order) {
-    device_order = allocate_embedding_order(context, N, num_embeddings);
-    if (context.is_dry) return;
-    host_order = EmbeddingOrder::of(host, N, num_embeddings);
-    upload(context, host_order, device_order);
-  };
-  order(ids, config.vocab_size, host_word_order_, word_order);
+  word_order = std::make_unique<PendingOrder>(context, ids, N, config.vocab_size);
   if (config.positions == PositionKind::kLearned) {
-    order(positions, config.position_rows(), host_position_order_, position_order);
+    position_order = std::make_unique<PendingOrder>(context, positions, N, config.position_rows());
   }
-  if (has_types) order(types, config.type_vocab_size, host_token_type_order_, token_type_order);
+  if (has_types) token_type_order = std::make_unique<PendingOrder>(context, types, N, config.type_vocab_size);
+}
+
+void DeviceBatch::upload_orders(Context& context) {
+  for (PendingOrder* order : {word_order.get(), position_order.get(), token_type_order.get()}) {
+    if (order != nullptr) order->upload(context);
+  }
 }
 
 }  // namespace limbeck::cuda

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "cuda/attention.h"
@@ -14,8 +15,8 @@ namespace limbeck::cuda {
 /// pass that reads them.
 class DeviceBatch {
  public:
-  /// Allocates from the context's arena and starts the copies. The orders of the embeddings' gradients are made for
-  /// backward alone.
+  /// Allocates from the context's arena and starts the copies. The orders of the embeddings' gradients are for backward
+  /// alone, which must come after upload_orders().
   DeviceBatch(Context& context, const TransformerConfig& config, const Batch& batch, bool for_backward);
   /// One sequence of at most max_length tokens, whose ids and length others write to device memory: for graphs.
   ///   ids [max_length], position_ids [max_length], sequence_offsets [2]
@@ -32,6 +33,8 @@ class DeviceBatch {
   DeviceBatch(const DeviceBatch&) = delete;
   DeviceBatch& operator=(const DeviceBatch&) = delete;
 
+  void upload_orders(Context& context);
+
   int64_t num_tokens, num_sequences, max_length;
   int64_t map_elements;             // Σ t²: floats of the maps of one head
   const int32_t* input_ids;         // [N]
@@ -39,12 +42,12 @@ class DeviceBatch {
   const int32_t* token_type_ids;    // [N] or null: the model has none
   const int32_t* sequence_offsets;  // [S + 1]
   const int64_t* map_offsets;       // [S + 1]
-  DeviceEmbeddingOrder word_order{}, position_order{}, token_type_order{};
+  /// Of what the model has, for backward.
+  std::unique_ptr<PendingOrder> word_order, position_order, token_type_order;
 
  private:
   std::vector<int32_t> host_ids_;  // input_ids, position_ids, token types, offsets, one after the other
   std::vector<int64_t> host_map_offsets_;
-  EmbeddingOrder host_word_order_, host_position_order_, host_token_type_order_;
 };
 
 }  // namespace limbeck::cuda

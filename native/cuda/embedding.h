@@ -1,5 +1,6 @@
 #pragma once
 
+#include <future>
 #include <vector>
 
 #include "cuda/context.h"
@@ -42,6 +43,22 @@ struct DeviceEmbeddingOrder {
 /// has passed).
 DeviceEmbeddingOrder allocate_embedding_order(Context& context, int64_t num_rows, int64_t num_embeddings);
 void upload(Context& context, const EmbeddingOrder& order, DeviceEmbeddingOrder& device);
+
+/// An order that is made beside the calling thread, while the GPU has other work.
+class PendingOrder {
+ public:
+  /// Allocates, and begins. host_ids [num_rows] must live as long as this.
+  PendingOrder(Context& context, const int32_t* host_ids, int64_t num_rows, int64_t num_embeddings);
+  /// For ops that come after upload().
+  const DeviceEmbeddingOrder& device() const { return device_; }
+  /// Waits for it and copies it; this must outlive the pass.
+  void upload(Context& context);
+
+ private:
+  DeviceEmbeddingOrder device_;
+  EmbeddingOrder host_;
+  std::future<EmbeddingOrder> made_;
+};
 
 ///   d_table[id] += Σ over the rows of that id of d_y[row], in order.   d_y [num_rows, hidden_size], d_table fp32
 template <typename T>

@@ -86,4 +86,18 @@ void upload(Context& context, const EmbeddingOrder& order, DeviceEmbeddingOrder&
   copy_to_device(context, device.words, order.words.data(), count);
 }
 
+PendingOrder::PendingOrder(Context& context, const int32_t* host_ids, int64_t num_rows, int64_t num_embeddings)
+    : device_(allocate_embedding_order(context, num_rows, num_embeddings)) {
+  constexpr int64_t kMinThreadRows = 4096;  // below, a thread takes longer to start
+  if (context.is_dry) return;
+  made_ = std::async(num_rows < kMinThreadRows ? std::launch::deferred : std::launch::async,
+                     [=] { return EmbeddingOrder::of(host_ids, num_rows, num_embeddings); });
+}
+
+void PendingOrder::upload(Context& context) {
+  if (context.is_dry) return;
+  host_ = made_.get();
+  cuda::upload(context, host_, device_);
+}
+
 }  // namespace limbeck::cuda

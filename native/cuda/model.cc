@@ -441,12 +441,12 @@ void Transformer<T>::backward(Context& context, const Activations<T>& activation
     norm_backward(context, embedding_norm_, activations.embedded, activations.embedded_mean, activations.embedded_rstd,
                   d_stream, d_stream, N, false);
   }
-  embedding_backward<T>(context, batch.word_order, d_stream, inputs.d_word_table, d);
+  embedding_backward<T>(context, batch.word_order->device(), d_stream, inputs.d_word_table, d);
   if (config.positions == PositionKind::kLearned) {
-    embedding_backward<T>(context, batch.position_order, d_stream, gradient("embeddings.position"), d);
+    embedding_backward<T>(context, batch.position_order->device(), d_stream, gradient("embeddings.position"), d);
   }
   if (config.type_vocab_size > 0) {
-    embedding_backward<T>(context, batch.token_type_order, d_stream, gradient("embeddings.token_type"), d);
+    embedding_backward<T>(context, batch.token_type_order->device(), d_stream, gradient("embeddings.token_type"), d);
   }
 }
 

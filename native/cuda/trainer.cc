@@ -22,6 +22,8 @@ constexpr int32_t kIgnoredLabel = -100;
 // Streams of the initial projections, as in train/trainer.cc.
 constexpr uint64_t kProjectionStream = uint64_t{1} << 40;
 
+constexpr int64_t kMaxGraphTokens = 8192;
+
 enum Term { kCe, kKd, kHidden, kAttention, kRelation };
 static_assert(kRelation + 1 == kNumTerms);
 
@@ -67,7 +69,6 @@ struct TransformerTrainer<T>::Step {
   StepScalars scalars{};
   std::vector<int32_t> drawn;          // [C] negatives of sampled softmax, ascending
   std::vector<int32_t> drawn_columns;  // [R] which of them is the label, −1 = none
-  EmbeddingOrder host_label_order;
   std::vector<int32_t> top_k_indices;
   std::vector<float> top_k_values, log_sum_exp;
   std::unique_ptr<DeviceBatch> batch;
@@ -82,7 +83,7 @@ struct TransformerTrainer<T>::Step {
   const int32_t* device_labels = nullptr;         // [R]
   const int32_t* device_drawn = nullptr;          // [C]
   const int32_t* device_drawn_columns = nullptr;  // [R]
-  DeviceEmbeddingOrder label_order{};             // of sampled softmax
+  std::unique_ptr<PendingOrder> label_order;      // of sampled softmax
   Activations<T> student{}, taught{};
   BackwardInputs<T> backward{};
   float* d_output_table = nullptr;  // [V, d]
@@ -95,8 +96,12 @@ struct TransformerTrainer<T>::Step {
   int64_t teacher_hidden_size() const {
     return has_teacher_model() ? teacher->model->config.hidden_size : teacher->teacher_hidden_size;
   }
-  /// Arrays of the host's are copied in the midst of the work.
-  bool is_graphable() const { return teacher == nullptr || teacher->model != nullptr; }
+  /// Not where the host has work while the GPU runs: arrays to copy in the midst, orders of many rows to make. Small
+  /// steps are those that a graph makes faster.
+  bool is_graphable() const {
+    return drawn.empty() && request.batch.num_tokens <= kMaxGraphTokens &&
+           (teacher == nullptr || teacher->model != nullptr);
+  }
   /// Whether the gradient of embeddings.word is zero in all rows but those of inputs, labels and negatives.
   bool touches_few(const TransformerConfig& config) const {
     return !drawn.empty() && config.item_feature_size == 0 && config.hidden_size % 4 == 0;
@@ -135,10 +140,13 @@ ApiStepResult TransformerTrainer<T>::run(const ApiStep& request, bool updates) {
   if (request.sampled_negatives > 0) {
     step.drawn = draw_negatives(request.sampled_negatives, config.vocab_size,
                                 static_cast<uint64_t>(std::max<int64_t>(request.dropout_seed, 0)));
+    std::vector<bool> is_drawn(static_cast<size_t>(config.vocab_size), false);
+    for (int32_t row : step.drawn) is_drawn[static_cast<size_t>(row)] = true;
     for (int32_t label : step.labels) {
-      const auto found = std::lower_bound(step.drawn.begin(), step.drawn.end(), label);
-      const bool is_drawn = found != step.drawn.end() && *found == label;
-      step.drawn_columns.push_back(is_drawn ? static_cast<int32_t>(found - step.drawn.begin()) : -1);
+      const auto found = is_drawn[static_cast<size_t>(label)]
+                             ? std::lower_bound(step.drawn.begin(), step.drawn.end(), label) - step.drawn.begin()
+                             : -1;
+      step.drawn_columns.push_back(static_cast<int32_t>(found));
     }
     const int64_t num_ids = N + step.num_rows() + static_cast<int64_t>(step.drawn.size());
     if (step.touches_few(config) && !touched_words_.is_reserved(num_ids)) {
@@ -168,6 +176,7 @@ ApiStepResult TransformerTrainer<T>::run(const ApiStep& request, bool updates) {
   model_.engine.run(
       [&](Context& context) {
         upload(context, step);
+        if (step.is_graphable()) step.batch->upload_orders(context);
         if (is_repeated && graph_.is_captured()) {
           graph_.run(context);
         } else if (is_repeated && step.is_graphable()) {
@@ -273,11 +282,7 @@ void TransformerTrainer<T>::upload(Context& context, Step& step) {
   if (!step.drawn.empty()) {
     step.device_drawn = to_device(context, step.drawn.data(), static_cast<int64_t>(step.drawn.size()));
     step.device_drawn_columns = to_device(context, step.drawn_columns.data(), R);
-    step.label_order = allocate_embedding_order(context, R, model_.config.vocab_size);
-    if (!context.is_dry) {
-      step.host_label_order = EmbeddingOrder::of(step.labels.data(), R, model_.config.vocab_size);
-      cuda::upload(context, step.host_label_order, step.label_order);
-    }
+    step.label_order = std::make_unique<PendingOrder>(context, step.labels.data(), R, model_.config.vocab_size);
   }
   step.sums = context.arena.template allocate<double>(kNumTerms + 2);
   step.squares = step.sums + kNumTerms;
@@ -292,6 +297,7 @@ void TransformerTrainer<T>::compute(Context& context, Step& step, bool updates) 
   if (request.hidden != 0) hidden_loss(context, step);
   if (request.attention != 0) attention_loss(context, step);
   if (request.relation != 0) relation_loss(context, step);
+  if (!step.is_graphable()) step.batch->upload_orders(context);
   model_.backward(context, step.student, step.backward);
   model_.backward_word_table(context, step.backward.d_word_table);
   sum_terms(context, step.sums, step.terms, step.loss);
@@ -406,8 +412,9 @@ void TransformerTrainer<T>::head_loss(Context& context, Step& step) {
                          d_bias, d_labels, d_labels_bias, step.sums, R, d);
     scatter_table_gradient(context, d_weight, d_bias, step.device_drawn, count, step.d_output_table, step.d_output_bias,
                            d);
-    embedding_backward<T>(context, step.label_order, d_labels, step.d_output_table, d);
-    if (has_bias) embedding_backward<float>(context, step.label_order, d_labels_bias, step.d_output_bias, 1);
+    step.label_order->upload(context);
+    embedding_backward<T>(context, step.label_order->device(), d_labels, step.d_output_table, d);
+    if (has_bias) embedding_backward<float>(context, step.label_order->device(), d_labels_bias, step.d_output_bias, 1);
   } else {
     loss_head<T>(context, head.output, table, step.device_labels, teacher, options, row_scale, nullptr, d_rows,
                  step.d_output_table, step.d_output_bias, step.sums, R, d);

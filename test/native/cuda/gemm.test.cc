@@ -110,6 +110,10 @@ std::vector<double> product(const std::vector<float>& a, const std::vector<float
   return out;
 }
 
+/// cuBLASLt's epilogue takes the tanh that the processor has, which is good to about 5e-4.
+template <typename T>
+constexpr double kGeluTolerance = sizeof(T) == 4 ? kTolerance<T> : 1e-2;
+
 template <typename T>
 std::vector<T> run_gelu_forward(TestDevice& device, int64_t rows, int64_t in, int64_t out, bool with_bias,
                                 bool with_input, int poison) {
@@ -133,7 +137,7 @@ std::vector<T> run_gelu_forward(TestDevice& device, int64_t rows, int64_t in, in
     worst = std::fmax(worst, std::fabs(y_out[i] - expected[i]) / size);
     if (std::isnan(y_out[i])) worst = INFINITY;
   }
-  CHECK(worst < kTolerance<T>);
+  CHECK(worst < kGeluTolerance<T>);
   if (with_input) CHECK(is_close(input.floats(), expected_input, kTolerance<T>));
   return y.get();
 }
