@@ -505,6 +505,8 @@ export interface NativeEngineOptions {
     /** Path of the CUDA library, see {@link findCudaLibrary}. */
     readonly library: string;
     readonly device: number;
+    /** @defaultValue false */
+    readonly tuneProducts?: boolean;
   };
 }
 

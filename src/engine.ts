@@ -48,6 +48,11 @@ const engineOptionsSchema = z.strictObject({
   device: z.enum(['auto', 'cpu', 'cuda']).default('auto'),
   /** Which GPU, of those that the process sees (`CUDA_VISIBLE_DEVICES`). */
   deviceIndex: z.int().min(0).max(1023).default(0),
+  /**
+   * On a GPU: each kind of product takes the fastest of several algorithms, timed when it is first met. A few percent
+   * faster; another process may choose otherwise, and its results then differ in the last bits.
+   */
+  tuneProducts: z.boolean().default(false),
   /** Compute threads; 0 = what the machine and the container allow. */
   threads: z.int().min(0).max(256).default(0),
   /**
@@ -66,8 +71,12 @@ export type EngineOptions = z.input<typeof engineOptionsSchema>;
  * what is missing, ERR_CUDA, ERR_OUT_OF_MEMORY
  */
 export async function createEngine(options: EngineOptions = {}): Promise<Engine> {
-  const { device, deviceIndex, threads, precision } = parseOptions(engineOptionsSchema, options, 'createEngine');
-  return new Engine(startNative(device, deviceIndex, { threads, precision }));
+  const { device, deviceIndex, tuneProducts, threads, precision } = parseOptions(
+    engineOptionsSchema,
+    options,
+    'createEngine',
+  );
+  return new Engine(startNative(device, { device: deviceIndex, tuneProducts }, { threads, precision }));
 }
 
 /** What no GPU, and one that is full or broken, answer at the start. */
@@ -75,13 +84,13 @@ const UNUSABLE_GPU = new Set<unknown>(['ERR_CUDA_UNAVAILABLE', 'ERR_OUT_OF_MEMOR
 
 function startNative(
   device: 'auto' | 'cpu' | 'cuda',
-  deviceIndex: number,
+  gpu: { readonly device: number; readonly tuneProducts: boolean },
   options: Pick<NativeEngineOptions, 'threads' | 'precision'>,
 ): NativeEngine {
   const binding = loadBinding();
   if (device === 'cpu') return binding.createEngine(options);
   try {
-    return binding.createEngine({ ...options, cuda: { library: findCudaLibrary(), device: deviceIndex } });
+    return binding.createEngine({ ...options, cuda: { library: findCudaLibrary(), ...gpu } });
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? error.code : undefined;
     if (device === 'auto' && UNUSABLE_GPU.has(code)) return binding.createEngine(options);

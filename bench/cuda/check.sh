@@ -186,8 +186,8 @@ fi
 
 # ------------------------------------------------------------------------------------------------------------- bench
 ours() { # PROGRAM PARTS SECONDS
-  limited "$3" "$bin/$1" --parts "$2" --max-seconds "$3" --rounds "${ROUNDS:-5}" --out "$OUT/limbeck.jsonl" \
-    ${OURS_FLAGS:-} >>"$OUT/bench.log" 2>&1 || { echo "$1 $2: exit $?" && tail -1 "$OUT/bench.log" | cut -c1-300; }
+  limited "$3" "$bin/$1" --parts "$2" --max-seconds "$3" --rounds "${ROUNDS:-5}" \
+    --out "${OUT_LINES:-$OUT/limbeck.jsonl}" ${OUT_LINES:+--tune} ${OURS_FLAGS:-} >>"$OUT/bench.log" 2>&1 || { echo "$1 $2: exit $?" && tail -1 "$OUT/bench.log" | cut -c1-300; }
 }
 peers() { # PARTS SECONDS
   limited "$2" "$python" $here/peers.py --parts "$1" --max-seconds "$2" --out "$OUT/torch.jsonl" \
@@ -206,6 +206,8 @@ if wants bench; then
       *) ours bench_cuda "$part" 30; peers "$part" 90; ours bench_cuda "$part" 30 ;;
     esac
   done
+  say "bench, with tuned products"
+  OUT_LINES=$OUT/tuned.jsonl ours bench_cuda train,kd,sequence 45
   nvidia-smi --query-gpu=clocks.sm,temperature.gpu,power.draw --format=csv,noheader 2>/dev/null |
     sed 's/^/after the bench: /' >>"$OUT/machine.txt"
 fi

@@ -163,14 +163,17 @@ CudaInfo cuda_info(const std::string& path) {
   return info;
 }
 
-std::shared_ptr<CudaEngine> CudaEngine::create(const std::string& path, int device, Precision precision) {
-  return std::shared_ptr<CudaEngine>(new CudaEngine(open_library(path), device, precision));
+std::shared_ptr<CudaEngine> CudaEngine::create(const std::string& path, int device, Precision precision,
+                                               bool tunes_products) {
+  return std::shared_ptr<CudaEngine>(new CudaEngine(open_library(path), device, precision, tunes_products));
 }
 
-CudaEngine::CudaEngine(const cuda::Api& api, int device, Precision precision) : api_(api), precision_(precision) {
+CudaEngine::CudaEngine(const cuda::Api& api, int device, Precision precision, bool tunes_products)
+    : api_(api), precision_(precision) {
   const cuda::ApiPrecision rounding =
       precision == Precision::kBFloat16 ? cuda::ApiPrecision::kBFloat16 : cuda::ApiPrecision::kFloat32;
   engine_ = checked([&](cuda::ApiError* error) { return api_.create_engine(device, rounding, error); });
+  api_.set_tuning(engine_, tunes_products ? 1 : 0);
   device_ = describe_device(api_, device);
 }
 

@@ -42,7 +42,9 @@ CudaInfo cuda_info(const std::string& path);
 class CudaEngine {
  public:
   /// Opens the library at `path`, an absolute one, once a process.
-  static std::shared_ptr<CudaEngine> create(const std::string& path, int device, Precision precision);
+  /// `tunes_products`: see set_tuning of cuda/api.h.
+  static std::shared_ptr<CudaEngine> create(const std::string& path, int device, Precision precision,
+                                            bool tunes_products);
   ~CudaEngine();
   CudaEngine(const CudaEngine&) = delete;
   CudaEngine& operator=(const CudaEngine&) = delete;
@@ -71,7 +73,7 @@ class CudaEngine {
     void free_released(void (*destroy)(T*));
     void free_all(void (*destroy)(T*));
   };
-  CudaEngine(const cuda::Api& api, int device, Precision precision);
+  CudaEngine(const cuda::Api& api, int device, Precision precision, bool tunes_products);
 
   /// Runs call(error) alone. Its result says success: not null, or 0.
   template <typename Call>

@@ -101,7 +101,8 @@ Napi::Object Engine::create(Napi::Env env, const Napi::Value& options) {
     const Fields cuda_fields(cuda, "options.cuda");
     const int64_t device = cuda_fields.integer("device", 0, kMaxInt32);
     gpu = CudaEngine::create(to_string(cuda_fields.get("library"), cuda_fields.name("library")),
-                             static_cast<int>(device), gpu_precision);
+                             static_cast<int>(device), gpu_precision,
+                             !cuda_fields.get("tuneProducts").IsUndefined() && cuda_fields.boolean("tuneProducts"));
   }
   const Napi::Object object = construct(env);
   Engine::Unwrap(object)->queue_ = TaskQueue::start(env, static_cast<int>(threads), precision, std::move(gpu));

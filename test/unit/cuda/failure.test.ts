@@ -75,7 +75,7 @@ describeEmulated('a machine', () => {
 
   test('with a GPU uses it', async () => {
     process.env['LIMBECK_CUDA_LIBRARY'] = libraryOn({ num_devices: 2, major: 9 });
-    const engine = await createEngine({ threads: 1, deviceIndex: 1, precision: 'fastest' });
+    const engine = await createEngine({ threads: 1, deviceIndex: 1, precision: 'fastest', tuneProducts: true });
     expect(engine).toMatchObject({ device: 'cuda', precision: 'bfloat16' });
     expect(engine.deviceName).not.toBe('');
     engine.dispose();
