@@ -13,8 +13,9 @@
 namespace limbeck::cuda {
 namespace {
 
-// Chunks of logits: each is one more pass over the table and its gradient, so few are made.
-constexpr int64_t kChunkBytes = int64_t{1500} << 20;
+// Chunks of logits: each is one more pass over the table and its gradient, and its product with the table has only as
+// many tiles as rows, so few are made. A teacher's logits are as large again.
+constexpr int64_t kChunkBytes = int64_t{2700} << 20;
 constexpr int64_t kMinChunkRows = 2048;
 
 // Of a block for what a row's second reading needs: two blocks fit a multiprocessor of the H100, and one any other.
@@ -707,8 +708,7 @@ void loss_head(Context& context, const T* hidden, const OutputTable<T>& table, c
   }
   const bool is_factorised = has_teacher && teacher.hidden;
   const int64_t vocab_size = table.vocab_size, stride = table.padded_vocab_size;
-  const int64_t row_bytes = stride * static_cast<int64_t>(sizeof(T)) * (is_factorised ? 2 : 1);
-  chunk_rows = chunk_row_count(num_rows, row_bytes, chunk_rows);
+  chunk_rows = chunk_row_count(num_rows, stride * static_cast<int64_t>(sizeof(T)), chunk_rows);
 
   DeviceArena::Scope scope(context.arena);
   float2* losses = context.arena.allocate<float2>(num_rows);

@@ -40,7 +40,7 @@ struct OutputTable {
 ///   d_hidden [num_rows, hidden_size] = or null: value only; d_table fp32 [vocab_size, hidden_size] +=; d_bias fp32
 ///   [vocab_size] += or null
 ///   allowed null, or [vocab_size] bytes: 0 = this column takes part only in rows of which it is the label
-///   chunk_rows 0 = as many as about 1.5 GB of logits hold; of the functions below, too
+///   chunk_rows 0 = as many as about 2.8 GB of logits hold; of the functions below, too
 template <typename T>
 void loss_head(Context& context, const T* hidden, const OutputTable<T>& table, const int32_t* labels,
                const TeacherLogits<T>& teacher, const LossHeadOptions& options, float row_scale, const uint8_t* allowed,
