@@ -156,7 +156,7 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .option('--logits <count>', 'how many of the best logits of each token, or dense')
     .option('--shard <i/n>', 'only part I of N, as one of N processes; limbeck knowledge merge joins them')
     .option('--shard-texts <count>', 'texts of one file (default: 4096)', wholeNumber)
-    .option('--batch-tokens <count>', 'tokens of one pass (default: 4096)', wholeNumber)
+    .option('--batch-tokens <count>', 'tokens of one pass (default: 4096; on a GPU 32768)', wholeNumber)
     .option('--threads <count>', 'compute threads; 0 = all that this machine allows', wholeNumber)
     .option('--device <name>', 'cpu, cuda, or auto: the GPU where it can be used (default: auto)')
     .option('--precision <name>', 'float32, bfloat16, or fastest: what operands of products are rounded to')

@@ -136,6 +136,50 @@ export async function writeFileAtomic(
   }
 }
 
+/** A file that is written at any places, and takes the place of an earlier one at the end, as {@link writeFileAtomic}. */
+export interface UnfinishedFile {
+  /** @throws LimbeckError ERR_NO_SPACE, ERR_IO */
+  write(bytes: Uint8Array, position: number): Promise<void>;
+  /** Makes it durable and gives it its name. @throws LimbeckError ERR_NO_SPACE, ERR_IO */
+  finish(): Promise<void>;
+  /** Removes it, unless it was finished. */
+  discard(): Promise<void>;
+}
+
+/** @throws LimbeckError ERR_NO_SPACE, ERR_IO */
+export async function createFileAtomic(path: string): Promise<UnfinishedFile> {
+  const temporaryPath = temporarySibling(path);
+  const translated = async <T>(work: Promise<T>): Promise<T> => {
+    try {
+      return await work;
+    } catch (error) {
+      throw writeError(error, path);
+    }
+  };
+  const file = await translated(fs.open(temporaryPath, 'wx'));
+  let isOpen = true;
+  let isFinished = false;
+  const close = async () => {
+    if (isOpen) await file.close();
+    isOpen = false;
+  };
+  const finish = async () => {
+    await file.sync();
+    await close();
+    await fs.rename(temporaryPath, path);
+    isFinished = true;
+    await syncDirectory(dirname(path));
+  };
+  return {
+    write: (bytes, position) => translated(writeFully(file, bytes, position)),
+    finish: () => translated(finish()),
+    async discard() {
+      await close();
+      if (!isFinished) await fs.rm(temporaryPath, { force: true });
+    },
+  };
+}
+
 /**
  * Replaces a directory as a whole. `write` fills a temporary sibling; only when it has returned does the sibling take the
  * place of an earlier directory, which is removed afterwards. When anything fails, the earlier directory stays.
@@ -213,11 +257,13 @@ async function swapDirectories(temporaryPath: string, target: string): Promise<v
   await fs.rm(earlierPath, { recursive: true, force: true });
 }
 
-async function writeFully(file: FileHandle, bytes: Uint8Array): Promise<void> {
+/** @param position in the file; behind what was written last where there is none */
+async function writeFully(file: FileHandle, bytes: Uint8Array, position?: number): Promise<void> {
   let offset = 0;
   while (offset < bytes.byteLength) {
     const length = Math.min(WRITE_CHUNK_BYTES, bytes.byteLength - offset);
-    const { bytesWritten } = await file.write(bytes, offset, length);
+    const at = position === undefined ? null : position + offset;
+    const { bytesWritten } = await file.write(bytes, offset, length, at);
     offset += bytesWritten;
   }
 }

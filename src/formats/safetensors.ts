@@ -7,8 +7,8 @@
  */
 import type { FileHandle } from 'node:fs/promises';
 import { LimbeckError } from '../errors.js';
-import { openRegularFile, writeFileAtomic } from './files.js';
-import { parseSafetensorsHeader, type TensorDtype, type TensorInfo } from './safetensors-header.js';
+import { createFileAtomic, openRegularFile, type UnfinishedFile, writeFileAtomic } from './files.js';
+import { DTYPE_BYTES, parseSafetensorsHeader, type TensorDtype, type TensorInfo } from './safetensors-header.js';
 
 export type { TensorDtype, TensorInfo } from './safetensors-header.js';
 export { DTYPE_BYTES, MAX_HEADER_BYTES, MAX_TENSOR_NAME_LENGTH, MAX_TENSORS } from './safetensors-header.js';
@@ -171,29 +171,120 @@ export async function writeSafetensors(
   tensors: Iterable<readonly [string, WritableTensor]>,
   metadata?: Readonly<Record<string, string>>,
 ): Promise<void> {
-  const sorted = [...tensors].sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
-  const header: Record<string, unknown> = Object.create(null);
-  if (metadata !== undefined) header['__metadata__'] = metadata;
-  let offset = 0;
-  for (const [name, { shape, data, dtype }] of sorted) {
-    if (name in header || name === '__metadata__') {
-      throw new LimbeckError('ERR_SAFETENSORS', `Cannot write '${path}': the tensor name '${name}' is taken`);
-    }
-    if (shape.reduce((product, dimension) => product * dimension, 1) !== data.length) {
+  const sorted = sortedByName(tensors);
+  const layouts = sorted.map(([name, { shape, data, dtype }]) => {
+    if (countOf(shape) !== data.length) {
       throw new LimbeckError(
         'ERR_SHAPE_MISMATCH',
         `Cannot write '${path}': tensor '${name}' of shape [${shape.join(', ')}] has ${data.length} values`,
       );
     }
-    header[name] = { dtype: dtype ?? dtypeOf(data), shape, data_offsets: [offset, offset + data.byteLength] };
-    offset += data.byteLength;
+    return [name, { shape, dtype: dtype ?? dtypeOf(data) }] as const;
+  });
+  await writeFileAtomic(path, [headOf(path, layouts, metadata), ...sorted.map(([, { data }]) => bytesOf(data))]);
+}
+
+export interface TensorLayout {
+  readonly dtype: TensorDtype;
+  readonly shape: readonly number[];
+}
+
+/**
+ * Writes the file of {@link writeSafetensors} piece by piece: the values of a tensor in their order, those of several in
+ * any order. Nothing is held in memory.
+ */
+export class SafetensorsWriter {
+  readonly #path: string;
+  readonly #file: UnfinishedFile;
+  /** Places in the file. */
+  readonly #tensors: Map<string, { next: number; readonly end: number }>;
+
+  private constructor(path: string, file: UnfinishedFile, tensors: Map<string, { next: number; end: number }>) {
+    this.#path = path;
+    this.#file = file;
+    this.#tensors = tensors;
+  }
+
+  /** @throws LimbeckError ERR_SAFETENSORS (a name twice), ERR_NO_SPACE, ERR_IO */
+  static async create(path: string, layouts: Iterable<readonly [string, TensorLayout]>): Promise<SafetensorsWriter> {
+    const sorted = sortedByName(layouts);
+    const head = headOf(path, sorted);
+    const tensors = new Map<string, { next: number; end: number }>();
+    let offset = head.length;
+    for (const [name, { dtype, shape }] of sorted) {
+      const end = offset + countOf(shape) * DTYPE_BYTES[dtype];
+      tensors.set(name, { next: offset, end });
+      offset = end;
+    }
+    const file = await createFileAtomic(path);
+    const writer = new SafetensorsWriter(path, file, tensors);
+    try {
+      await file.write(head, 0);
+    } catch (error) {
+      await file.discard();
+      throw error;
+    }
+    return writer;
+  }
+
+  /** @throws LimbeckError ERR_SHAPE_MISMATCH (more values than the tensor has), ERR_NO_SPACE, ERR_IO */
+  async append(name: string, data: WritableTensor['data']): Promise<void> {
+    const tensor = this.#tensors.get(name);
+    const bytes = bytesOf(data);
+    if (tensor === undefined || tensor.next + bytes.length > tensor.end) {
+      throw new LimbeckError('ERR_SHAPE_MISMATCH', `Cannot write '${this.#path}': more values than '${name}' has`);
+    }
+    const position = tensor.next;
+    tensor.next += bytes.length;
+    await this.#file.write(bytes, position);
+  }
+
+  /** Gives the file its name. @throws LimbeckError ERR_SHAPE_MISMATCH (values are missing), ERR_NO_SPACE, ERR_IO */
+  async finish(): Promise<void> {
+    for (const [name, { next, end }] of this.#tensors) {
+      if (next === end) continue;
+      throw new LimbeckError('ERR_SHAPE_MISMATCH', `Cannot write '${this.#path}': '${name}' lacks ${end - next} bytes`);
+    }
+    await this.#file.finish();
+  }
+
+  /** Removes what was written, unless it was finished. */
+  discard(): Promise<void> {
+    return this.#file.discard();
+  }
+}
+
+function sortedByName<T>(tensors: Iterable<readonly [string, T]>): (readonly [string, T])[] {
+  return [...tensors].sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
+}
+
+function countOf(shape: readonly number[]): number {
+  return shape.reduce((product, dimension) => product * dimension, 1);
+}
+
+/** What stands before the values. @throws LimbeckError ERR_SAFETENSORS (a name twice) */
+function headOf(
+  path: string,
+  layouts: readonly (readonly [string, TensorLayout])[],
+  metadata?: Readonly<Record<string, string>>,
+): Uint8Array {
+  const header: Record<string, unknown> = Object.create(null);
+  if (metadata !== undefined) header['__metadata__'] = metadata;
+  let offset = 0;
+  for (const [name, { dtype, shape }] of layouts) {
+    if (name in header || name === '__metadata__') {
+      throw new LimbeckError('ERR_SAFETENSORS', `Cannot write '${path}': the tensor name '${name}' is taken`);
+    }
+    const end = offset + countOf(shape) * DTYPE_BYTES[dtype];
+    header[name] = { dtype, shape, data_offsets: [offset, end] };
+    offset = end;
   }
   const json = Buffer.from(JSON.stringify(header));
   const headerBytes = Math.ceil(json.length / 8) * 8;
   const head = Buffer.alloc(8 + headerBytes, ' ');
   head.writeBigUInt64LE(BigInt(headerBytes));
   head.set(json, 8);
-  await writeFileAtomic(path, [head, ...sorted.map(([, { data }]) => bytesOf(data))]);
+  return head;
 }
 
 /** Dtypes that {@link asFloat32} takes. */

@@ -102,7 +102,7 @@ export function createTokenizer(json: object, config: object = {}, source = 'tok
   const maskTokenId = specialId('mask_token');
   const padTokenId = specialId('pad_token');
 
-  return {
+  const tokenizer: Tokenizer = {
     vocabSize,
     ...(eosTokenId === undefined ? {} : { eosTokenId }),
     ...(maskTokenId === undefined ? {} : { maskTokenId }),
@@ -135,6 +135,15 @@ export function createTokenizer(json: object, config: object = {}, source = 'tok
       await writeFileAtomic(join(target, 'tokenizer_config.json'), `${JSON.stringify(settings, null, 2)}\n`);
     },
   };
+  reproducible.add(tokenizer);
+  return tokenizer;
+}
+
+const reproducible = new WeakSet<Tokenizer>();
+
+/** Whether {@link createTokenizer} made it, so that its `json` and `config` make one that does the same. */
+export function isReproducible(tokenizer: Tokenizer): boolean {
+  return reproducible.has(tokenizer);
 }
 
 /**

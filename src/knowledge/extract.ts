@@ -8,7 +8,8 @@ import { LimbeckError } from '../errors.js';
 import { lockFile } from '../formats/file-lock.js';
 import { isTemporaryName, makeDirectory, pathExists, readDirectory, remove } from '../formats/files.js';
 import { createPacer } from '../formats/pacer.js';
-import { type WritableTensor, writeSafetensors } from '../formats/safetensors.js';
+import { SafetensorsWriter, type TensorDtype, type TensorLayout, type WritableTensor } from '../formats/safetensors.js';
+import { countCharacters, TokenizerPool } from '../formats/tokenizer-workers.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import type { LanguageModel, LanguageModelOutput } from '../teacher/language-model.js';
@@ -52,11 +53,16 @@ const extractOptionsSchema = z.strictObject({
     .optional(),
   /** What hidden states, attention maps and value relations are rounded to. */
   dtype: z.enum(['float32', 'float16', 'bfloat16']).default('float32'),
-  /** Tokens of one pass. */
-  batchTokens: z.int().min(1).default(4096),
-  /** Texts of one file, which is held in memory until it is written. */
+  /** Tokens of one pass. @defaultValue 4,096; on a GPU 32,768, or fewer that give a GiB of results, but no less than one text */
+  batchTokens: z.int().min(1).optional(),
+  /** Texts of one file. */
   shardTexts: z.int().min(1).default(4096),
 });
+
+const CPU_BATCH_TOKENS = 4096;
+/** Below, a GPU waits for the host between passes. */
+const GPU_BATCH_TOKENS = 32_768;
+const MAX_RESULT_BYTES = 2 ** 30;
 
 export type ExtractOptions = z.input<typeof extractOptionsSchema>;
 type Settings = z.output<typeof extractOptionsSchema>;
@@ -125,6 +131,10 @@ async function extract(
   }
 }
 
+/**
+ * While one batch runs in the engine, the next one is tokenised and the results of the one before are written: no more
+ * than the results of two are in memory.
+ */
 async function extractMissingShards(
   model: LanguageModel,
   texts: readonly string[],
@@ -143,30 +153,75 @@ async function extractMissingShards(
   await removeLeftovers(directory, manifest);
   if (begin === end) await writeManifest(directory, manifest);
   report();
+
+  const written = new Set(found.shards.map(({ index }) => index));
+  const missing: TextsOfShard[] = [];
   for (let index = begin; index < end; index++) {
-    if (manifest.shards.some((shard) => shard.index === index)) continue;
-    throwIfAborted(hooks.signal);
-    const range = textRange(manifest, index);
-    const { tensors, tokens, truncatedTexts } = await extractShard(
-      model,
-      texts.slice(range.begin, range.end),
-      settings,
-      hooks,
-    );
-    const path = join(directory, shardFile(index));
-    await writeSafetensors(path, tensors);
-    const shard: ManifestShard = {
-      index,
-      texts: range.end - range.begin,
-      tokens,
-      truncatedTexts,
-      crc32c: await fileChecksum(path),
-    };
+    const range = textRange(found, index);
+    if (!written.has(index)) missing.push({ index, texts: texts.slice(range.begin, range.end) });
+  }
+  const tensors = tensorsOf(model, settings);
+  const request = forwardRequest(model, settings);
+  const tokenizers = new TokenizerPool(
+    model.tokenizer,
+    missing.reduce((sum, shard) => sum + countCharacters(shard.texts), 0),
+  );
+  let running: { batch: Batch; output: Promise<LanguageModelOutput> } | undefined;
+  let writer: SafetensorsWriter | undefined;
+  let finishing: Promise<void> | undefined;
+
+  /** Makes durable and lists a shard; the next one is written meanwhile. */
+  const finish = async ({ index, lengths, tokens, truncatedTexts }: Shard, file: SafetensorsWriter) => {
+    try {
+      await file.finish();
+    } finally {
+      await file.discard();
+    }
+    const crc32c = await fileChecksum(join(directory, shardFile(index)));
+    const shard: ManifestShard = { index, texts: lengths.length, tokens, truncatedTexts, crc32c };
     manifest = { ...manifest, shards: [...manifest.shards, shard].sort((a, b) => a.index - b.index) };
     await writeManifest(directory, manifest);
     report();
+  };
+  const write = async ({ shard, isLast }: Batch, output: LanguageModelOutput) => {
+    throwIfAborted(hooks.signal);
+    writer ??= await createShard(join(directory, shardFile(shard.index)), shard, tensors);
+    for (const { name, data } of tensors) await writer.append(name, data(output));
+    if (!isLast) return;
+    await finishing;
+    finishing = handled(finish(shard, writer));
+    writer = undefined;
+  };
+  try {
+    for await (const batch of endingEmpty(batchesOf(model, missing, settings, tokenizers, hooks))) {
+      const before = running && { batch: running.batch, output: await running.output };
+      running = batch && { batch, output: handled(model.forward({ inputIds: batch.inputIds }, request, hooks)) };
+      if (before) await write(before.batch, before.output);
+    }
+    await finishing;
+  } finally {
+    await Promise.allSettled([running?.output, finishing]);
+    await writer?.discard();
+    await tokenizers.close();
   }
   return manifest;
+}
+
+/** A promise that is awaited later: until then, its failure is no unhandled one. */
+function handled<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => {});
+  return promise;
+}
+
+/** Ends with `undefined`, also before an error: what was given before is then done with first. */
+async function* endingEmpty<T>(values: AsyncIterable<T>): AsyncGenerator<T | undefined, void, undefined> {
+  try {
+    yield* values;
+  } catch (error) {
+    yield undefined;
+    throw error;
+  }
+  yield undefined;
 }
 
 function textsOf(manifest: Manifest, begin: number, end: number): number {
@@ -229,107 +284,204 @@ async function removeLeftovers(directory: string, manifest: Manifest): Promise<v
   }
 }
 
-async function extractShard(
+interface TextsOfShard {
+  readonly index: number;
+  readonly texts: readonly string[];
+}
+
+/** A shard whose texts are tokenised. */
+interface Shard {
+  readonly index: number;
+  /** Tokens of each text that the teacher reads. */
+  readonly lengths: Int32Array;
+  readonly tokens: number;
+  readonly truncatedTexts: number;
+}
+
+/** Texts of one pass. */
+interface Batch {
+  readonly shard: Shard;
+  readonly inputIds: readonly Int32Array[];
+  /** Whether the shard ends with it. */
+  readonly isLast: boolean;
+}
+
+/** The batches of shards in their order; a shard is tokenised while the one before is in the engine. */
+async function* batchesOf(
   model: LanguageModel,
-  texts: readonly string[],
+  shards: readonly TextsOfShard[],
   settings: Settings,
-  hooks: Hooks,
-): Promise<{ tensors: [string, WritableTensor][]; tokens: number; truncatedTexts: number }> {
+  tokenizers: TokenizerPool,
+  { signal }: Hooks,
+): AsyncGenerator<Batch, void, undefined> {
+  const isFull = batchLimit(model, settings);
+  const tokenize = (at: number) => {
+    const { texts = [] } = shards[at] ?? {};
+    return handled(tokenizers.encode(texts, () => throwIfAborted(signal)));
+  };
+  let ahead = tokenize(0);
+  for (const [at, { index }] of shards.entries()) {
+    const { ids, offsets } = await ahead;
+    ahead = tokenize(at + 1);
+    const maxLength = model.config.maxPositionEmbeddings;
+    const all = Array.from(offsets.subarray(1), (end, text) => ids.subarray(offsets[text], end));
+    const lengths = Int32Array.from(all, ({ length }) => Math.min(length, maxLength));
+    const shard: Shard = {
+      index,
+      lengths,
+      tokens: lengths.reduce((sum, length) => sum + length, 0),
+      truncatedTexts: all.filter(({ length }) => length > maxLength).length,
+    };
+    let inputIds: Int32Array[] = [];
+    for (const text of all) {
+      if (isFull(inputIds, text)) {
+        yield { shard, inputIds, isLast: false };
+        inputIds = [];
+      }
+      inputIds.push(text);
+    }
+    yield { shard, inputIds, isLast: true };
+  }
+}
+
+/** Whether a batch is full before another text. */
+function batchLimit(
+  model: LanguageModel,
+  settings: Settings,
+): (batch: readonly Int32Array[], text: Int32Array) => boolean {
+  const isGpu = model.native.device === 'cuda';
+  const maxTokens = settings.batchTokens ?? (isGpu ? GPU_BATCH_TOKENS : CPU_BATCH_TOKENS);
+  const maxBytes = isGpu && settings.batchTokens === undefined ? MAX_RESULT_BYTES : Number.POSITIVE_INFINITY;
+  const tensors = tensorsOf(model, settings);
+  let tokens = 0;
+  let bytes = 0;
+  return (batch, { length }) => {
+    const read = Math.min(length, model.config.maxPositionEmbeddings);
+    const textBytes = tensors.reduce((sum, { numValues }) => sum + numValues(read), 0) * Float32Array.BYTES_PER_ELEMENT;
+    const isFull = batch.length > 0 && (tokens + length > maxTokens || bytes + textBytes > maxBytes);
+    if (batch.length === 0 || isFull) tokens = bytes = 0;
+    tokens += length;
+    bytes += textBytes;
+    return isFull;
+  };
+}
+
+function forwardRequest(
+  model: LanguageModel,
+  settings: Settings,
+): Omit<ForwardRequest, keyof PackedBatch | 'logitRows' | 'labels'> {
   const { hiddenStates, pooling, attentions, valueRelations, logits } = settings;
   const relationHeads = relationHeadsOf(model, settings);
-  const request: Omit<ForwardRequest, keyof PackedBatch | 'logitRows' | 'labels'> = {
+  return {
     hiddenStates,
     pooling,
     attentions,
     ...(relationHeads === 0 ? {} : { valueRelations, relationHeads }),
     ...(logits === undefined ? {} : { logits }),
   };
-  const pause = createPacer();
-  const outputs: LanguageModelOutput[] = [];
-  let batch: number[][] = [];
-  let batchTokens = 0;
-  const flush = async () => {
-    if (batch.length > 0) outputs.push(await model.forward({ inputIds: batch }, request, hooks));
-    batch = [];
-    batchTokens = 0;
-  };
-  for (const text of texts) {
-    await pause();
-    const ids = model.tokenizer.encode(text);
-    if (batchTokens + ids.length > settings.batchTokens) await flush();
-    batch.push(ids);
-    batchTokens += ids.length;
-  }
-  await flush();
-  const lengths = Int32Array.from(
-    outputs.flatMap(({ sequenceOffsets }) =>
-      Array.from(sequenceOffsets.subarray(1), (offset, s) => offset - (sequenceOffsets[s] ?? 0)),
-    ),
-  );
-  const tensors: [string, WritableTensor][] = [['lengths', { shape: [lengths.length], data: lengths }]];
-  const add = (name: string, columns: number, part: (output: LanguageModelOutput) => Float32Array | undefined) => {
-    const data = joined(outputs.map(part));
-    tensors.push([name, { shape: columns === 1 ? [data.length] : [data.length / columns, columns], data }]);
-  };
-  const addRounded: typeof add = (name, columns, part) => {
-    add(name, columns, part);
-    const [, tensor] = tensors.at(-1) as [string, WritableTensor];
-    tensors[tensors.length - 1] = [name, rounded(tensor, settings.dtype)];
-  };
+}
+
+/** A tensor of a shard. */
+interface StoredTensor {
+  readonly name: string;
+  readonly dtype: TensorDtype;
+  /** Without, the tensor has one dimension. */
+  readonly columns?: number;
+  /** Of a text with so many tokens. */
+  readonly numValues: (tokens: number) => number;
+  readonly data: (output: LanguageModelOutput) => WritableTensor['data'];
+}
+
+/** All tensors of a shard but `lengths`. */
+function tensorsOf(model: LanguageModel, settings: Settings): StoredTensor[] {
+  const { hiddenStates, pooling, attentions, valueRelations, logits, dtype } = settings;
+  const { hiddenSize, vocabSize, numAttentionHeads } = model.config;
+  const rounded = (name: string, columns: number, rows: (tokens: number) => number) => ({
+    name,
+    dtype: ({ float32: 'F32', float16: 'F16', bfloat16: 'BF16' } as const)[dtype],
+    ...(columns === 1 ? {} : { columns }),
+    numValues: (tokens: number) => rows(tokens) * columns,
+  });
+  const round = (values: Float32Array | undefined) =>
+    dtype === 'float32' ? present(values) : loadBinding().narrow(present(values), dtype);
+  const maps = (heads: number) => (tokens: number) => heads * tokens * tokens;
+  const tensors: StoredTensor[] = [];
   hiddenStates.forEach((layer, i) => {
-    addRounded(`hidden_states.${layer}`, model.config.hiddenSize, (output) => output.hiddenStates[i]);
+    tensors.push({
+      ...rounded(`hidden_states.${layer}`, hiddenSize, (tokens) => (pooling === 'none' ? tokens : 1)),
+      data: ({ hiddenStates: states }) => round(states[i]),
+    });
   });
   attentions.forEach((layer, i) => {
-    addRounded(`attentions.${layer}`, 1, (output) => output.attentions[i]);
+    tensors.push({
+      ...rounded(`attentions.${layer}`, 1, maps(numAttentionHeads)),
+      data: ({ attentions: states }) => round(states[i]),
+    });
   });
   valueRelations.forEach((layer, i) => {
-    addRounded(`value_relations.${layer}`, 1, (output) => output.valueRelations[i]);
+    tensors.push({
+      ...rounded(`value_relations.${layer}`, 1, maps(relationHeadsOf(model, settings))),
+      data: ({ valueRelations: relations }) => round(relations[i]),
+    });
   });
-  if (logits === 'dense') add('logits', model.config.vocabSize, (output) => output.logits);
-  else if (logits?.packed) {
-    const rows = outputs.map((output) => packTopK(output, logits.topK, model.config.vocabSize));
-    const data = new Uint8Array(Buffer.concat(rows));
-    const columns = packedRowBytes(logits.topK, model.config.vocabSize);
-    tensors.push(['top_k.packed', { shape: [data.length / columns, columns], data }]);
+  const rows = (name: string, columns: number): Omit<StoredTensor, 'data'> => ({
+    name,
+    dtype: 'F32',
+    ...(columns === 1 ? {} : { columns }),
+    numValues: (tokens) => tokens * columns,
+  });
+  if (logits === 'dense') {
+    tensors.push({ ...rows('logits', vocabSize), data: (output) => present(output.logits) });
+  } else if (logits?.packed) {
+    const columns = packedRowBytes(logits.topK, vocabSize);
+    tensors.push({
+      ...rows('top_k.packed', columns),
+      dtype: 'U8',
+      data: ({ topK }) => loadBinding().packTopK({ ...present(topK), topK: logits.topK, vocabSize }),
+    });
   } else if (logits !== undefined) {
-    add('top_k.values', logits.topK, (output) => output.topK?.values);
-    add('top_k.log_sum_exp', 1, (output) => output.topK?.logSumExp);
-    const indices = Int32Array.from(outputs.flatMap((output) => Array.from(output.topK?.indices ?? [])));
-    tensors.push(['top_k.indices', { shape: [indices.length / logits.topK, logits.topK], data: indices }]);
+    tensors.push(
+      { ...rows('top_k.values', logits.topK), data: ({ topK }) => present(topK).values },
+      { ...rows('top_k.log_sum_exp', 1), data: ({ topK }) => present(topK).logSumExp },
+      {
+        ...rows('top_k.indices', logits.topK),
+        columns: logits.topK,
+        dtype: 'I32',
+        data: ({ topK }) => present(topK).indices,
+      },
+    );
   }
-  return {
-    tensors,
-    tokens: outputs.reduce((sum, { inputIds }) => sum + inputIds.length, 0),
-    truncatedTexts: outputs.reduce((sum, output) => sum + output.truncated, 0),
-  };
+  return tensors;
 }
 
-function packTopK({ topK: best }: LanguageModelOutput, topK: number, vocabSize: number): Uint8Array {
-  if (best === undefined) throw new LimbeckError('ERR_INTERNAL', 'The native forward pass left out what was asked for');
-  return loadBinding().packTopK({ ...best, topK, vocabSize });
+/** The file of a shard, with `lengths` alone. */
+async function createShard(path: string, shard: Shard, tensors: readonly StoredTensor[]): Promise<SafetensorsWriter> {
+  const { lengths } = shard;
+  const layouts = tensors.map(({ name, dtype, columns, numValues }): [string, TensorLayout] => {
+    const count = lengths.reduce((sum, length) => sum + numValues(length), 0);
+    return [name, { dtype, shape: columns === undefined ? [count] : [count / columns, columns] }];
+  });
+  const writer = await SafetensorsWriter.create(path, [
+    ['lengths', { dtype: 'I32', shape: [lengths.length] }],
+    ...layouts,
+  ]);
+  try {
+    await writer.append('lengths', lengths);
+  } catch (error) {
+    await writer.discard();
+    throw error;
+  }
+  return writer;
 }
 
-function rounded(tensor: WritableTensor, dtype: Settings['dtype']): WritableTensor {
-  if (dtype === 'float32' || !(tensor.data instanceof Float32Array)) return tensor;
-  const data = loadBinding().narrow(tensor.data, dtype);
-  return { shape: tensor.shape, data, dtype: dtype === 'float16' ? 'F16' : 'BF16' };
+function present<T>(result: T | undefined): T {
+  if (result !== undefined) return result;
+  throw new LimbeckError('ERR_INTERNAL', 'The native forward pass left out what was asked for');
 }
 
 /** 0 = no value relations are wanted. */
 function relationHeadsOf({ config }: LanguageModel, { valueRelations, relationHeads }: Settings): number {
   return valueRelations.length === 0 ? 0 : (relationHeads ?? config.numKeyValueHeads);
-}
-
-function joined(parts: readonly (Float32Array | undefined)[]): Float32Array {
-  const data = new Float32Array(parts.reduce((sum, part) => sum + (part?.length ?? 0), 0));
-  let offset = 0;
-  for (const part of parts) {
-    if (part === undefined)
-      throw new LimbeckError('ERR_INTERNAL', 'The native forward pass left out what was asked for');
-    data.set(part, offset);
-    offset += part.length;
-  }
-  return data;
 }
 
 function checkRequest(model: LanguageModel, texts: readonly string[], settings: Settings): void {

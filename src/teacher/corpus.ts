@@ -2,6 +2,7 @@ import type { PackedBatch } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { createPacer } from '../formats/pacer.js';
 import type { Tokenizer } from '../formats/tokenizer.js';
+import { encodeTexts } from '../formats/tokenizer-workers.js';
 import { hashSeed, randomNumbers } from './batches.js';
 
 export const IGNORED_LABEL = -100;
@@ -31,9 +32,10 @@ export async function tokenizeCorpus(
 ): Promise<TokenizedCorpus> {
   const pause = createPacer();
   const pieces: number[][] = [];
-  for (const text of texts) {
+  const tokenized = await encodeTexts(tokenizer, texts);
+  for (let text = 0; text < texts.length; text++) {
     await pause();
-    const ids = tokenizer.encode(text);
+    const ids = Array.from(tokenized.ids.subarray(tokenized.offsets[text], tokenized.offsets[text + 1]));
     if (addEos && tokenizer.eosTokenId !== undefined && ids.at(-1) !== tokenizer.eosTokenId) {
       ids.push(tokenizer.eosTokenId);
     }

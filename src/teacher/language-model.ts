@@ -35,7 +35,8 @@ export interface EmbedOptions {
 }
 
 /** Texts, or token ids of each sequence. */
-export type LanguageModelInput = readonly string[] | { readonly inputIds: readonly (readonly number[])[] };
+export type LanguageModelInput = readonly string[] | { readonly inputIds: readonly TokenIds[] };
+export type TokenIds = readonly number[] | Int32Array;
 
 export interface LanguageModelOutput extends ForwardResult {
   /** The tokens that were read, sequences end to end. */
@@ -305,7 +306,7 @@ export function packTexts(
   );
 }
 
-function packIds(sequences: readonly (readonly number[])[], maxLength: number): PackedBatch & { truncated: number } {
+function packIds(sequences: readonly TokenIds[], maxLength: number): PackedBatch & { truncated: number } {
   if (sequences.length === 0) throw new LimbeckError('ERR_EMPTY_DATA', 'Expected at least one text, got none');
   const sequenceOffsets = new Int32Array(sequences.length + 1);
   let truncated = 0;

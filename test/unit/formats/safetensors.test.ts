@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import {
@@ -8,6 +8,7 @@ import {
   MAX_TENSORS,
   readSafetensors,
   type SafetensorsTensor,
+  SafetensorsWriter,
   writeSafetensors,
 } from '../../../src/formats/safetensors.js';
 import { temporaryDirectory } from './temporary-directory.js';
@@ -184,6 +185,53 @@ describe('writeSafetensors', () => {
       ]),
     ).rejects.toMatchObject({ code: 'ERR_SAFETENSORS' });
     await expect(writeSafetensors(path, [['__metadata__', scalar]])).rejects.toMatchObject({ code: 'ERR_SAFETENSORS' });
+  });
+});
+
+describe('SafetensorsWriter', () => {
+  const other = join(directory, 'pieces.safetensors');
+  const tensors = new Map([
+    ['z', { shape: [3, 2], data: Float32Array.of(1, -0, 3, Infinity, 5, 6) }],
+    ['a', { shape: [3], data: Int32Array.of(-1, 0, 2 ** 31 - 1) }],
+  ]);
+  const layouts = [
+    ['z', { dtype: 'F32', shape: [3, 2] }],
+    ['a', { dtype: 'I32', shape: [3] }],
+  ] as const;
+  const unfinished = () => readdirSync(directory).filter((name) => name.endsWith('.tmp'));
+
+  test('gives the bytes of a file that was written at once, piece by piece', async () => {
+    await writeSafetensors(path, tensors);
+    writeFileSync(other, 'earlier');
+    const writer = await SafetensorsWriter.create(other, layouts);
+    await writer.append('z', Float32Array.of(0, 1, -0).subarray(1));
+    await writer.append('a', Int32Array.of(-1, 0, 2 ** 31 - 1));
+    await writer.append('z', Float32Array.of(3, Infinity, 5, 6));
+    expect(readFileSync(other, 'utf8')).toBe('earlier');
+    await writer.finish();
+    await writer.discard(); // too late
+    expect(readFileSync(other).equals(readFileSync(path))).toBe(true);
+    expect(unfinished()).toEqual([]);
+  });
+
+  test('refuses values that are too many, missing or of no tensor, and leaves the earlier file', async () => {
+    writeFileSync(other, 'earlier');
+    const writer = await SafetensorsWriter.create(other, layouts);
+    await writer.append('a', Int32Array.of(1, 2));
+    await expect(writer.append('a', Int32Array.of(3, 4))).rejects.toMatchObject({ code: 'ERR_SHAPE_MISMATCH' });
+    await expect(writer.append('b', Int32Array.of(3))).rejects.toMatchObject({ code: 'ERR_SHAPE_MISMATCH' });
+    await expect(writer.finish()).rejects.toMatchObject({
+      code: 'ERR_SHAPE_MISMATCH',
+      message: expect.stringContaining("'a' lacks 4 bytes"),
+    });
+    expect(unfinished()).toHaveLength(1);
+    await writer.discard();
+    expect(unfinished()).toEqual([]);
+    expect(readFileSync(other, 'utf8')).toBe('earlier');
+    const twice = SafetensorsWriter.create(other, [...layouts, ...layouts]);
+    await expect(twice).rejects.toMatchObject({ code: 'ERR_SAFETENSORS' });
+    const nowhere = SafetensorsWriter.create(join(other, 'below'), layouts);
+    await expect(nowhere).rejects.toMatchObject({ code: 'ERR_IO' });
   });
 });
 

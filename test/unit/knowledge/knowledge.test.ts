@@ -1,8 +1,19 @@
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { loadBinding, type NativeEngine } from '../../../src/binding.js';
+import { type ForwardRequest, loadBinding, type NativeEngine, type NativeTransformer } from '../../../src/binding.js';
+import { LimbeckError } from '../../../src/errors.js';
 import { type ExtractOptions, extractKnowledge, extractKnowledgePart } from '../../../src/knowledge/extract.js';
 import { fuseLayers, itemFeatures, reduceDimension } from '../../../src/knowledge/fuse.js';
 import { Knowledge } from '../../../src/knowledge/knowledge.js';
@@ -282,6 +293,152 @@ describe('extraction', () => {
   test('says what was not extracted', async () => {
     const knowledge = await extractKnowledge(model, texts, request());
     await expect(knowledge.hiddenState(1)).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
+  });
+});
+
+describe('extraction keeps the engine busy', () => {
+  /** The teacher, whose passes can be watched. */
+  const watched = (
+    onForward: (request: ForwardRequest) => void | Promise<void>,
+    device: 'cpu' | 'cuda' = 'cpu',
+    config = model.config,
+  ) => {
+    const native = {
+      device,
+      parameters: () => model.native.parameters(),
+      getParameter: (name: string) => model.native.getParameter(name),
+      forward: async (asked: ForwardRequest) => {
+        await onForward(asked);
+        return model.native.forward(asked);
+      },
+    };
+    return new LanguageModel(native as unknown as NativeTransformer, model.family, config, model.tokenizer);
+  };
+  const eventually = async (holds: () => boolean) => {
+    const until = performance.now() + 5000;
+    while (!holds() && performance.now() < until) await new Promise((resolve) => setTimeout(resolve, 2));
+    return holds();
+  };
+
+  test('writes the results of a batch while the next one runs, and no more than two are in memory', async () => {
+    let running = 0;
+    let passes = 0;
+    const seen: boolean[] = [];
+    const teacher = watched(async () => {
+      expect(++running).toBe(1);
+      const before = passes++ - 1;
+      // The shard of the batch before ends up in place during this pass; that of the one before it was there.
+      if (before > 0) expect(readdirSync(folder).join()).toContain(`knowledge-0000${before - 1}`);
+      if (before >= 0) seen.push(existsSync(shard(before)), await eventually(() => existsSync(shard(before))));
+      running--;
+    });
+    await extractKnowledge(teacher, texts, { ...request(), shardTexts: 10 });
+    expect(seen).toEqual([false, true, false, true, false, true]);
+  });
+
+  /** Does something before each text is tokenised. */
+  const tokenising = async (before: (text: string) => void, work: () => Promise<unknown>) => {
+    const { encode } = model.tokenizer;
+    model.tokenizer.encode = (text, options) => {
+      before(text);
+      return encode(text, options);
+    };
+    try {
+      await work();
+    } finally {
+      model.tokenizer.encode = encode;
+    }
+  };
+
+  test('tokenises the next shard while the first batch of one runs', async () => {
+    let encoded = 0;
+    let passes = 0;
+    const teacher = watched(async () => {
+      if (passes++ === 0) expect(await eventually(() => encoded >= 20)).toBe(true);
+    });
+    await tokenising(
+      () => encoded++,
+      () => extractKnowledge(teacher, texts, { ...request(), shardTexts: 10, batchTokens: 40 }),
+    );
+    expect(passes).toBeGreaterThan(8);
+  });
+
+  test('gives the same store batch by batch', async () => {
+    const everything = { pooling: 'none' as const, attentions: [1], valueRelations: [2], logits: { topK: 3 } };
+    const whole = await filesOf(await extractKnowledge(model, texts, { ...request(), ...everything }));
+    for (const logits of [{ topK: 3 }, { topK: 3, packed: false }, 'dense' as const]) {
+      const stores = [];
+      for (const [i, batchTokens] of [1, 100, 100_000].entries()) {
+        const directory = join(folder, `${JSON.stringify(logits).replaceAll(/\W/g, '')}-${i}`);
+        const options = { ...request(), ...everything, logits, batchTokens, directory };
+        stores.push(await filesOf(await extractKnowledge(model, texts, options)));
+      }
+      expect(stores[1]).toEqual(stores[0]);
+      expect(stores[2]).toEqual(stores[0]);
+      if (typeof logits === 'object' && !('packed' in logits)) expect(stores[0]).toEqual(whole);
+    }
+  });
+
+  test.each([
+    ['4,096 on a processor', 'cpu', 4096, {}],
+    ['32,768 on a GPU', 'cuda', 32_768, {}],
+    ['as many as asked for', 'cuda', 500, { batchTokens: 500 }],
+    // A GiB of dense logits.
+    ['fewer on a GPU where the results are large', 'cuda', 400, { logits: 'dense' }],
+  ] as const)('reads tokens a pass: %s', async (_, device, tokens, options) => {
+    const many = Array.from({ length: 5000 }, (__, i) => texts[i % texts.length] ?? '');
+    const longest = Math.max(...texts.map((text) => model.tokenizer.encode(text).length));
+    const config = { ...model.config, vocabSize: 2 ** 28 / 400 };
+    const passes: number[] = [];
+    const onForward = ({ inputIds }: ForwardRequest) => {
+      passes.push(inputIds.length);
+      throw new LimbeckError('ERR_INTERNAL', 'enough seen');
+    };
+    const work = extractKnowledge(watched(onForward, device, config), many, {
+      ...request(),
+      shardTexts: 10_000,
+      ...options,
+    });
+    await expect(work).rejects.toMatchObject({ message: 'enough seen' });
+    expect(passes).toHaveLength(1);
+    expect(passes[0]).toBeLessThanOrEqual(tokens);
+    expect(passes[0]).toBeGreaterThan(tokens - longest - 1);
+  });
+
+  test.each(['the engine', 'the tokenizer'])(
+    'finishes the shards before one that %s fails in, leaves nothing half-written and ends with the error',
+    async (where) => {
+      const broken = texts.map((text, i) => (i === 35 && where === 'the engine' ? '' : text));
+      await tokenising(
+        (text) => {
+          if (text === texts[35] && where === 'the tokenizer') throw new LimbeckError('ERR_TOKENIZER', 'no token');
+        },
+        () =>
+          expect(extractKnowledge(model, broken, { ...request(), shardTexts: 10 })).rejects.toMatchObject({
+            code: where === 'the engine' ? 'ERR_INVALID_ARGUMENT' : 'ERR_TOKENIZER',
+            message: expect.stringContaining('no token'),
+          }),
+      );
+      expect(readdirSync(folder).filter((name) => name.endsWith('.safetensors'))).toHaveLength(3);
+      expect(readdirSync(folder).filter((name) => name.endsWith('.tmp'))).toEqual([]);
+      expect(JSON.parse(readFileSync(join(folder, 'manifest.json'), 'utf8')).shards).toHaveLength(3);
+    },
+  );
+
+  test('waits for the pass that runs when it is stopped, and leaves nothing half-written', async () => {
+    const controller = new AbortController();
+    let ended = 0;
+    let passes = 0;
+    const teacher = watched(async () => {
+      if (++passes === 3) controller.abort();
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      ended++;
+    });
+    const options = { ...request(), shardTexts: 30, batchTokens: 60 };
+    const work = extractKnowledge(teacher, texts, options, { signal: controller.signal });
+    await expect(work).rejects.toMatchObject({ code: 'ERR_ABORTED' });
+    expect([passes, ended]).toEqual([3, 3]);
+    expect(readdirSync(folder).filter((name) => /\.tmp$|safetensors/.test(name))).toEqual([]);
   });
 });
 
