@@ -1,6 +1,8 @@
 #include "cuda/recommender.h"
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <type_traits>
@@ -29,6 +31,44 @@ T* allocate_pinned(int64_t count) {
   T* pointer = nullptr;
   check_cuda(cudaHostAlloc(&pointer, static_cast<size_t>(count) * sizeof(T), cudaHostAllocDefault), "cudaHostAlloc");
   return pointer;
+}
+
+// What no kernel writes as an index, or as a score: of NaN it writes one alone.
+constexpr int32_t kNoIndex = std::numeric_limits<int32_t>::min();
+constexpr uint32_t kNoScoreBits = 0x7FE5A5A5u;
+
+void set_unwritten(int32_t* indices, float* scores, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    indices[i] = kNoIndex;
+    std::memcpy(scores + i, &kNoScoreBits, sizeof(kNoScoreBits));
+  }
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+}
+
+bool are_written(const int32_t* indices, const float* scores, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float score = static_cast<const volatile float*>(scores)[i];
+    uint32_t bits;
+    std::memcpy(&bits, &score, sizeof(bits));
+    if (bits == kNoScoreBits || static_cast<const volatile int32_t*>(indices)[i] == kNoIndex) return false;
+  }
+  std::atomic_thread_fence(std::memory_order_acquire);
+  return true;
+}
+
+/// Returns when the answers are there, before the stream tells that its work is done: that takes longer. Answers are
+/// the last that a graph writes, when it has read all its inputs.
+void wait_for_answers(Engine& engine, const int32_t* indices, const float* scores, int64_t count) {
+  constexpr int kPolls = 1024;
+  for (;;) {
+    for (int i = 0; i < kPolls; ++i) {
+      if (are_written(indices, scores, count)) return;
+    }
+    const cudaError_t status = cudaStreamQuery(engine.stream);
+    if (status == cudaErrorNotReady) continue;
+    check_cuda(status, "the work of the GPU");
+    return;
+  }
 }
 
 }  // namespace
@@ -119,6 +159,9 @@ void TransformerRecommender<T>::make(Plan& plan) {
   plan.host_inputs[2 * length + 1] = 1;  // one item
   Engine& engine = model_.engine;
   const bool has_encoder = make_encoder(length);
+  // One block encodes while the rest of the device has nothing to do.
+  const FetchedBytes fetched{items_, std::min(config.vocab_size * d * static_cast<int64_t>(sizeof(T)),
+                                              static_cast<int64_t>(fetchable_bytes()))};
   engine.reserve(plan.memory, [&](DeviceArena& memory) {
     Context context = engine.context(memory, memory.is_dry());
     T* query = memory.allocate<T>(d);
@@ -133,7 +176,7 @@ void TransformerRecommender<T>::make(Plan& plan) {
       if constexpr (std::is_same_v<T, bf16>) {
         if (has_encoder) {
           encode_sequence(context, encoder_, length, plan.host_inputs + 2 * length + 1, plan.host_inputs, query,
-                          {plan.host_inputs + 2 * length + 3, num_excluded, static_cast<int>(1 + kMaxK)});
+                          {plan.host_inputs + 2 * length + 3, num_excluded, static_cast<int>(1 + kMaxK)}, fetched);
         }
       }
       if (!has_encoder) {
@@ -176,8 +219,9 @@ void TransformerRecommender<T>::recommend(const ApiRecommend& request) {
   offsets[3] = static_cast<int32_t>(request.num_excluded);
   std::copy(request.excluded, request.excluded + request.num_excluded, offsets + 4);
   Context context = model_.engine.context();
+  set_unwritten(plan.host_indices, plan.host_scores, plan.k);
   plan.graph.run(context);
-  model_.engine.synchronize();
+  wait_for_answers(model_.engine, plan.host_indices, plan.host_scores, plan.k);
 
   int64_t count = 0;
   for (; count < k && plan.host_indices[count] >= 0; ++count) {

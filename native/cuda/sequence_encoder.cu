@@ -8,10 +8,13 @@
 
 // All of a sequence's activations lie in the shared memory of one block; the weights come from the second-level cache,
 // into which everything is fetched at the start. Products run on tensor cores: rows come in tiles of 16, columns in
-// tiles of 8. Each product starts its first loads of weights before the barrier that its input waits for.
+// tiles of 8. Each product starts its first loads of weights when the one before it ends.
 //
 // The terms of a product may be summed in any order, as long as both factors go by the same: of 32 of them, lane t of a
 // group of four takes the 8 from 8t on, which one load brings, for two steps of 16.
+//
+// Each instruction is fetched anew by a request, and that takes longer than to execute it. Hence no loop is unrolled
+// without need, and all products, and all norms, are the same code.
 
 namespace limbeck::cuda {
 namespace {
@@ -22,6 +25,7 @@ constexpr int kRowTiles = 2;    // that share the loads of their weights
 constexpr int kTermPacks = 4;   // of 32 terms, that are loaded at a time
 constexpr int kMaxWidth = 128;  // d and H·hd
 constexpr int kMaxIntermediate = 512;
+constexpr int kMaxFetchingBlocks = 96;
 constexpr float kLog2E = 1.4426950408889634f;
 
 __host__ __device__ constexpr int round_up(int value, int multiple) {
@@ -47,6 +51,7 @@ constexpr Layout layout_of(int rows, int width, int attention_size, int intermed
   layout.activated = layout.attended;  // attention is over by then
   layout.size = std::max(layout.qkv + rows * matrix_stride(3 * attention_size) * 2,
                          layout.activated + rows * factor_stride(intermediate_size) * 2);
+  layout.size = std::max(layout.size, kThreads * 16);  // of fetch()
   return layout;
 }
 
@@ -65,6 +70,7 @@ template <typename T>
 __device__ __forceinline__ void prefetch(const T* from, int count) {
   if (from == nullptr) return;
   const char* const bytes = reinterpret_cast<const char*>(from);
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x) * 128; i < count * static_cast<int>(sizeof(T)); i += kThreads * 128) {
     prefetch_l2(bytes + i);
   }
@@ -92,32 +98,81 @@ struct Weights {
   }
 };
 
-/// write(row, output, y[output], y[output + 1]) for y = x·weightᵀ + bias, of the row tiles [first_tile, end_tile) and
-/// the outputs [first_output, end_output), multiples of 8. Begins with a barrier.
-///   x [rows, ·] bf16 in shared memory
+/// y = x·weightᵀ + bias, all outputs [0, num_outputs) of the row tiles [first_tile, end_tile); but of the first
+/// num_narrow outputs only those of [narrow_first_tile, end_tile).
+///   x [rows, stride] bf16 in shared memory
+struct Product {
+  const bf16* x;
+  int stride;
+  Weights weights;
+  int num_outputs, first_tile, num_narrow, narrow_first_tile, end_tile;
+};
+
+/// A tile of outputs for kRowTiles tiles of rows.
+struct Unit {
+  int output, tile;
+};
+
+/// The units of a product by warps, and what a warp has loaded for its next one: a product starts its first loads when
+/// the one before it ends.
+struct Units {
+  int num_groups, num_narrow_groups, num_narrow, count;
+  Unit unit;
+  uint4 packs[kTermPacks];
+  float2 bias;
+
+  __device__ __forceinline__ void start(const Product& product) {
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    num_groups = (product.end_tile - product.first_tile + kRowTiles - 1) / kRowTiles;
+    num_narrow_groups = (product.end_tile - product.narrow_first_tile + kRowTiles - 1) / kRowTiles;
+    num_narrow = product.num_narrow / 8 * num_narrow_groups;
+    count = num_narrow + (product.num_outputs - product.num_narrow) / 8 * num_groups;
+    if (warp >= count) return;
+    locate(product, warp);
+    product.weights.load(unit.output, 0, packs);
+  }
+  __device__ __forceinline__ void locate(const Product& product, int i) {
+    const bool is_narrow = i < num_narrow;
+    const int groups = is_narrow ? num_narrow_groups : num_groups;
+    if (!is_narrow) i -= num_narrow;
+    const int column = i / groups;
+    unit.output = (is_narrow ? 0 : product.num_narrow) + column * 8;
+    unit.tile = (is_narrow ? product.narrow_first_tile : product.first_tile) + (i - column * groups) * kRowTiles;
+    bias = product.weights.load_bias(unit.output);
+  }
+};
+
+/// write(row, output, y[output], y[output + 1]) of units that were started. Begins with a barrier.
 template <typename Write>
-__device__ __forceinline__ void multiply(const bf16* x, int stride, int first_tile, int end_tile,
-                                         const Weights& weights, int first_output, int end_output, Write write) {
+__device__ __forceinline__ void multiply(const Product& product, Units& units, Write write) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int num_groups = (end_tile - first_tile + kRowTiles - 1) / kRowTiles;
-  const int num_units = (end_output - first_output) / 8 * num_groups;
-  const auto output_of = [&](int unit) { return first_output + unit / num_groups * 8; };
-  uint4 next[kTermPacks];
-  if (warp < num_units) weights.load(output_of(warp), 0, next);
+  const Weights& weights = product.weights;
+  const int end_tile = product.end_tile, stride = product.stride, num_units = units.count;
+  uint4(&next)[kTermPacks] = units.packs;
+  Unit& unit = units.unit;
+  float2& bias = units.bias;
   __syncthreads();
-  for (int unit = warp; unit < num_units; unit += kWarps) {
-    const int output = output_of(unit), tile = first_tile + unit % num_groups * kRowTiles;
+#pragma unroll 1
+  for (int u = warp; u < num_units; u += kWarps) {
+    const int output = unit.output, tile = unit.tile;
     const int num_tiles = end_tile - tile < kRowTiles ? end_tile - tile : kRowTiles;
-    const float2 bias = weights.load_bias(output);
-    float sums[kRowTiles][4] = {};
+    float sums[kRowTiles][4];
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+      sums[m][0] = sums[m][2] = bias.x;
+      sums[m][1] = sums[m][3] = bias.y;
+    }
+#pragma unroll 1
     for (int first_term = 0; first_term < weights.num_terms; first_term += kTermPacks * 32) {
       uint4 packs[kTermPacks];
 #pragma unroll
       for (int c = 0; c < kTermPacks; ++c) packs[c] = next[c];
-      if (first_term + kTermPacks * 32 < weights.num_terms) {
-        weights.load(output, first_term + kTermPacks * 32, next);
-      } else if (unit + kWarps < num_units) {
-        weights.load(output_of(unit + kWarps), 0, next);
+      const bool is_last = first_term + kTermPacks * 32 >= weights.num_terms;
+      if (is_last && u + kWarps < num_units) {
+        units.locate(product, u + kWarps);
+      }
+      if (!is_last || u + kWarps < num_units) {
+        weights.load(unit.output, is_last ? 0 : first_term + kTermPacks * 32, next);
       }
 #pragma unroll
       for (int c = 0; c < kTermPacks; ++c) {
@@ -127,7 +182,7 @@ __device__ __forceinline__ void multiply(const bf16* x, int stride, int first_ti
 #pragma unroll
         for (int m = 0; m < kRowTiles; ++m) {
           if (m >= num_tiles) break;
-          const bf16* const row = x + ((tile + m) * 16 + lane / 4) * stride + term;
+          const bf16* const row = product.x + ((tile + m) * 16 + lane / 4) * stride + term;
           uint4 upper = make_uint4(0, 0, 0, 0), lower = upper;
           if (term < weights.num_terms) {
             upper = load_16(row);
@@ -140,54 +195,61 @@ __device__ __forceinline__ void multiply(const bf16* x, int stride, int first_ti
       }
     }
     const int column = output + lane % 4 * 2;
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-      if (m >= num_tiles) break;
-      const int row = (tile + m) * 16 + lane / 4;
-      write(row, column, sums[m][0] + bias.x, sums[m][1] + bias.y);
-      write(row + 8, column, sums[m][2] + bias.x, sums[m][3] + bias.y);
+#pragma unroll 1
+    for (int i = 0; i < num_tiles * 2; ++i) {
+      const int row = tile * 16 + lane / 4 + i * 8;
+      const bool is_second = i / 2 != 0, is_lower = i % 2 != 0;
+      const float y0 = is_second ? (is_lower ? sums[1][2] : sums[1][0]) : (is_lower ? sums[0][2] : sums[0][0]);
+      const float y1 = is_second ? (is_lower ? sums[1][3] : sums[1][1]) : (is_lower ? sums[0][3] : sums[0][1]);
+      write(row, column, y0, y1);
     }
   }
 }
 
-/// Layer norm of the rows [first, end), a warp a row: store(row, column, y), a call for each of the lane's columns.
-/// Begins with a barrier.   stream [rows, stride] fp32
-template <typename Store>
-__device__ __forceinline__ void normalize(const float* stream, int stride, int first, int end, int width, float eps,
-                                          const float* weight, const float* bias, Store store) {
-  constexpr int kColumns = kMaxWidth / 32;
+/// Layer norm of the rows [first, end), eight lanes a row, to factors and, where keeps_stream, in place. Begins with a
+/// barrier.   stream [rows, stride] fp32, factors [rows, factor_stride]
+__device__ __forceinline__ void normalize(float* stream, int stride, int first, int end, int width, float eps,
+                                          const float* weight, const float* bias, bool keeps_stream, bf16* factors,
+                                          int factor_stride) {
+  constexpr int kColumns = kMaxWidth / 8;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int first_column = lane % 8;
   float gains[kColumns], shifts[kColumns];
 #pragma unroll
   for (int j = 0; j < kColumns; ++j) {
-    const int column = lane + j * 32;
+    const int column = first_column + j * 8;
     gains[j] = column < width ? weight[column] : 0.0f;
     shifts[j] = column < width ? bias[column] : 0.0f;
   }
   const float scale = 1.0f / static_cast<float>(width);
   __syncthreads();
-#pragma unroll 2
-  for (int row = first + warp; row < end; row += kWarps) {
+#pragma unroll 1
+  for (int group = first + warp * 4; group < end; group += kWarps * 4) {
+    const int row = group + lane / 8;
+    const int num_columns = row < end ? width : 0;
     float x[kColumns];
     float sum = 0;
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {
-      const int column = lane + j * 32;
-      x[j] = column < width ? stream[row * stride + column] : 0.0f;
+      const int column = first_column + j * 8;
+      x[j] = column < num_columns ? stream[row * stride + column] : 0.0f;
       sum += x[j];
     }
-    const float mean = lanes_sum<32>(sum) * scale;
+    const float mean = lanes_sum<8>(sum) * scale;
     float squares = 0;
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {
-      const float difference = lane + j * 32 < width ? x[j] - mean : 0.0f;
+      const float difference = first_column + j * 8 < num_columns ? x[j] - mean : 0.0f;
       squares += difference * difference;
     }
-    const float rstd = rsqrtf(lanes_sum<32>(squares) * scale + eps);
+    const float rstd = rsqrtf(lanes_sum<8>(squares) * scale + eps);
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {
-      const int column = lane + j * 32;
-      if (column < width) store(row, column, fmaf((x[j] - mean) * rstd, gains[j], shifts[j]));
+      const int column = first_column + j * 8;
+      if (column >= num_columns) break;
+      const float y = fmaf((x[j] - mean) * rstd, gains[j], shifts[j]);
+      if (keeps_stream) stream[row * stride + column] = y;
+      factors[row * factor_stride + column] = from_float<bf16>(y);
     }
   }
 }
@@ -201,6 +263,7 @@ __device__ __forceinline__ void attend(const bf16* qkv, int qkv_stride, int firs
   const int size = num_heads * head_dim, num_tiles = end_tile - first_tile;
   const float scale = rsqrtf(static_cast<float>(head_dim)) * kLog2E;
   __syncthreads();
+#pragma unroll 1
   for (int unit = warp; unit < num_tiles * num_heads; unit += kWarps) {
     const int head = unit / num_tiles, tile = first_tile + unit % num_tiles;
     const int num_keys = (tile + 1) * 2;  // tiles of 8
@@ -213,6 +276,7 @@ __device__ __forceinline__ void attend(const bf16* qkv, int qkv_stride, int firs
 #pragma unroll
       for (int j = 0; j < 4; ++j) scores[n][j] = 0;
     }
+#pragma unroll 1
     for (int k = 0; k < head_dim; k += 16) {
       uint32_t a[4];
       ldmatrix_x4(a, queries + (lane % 16) * qkv_stride + k + lane / 16 * 8);
@@ -229,6 +293,7 @@ __device__ __forceinline__ void attend(const bf16* qkv, int qkv_stride, int firs
     float greatest[2] = {-1e30f, -1e30f}, sums[2] = {0, 0};
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
+      if (n >= num_keys) break;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int key = n * 8 + lane % 4 * 2 + j % 2;
@@ -243,6 +308,7 @@ __device__ __forceinline__ void attend(const bf16* qkv, int qkv_stride, int firs
     }
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
+      if (n >= num_keys) break;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         scores[n][j] = exp2_approx(scores[n][j] - greatest[j / 2]);
@@ -263,6 +329,7 @@ __device__ __forceinline__ void attend(const bf16* qkv, int qkv_stride, int firs
       weights[n][2] = pack_bf16(scores[2 * n + 1][0], scores[2 * n + 1][1]);
       weights[n][3] = pack_bf16(scores[2 * n + 1][2], scores[2 * n + 1][3]);
     }
+#pragma unroll 1
     for (int c = 0; c < head_dim; c += 16) {
       float out[2][4] = {};
 #pragma unroll
@@ -290,33 +357,16 @@ __device__ __forceinline__ float gelu(float x, bool is_erf) {
   return x * __fdividef(1.0f, 1.0f + __expf(-2 * 0.7978845608028654f * (x + 0.044715f * x * x * x)));
 }
 
-/// One block.   length, ids, query: see encode_sequence()
-template <int kKeyTiles>
-__global__ void __launch_bounds__(kThreads, 1)
-    encode_sequence_kernel(SequenceEncoder encoder, Layout layout, int max_length, const int32_t* length,
-                           const int32_t* ids, bf16* query, CopiedWords copied) {
-  LIMBECK_SHARED_MEMORY(char, shared);
-  __shared__ int staged_ids[kKeyTiles * 8];
-  float* const stream = reinterpret_cast<float*>(shared + layout.stream);
-  bf16* const normed = reinterpret_cast<bf16*>(shared + layout.normed);
-  bf16* const attended = reinterpret_cast<bf16*>(shared + layout.attended);
-  bf16* const qkv = reinterpret_cast<bf16*>(shared + layout.qkv);
-  bf16* const activated = reinterpret_cast<bf16*>(shared + layout.activated);
+/// What the second block does meanwhile: the copies, and all weights set out for the second-level cache.
+__device__ __forceinline__ void bring(const SequenceEncoder& encoder, const CopiedWords& copied) {
   const int thread = static_cast<int>(threadIdx.x);
   const int d = encoder.hidden_size, size = encoder.num_heads * encoder.head_dim, I = encoder.intermediate_size;
-  const int stride = stream_stride(d), normed_stride = factor_stride(d), attended_stride = factor_stride(size);
-  const int qkv_stride = matrix_stride(3 * size), activated_stride = factor_stride(I);
-  const bool norm_after = encoder.norm_after;
-
-  // The request first: it may come from far away. Until it is there, everything else sets out.
-  int own_id = 0;
-  if (thread < max_length) own_id = ids[thread];
-  const int N = *length;
   int words[kMaxCopiedWords / kThreads] = {};
 #pragma unroll
   for (int j = 0; j < kMaxCopiedWords / kThreads; ++j) {
     if (thread + j * kThreads < copied.count) words[j] = copied.from[thread + j * kThreads];
   }
+#pragma unroll 1
   for (int l = 0; l < encoder.num_layers; ++l) {
     const SequenceEncoder::Layer& layer = encoder.layers[l];
     prefetch(layer.attention_norm_weight, d);
@@ -334,15 +384,58 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   prefetch(encoder.outer_norm_weight, d);
   prefetch(encoder.outer_norm_bias, d);
-  if (thread < max_length) staged_ids[thread] = own_id;
 #pragma unroll
   for (int j = 0; j < kMaxCopiedWords / kThreads; ++j) {
     if (thread + j * kThreads < copied.count) copied.to[thread + j * kThreads] = words[j];
   }
+}
+
+/// What the other blocks do: they read the bytes, for the second-level cache alone.   slot [kThreads·16] scratch
+__device__ __forceinline__ void fetch(const FetchedBytes& fetched, char* slot) {
+  constexpr int64_t kPiece = kThreads * 16;
+  const int64_t stride = (static_cast<int64_t>(gridDim.x) - 2) * kPiece;
+  const char* const from = static_cast<const char*>(fetched.from);
+  const int64_t own = static_cast<int64_t>(threadIdx.x) * 16;
+#pragma unroll 1
+  for (int64_t i = (static_cast<int64_t>(blockIdx.x) - 2) * kPiece + own; i + 16 <= fetched.count; i += stride) {
+    cp_async_16(slot + own, from + i, true);
+    cp_async_commit();
+    cp_async_wait<2>();
+  }
+  cp_async_wait<0>();
+}
+
+/// The first block encodes.   length, ids, query: see encode_sequence()
+template <int kKeyTiles>
+__global__ void __launch_bounds__(kThreads, 1)
+    encode_sequence_kernel(const __grid_constant__ SequenceEncoder encoder, Layout layout, int max_length,
+                           const int32_t* length, const int32_t* ids, bf16* query, CopiedWords copied,
+                           FetchedBytes fetched) {
+  LIMBECK_SHARED_MEMORY(char, shared);
+  __shared__ int staged_ids[kKeyTiles * 8];
+  if (blockIdx.x == 1) return bring(encoder, copied);
+  if (blockIdx.x > 1) return fetch(fetched, shared);
+  float* const stream = reinterpret_cast<float*>(shared + layout.stream);
+  bf16* const normed = reinterpret_cast<bf16*>(shared + layout.normed);
+  bf16* const attended = reinterpret_cast<bf16*>(shared + layout.attended);
+  bf16* const qkv = reinterpret_cast<bf16*>(shared + layout.qkv);
+  bf16* const activated = reinterpret_cast<bf16*>(shared + layout.activated);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int d = encoder.hidden_size, size = encoder.num_heads * encoder.head_dim, I = encoder.intermediate_size;
+  const int stride = stream_stride(d), normed_stride = factor_stride(d), attended_stride = factor_stride(size);
+  const int qkv_stride = matrix_stride(3 * size), activated_stride = factor_stride(I);
+  const bool norm_after = encoder.norm_after;
+
+  // The request may come from far away: all of it at once.
+  int own_id = 0;
+  if (thread < max_length) own_id = ids[thread];
+  const int N = *length;
+  if (thread < max_length) staged_ids[thread] = own_id;
   __syncthreads();
 
   // The embeddings, zeros beyond the last.
   const int packs = d / 8, num_tiles = (N + 15) / 16;
+#pragma unroll 1
   for (int i = thread; i < num_tiles * 16 * packs; i += kThreads) {
     const int row = i / packs, column = i % packs * 8;
     float x[8] = {};
@@ -356,67 +449,73 @@ __global__ void __launch_bounds__(kThreads, 1)
     store(stream + row * stride + column, x);
   }
 
-  const auto keep = [&](int row, int column, float y) {  // as factor and as stream
-    stream[row * stride + column] = y;
-    normed[row * normed_stride + column] = from_float<bf16>(y);
-  };
-  const auto keep_factor = [&](int row, int column, float y) {
-    normed[row * normed_stride + column] = from_float<bf16>(y);
-  };
-  const auto add = [&](int row, int column, float y0, float y1) {
-    stream[row * stride + column] += y0;
-    stream[row * stride + column + 1] += y1;
-  };
-  if (norm_after) {
-    normalize(stream, stride, 0, num_tiles * 16, d, encoder.norm_eps, encoder.outer_norm_weight,
-              encoder.outer_norm_bias, keep);
-  }
-  for (int l = 0; l < encoder.num_layers; ++l) {
+  // Four products a layer: queries, keys and values; of the attention; into the MLP; out of it. Then the last norm.
+  const int num_products = encoder.num_layers * 4;
+  Product product{};
+  Units units{};
+#pragma unroll 1
+  for (int p = -1;; ++p) {
+    if (p >= 0) {
+      const int kind = p % 4;
+      const bool is_end = p == num_products;
+      const SequenceEncoder::Layer& layer = encoder.layers[is_end ? encoder.num_layers - 1 : p / 4];
+      const int first = product.narrow_first_tile;
+      if (kind == 0 || kind == 2) {
+        const float *weight = layer.attention_norm_weight, *bias = layer.attention_norm_bias;
+        if (kind == 0 && (norm_after ? p == 0 : is_end)) {
+          weight = encoder.outer_norm_weight;
+          bias = encoder.outer_norm_bias;
+        } else if (kind == 0 && norm_after) {
+          const SequenceEncoder::Layer& before = encoder.layers[p / 4 - 1];
+          weight = before.mlp_norm_weight;
+          bias = before.mlp_norm_bias;
+        } else if (kind == 2 && !norm_after) {
+          weight = layer.mlp_norm_weight;
+          bias = layer.mlp_norm_bias;
+        }
+        normalize(stream, stride, is_end ? N - 1 : product.first_tile * 16, is_end ? N : num_tiles * 16, d,
+                  encoder.norm_eps, weight, bias, norm_after, is_end ? query : normed, is_end ? 0 : normed_stride);
+        if (is_end) break;
+      } else if (kind == 1) {
+        attend<kKeyTiles>(qkv, qkv_stride, first, num_tiles, encoder.num_heads, encoder.head_dim, attended,
+                          attended_stride);
+      }
+      multiply(product, units, [&](int row, int column, float y0, float y1) {
+        if (kind == 0) {
+          store_pair(qkv + row * qkv_stride + column, y0, y1);
+        } else if (kind == 2) {
+          store_pair(activated + row * activated_stride + column, gelu(y0, encoder.is_erf), gelu(y1, encoder.is_erf));
+        } else {
+          stream[row * stride + column] += y0;
+          stream[row * stride + column + 1] += y1;
+        }
+      });
+    }
+    if (p + 1 == num_products) continue;
+    const int kind = (p + 1) % 4, l = (p + 1) / 4;
     const SequenceEncoder::Layer& layer = encoder.layers[l];
     // After the last block only the last row is read: all that leads to it alone is left out.
-    const int first = l + 1 == encoder.num_layers ? num_tiles - 1 : 0;
-    if (!norm_after) {
-      normalize(stream, stride, 0, num_tiles * 16, d, encoder.norm_eps, layer.attention_norm_weight,
-                layer.attention_norm_bias, keep_factor);
+    const int first = l == encoder.num_layers - 1 ? num_tiles - 1 : 0;
+    const bf16* x = normed;
+    int x_stride = normed_stride, num_outputs = 3 * size;
+    Weights weights{layer.qkv_weight, layer.qkv_bias, d};
+    if (kind == 1) {
+      x = attended;
+      x_stride = attended_stride;
+      num_outputs = d;
+      weights = {layer.attention_output_weight, layer.attention_output_bias, size};
+    } else if (kind == 2) {
+      num_outputs = I;
+      weights = {layer.mlp_input_weight, layer.mlp_input_bias, d};
+    } else if (kind == 3) {
+      x = activated;
+      x_stride = activated_stride;
+      num_outputs = d;
+      weights = {layer.mlp_output_weight, layer.mlp_output_bias, I};
     }
-    const Weights qkv_weights{layer.qkv_weight, layer.qkv_bias, d};
-    const auto keep_qkv = [&](int row, int column, float y0, float y1) {
-      store_pair(qkv + row * qkv_stride + column, y0, y1);
-    };
-    if (first == 0) {
-      multiply(normed, normed_stride, 0, num_tiles, qkv_weights, 0, 3 * size, keep_qkv);
-    } else {
-      multiply(normed, normed_stride, 0, num_tiles, qkv_weights, size, 3 * size, keep_qkv);
-      multiply(normed, normed_stride, first, num_tiles, qkv_weights, 0, size, keep_qkv);
-    }
-    attend<kKeyTiles>(qkv, qkv_stride, first, num_tiles, encoder.num_heads, encoder.head_dim, attended,
-                      attended_stride);
-    multiply(attended, attended_stride, first, num_tiles,
-             {layer.attention_output_weight, layer.attention_output_bias, size}, 0, d, add);
-    if (norm_after) {
-      normalize(stream, stride, first * 16, num_tiles * 16, d, encoder.norm_eps, layer.attention_norm_weight,
-                layer.attention_norm_bias, keep);
-    } else {
-      normalize(stream, stride, first * 16, num_tiles * 16, d, encoder.norm_eps, layer.mlp_norm_weight,
-                layer.mlp_norm_bias, keep_factor);
-    }
-    multiply(normed, normed_stride, first, num_tiles, {layer.mlp_input_weight, layer.mlp_input_bias, d}, 0, I,
-             [&](int row, int column, float y0, float y1) {
-               store_pair(activated + row * activated_stride + column, gelu(y0, encoder.is_erf),
-                          gelu(y1, encoder.is_erf));
-             });
-    multiply(activated, activated_stride, first, num_tiles, {layer.mlp_output_weight, layer.mlp_output_bias, I}, 0, d,
-             add);
-    if (norm_after && l + 1 < encoder.num_layers) {
-      normalize(stream, stride, first * 16, num_tiles * 16, d, encoder.norm_eps, layer.mlp_norm_weight,
-                layer.mlp_norm_bias, keep);
-    }
+    product = {x, x_stride, weights, num_outputs, kind == 0 ? 0 : first, kind == 0 ? size : 0, first, num_tiles};
+    units.start(product);
   }
-  const SequenceEncoder::Layer& last = encoder.layers[encoder.num_layers - 1];
-  normalize(stream, stride, N - 1, N, d, encoder.norm_eps,
-            norm_after ? last.mlp_norm_weight : encoder.outer_norm_weight,
-            norm_after ? last.mlp_norm_bias : encoder.outer_norm_bias,
-            [&](int, int column, float y) { query[column] = from_float<bf16>(y); });
 }
 
 constexpr int64_t kShortLength = 64, kMaxLength = 128;
@@ -452,14 +551,24 @@ size_t max_shared_bytes() {
   return properties.sharedMemPerBlockOptin;
 }
 
+size_t fetchable_bytes() {
+  int device = 0;
+  cudaDeviceProp properties;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+  return static_cast<size_t>(properties.l2CacheSize) / 2;
+}
+
 void encode_sequence(Context& context, const SequenceEncoder& encoder, int64_t max_length, const int32_t* length,
-                     const int32_t* ids, bf16* query, const CopiedWords& copied) {
+                     const int32_t* ids, bf16* query, const CopiedWords& copied, const FetchedBytes& fetched) {
   const Layout layout = layout_of(rows_of(max_length), encoder.hidden_size, encoder.num_heads * encoder.head_dim,
                                   encoder.intermediate_size);
   const auto kernel =
       max_length <= kShortLength ? encode_sequence_kernel<kShortLength / 8> : encode_sequence_kernel<kMaxLength / 8>;
-  launch(context, kernel, dim3(1), dim3(kThreads), static_cast<size_t>(layout.size), encoder, layout,
-         static_cast<int>(max_length), length, ids, query, copied);
+  // Not on all multiprocessors: the weights come the same way.
+  const int fetching = fetched.count > 0 ? std::clamp(context.num_multiprocessors - 2, 0, kMaxFetchingBlocks) : 0;
+  launch(context, kernel, dim3(static_cast<unsigned>(2 + fetching)), dim3(kThreads), static_cast<size_t>(layout.size),
+         encoder, layout, static_cast<int>(max_length), length, ids, query, copied, fetched);
 }
 
 }  // namespace limbeck::cuda

@@ -42,10 +42,18 @@ struct CopiedWords {
 };
 inline constexpr int kMaxCopiedWords = 1536;
 
+/// Memory of the device that a kernel after this one reads: meanwhile it is fetched into the second-level cache.
+struct FetchedBytes {
+  const void* from = nullptr;  // at a multiple of 16 bytes
+  int64_t count = 0;
+};
+/// How many bytes the cache keeps until then, on the current device.
+size_t fetchable_bytes();
+
 /// The last row of the last hidden state.
 ///   length [1] in [1, max_length], ids [max_length], those beyond the length of any value; both in memory that the
 ///   device can read, of the host too; query [d] =
 void encode_sequence(Context& context, const SequenceEncoder& encoder, int64_t max_length, const int32_t* length,
-                     const int32_t* ids, bf16* query, const CopiedWords& copied = {});
+                     const int32_t* ids, bf16* query, const CopiedWords& copied = {}, const FetchedBytes& fetched = {});
 
 }  // namespace limbeck::cuda

@@ -598,11 +598,12 @@ __device__ inline void bound_entries(ListMemory& memory, Entry best, int k) {
   __syncthreads();
 }
 
-/// Keys of the items [first, first + count) → keys [count] in shared memory; all threads of the block.
+/// Keys of the items [first, first + count) → keys [count] in shared memory; all threads of the block. prepare() stages
+/// the query when the first items are on their way.
 ///   stream [kStreamBytes] shared memory
-template <typename T, int kLanes, int kItems>
+template <typename T, int kLanes, int kItems, typename Prepare>
 __device__ __forceinline__ void score_chunk(const ItemScorer<T, kLanes>& scorer, const float* query, int64_t first,
-                                            int count, char* stream, uint32_t* keys) {
+                                            int count, char* stream, uint32_t* keys, Prepare prepare) {
   using Step = ScanStep<kLanes, kItems>;
   constexpr int W = kPack<T>, kStageBytes = kItems * 32 * 16;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
@@ -633,6 +634,7 @@ __device__ __forceinline__ void score_chunk(const ItemScorer<T, kLanes>& scorer,
     cp_async_commit();
   };
   for (int s = 0; s < kChunkStages; ++s) start_next();
+  prepare();
 
   int stage = 0;
   for (int step = warp; step < num_steps; step += kChunkWarps) {
@@ -669,14 +671,17 @@ __global__ void __launch_bounds__(kChunkThreads, kChunkBlocks)
   float* const staged = reinterpret_cast<float*>(keys + chunk_items);
   Entry* const candidates = reinterpret_cast<Entry*>(shared);  // where the stream was
   const int thread = static_cast<int>(threadIdx.x);
-  stage_queries<1>(query, 1, scorer.hidden_size, scorer.num_packs * kPack<T>, staged);
 
   const int64_t first = static_cast<int64_t>(blockIdx.x) * chunk_items;
   const int64_t left = scorer.num_items - first;
   const int count = left < chunk_items ? static_cast<int>(left) : chunk_items;
-  const int num_left_out = num_excluded != nullptr ? *num_excluded : 0;
-  const int64_t left_out = thread < num_left_out ? excluded_items[thread] : -1;  // on its way while items are scored
-  score_chunk<T, kLanes, kItems>(scorer, staged, first, count, shared, keys);
+  int num_left_out = 0;
+  int64_t left_out = -1;
+  score_chunk<T, kLanes, kItems>(scorer, staged, first, count, shared, keys, [&] {
+    if (num_excluded != nullptr) num_left_out = *num_excluded;
+    stage_queries<1>(query, 1, scorer.hidden_size, scorer.num_packs * kPack<T>, staged);
+    if (thread < num_left_out) left_out = excluded_items[thread];  // on its way while items are scored
+  });
 
   const auto leave_out = [&](int64_t item) {
     if (item >= first && item < first + count) keys[item - first] = 0;

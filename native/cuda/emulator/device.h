@@ -14,6 +14,7 @@
 #include "cuda/emulator/blocks.h"
 
 #define __global__
+#define __grid_constant__
 #define __device__
 #define __host__
 #define __shared__ static

@@ -122,7 +122,8 @@ struct Student {
     const DeviceArray<int32_t> device_words(words);
     DeviceArray<int32_t> copy(length * 8);
     encode_sequence(device.context, encoder, max_length, device_length.data(), device_ids.data(), query.data(),
-                    {device_words.data(), copy.data(), static_cast<int>(words.size())});
+                    {device_words.data(), copy.data(), static_cast<int>(words.size())},
+                    {halves[0]->data(), halves[0]->count() * 2 - length});
     const bool result = is_close(query.floats(), expected, 1.5e-2) && copy.get() == words;
     if (!result) {
       std::printf("d %d, heads %d of %d, I %d, length %d of %d\n", encoder.hidden_size, encoder.num_heads,
