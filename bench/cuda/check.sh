@@ -52,7 +52,6 @@ limited() {
   nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm,temperature.gpu,power.limit \
     --format=csv,noheader | sed 's/^/gpu: /'
   echo "nvcc: $(nvcc --version 2>/dev/null | grep release | sed 's/.*release //')"
-  echo "kernel: $(uname -r)"
   echo "processors: $(nproc)"
 } >"$OUT/machine.txt" 2>&1
 cat "$OUT/machine.txt"
@@ -64,7 +63,7 @@ if [[ -z ${LIMBECK_CUBLAS_PATH:-} ]]; then
     done
   done
 fi
-echo "cublas: ${LIMBECK_CUBLAS_PATH:-none found}" | tee -a "$OUT/machine.txt"
+echo "cublas: $(basename "${LIMBECK_CUBLAS_PATH:-none found}")" | tee -a "$OUT/machine.txt"
 
 # The declarations that we wrote by hand, against the vendor's.
 for directory in /usr/local/cuda/include $("$python" -c 'import sys; print(*(p + "/nvidia" for p in sys.path))' 2>/dev/null); do
