@@ -8,6 +8,7 @@ import { type BenchQualityFlags, benchQualityCommand } from './bench.js';
 import { type DistillFlags, distillCommand } from './distill.js';
 import { doctorCommand, packageVersion } from './doctor.js';
 import { codeOf, EXIT, EXIT_CODE_HELP, exitCodeOf } from './exit-codes.js';
+import { type GenerateFlags, generateCommand } from './generate.js';
 import { inspectCommand } from './inspect.js';
 import {
   type ExtractFlags,
@@ -97,6 +98,26 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .option('--k <count>', 'how many items', wholeNumber, 10)
     .option(...json)
     .action((directory: string, flags: RecommendFlags) => recommendCommand(directory, flags, context));
+  program
+    .command('generate <model> <prompt...>')
+    .description('continue a text; MODEL is a directory or hf://owner/model, PROMPT may be - for stdin')
+    .option('--max-new-tokens <count>', 'the text ends there at the latest', wholeNumber, 128)
+    .option('--min-new-tokens <count>', 'before so many, it does not end (default: 0)', wholeNumber)
+    .option('--temperature <number>', '0 = the best token each time (default: 0)', decimal)
+    .option('--top-k <count>', 'candidates of a draw; 0 = all (default: 0)', wholeNumber)
+    .option('--top-p <number>', 'of these, the fewest best whose probabilities sum to so much (default: 1)', decimal)
+    .option('--repetition-penalty <number>', 'of tokens that were there already; 1 = none (default: 1)', decimal)
+    .option('--stop <text>', 'ends the text, which does not hold it; may be given several times', texts)
+    .option('--seed <number>', 'the same seed draws the same text (default: 0)', wholeNumber)
+    .option('--long-prompt <name>', 'of more tokens than can be read: error, or truncateLeft (default: error)')
+    .option('--threads <count>', 'compute threads; 0 = all that this machine allows', wholeNumber)
+    .option('--device <name>', 'cpu, cuda, or auto; texts are generated on the processor', 'cpu')
+    .option('--precision <name>', 'float32, bfloat16, or fastest: what operands of products are rounded to')
+    .option('--quiet', 'show no progress of a download')
+    .option(...json)
+    .action((model: string, words: string[], flags: GenerateFlags) =>
+      stoppable((signal) => generateCommand(model, words, flags, { streams, signal })),
+    );
   program
     .command('serve <student>')
     .description('answer requests over HTTP; STUDENT is a student, the output of a distillation, or a model registry')
@@ -235,6 +256,16 @@ function wholeNumber(text: string): number {
   const value = Number(text);
   if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) throw new InvalidArgumentError('Expected a whole number.');
   return value;
+}
+
+function decimal(text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('Expected a number.');
+  return value;
+}
+
+function texts(text: string, earlier: readonly string[] = []): string[] {
+  return [...earlier, text];
 }
 
 function numbers(text: string): number[] {

@@ -32,7 +32,7 @@ const idsShape = {
 } as const;
 
 const generateIdsOptionsSchema = z.strictObject(idsShape);
-const generateOptionsSchema = z.strictObject({
+export const generateOptionsSchema = z.strictObject({
   ...idsShape,
   /** Texts that end the result, which does not hold them. */
   stop: z.array(z.string().min(1)).default([]),

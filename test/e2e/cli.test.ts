@@ -5,7 +5,9 @@ import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { loadBinding } from '../../src/binding.js';
 import { run } from '../../src/cli/main.js';
+import { generatingModel } from '../support/generating-model.js';
 import { tinyOptions } from '../support/tiny.js';
 
 const fixtures = join(import.meta.dirname, '../fixtures');
@@ -212,6 +214,63 @@ describe('limbeck distill, stopped with Ctrl-C', () => {
     expect(JSON.parse((await stdout).join('')).error.code).toBe('ERR_ABORTED');
     const inspected = await spawned(['inspect', join(folder, 'stopped'), '--json']);
     expect(JSON.parse(inspected.stdout)).toMatchObject({ isUnfinished: true });
+  });
+});
+
+describe('limbeck generate', () => {
+  const MANY = ['--max-new-tokens', '60000', '--min-new-tokens', '60000'];
+  let model: string;
+  beforeEach(async () => {
+    const engine = loadBinding().createEngine({ threads: 1 });
+    model = join(folder, 'model');
+    const made = await generatingModel(engine, { family: 'gpt2', hiddenSize: 64, maxPositionEmbeddings: 65_536 });
+    await made.save(model);
+    engine.dispose();
+  });
+  const start = (...args: string[]) => spawn(process.execPath, [program, 'generate', model, ...args]);
+
+  test('reads the prompt from stdin as from its arguments', async () => {
+    const child = start('-', '--max-new-tokens', '20');
+    const stdout = child.stdout.toArray();
+    child.stdin.end('the cat\n');
+    const [exitCode] = await once(child, 'close');
+    const asArguments = await spawned(['generate', model, 'the', 'cat', '--max-new-tokens', '20']);
+    expect(asArguments).toEqual({ exitCode: 0, stdout: Buffer.concat(await stdout).toString(), stderr: '' });
+    expect(exitCode).toBe(0);
+    expect(asArguments.stdout.length).toBeGreaterThan(10);
+  });
+
+  test('writes while the text grows, and ends with 130 on Ctrl-C, at a line of its own', async () => {
+    const child = start('the cat', ...MANY);
+    const stderr = child.stderr.toArray();
+    let text = '';
+    child.stdout.on('data', (piece) => {
+      if (text === '') child.kill('SIGINT');
+      text += String(piece);
+    });
+    const [exitCode, signal] = await once(child, 'close');
+    expect({ exitCode, signal }).toEqual({ exitCode: 130, signal: null });
+    expect(text).toMatch(/.\n$/s);
+    expect(Buffer.concat(await stderr).toString()).toMatch(/^error: .* \(ERR_ABORTED\)\n$/);
+  });
+
+  test('ends with 130 on Ctrl-C while it waits for the prompt', async () => {
+    const child = start('-');
+    const stdout = child.stdout.toArray();
+    // More than a pipe holds, so that all is written only when the command reads.
+    await new Promise((resolve) => child.stdin.write('the cat '.repeat(2 ** 18), resolve));
+    child.kill('SIGINT');
+    const [exitCode, signal] = await once(child, 'close');
+    expect({ exitCode, signal, stdout: await stdout }).toEqual({ exitCode: 130, signal: null, stdout: [] });
+  });
+
+  test('ends when its reader leaves', async () => {
+    const child = start('the cat', ...MANY);
+    const stderr = child.stderr.toArray();
+    await once(child.stdout, 'data');
+    child.stdout.destroy();
+    const [exitCode] = await once(child, 'close');
+    expect({ exitCode, errors: await stderr }).toEqual({ exitCode: 0, errors: [] });
   });
 });
 

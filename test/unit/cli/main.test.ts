@@ -25,7 +25,7 @@ describe('run', () => {
   it('documents every command and exit code in --help', async () => {
     const { exitCode, stdout } = await limbeck('--help');
     expect(exitCode).toBe(0);
-    for (const command of ['distill', 'evaluate', 'recommend', 'bench', 'knowledge', 'inspect', 'doctor']) {
+    for (const command of ['distill', 'evaluate', 'recommend', 'generate', 'bench', 'knowledge', 'inspect', 'doctor']) {
       expect(stdout).toMatch(new RegExp(`^  ${command} `, 'm'));
     }
     for (const code of [0, 1, 2, 3, 4, 5, 130]) expect(stdout).toMatch(new RegExp(`\\b${code} [a-z]`));
@@ -60,6 +60,7 @@ describe('run', () => {
       ['distill', config],
       ['knowledge', 'extract', directory, texts, '--output', join(directory, 'store')],
       ['bench', 'quality', '--data', config],
+      ['generate', directory, 'x'],
     ];
     for (const command of commands) {
       const missing = await limbeck(...command, '--device', 'cuda', '--quiet');

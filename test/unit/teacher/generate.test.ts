@@ -1,25 +1,16 @@
 import { afterAll, describe, expect, test } from 'vitest';
 import { loadBinding } from '../../../src/binding.js';
-import { trainBytePairTokenizer } from '../../../src/formats/bpe-trainer.js';
-import { createTokenizer } from '../../../src/formats/tokenizer.js';
 import { type GenerateOptions, StopSearch, StreamDecoder } from '../../../src/teacher/generate.js';
 import { LanguageModel } from '../../../src/teacher/language-model.js';
 import { languageModelConfig } from '../../../src/teacher/pretrain.js';
+import { generatingModel } from '../../support/generating-model.js';
 
 const engine = loadBinding().createEngine({ threads: 1 });
 afterAll(() => engine.dispose());
-/** Almost every token is one byte, so that characters are spread over tokens. */
-const tokenizer = createTokenizer(
-  await trainBytePairTokenizer(['the cat', 'the dog'], { vocabSize: 262, specialTokens: ['<|endoftext|>'] }),
-);
 const POSITIONS = 64;
-const config = languageModelConfig('gpt2', tokenizer.vocabSize, {
-  hiddenSize: 16,
-  numHiddenLayers: 2,
-  numAttentionHeads: 2,
-  maxPositionEmbeddings: POSITIONS,
-});
-const model = LanguageModel.create(engine, 'gpt2', config, tokenizer, { seed: 5, initializerRange: 0.5 });
+const model = await generatingModel(engine, { family: 'gpt2', hiddenSize: 16, maxPositionEmbeddings: POSITIONS });
+/** Almost every token is one byte, so that characters are spread over tokens. */
+const { tokenizer } = model;
 
 const code = (name: string) => expect.objectContaining({ code: name });
 const prompt = 'the cat';
