@@ -14,9 +14,13 @@ import { checkVocabulary, createTokenizer, loadTokenizer, type Tokenizer } from 
 import { parseOptions } from '../prepare/parse-options.js';
 import { type Hooks, throwIfAborted } from './hooks.js';
 import { LanguageModel } from './language-model.js';
+import { modelDirectory } from './model-hub.js';
 
 export const staticEncoderSchema = z.strictObject({
-  /** A model2vec directory: model.safetensors and tokenizer.json. Without one, words are known by the texts alone. */
+  /**
+   * A model2vec directory: model.safetensors and tokenizer.json; or `hf://owner/model[@revision]`, downloaded once. Without
+   * one, words are known by the texts alone.
+   */
   directory: z.string().min(1).optional(),
   /**
    * Directions of latent semantic analysis over the texts; 0 = none. On Beauty titles, the next item is among the ten
@@ -54,7 +58,8 @@ interface TokenTable {
  * the tokens, for all that extracts, saves and serves language models; its one block adds nothing.
  *
  * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION, ERR_EMPTY_DATA, ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT,
- * ERR_SAFETENSORS, ERR_CHECKPOINT_MISMATCH, ERR_TOKENIZER, ERR_ABORTED, ERR_OUT_OF_MEMORY, ERR_IO
+ * ERR_SAFETENSORS, ERR_CHECKPOINT_MISMATCH, ERR_TOKENIZER, ERR_ABORTED, ERR_OUT_OF_MEMORY, ERR_IO; the codes of
+ * {@link modelDirectory}
  * @see Deerwester et al. 1990, Indexing by latent semantic analysis; https://github.com/MinishLab/model2vec
  */
 export async function fitStaticEncoder(
@@ -64,15 +69,16 @@ export async function fitStaticEncoder(
   { seed = 0, ...hooks }: Hooks & { readonly seed?: number } = {},
 ): Promise<LanguageModel> {
   const settings = parseOptions(staticEncoderSchema, options, 'static');
-  const { directory, lexicalComponents } = settings;
+  const { lexicalComponents } = settings;
   if (texts.length === 0)
     throw new LimbeckError('ERR_EMPTY_DATA', 'Expected texts to fit a static encoder to, got none');
-  if (directory === undefined && lexicalComponents === 0) {
+  if (settings.directory === undefined && lexicalComponents === 0) {
     throw new LimbeckError(
       'ERR_INVALID_ARGUMENT',
       'static: without a directory, lexicalComponents must be at least 1: there would be no vectors',
     );
   }
+  const directory = settings.directory === undefined ? undefined : await modelDirectory(settings.directory, hooks);
   const tokenizer =
     directory === undefined
       ? createTokenizer(

@@ -1,11 +1,12 @@
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { loadBinding, type NativeEngine } from '../../../src/binding.js';
 import { writeSafetensors } from '../../../src/formats/safetensors.js';
 import { LanguageModel } from '../../../src/teacher/language-model.js';
 import { fitStaticEncoder } from '../../../src/teacher/static-encoder.js';
+import { startFakeHub } from '../../support/fake-hub.js';
 
 let engine: NativeEngine;
 let folder: string;
@@ -116,6 +117,31 @@ describe('a static encoder', () => {
       expect(vector?.[1]).toBeCloseTo(expected[i]?.[1] ?? Number.NaN, 5);
     });
     model.dispose();
+  });
+
+  test('fetches a model2vec encoder by its name on the hub', async () => {
+    const directory = mkdtempSync(join(folder, 'model2vec-'));
+    await writeModel2Vec(directory, {});
+    const names = ['tokenizer.json', 'model.safetensors'];
+    const files = Object.fromEntries(names.map((name) => [name, readFileSync(join(directory, name))]));
+    const hub = await startFakeHub({ ...files, 'config.json': Buffer.from('{"model_type":"model2vec"}') });
+    vi.stubEnv('HF_HOME', join(folder, 'cache'));
+    vi.stubEnv('HF_ENDPOINT', hub.url);
+    for (const name of ['HF_HUB_CACHE', 'HF_TOKEN', 'HF_HUB_OFFLINE']) vi.stubEnv(name, '');
+    try {
+      const downloads: string[] = [];
+      const onProgress = ({ name }: { name: string }) => downloads.push(name);
+      const options = { directory: 'hf://someone/small', lexicalComponents: 0 };
+      const fetched = await fitStaticEncoder(engine, ['red', 'polish', 'hair'], options, { onProgress });
+      const local = await fitStaticEncoder(engine, ['red', 'polish', 'hair'], { directory, lexicalComponents: 0 });
+      expect(await vectorsOf(fetched, ['nail hair'])).toEqual(await vectorsOf(local, ['nail hair']));
+      expect(new Set(downloads)).toEqual(new Set(['config.json', ...names].map((name) => `download ${name}`)));
+      fetched.dispose();
+      local.dispose();
+    } finally {
+      vi.unstubAllEnvs();
+      await hub.close();
+    }
   });
 
   test('has both kinds of vectors side by side', async () => {
