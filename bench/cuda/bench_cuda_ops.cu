@@ -20,6 +20,7 @@
 #include "cuda/norm.h"
 #include "cuda/optimizer.h"
 #include "cuda/sequence_encoder.h"
+#include "cuda/top_k_items.h"
 #include "json_lines.h"
 
 namespace limbeck::cuda::bench {

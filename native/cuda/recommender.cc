@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "cuda/elementwise.h"
 #include "cuda/launch.h"
+#include "cuda/top_k_items.h"
 #include "model/batch.h"
 
 namespace limbeck::cuda {

@@ -8,6 +8,7 @@
 
 #include "cuda/graph.h"
 #include "cuda/loss_head.h"
+#include "cuda/top_k_items.h"
 #include "device_test.h"
 #include "ops/reference_loss.h"
 
