@@ -11,6 +11,7 @@
 #include "cuda/elementwise.h"
 #include "cuda/gemm.h"
 #include "cuda/launch.h"
+#include "cuda/sampled_loss.h"
 #include "cuda/step_terms.h"
 #include "train/sampled_indices.h"
 

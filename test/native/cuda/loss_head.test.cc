@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/sampled_loss.h"
 #include "device_test.h"
 #include "ops/reference_loss.h"
 
