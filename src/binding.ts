@@ -566,6 +566,41 @@ export interface NativeEngine {
     steps: number;
     seed: number;
   }): Promise<{ weights: Float32Array; firstLoss: number; lastLoss: number }>;
+  /**
+   * Softmax regression on standardised columns, by AdamW from zeros, with early stop on rows held out of each class.
+   * Weight and bias are for x as it came.
+   */
+  fitClassifier(request: {
+    x: Float32Array; // [rows, columns]
+    rows: number;
+    columns: number;
+    labels: Int32Array; // [rows] in [0, classes), every class among them
+    classes: number; // ≥ 2
+    learningRate: number;
+    l2: number;
+    batchSize: number;
+    maxEpochs: number;
+    patience: number;
+    heldOut: number; // share of each class's rows, in [0, 1)
+    seed: number;
+  }): Promise<{
+    weight: Float32Array; // [classes, columns]
+    bias: Float32Array; // [classes]
+    trainLoss: number; // mean cross-entropy over the best epoch, in nats
+    heldOutLoss?: number; // after the best epoch; absent where no row is held out
+    epochs: number;
+    bestEpoch: number; // counted from 1
+    heldOutRows: Int32Array; // ascending
+  }>;
+  /** softmax(x·weightᵀ + bias) → [rows, classes]. */
+  classProbabilities(request: {
+    x: Float32Array; // [rows, columns]
+    rows: number;
+    columns: number;
+    weight: Float32Array; // [classes, columns]
+    bias: Float32Array; // [classes]
+    classes: number;
+  }): Promise<Float32Array>;
   /** (x − mean)·componentsᵀ → [rows, components]. */
   pcaTransform(request: {
     x: Float32Array;

@@ -3,6 +3,7 @@ import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { findCudaLibrary, loadBinding, type NativeEngine, type NativeEngineOptions } from './binding.js';
+import { type Classifier, type ClassifierOptions, fitClassifier, loadClassifier } from './engine/classifier.js';
 import { type DistillResult, distill } from './engine/distill.js';
 import { loadEvaluation } from './engine/evaluation-file.js';
 import type { FeedbackSource } from './engine/feedback-data.js';
@@ -258,6 +259,22 @@ export class Engine {
     hooks: Hooks = {},
   ): Promise<FitResult & { model: LanguageModel }> {
     return distillLanguageModel(this.#native, teacher, corpus, options, hooks);
+  }
+
+  /** Topics of texts, learned from examples on a language model that stays as it is. @see fitClassifier */
+  fitClassifier(
+    model: LanguageModel,
+    texts: readonly string[],
+    labels: readonly string[],
+    options: ClassifierOptions = {},
+    hooks: Pick<Hooks, 'signal'> = {},
+  ): ReturnType<typeof fitClassifier> {
+    return fitClassifier(this.#native, model, texts, labels, options, hooks);
+  }
+
+  /** Opens what `classifier.save` wrote, with its language model. @see loadClassifier */
+  loadClassifier(directory: string): Promise<Classifier> {
+    return loadClassifier(this.#native, directory);
   }
 
   /** Step 7: a trained sequence model ready to serve; the student owns the model from now on. */

@@ -1,5 +1,6 @@
 /** The public names. */
 export type { RopeScaling, TransformerConfig } from './binding.js';
+export type { Classification, Classifier, ClassifierFit, ClassifierOptions } from './engine/classifier.js';
 export type { DistillResult } from './engine/distill.js';
 export type { FeedbackCounts, FeedbackSource } from './engine/feedback-data.js';
 export type {
@@ -16,6 +17,7 @@ export type { QualityContext, QualityResult } from './engine/quality.js';
 export type { QualityOptions } from './engine/quality-options.js';
 export { createEngine, Engine, type EngineOptions } from './engine.js';
 export { LimbeckError, type LimbeckErrorCode } from './errors.js';
+export type { ClassificationMetrics, ClassScores } from './evaluate/classification.js';
 export { renderQualityReport } from './evaluate/quality-report.js';
 export type { PublishedRow, QualityReport, QualityRow } from './evaluate/quality-types.js';
 export { type EvaluationSet, evaluationSet } from './evaluate/recommendation.js';

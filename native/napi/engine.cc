@@ -17,6 +17,7 @@
 #include "ops/pca.h"
 #include "ops/sparse_svd.h"
 #include "retrieve/item_neighbors.h"
+#include "train/classifier.h"
 #include "train/layer_weights.h"
 
 namespace limbeck {
@@ -76,6 +77,8 @@ void Engine::define(Napi::Env env) {
                       promise_method<&Engine::sparse_svd>("sparseSvd"),
                       promise_method<&Engine::weighted_sum>("weightedSum"),
                       promise_method<&Engine::learn_layer_weights>("learnLayerWeights"),
+                      promise_method<&Engine::fit_classifier>("fitClassifier"),
+                      promise_method<&Engine::class_probabilities>("classProbabilities"),
                       promise_method<&Engine::item_neighbors>("itemNeighbors"),
                       promise_method<&Engine::rank_by_neighbors>("rankByNeighbors"),
                       method<&Engine::dispose>("dispose"),
@@ -298,6 +301,66 @@ Napi::Value Engine::learn_layer_weights(const Napi::CallbackInfo& info) {
         object.Set("firstLoss", result.first_loss);
         object.Set("lastLoss", result.last_loss);
         return object;
+      });
+}
+
+Napi::Value Engine::fit_classifier(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<TaskQueue> queue = this->queue();
+  const Fields fields(info[0], "");
+  ClassifierInputs inputs{};
+  inputs.num_rows = fields.integer("rows", 1, kMaxInt32);
+  inputs.num_columns = fields.integer("columns", 1, kMaxInt32);
+  FloatInput x(fields.get("x"), fields.name("x"), inputs.num_rows * inputs.num_columns);
+  std::vector<int32_t> labels = fields.int32s("labels");
+  check_count("labels", static_cast<int64_t>(labels.size()), inputs.num_rows);
+  inputs.num_classes = fields.integer("classes", 2, kMaxInt32);
+  inputs.learning_rate = fields.number("learningRate");
+  inputs.l2 = fields.number("l2");
+  inputs.batch_size = fields.integer("batchSize", 1, kMaxInt32);
+  inputs.max_epochs = fields.integer("maxEpochs", 1, kMaxInt32);
+  inputs.patience = fields.integer("patience", 1, kMaxInt32);
+  inputs.held_out = fields.number("heldOut");
+  inputs.seed = static_cast<uint64_t>(fields.integer("seed", 0, kMaxSafeInteger));
+  return queue->submit(
+      {},
+      [inputs, x = std::move(x), labels = std::move(labels)](Context& context, Arena& arena) mutable {
+        inputs.x = x.data();
+        inputs.labels = labels.data();
+        return limbeck::fit_classifier(context, arena, inputs);
+      },
+      [](Napi::Env env, const ClassifierResult& result) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("weight", new_float32_array(env, result.weight));
+        object.Set("bias", new_float32_array(env, result.bias));
+        object.Set("trainLoss", result.train_losses[static_cast<size_t>(result.best_epoch)]);
+        if (!result.held_out_losses.empty()) {
+          object.Set("heldOutLoss", result.held_out_losses[static_cast<size_t>(result.best_epoch)]);
+        }
+        object.Set("epochs", static_cast<double>(result.train_losses.size()));
+        object.Set("bestEpoch", static_cast<double>(result.best_epoch + 1));
+        object.Set("heldOutRows", new_int32_array(env, result.held_out_rows));
+        return object;
+      });
+}
+
+Napi::Value Engine::class_probabilities(const Napi::CallbackInfo& info) {
+  const std::shared_ptr<TaskQueue> queue = this->queue();
+  const Fields fields(info[0], "");
+  const int64_t rows = fields.integer("rows", 1, kMaxInt32), columns = fields.integer("columns", 1, kMaxInt32);
+  const int64_t classes = fields.integer("classes", 1, kMaxInt32);
+  FloatInput x(fields.get("x"), fields.name("x"), rows * columns);
+  FloatInput weight(fields.get("weight"), fields.name("weight"), classes * columns);
+  FloatInput bias(fields.get("bias"), fields.name("bias"), classes);
+  return queue->submit(
+      {},
+      [=, x = std::move(x), weight = std::move(weight), bias = std::move(bias)](Context& context, Arena&) {
+        std::vector<float> probabilities(static_cast<size_t>(rows * classes));
+        limbeck::class_probabilities(context, x.data(), weight.data(), bias.data(), probabilities.data(), rows, columns,
+                                     classes);
+        return probabilities;
+      },
+      [](Napi::Env env, const std::vector<float>& probabilities) -> Napi::Value {
+        return new_float32_array(env, probabilities);
       });
 }
 

@@ -38,6 +38,8 @@ class Engine : public JsClass<Engine> {
   Napi::Value sparse_svd(const Napi::CallbackInfo& info);
   Napi::Value weighted_sum(const Napi::CallbackInfo& info);
   Napi::Value learn_layer_weights(const Napi::CallbackInfo& info);
+  Napi::Value fit_classifier(const Napi::CallbackInfo& info);
+  Napi::Value class_probabilities(const Napi::CallbackInfo& info);
   Napi::Value item_neighbors(const Napi::CallbackInfo& info);
   Napi::Value rank_by_neighbors(const Napi::CallbackInfo& info);
   Napi::Value dispose(const Napi::CallbackInfo& info);

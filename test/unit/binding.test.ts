@@ -854,6 +854,39 @@ describe('features', () => {
     expect(lastLoss).toBeLessThan(firstLoss);
   });
 
+  it('fits a classifier on a column that tells two classes apart', async () => {
+    const request = {
+      x: Float32Array.of(5, 1, 5, 2, 5, 3, 5, 11, 5, 12, 5, 13),
+      rows: 6,
+      columns: 2,
+      labels: Int32Array.of(0, 0, 0, 1, 1, 1),
+      classes: 2,
+      learningRate: 0.1,
+      l2: 0,
+      batchSize: 6,
+      maxEpochs: 50,
+      patience: 50,
+      heldOut: 0.34,
+      seed: 1,
+    };
+    const { weight, bias, heldOutRows, heldOutLoss, epochs, bestEpoch } = await engine.fitClassifier(request);
+    expect([weight[0], weight[2], heldOutRows.length, epochs, bestEpoch]).toEqual([0, 0, 2, 50, 50]);
+    expect(heldOutLoss).toBeLessThan(0.1);
+    const head = { ...request, weight, bias };
+    const probabilities = await engine.classProbabilities(head);
+    for (let row = 0; row < 6; row++) expect(probabilities[2 * row + 1]).toBeCloseTo(row < 3 ? 0 : 1, 1);
+    const rejected: [() => Promise<unknown>, string][] = [
+      [() => engine.fitClassifier({ ...request, rows: 5 }), 'ERR_SHAPE_MISMATCH'],
+      [() => engine.fitClassifier({ ...request, labels: new Int32Array(5) }), 'ERR_SHAPE_MISMATCH'],
+      [() => engine.fitClassifier({ ...request, labels: new Int32Array(6) }), 'ERR_INVALID_ARGUMENT'],
+      [() => engine.fitClassifier({ ...request, heldOut: 1 }), 'ERR_INVALID_ARGUMENT'],
+      [() => engine.classProbabilities({ ...head, bias: new Float32Array(3) }), 'ERR_SHAPE_MISMATCH'],
+      [() => engine.classProbabilities({ ...head, weight: new Float32Array(3) }), 'ERR_SHAPE_MISMATCH'],
+      [() => engine.classProbabilities({ ...head, x: new Float32Array(3) }), 'ERR_SHAPE_MISMATCH'],
+    ];
+    for (const [call, code] of rejected) expect((await rejectionOf(call())).code).toBe(code);
+  });
+
   it('rejects wrong shapes', async () => {
     const transform = { x, rows: 10, columns: 4, mean: new Float32Array(4), components: new Float32Array(4) };
     const rejected: [() => Promise<unknown>, string][] = [
