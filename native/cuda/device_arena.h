@@ -29,9 +29,8 @@ class DeviceArena {
   /// Frees everything handed out, keeps the memory.
   void reset();
   bool is_dry() const { return is_dry_; }
-  /// The most that was in use at once since the arena was made, or since reset_peak().
+  /// The most that was in use at once since the arena was made.
   size_t peak_bytes() const { return peak_bytes_; }
-  void reset_peak() { peak_bytes_ = used_bytes(); }
   size_t used_bytes() const;
   size_t capacity_bytes() const;
 

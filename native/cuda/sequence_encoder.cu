@@ -13,8 +13,8 @@
 // The terms of a product may be summed in any order, as long as both factors go by the same: of 32 of them, lane t of a
 // group of four takes the 8 from 8t on, which one load brings, for two steps of 16.
 //
-// Each instruction is fetched anew by a request, and that takes longer than to execute it. Hence no loop is unrolled
-// without need, and all products, and all norms, are the same code.
+// No loop is unrolled without need, and all products, and all norms, are the same code: a request runs each instruction
+// once or twice.
 
 namespace limbeck::cuda {
 namespace {

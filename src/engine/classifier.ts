@@ -79,6 +79,7 @@ export class Classifier {
   readonly #model: LanguageModel;
   readonly #ownsModel: boolean;
   readonly #head: Head;
+  #isDisposed = false;
 
   /** @internal Use `engine.fitClassifier` or `engine.loadClassifier`. */
   constructor(engine: NativeEngine, model: LanguageModel, head: Head, { ownsModel }: { readonly ownsModel: boolean }) {
@@ -100,6 +101,7 @@ export class Classifier {
    * ERR_DISPOSED, ERR_OUT_OF_MEMORY
    */
   async classify(texts: readonly string[], hooks: Pick<Hooks, 'signal'> = {}): Promise<Classification[]> {
+    this.#checkAlive();
     const { classes, layer, pooling, weight, bias } = this.#head;
     const probabilities = await this.#engine.classProbabilities({
       x: await this.#model.embed(texts, { layer, pooling }, hooks),
@@ -143,6 +145,7 @@ export class Classifier {
    * @throws LimbeckError ERR_NO_SPACE, ERR_IO, ERR_DISPOSED
    */
   async save(directory: string): Promise<void> {
+    this.#checkAlive();
     const { classes, layer, pooling, weight, bias } = this.#head;
     await writeDirectoryAtomic(directory, async (temporary) => {
       await this.#model.writeFiles(temporary);
@@ -155,9 +158,19 @@ export class Classifier {
     });
   }
 
-  /** Frees the language model that {@link loadClassifier} loaded; one that was given to `fitClassifier` stays. */
+  /**
+   * Ends this classifier: later calls fail with ERR_DISPOSED. Frees the language model that {@link loadClassifier} loaded;
+   * one that was given to `fitClassifier` stays.
+   */
   dispose(): void {
+    this.#isDisposed = true;
     if (this.#ownsModel) this.#model.dispose();
+  }
+
+  #checkAlive(): void {
+    if (this.#isDisposed) {
+      throw new LimbeckError('ERR_DISPOSED', 'This classifier was disposed of. Fit or load another one.');
+    }
   }
 }
 

@@ -128,8 +128,16 @@ export class LanguageModel {
     return this.config.numHiddenLayers;
   }
 
-  /** Token ids of texts, end to end; a text longer than the model's positions is cut. */
+  /**
+   * Token ids of texts, end to end; a text longer than the model's positions is cut.
+   *
+   * @throws LimbeckError ERR_INVALID_ARGUMENT for what is no text, ERR_TOKENIZER
+   */
   encode(texts: readonly string[]): PackedBatch & { truncated: number } {
+    const wrong = texts.findIndex((text) => typeof text !== 'string');
+    if (wrong >= 0) {
+      throw new LimbeckError('ERR_INVALID_ARGUMENT', `texts[${wrong}]: expected a text, got ${typeof texts[wrong]}.`);
+    }
     return packTexts(this.tokenizer, texts, this.config.maxPositionEmbeddings);
   }
 

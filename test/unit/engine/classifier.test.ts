@@ -1,4 +1,4 @@
-import { cpSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { NativeEngine } from '../../../src/binding.js';
@@ -99,7 +99,10 @@ describe('a classifier', () => {
     loaded.dispose();
     await expect(loaded.classify(TEST.texts)).rejects.toEqual(code('ERR_DISPOSED'));
     classifier.dispose();
-    expect(await classifier.classify(TEST.texts)).toHaveLength(TEST.texts.length);
+    await expect(classifier.classify(TEST.texts)).rejects.toEqual(code('ERR_DISPOSED'));
+    await expect(classifier.save(join(folder, 'late'))).rejects.toEqual(code('ERR_DISPOSED'));
+    expect(existsSync(join(folder, 'late'))).toBe(false);
+    expect(await model.embed(TEST.texts)).toHaveLength(TEST.texts.length * model.config.hiddenSize);
   });
 
   test('refuses texts and labels that do not pair up, one class, and options out of range', async () => {
@@ -110,6 +113,7 @@ describe('a classifier', () => {
       [texts, labels.map(() => 'one'), {}, 'ERR_INVALID_ARGUMENT'],
       [texts, labels.with(3, ''), {}, 'ERR_INVALID_ARGUMENT'],
       [texts.with(3, ''), labels, {}, 'ERR_INVALID_ARGUMENT'],
+      [texts.with(3, 5 as unknown as string), labels, {}, 'ERR_INVALID_ARGUMENT'],
       [texts, labels, { layer: 3 }, 'ERR_INVALID_ARGUMENT'],
       [texts, labels, { heldOut: 1 }, 'ERR_INVALID_ARGUMENT'],
       [texts, labels, { learningRate: 0 }, 'ERR_INVALID_ARGUMENT'],
