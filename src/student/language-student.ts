@@ -74,6 +74,7 @@ export async function distillLanguageModel(
     });
     const usesLayers = losses.hidden !== 0 || losses.attention !== 0 || losses.relation !== 0;
     const layerMap = usesLayers ? uniformLayerPairs(numHiddenLayers, teacher.numHiddenLayers) : [];
+    const signal = { model: teacher.native, layerMap, relationHeads: settings.relationHeads ?? numAttentionHeads };
     const projected =
       interpolation && (await projectTeacher(model.native, teacher.native, { layers, width: 'selection' }));
     const result = await trainLanguageModel(engine, model, corpus, training, {
@@ -81,8 +82,7 @@ export async function distillLanguageModel(
       describe: context.describe ?? { step: 'fineTune', name: 'language student' },
       afterEpoch: async (record) => context.afterEpoch?.(record, model),
       teaching: {
-        teacher: teacher.native,
-        layerMap,
+        signal: () => signal,
         prepare: (trainer) =>
           losses.hidden === 0
             ? []
@@ -91,7 +91,6 @@ export async function distillLanguageModel(
                 teacherWidth: teacher.config.hiddenSize,
                 axes: layerMap.map(() => undefined),
               }),
-        relationHeads: settings.relationHeads ?? numAttentionHeads,
         losses: (position) => ({
           ...lossesAt(losses, position),
           relation: scheduleAt(losses.relation, position.step, position.totalSteps),

@@ -4,6 +4,7 @@ import type {
   NativeEngine,
   NativeTrainer,
   NativeTransformer,
+  PackedBatch,
   TeacherSignal,
   TransformerConfig,
 } from '../binding.js';
@@ -31,14 +32,16 @@ export interface TextCorpus {
   readonly validation: readonly string[];
 }
 
+/** Tokens of one step, as the student reads them. */
+export interface TrainingBatch extends PackedBatch {
+  /** Its pieces of the tokenised training corpus, in their order. */
+  readonly indices: Int32Array; // [S]
+}
+
 /** What distillation adds to a language model's training. */
 export interface LanguageModelTeaching {
-  /** A model over the same vocabulary, run on every batch. */
-  readonly teacher: NativeTransformer;
-  /** Pairs [student block, teacher block], from 1, for the hidden and attention terms. */
-  readonly layerMap: readonly (readonly [number, number])[];
-  /** Heads that values are cut into for the relation term. */
-  readonly relationHeads?: number;
+  /** What the teacher says about the tokens of a batch. */
+  readonly signal: (batch: TrainingBatch) => TeacherSignal | Promise<TeacherSignal>;
   /** Shapes of the projections set on the trainer before. */
   readonly prepare?: (trainer: NativeTrainer) => readonly (readonly [number, number])[];
   readonly losses: (position: StepPosition) => LossOptions;
@@ -50,10 +53,6 @@ export interface TrainLanguageModelContext extends Hooks {
   readonly teaching?: LanguageModelTeaching | undefined;
   readonly afterEpoch?: ((record: EpochRecord) => Promise<void>) | undefined;
   readonly describe?: Pick<ProgressEvent, 'step' | 'name'>;
-}
-
-function signalOf({ teacher: model, layerMap, relationHeads }: LanguageModelTeaching): TeacherSignal {
-  return { model, layerMap, ...(relationHeads === undefined ? {} : { relationHeads }) };
 }
 
 /** Cross-entropy alone. */
@@ -110,7 +109,7 @@ export async function trainLanguageModel(
         schedule: settings,
         patience,
         seed,
-        request: (position) => {
+        request: async (position) => {
           const indices = batchesOf(position.epoch)[position.index] ?? new Int32Array(0);
           const { batch, labels } = model.label(gatherBatch(train.ids, train.offsets, indices), {
             probability: maskProbability,
@@ -123,7 +122,7 @@ export async function trainLanguageModel(
             learningRate: position.learningRate,
             dropoutSeed: position.dropoutSeed,
             losses: teaching?.losses(position) ?? CROSS_ENTROPY,
-            ...(teaching ? { teacher: signalOf(teaching) } : {}),
+            ...(teaching ? { teacher: await teaching.signal({ ...batch, indices }) } : {}),
             sampledNegatives: 0,
           };
         },

@@ -161,8 +161,7 @@ describe('training', () => {
     const steps: number[] = [];
     const { epochs } = await trainLanguageModel(engine, student, CORPUS, TINY.training, {
       teaching: {
-        teacher: teacher.native,
-        layerMap: [],
+        signal: () => ({ model: teacher.native, layerMap: [] }),
         losses: ({ step }) => {
           steps.push(step);
           return { ...CROSS_ENTROPY, ce: 0, kd: 1, temperature: 2 };
