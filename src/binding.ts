@@ -431,25 +431,6 @@ export interface NativeRecommender {
   dispose(): void;
 }
 
-/** Requests to a sequence model on the GPU: synchronous, for ids alone, against its items as they were when it was made. */
-export interface NativeGpuRecommender {
-  /**
-   * Fills itemIds and scores with the best k items after `history` and returns how many there are. Best first; equal
-   * scores by lower id. `k` and the excluded items are at most 1024 together.
-   *
-   * @throws LimbeckError ERR_BUSY while the model is at work, ERR_INVALID_ARGUMENT when it was changed
-   */
-  recommend(request: {
-    /** Oldest first. */
-    readonly history: Int32Array;
-    readonly exclude: Int32Array;
-    readonly k: number;
-    readonly itemIds: Int32Array; // [≥ k]
-    readonly scores: Float32Array; // [≥ k]
-  }): number;
-  dispose(): void;
-}
-
 /** From token ids to item features, the way the catalogue's own were made: pooled hidden states, fused, reduced. */
 export interface TextEncoderOptions {
   readonly model: NativeTransformer;
@@ -519,10 +500,14 @@ export interface NativeEngine {
   createTransformer(config: TransformerConfig): NativeTransformer;
   createTrainer(model: NativeTransformer, options: OptimizerOptions): NativeTrainer;
   createImportance(model: NativeTransformer): NativeImportance;
-  /** Takes a snapshot: later training of the model does not change the recommender. */
-  createRecommender(model: NativeTransformer): NativeRecommender;
-  /** On an engine with a GPU: of a causal model without token types. */
-  createGpuRecommender(model: NativeTransformer): NativeGpuRecommender;
+  /**
+   * Takes a snapshot: later training of the model does not change the recommender.
+   *
+   * @param minGpuItems size of the catalogue from which the engine's GPU answers plain requests: recommend() and serve()
+   * of items of the model, ordered by score alone, of at most 1,024 answers, leaving out at most 1,024 items. Until the
+   * model changes, and unless it or the GPU is at work. @defaultValue 2²³ / hiddenSize
+   */
+  createRecommender(model: NativeTransformer, minGpuItems?: number): NativeRecommender;
   createTextEncoder(options: TextEncoderOptions): NativeTextEncoder;
   /** Principal components of x [rows, columns] by randomised SVD (Halko et al. 2011, alg. 4.4 + 5.1). */
   pca(request: {

@@ -192,8 +192,7 @@ await check('a request, one history of 50, the best 10 of a million', async () =
     hiddenDropout: 0,
   });
   model.initialize(1, 0.02);
-  const isGpu = options.device === 'cuda';
-  const recommender = isGpu ? native.createGpuRecommender(model) : native.createRecommender(model);
+  const recommender = native.createRecommender(model, 0);
   const itemIds = new Int32Array(10);
   const scores = new Float32Array(10);
   const exclude = new Int32Array(0);

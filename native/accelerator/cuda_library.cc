@@ -239,6 +239,11 @@ void CudaEngine::release(Handles<T>& handles, T* handle) {
   if (lock.owns_lock()) free_released();
 }
 
+bool CudaEngine::is_idle() {
+  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  return lock.owns_lock() && engine_ != nullptr;
+}
+
 void CudaEngine::pca(const float* x, int64_t num_rows, int64_t num_columns, int64_t num_components, uint64_t seed,
                      float* mean, float* components, float* explained_variance) {
   const cuda::ApiPca request{x, num_rows, num_columns, num_components, seed, mean, components, explained_variance};

@@ -52,6 +52,9 @@ class CudaEngine {
   const CudaDevice& device() const { return device_; }
   Precision precision() const { return precision_; }
 
+  /// Whether a call would begin at once.
+  bool is_idle();
+
   /// limbeck::pca() and pca_transform() of ops/pca.h on the GPU, in fp32.
   void pca(const float* x, int64_t num_rows, int64_t num_columns, int64_t num_components, uint64_t seed, float* mean,
            float* components, float* explained_variance);
@@ -135,7 +138,7 @@ class CudaRecommender {
   CudaRecommender& operator=(const CudaRecommender&) = delete;
 
   /// The best k items but those of `exclude`, best first, equal scores by lower id; returns how many. Ids were checked;
-  /// k + num_excluded ≤ kMaxAnswers.   item_ids, scores [k] =
+  /// k and num_excluded are at most kMaxAnswers.   item_ids, scores [k] =
   int64_t recommend(const int32_t* history, int64_t length, const int32_t* exclude, int64_t num_excluded, int64_t k,
                     int32_t* item_ids, float* scores);
   static constexpr int64_t kMaxAnswers = 1024;

@@ -10,7 +10,6 @@
 #include "napi/engine.h"
 #include "napi/file_lock.h"
 #include "napi/generation.h"
-#include "napi/gpu_recommender.h"
 #include "napi/importance.h"
 #include "napi/packing.h"
 #include "napi/recommender.h"
@@ -94,7 +93,6 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   TextEncoderObject::define(env);
   GenerationObject::define(env);
   ImportanceObject::define(env);
-  GpuRecommenderObject::define(env);
   exports.Set("createEngine", Napi::Function::New(env, create_engine, "createEngine"));
   exports.Set("cpuInfo", Napi::Function::New(env, cpu_info, "cpuInfo"));
   exports.Set("cudaInfo", Napi::Function::New(env, cuda_info, "cudaInfo"));

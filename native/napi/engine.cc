@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "model/inference.h"
-#include "napi/gpu_recommender.h"
 #include "napi/importance.h"
 #include "napi/recommender.h"
 #include "napi/text_encoder.h"
@@ -70,7 +69,6 @@ void Engine::define(Napi::Env env) {
                       method<&Engine::create_trainer>("createTrainer"),
                       method<&Engine::create_importance>("createImportance"),
                       method<&Engine::create_recommender>("createRecommender"),
-                      method<&Engine::create_gpu_recommender>("createGpuRecommender"),
                       method<&Engine::create_text_encoder>("createTextEncoder"),
                       promise_method<&Engine::pca>("pca"),
                       promise_method<&Engine::pca_transform>("pcaTransform"),
@@ -148,11 +146,7 @@ Napi::Value Engine::create_importance(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value Engine::create_recommender(const Napi::CallbackInfo& info) {
-  return RecommenderObject::create(info.Env(), queue(), info[0]);
-}
-
-Napi::Value Engine::create_gpu_recommender(const Napi::CallbackInfo& info) {
-  return GpuRecommenderObject::create(info.Env(), queue(), info[0]);
+  return RecommenderObject::create(info.Env(), queue(), info[0], info[1]);
 }
 
 Napi::Value Engine::create_text_encoder(const Napi::CallbackInfo& info) {

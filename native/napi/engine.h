@@ -31,7 +31,6 @@ class Engine : public JsClass<Engine> {
   Napi::Value create_trainer(const Napi::CallbackInfo& info);
   Napi::Value create_importance(const Napi::CallbackInfo& info);
   Napi::Value create_recommender(const Napi::CallbackInfo& info);
-  Napi::Value create_gpu_recommender(const Napi::CallbackInfo& info);
   Napi::Value create_text_encoder(const Napi::CallbackInfo& info);
   Napi::Value pca(const Napi::CallbackInfo& info);
   Napi::Value pca_transform(const Napi::CallbackInfo& info);

@@ -17,8 +17,7 @@ namespace limbeck {
 
 /// What one JS environment (the main thread or a worker) holds of this addon.
 struct AddonData {
-  Napi::FunctionReference engine, transformer, trainer, recommender, text_encoder, generation, importance,
-      gpu_recommender;
+  Napi::FunctionReference engine, transformer, trainer, recommender, text_encoder, generation, importance;
 };
 
 /// A JS class. `new object.constructor()` from JS gives an empty object, whose methods throw ERR_DISPOSED. T has

@@ -6,12 +6,16 @@
 #include <utility>
 #include <vector>
 
+#include "napi/gpu_requests.h"
 #include "napi/share_registry.h"
 #include "napi/transformer.h"
 
 namespace limbeck {
 
 namespace {
+
+// Below so many values of the item table, the processor is done before a GPU has begun.
+constexpr int64_t kMinGpuTable = int64_t{1} << 23;
 
 /// Bytes of the folded snapshot: its table and its blocks.
 int64_t size_bytes(const TransformerConfig& config) {
@@ -169,14 +173,23 @@ void RecommenderObject::define(Napi::Env env) {
                   });
 }
 
-Napi::Object RecommenderObject::create(Napi::Env env, std::shared_ptr<TaskQueue> queue, const Napi::Value& model) {
-  const Transformer& transformer = TransformerObject::unwrap_of(*queue, model, "model").idle().host();
+Napi::Object RecommenderObject::create(Napi::Env env, std::shared_ptr<TaskQueue> queue, const Napi::Value& model,
+                                       const Napi::Value& min_gpu_items) {
+  TransformerObject& object = TransformerObject::unwrap_of(*queue, model, "model");
+  const Transformer& transformer = object.idle().host();
+  const TransformerConfig& config = transformer.config();
+  const int64_t least = min_gpu_items.IsUndefined() ? kMinGpuTable / config.hidden_size
+                                                    : to_integer(min_gpu_items, "minGpuItems", 0, kMaxInt32);
   ThreadPool pool(1);
   Arena scratch;
   Context context{pool, scratch};
   auto snapshot = std::make_shared<const Recommender>(context, transformer);
-  auto recommender = std::make_shared<SharedRecommender>(snapshot, Catalogue(snapshot));
-  return wrap(env, std::move(queue), std::move(recommender), size_bytes(transformer.config()));
+  std::unique_ptr<RequestDevice> device;
+  if (object.state()->has_gpu() && config.vocab_size >= least) {
+    device = std::make_unique<GpuRequests>(object.state());
+  }
+  auto recommender = std::make_shared<SharedRecommender>(snapshot, Catalogue(snapshot), std::move(device));
+  return wrap(env, std::move(queue), std::move(recommender), size_bytes(config));
 }
 
 Napi::Object RecommenderObject::open(Napi::Env env, const Napi::Value& key) {

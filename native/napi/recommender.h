@@ -21,8 +21,9 @@ struct PublishedCatalogue {
 
 /// A recommender shared by its JS object and queued rankings, which read nothing but `recommender`.
 struct SharedRecommender : Shareable {
-  SharedRecommender(std::shared_ptr<const Recommender> snapshot, Catalogue catalogue)
-      : recommender(std::move(snapshot)), retriever(std::move(catalogue)) {}
+  SharedRecommender(std::shared_ptr<const Recommender> snapshot, Catalogue catalogue,
+                    std::unique_ptr<RequestDevice> device = nullptr)
+      : recommender(std::move(snapshot)), retriever(std::move(catalogue), std::move(device)) {}
   std::shared_ptr<const Recommender> recommender;
   Retriever retriever;
   std::shared_ptr<const PublishedCatalogue> published;  // the latest, while nothing changed since
@@ -38,7 +39,8 @@ class RecommenderObject : public EngineObject<RecommenderObject, SharedRecommend
 
   using EngineObject::EngineObject;
   static void define(Napi::Env env);
-  static Napi::Object create(Napi::Env env, std::shared_ptr<TaskQueue> queue, const Napi::Value& model);
+  static Napi::Object create(Napi::Env env, std::shared_ptr<TaskQueue> queue, const Napi::Value& model,
+                             const Napi::Value& min_gpu_items);
   /// The recommender that another thread shared under this key, without an engine.
   static Napi::Object open(Napi::Env env, const Napi::Value& key);
 

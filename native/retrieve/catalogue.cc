@@ -99,7 +99,7 @@ void Catalogue::describe(const int32_t* categories, const int32_t* offsets, cons
   }
   for (int64_t i = 0; i < count; ++i) {
     categories_.append(categories + offsets[i], offsets[i + 1] - offsets[i]);
-    if (hidden[i] != 0) excluded_[static_cast<size_t>(first + i)] = 1;
+    if (hidden[i] != 0) hide(static_cast<int32_t>(first + i));
     if (boosts[i] != 0) {
       boosted_.push_back(static_cast<int32_t>(first + i));
       boosts_.push_back(boosts[i]);
@@ -109,7 +109,9 @@ void Catalogue::describe(const int32_t* categories, const int32_t* offsets, cons
 
 void Catalogue::hide(int32_t id) {
   check_item("ids", id, num_items());
-  excluded_[static_cast<size_t>(id)] = 1;
+  uint8_t& excluded = excluded_[static_cast<size_t>(id)];
+  if (excluded == 0) hidden_.push_back(id);
+  excluded = 1;
 }
 
 void Catalogue::set_popularity(const float* counts, int64_t count) {
@@ -156,7 +158,6 @@ void Catalogue::top_k_of_batch(Context& context, const float* queries, int64_t n
   }
 }
 
-/// Merges the best items of the tail into the best `found` of the base; returns how many there are now.
 int64_t Catalogue::add_tail(Context& context, const float* query, const uint8_t* excluded, int64_t k, int64_t found,
                             int32_t* ids, float* scores) {
   if (tail_.num_items() == 0) return found;

@@ -41,6 +41,10 @@ class Catalogue {
   /// counts [N], ≥ 0: how often each item was chosen; items added later count 0.
   void set_popularity(const float* counts, int64_t count);
 
+  /// Items that the recommender was made with; those added since come behind them.
+  int64_t num_base() const { return num_base_; }
+  /// Hidden items, in the order in which they were hidden.
+  const std::vector<int32_t>& hidden() const { return hidden_; }
   /// [N] 1 = hidden. Callers may set and clear other bits for the time of a search.
   uint8_t* excluded() { return excluded_.data(); }
   /// For the time of search(): of a request's own items that are excluded.
@@ -64,8 +68,11 @@ class Catalogue {
   void score_all(Context& context, const float* query, float* scores) const;
   /// As ItemTable::top_k() over all items.
   int64_t top_k(Context& context, const float* query, const uint8_t* excluded, int64_t k, int32_t* ids, float* scores);
-  /// The same for queries [num_queries, d] at once, counts [num_queries] = how many were found; query s also leaves out
-  /// own[own_offsets[s] … own_offsets[s + 1]), ascending.
+  /// Merges the best items added since into the best `found` of the base; returns how many there are now.
+  int64_t add_tail(Context& context, const float* query, const uint8_t* excluded, int64_t k, int64_t found,
+                   int32_t* ids, float* scores);
+  /// As top_k() for queries [num_queries, d] at once, counts [num_queries] = how many were found; query s also leaves
+  /// out own[own_offsets[s] … own_offsets[s + 1]), ascending.
   void top_k_of_batch(Context& context, const float* queries, int64_t num_queries, const int32_t* own,
                       const int32_t* own_offsets, int64_t k, int32_t* ids, float* scores, int64_t* counts);
   /// cosines [N] of the features with those of a text [f]. Error("ERR_INVALID_ARGUMENT") without item features.
@@ -83,8 +90,6 @@ class Catalogue {
   /// Rows that topics are made of, for items first … num_items − 1, of length 1.
   std::vector<float> topic_rows(int64_t first) const;
   int64_t topic_width() const;
-  int64_t add_tail(Context& context, const float* query, const uint8_t* excluded, int64_t k, int64_t found,
-                   int32_t* ids, float* scores);
   void assign_from(Context& context, int64_t first);
 
   std::shared_ptr<const Recommender> recommender_;
@@ -93,6 +98,7 @@ class Catalogue {
   std::vector<float> tail_features_;  // [N − num_base, f] of length 1
   std::vector<float> inverse_lengths_, mean_;
   std::vector<uint8_t> excluded_;
+  std::vector<int32_t> hidden_;
   CategoryIndex categories_;
   std::vector<int32_t> boosted_;
   std::vector<float> boosts_;

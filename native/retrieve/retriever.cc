@@ -310,6 +310,37 @@ bool Retriever::is_only_search(const Selection& selection, const Ranking& rankin
   return selection.is_open() && ranking.is_plain() && catalogue_.boosted().empty();
 }
 
+/// Items added since, and texts, are unknown to the device.
+bool Retriever::is_for_device(const History& history, const Selection& selection, int64_t k) const {
+  if (device_ == nullptr || history.length == 0 || k > device_->max_items()) return false;
+  const auto num_hidden = static_cast<int64_t>(catalogue_.hidden().size());
+  if (selection.num_excluded + num_hidden > device_->max_items()) return false;
+  const int64_t length = std::min(history.length, recommender().max_history());
+  const int32_t* end = history.items + history.length;
+  const auto is_base = [&](int32_t id) { return id >= 0 && id < catalogue_.num_base(); };
+  return std::all_of(end - length, end, is_base) && device_->is_ready();
+}
+
+int64_t Retriever::recommend_on_device(Context& context, const History& history, const Selection& selection, int64_t k,
+                                       int32_t* item_ids, float* scores) {
+  const std::vector<int32_t>& hidden = catalogue_.hidden();
+  const int64_t length = std::min(history.length, recommender().max_history());
+  int32_t* left_out = arena_.allocate<int32_t>(selection.num_excluded + static_cast<int64_t>(hidden.size()));
+  int64_t num_left_out = 0;
+  const auto leave_out = [&](int32_t id) {
+    if (id < catalogue_.num_base()) left_out[num_left_out++] = id;
+  };
+  std::for_each(selection.exclude, selection.exclude + selection.num_excluded, leave_out);
+  std::for_each(hidden.begin(), hidden.end(), leave_out);
+  const int64_t found =
+      device_->recommend(history.items + history.length - length, length, left_out, num_left_out, k, item_ids, scores);
+  if (num_items() == catalogue_.num_base()) return found;
+  const float* query = encode(context, history);
+  return catalogue_.without(selection.exclude, selection.num_excluded, [&] {
+    return catalogue_.add_tail(context, query, catalogue_.excluded(), k, found, item_ids, scores);
+  });
+}
+
 int64_t Retriever::recommend(const History& history, const Selection& selection, const Ranking& ranking, int64_t k,
                              int32_t* item_ids, float* scores) {
   if (k < 1) invalid("Expected k of at least 1, got " + std::to_string(k) + ".");
@@ -320,6 +351,9 @@ int64_t Retriever::recommend(const History& history, const Selection& selection,
   k = std::min(k, num_items());
   begin();
   Context context{pool_, arena_};
+  if (is_only_search(selection, ranking) && is_for_device(history, selection, k)) {
+    return recommend_on_device(context, history, selection, k, item_ids, scores);
+  }
   const float* query = history.length == 0 ? nullptr : encode(context, history);
   if (query != nullptr && is_only_search(selection, ranking)) {
     return catalogue_.without(selection.exclude, selection.num_excluded, [&] {

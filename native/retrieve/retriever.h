@@ -6,6 +6,7 @@
 
 #include "ops/context.h"
 #include "retrieve/catalogue.h"
+#include "retrieve/request_device.h"
 
 namespace limbeck {
 
@@ -57,7 +58,9 @@ struct Ranking {
 /// it allocates nothing. Not thread-safe; any number of them may share one Recommender.
 class Retriever {
  public:
-  explicit Retriever(Catalogue catalogue) : catalogue_(std::move(catalogue)) {}
+  /// @param device answers the plain requests that it can; null = none
+  explicit Retriever(Catalogue catalogue, std::unique_ptr<RequestDevice> device = nullptr)
+      : catalogue_(std::move(catalogue)), device_(std::move(device)) {}
 
   const Catalogue& catalogue() const { return catalogue_; }
   const Recommender& recommender() const { return catalogue_.recommender(); }
@@ -119,6 +122,9 @@ class Retriever {
 
   void begin() { arena_.reset(); }
   bool is_only_search(const Selection& selection, const Ranking& ranking) const;
+  bool is_for_device(const History& history, const Selection& selection, int64_t k) const;
+  int64_t recommend_on_device(Context& context, const History& history, const Selection& selection, int64_t k,
+                              int32_t* item_ids, float* scores);
   void search_together(const HistoryBatch& batch, int64_t first, int64_t count, const Selection& selection, int64_t k,
                        int32_t* item_ids, float* scores, int64_t* counts);
   void check(const History& history) const;
@@ -145,6 +151,7 @@ class Retriever {
                  float* scores);
 
   Catalogue catalogue_;
+  std::unique_ptr<RequestDevice> device_;
   ThreadPool pool_{1};  // has no thread but the caller's
   Arena arena_;
 };

@@ -225,6 +225,64 @@ TEST("the retriever gives the best eligible items by score, boosts and novelty, 
   }
 }
 
+namespace {
+
+/// Answers as a retriever of its own does, and counts.
+class CountingDevice final : public RequestDevice {
+ public:
+  CountingDevice(const std::shared_ptr<const Recommender>& recommender, int64_t max_items, const bool& is_ready,
+                 int64_t& num_answered)
+      : retriever_(Catalogue(recommender)), max_items_(max_items), is_ready_(is_ready), num_answered_(num_answered) {}
+  bool is_ready() override { return is_ready_; }
+  int64_t max_items() const override { return max_items_; }
+  int64_t recommend(const int32_t* history, int64_t length, const int32_t* exclude, int64_t num_excluded, int64_t k,
+                    int32_t* item_ids, float* scores) override {
+    CHECK(length >= 1 && length <= kHistory && num_excluded <= max_items_ && k <= max_items_);
+    ++num_answered_;
+    Selection selection;
+    selection.exclude = exclude;
+    selection.num_excluded = num_excluded;
+    return retriever_.recommend({history, length}, selection, {}, k, item_ids, scores);
+  }
+
+ private:
+  Retriever retriever_;
+  int64_t max_items_;
+  const bool& is_ready_;
+  int64_t& num_answered_;
+};
+
+}  // namespace
+
+TEST("a device answers plain requests of the items that it has, and the answers are the same") {
+  for (const int64_t added : {int64_t{0}, int64_t{25}}) {
+    World world(300, added, false);
+    bool is_ready = true;
+    int64_t num_answered = 0;
+    constexpr int64_t kMaxItems = 60;
+    Retriever with_device(world.retriever.catalogue(),
+                          std::make_unique<CountingDevice>(world.recommender, kMaxItems, is_ready, num_answered));
+    const auto num_hidden = std::count(world.hidden.begin(), world.hidden.end(), 1);
+    int64_t num_expected = 0;
+    for (uint64_t seed = 0; seed < 2000; ++seed) {
+      is_ready = seed % 4 != 3;
+      const Case one(world, seed);
+      const Selection selection = one.selection();
+      const Ranking ranking = one.ranking();
+      const auto last = std::min(static_cast<int64_t>(one.history.size()), kHistory);
+      const bool is_plain =
+          selection.is_open() && ranking.is_plain() && !one.history.empty() && one.k <= kMaxItems &&
+          selection.num_excluded + num_hidden <= kMaxItems &&
+          std::all_of(one.history.end() - last, one.history.end(), [](int32_t id) { return id < 300; });
+      num_expected += is_plain && is_ready;
+      CHECK(recommend(with_device, one.history, selection, ranking, one.k) ==
+            recommend(world.retriever, one.history, selection, ranking, one.k));
+      CHECK(num_answered == num_expected);
+    }
+    CHECK(num_expected > 20 && num_expected < 1000);
+  }
+}
+
 TEST("a filtered answer has the bits of the unfiltered one, on every instruction set") {
   for_each_isa([] {
     World world(1300, 1200, false);
