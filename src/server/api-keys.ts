@@ -3,7 +3,7 @@
  * random bytes, so that a plain hash of it cannot be searched.
  */
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
-import { chmod } from 'node:fs/promises';
+import { chmod, stat } from 'node:fs/promises';
 import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
 import { pathExists, readJsonFile, writeFileAtomic } from '../formats/files.js';
@@ -35,17 +35,39 @@ export interface Caller {
   readonly scopes: readonly Scope[];
 }
 
+/** The keys of a file. */
 export class ApiKeys {
-  readonly #keys = new Map<string, Caller & { readonly sha256: Buffer }>();
+  readonly #path: string;
+  #keys: ReadonlyMap<string, Caller & { readonly sha256: Buffer }> = new Map();
+  /** Changes whenever the file does. */
+  #version = '';
 
   /** @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_IO */
   static async open(path: string): Promise<ApiKeys> {
-    const { keys } = await readKeyFile(path);
-    return new ApiKeys(keys);
+    const keys = new ApiKeys(path);
+    await keys.refresh();
+    return keys;
   }
 
-  private constructor(keys: KeyFile['keys']) {
-    for (const { id, sha256, scopes } of keys) this.#keys.set(id, { id, scopes, sha256: Buffer.from(sha256, 'hex') });
+  private constructor(path: string) {
+    this.#path = path;
+  }
+
+  /**
+   * Reads the file again when it is another than before. One that cannot be read, or is no file of keys, changes nothing.
+   *
+   * @returns whether the keys are others now
+   * @throws LimbeckError as {@link open}, once for each state of the file
+   */
+  async refresh(): Promise<boolean> {
+    const version = await fileVersion(this.#path);
+    if (version === this.#version) return false;
+    this.#version = version;
+    const { keys } = await readKeyFile(this.#path);
+    this.#keys = new Map(
+      keys.map(({ id, sha256, scopes }) => [id, { id, scopes, sha256: Buffer.from(sha256, 'hex') }]),
+    );
+    return true;
   }
 
   get size(): number {
@@ -80,6 +102,16 @@ export async function createApiKey(path: string, scopes: readonly Scope[]): Prom
   await writeFileAtomic(path, `${JSON.stringify({ keys: [...keys, added] }, null, 2)}\n`);
   await chmod(path, 0o600);
   return { id, key: `lmb_${id}_${secret}` };
+}
+
+/** Why a file cannot be read is said by who reads it. */
+async function fileVersion(path: string): Promise<string> {
+  try {
+    const { ino, size, mtimeNs } = await stat(path, { bigint: true });
+    return `${ino} ${size} ${mtimeNs}`;
+  } catch (error) {
+    return String((error as NodeJS.ErrnoException).code);
+  }
 }
 
 async function readKeyFile(path: string): Promise<KeyFile> {

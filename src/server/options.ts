@@ -53,6 +53,8 @@ const serverOptionsSchema = z.strictObject({
       drainMs: milliseconds.default(25_000),
       /** Between snapshots of what was learned; a restart replays what came since. */
       saveEveryMs: milliseconds.min(1000).default(300_000),
+      /** Between looks at the file of keys: how long a key that was taken out may still be good. */
+      refreshKeysEveryMs: milliseconds.min(10).default(2000),
     })
     .prefault({}),
   /** `debug` logs every request, `info` changes and failures. */

@@ -103,7 +103,14 @@ export async function createServer(
     const openApi = JSON.stringify(openApiOf(routes, version));
     app.get('/openapi.json', (_, reply) => reply.type('application/json; charset=utf-8').send(openApi));
     if (settings.console !== false) await registerStaticFiles(app, settings.console ?? OWN_CONSOLE);
-    closers.push(saveRegularly(feedback, settings, reportError));
+    const { saveEveryMs, refreshKeysEveryMs } = settings.timeouts;
+    if (feedback !== undefined) closers.push(every(saveEveryMs, () => feedback.save(), reportError));
+    if (keys !== undefined) {
+      const refresh = async () => {
+        if (await keys.refresh()) app.log.info({ keys: keys.size }, 'keys changed');
+      };
+      closers.push(every(refreshKeysEveryMs, refresh, (error) => app.log.error({ err: error }, 'keys stay')));
+    }
     closers.push(() => metrics.registry.clear());
     let closing: Promise<boolean> | undefined;
     return {
@@ -126,13 +133,8 @@ async function openFeedback({ data, redis }: ServerSettings, onError: (error: un
 }
 
 /** @returns what stops it */
-function saveRegularly(
-  feedback: Feedback | undefined,
-  { timeouts }: ServerSettings,
-  onError: (error: unknown) => void,
-): () => void {
-  if (feedback === undefined) return () => {};
-  const timer = setInterval(() => feedback.save().catch(onError), timeouts.saveEveryMs);
+function every(ms: number, task: () => Promise<unknown>, onError: (error: unknown) => void): () => void {
+  const timer = setInterval(() => task().catch(onError), ms);
   timer.unref();
   return () => clearInterval(timer);
 }

@@ -54,6 +54,37 @@ describe('API keys', () => {
     await expect(createApiKey(file, scopes as never)).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
   });
 
+  it('knows keys that come later, and forgets those that go', async () => {
+    const first = await createApiKey(file, ['read']);
+    const keys = await ApiKeys.open(file);
+    expect(await keys.refresh()).toBe(false);
+    const second = await createApiKey(file, ['write']);
+    expect(keys.caller(`Bearer ${second.key}`)).toBeUndefined();
+    expect(await keys.refresh()).toBe(true);
+    expect(keys.caller(`Bearer ${second.key}`)).toMatchObject({ scopes: ['write'] });
+    const kept = JSON.parse(readFileSync(file, 'utf8')).keys.filter(({ id }: { id: string }) => id !== first.id);
+    writeFileSync(file, JSON.stringify({ keys: kept }));
+    expect(await keys.refresh()).toBe(true);
+    expect(keys.caller(`Bearer ${first.key}`)).toBeUndefined();
+    expect(keys.caller(`Bearer ${second.key}`)).toBeDefined();
+  });
+
+  it('keeps its keys while the file cannot be read, and says so once', async () => {
+    const { key } = await createApiKey(file, ['read']);
+    const keys = await ApiKeys.open(file);
+    const text = readFileSync(file, 'utf8');
+    writeFileSync(file, text.slice(0, -9));
+    await expect(keys.refresh()).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });
+    expect(await keys.refresh()).toBe(false);
+    rmSync(file);
+    await expect(keys.refresh()).rejects.toMatchObject({ code: 'ERR_FILE_NOT_FOUND' });
+    expect(await keys.refresh()).toBe(false);
+    expect(keys.caller(`Bearer ${key}`)).toBeDefined();
+    writeFileSync(file, '{"keys":[]}');
+    expect(await keys.refresh()).toBe(true);
+    expect(keys.caller(`Bearer ${key}`)).toBeUndefined();
+  });
+
   it('refuses a file that is none of keys, and leaves it', async () => {
     writeFileSync(file, '{"keys":[{"id":"x"}]}');
     await expect(ApiKeys.open(file)).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });

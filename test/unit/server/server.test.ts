@@ -261,7 +261,7 @@ describe('with keys', () => {
     keys = join(FIXTURE_STUDENT, `../keys-${process.pid}.json`);
     reader = { authorization: `Bearer ${(await createApiKey(keys, ['read'])).key}` };
     writer = { authorization: `Bearer ${(await createApiKey(keys, ['write'])).key}` };
-    guarded = await startService({ keys });
+    guarded = await startService({ keys, timeouts: { refreshKeysEveryMs: 10 } });
   });
   afterAll(async () => {
     await guarded.end();
@@ -290,6 +290,15 @@ describe('with keys', () => {
     expect(await status({ authorization: 'Bearer lmb_0_0' })).toBe(401);
     expect(await status(scope === 'read' ? writer : reader)).toBe(403);
     expect([200, 400, 409]).toContain(await status(scope === 'read' ? reader : writer));
+  });
+
+  it('takes a key that is made while it runs', async () => {
+    const { key } = await createApiKey(keys, ['read']);
+    const authorization = `Bearer ${key}`;
+    await expect
+      .poll(async () => (await guarded.call('GET', '/v1/models', undefined, { authorization })).status)
+      .toBe(200);
+    expect(guarded.log.map((line) => JSON.parse(line).msg)).toContain('keys changed');
   });
 
   it('says how to ask', async () => {
