@@ -261,8 +261,10 @@ export interface OptimizerOptions {
   readonly maxGradNorm: number;
 }
 
-/** What the teacher said about the tokens of one batch. Either a model to run, or arrays extracted before. */
+/** What a teacher said about the tokens of one batch. Either a model to run, or arrays extracted before. */
 export interface TeacherSignal {
+  /** Of its part in every term, > 0. @defaultValue 1 */
+  readonly weight?: number;
   /** A language model over the same vocabulary, run on the same batch. */
   readonly model?: NativeTransformer;
   /** Pairs [student layer, teacher layer], counted from 1; entry i owns hidden[i] and attentions[i]. */
@@ -277,9 +279,10 @@ export interface TeacherSignal {
     | { readonly dense: Float32Array } // [N, V]
     | {
         readonly topK: number;
+        /** [N, topK]; a row that lists fewer is filled up with −1, and one that lists none is not distilled. */
         readonly indices: Int32Array;
-        readonly values: Float32Array;
-        readonly logSumExp: Float32Array;
+        readonly values: Float32Array; // [N, topK]
+        readonly logSumExp: Float32Array; // [N]
       }
     | { readonly hidden: Float32Array; readonly head: NativeTransformer }; // [N, d_teacher] against the head's output table
 }
@@ -304,7 +307,8 @@ export interface StepRequest extends PackedBatch {
   /** Keys the dropout masks; < 0 = no dropout. */
   readonly dropoutSeed: number;
   readonly losses: LossOptions;
-  readonly teacher?: TeacherSignal;
+  /** Several add up, each by its weight; what their layer maps pair has one projection each, one map after the other. */
+  readonly teacher?: TeacherSignal | readonly TeacherSignal[];
   /** Uniform negatives shared by the batch instead of the full softmax; 0 = full. */
   readonly sampledNegatives: number;
 }
@@ -322,7 +326,7 @@ export interface StepResult {
 }
 
 export interface NativeTrainer {
-  /** Learned projections W_l [d_teacher, d_student] of the hidden loss, one a layer-map entry. */
+  /** Learned projections W_l [d_teacher, d_student] of the hidden loss, one a layer-map entry, teacher by teacher. */
   setProjection(index: number, rows: number, columns: number, values: Float32Array): void;
   getProjection(index: number): Float32Array;
   getProjectionGradient(index: number): Float32Array;

@@ -366,8 +366,8 @@ StepResult CudaTrainer::run_step(StepFunction function, const StepInputs& inputs
 
   cuda::ApiTeacher teacher{};
   std::vector<int64_t> layer_map;  // [pairs, 2]
-  if (inputs.teacher != nullptr) {
-    const TeacherSignal& signal = *inputs.teacher;
+  if (!inputs.teachers.empty()) {
+    const TeacherSignal& signal = inputs.teachers[0];
     for (const auto& [student_layer, teacher_layer] : signal.layer_map) {
       layer_map.push_back(student_layer);
       layer_map.push_back(teacher_layer);

@@ -167,8 +167,8 @@ class CudaTrainer {
   CudaTrainer(const CudaTrainer&) = delete;
   CudaTrainer& operator=(const CudaTrainer&) = delete;
 
-  /// As Trainer::compute_gradients() and step(), without the checks: see check_step(). Of inputs.teacher, model and
-  /// head only say that there is one.
+  /// As Trainer::compute_gradients() and step(), without the checks: see check_step(). Of inputs.teachers, of
+  /// which there is at most one, model and head only say that they are there.
   StepResult compute_gradients(const StepInputs& inputs, const CudaTeacher& teacher);
   StepResult step(const StepInputs& inputs, const CudaTeacher& teacher);
 

@@ -1,5 +1,6 @@
 #include "napi/step_request.h"
 
+#include <algorithm>
 #include <string>
 
 namespace limbeck {
@@ -76,6 +77,7 @@ TeacherInput read_teacher(const Napi::Value& value, const Transformer& student, 
                           const Batch& batch) {
   const Fields fields(value, "teacher");
   TeacherInput teacher;
+  if (!fields.get("weight").IsUndefined()) teacher.weight = fields.number("weight", 0.0f);
   const Napi::Value model = fields.get("model"), hidden = fields.get("hidden"), attentions = fields.get("attentions"),
                     relations = fields.get("relations"), logits = fields.get("logits");
   if (!model.IsUndefined()) {
@@ -110,6 +112,22 @@ TeacherInput read_teacher(const Napi::Value& value, const Transformer& student, 
   return teacher;
 }
 
+/// One teacher, or a list of them.
+std::vector<TeacherInput> read_teachers(const Napi::Value& value, const Transformer& student, const TaskQueue& queue,
+                                        const Batch& batch) {
+  std::vector<TeacherInput> teachers;
+  if (value.IsUndefined()) return teachers;
+  if (!value.IsArray()) {
+    teachers.push_back(read_teacher(value, student, queue, batch));
+    return teachers;
+  }
+  const Napi::Array list = to_array(value, "teacher");
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    teachers.push_back(read_teacher(list.Get(i), student, queue, batch));
+  }
+  return teachers;
+}
+
 LossWeights read_losses(const Napi::Value& value) {
   const Fields fields(value, "losses");
   LossWeights weights;
@@ -128,6 +146,7 @@ LossWeights read_losses(const Napi::Value& value) {
 
 TeacherSignal TeacherInput::view() const {
   TeacherSignal signal;
+  signal.weight = weight;
   signal.model = model != nullptr ? &model->layout() : nullptr;
   signal.layer_map = layer_map;
   for (const FloatInput& array : hidden) signal.hidden.push_back(array.data());
@@ -151,21 +170,33 @@ CudaTeacher TeacherInput::on_gpu() const {
   return {model != nullptr ? &model->on_gpu() : nullptr, head != nullptr ? &head->on_gpu() : nullptr};
 }
 
-StepInputs StepRequest::view(TeacherSignal& signal) const {
+StepInputs StepRequest::view() const {
   StepInputs view = inputs;
   view.batch = batch.view();
   view.labels = labels.data();
-  if (teacher.has_value()) {
-    signal = teacher->view();
-    view.teacher = &signal;
-  }
+  for (const TeacherInput& teacher : teachers) view.teachers.push_back(teacher.view());
   return view;
+}
+
+CudaTeacher StepRequest::on_gpu() const {
+  if (teachers.empty()) return {};
+  const TeacherInput& teacher = teachers[0];
+  const bool has_short_lists =
+      std::find(teacher.top_k_indices.begin(), teacher.top_k_indices.end(), -1) != teacher.top_k_indices.end();
+  if (teachers.size() > 1 || teacher.weight != 1 || has_short_lists) {
+    invalid(
+        "A GPU takes one teacher of weight 1 over the student's vocabulary. Create the engine with device 'cpu' for "
+        "several teachers or one of another vocabulary.");
+  }
+  return teacher.on_gpu();
 }
 
 std::vector<Hold> StepRequest::holds() const {
   std::vector<Hold> holds;
-  if (teacher.has_value() && teacher->model != nullptr) holds.emplace_back(teacher->model);
-  if (teacher.has_value() && teacher->head != nullptr) holds.emplace_back(teacher->head);
+  for (const TeacherInput& teacher : teachers) {
+    if (teacher.model != nullptr) holds.emplace_back(teacher.model);
+    if (teacher.head != nullptr) holds.emplace_back(teacher.head);
+  }
   return holds;
 }
 
@@ -181,8 +212,7 @@ StepRequest read_step_request(const Napi::Value& value, const Transformer& stude
   request.inputs.dropout_seed = fields.integer("dropoutSeed", -kMaxSafeInteger, kMaxSafeInteger);
   request.inputs.weights = read_losses(fields.get("losses"));
   request.inputs.sampled_negatives = fields.integer("sampledNegatives", 0, kMaxInt32);
-  const Napi::Value teacher = fields.get("teacher");
-  if (!teacher.IsUndefined()) request.teacher = read_teacher(teacher, student, queue, batch);
+  request.teachers = read_teachers(fields.get("teacher"), student, queue, batch);
   return request;
 }
 

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -16,6 +15,7 @@ namespace limbeck {
 
 /// TeacherSignal of src/binding.ts, owned.
 struct TeacherInput {
+  float weight = 1;
   std::shared_ptr<SharedModel> model, head;
   std::vector<std::pair<int64_t, int64_t>> layer_map;
   std::vector<FloatInput> hidden, attentions, relations;
@@ -36,10 +36,12 @@ struct StepRequest {
   BatchInput batch;
   std::vector<int32_t> labels;
   StepInputs inputs;  // without its pointers
-  std::optional<TeacherInput> teacher;
+  std::vector<TeacherInput> teachers;
 
-  /// `signal` must live as long as the result.
-  StepInputs view(TeacherSignal& signal) const;
+  StepInputs view() const;
+  /// The models of the teacher. Throws Error("ERR_INVALID_ARGUMENT") for what a GPU does not take: several teachers, a
+  /// weight, lists of logits that end early.
+  CudaTeacher on_gpu() const;
   std::vector<Hold> holds() const;
 };
 

@@ -115,24 +115,22 @@ CudaTrainer& SharedTrainer::on_gpu() {
 }
 
 StepResult SharedTrainer::compute_gradients(Context& context, Arena& arena, const StepRequest& request) {
-  TeacherSignal signal;
-  const StepInputs inputs = request.view(signal);
+  const StepInputs inputs = request.view();
   if (on_host_) return on_host_->compute_gradients(context, arena, inputs);
   check_step(model_->layout(), inputs);
   model_->on_gpu();  // brought up to date
-  const CudaTeacher teacher = request.teacher ? request.teacher->on_gpu() : CudaTeacher{};
+  const CudaTeacher teacher = request.on_gpu();
   CudaTrainer& trainer = on_gpu();
   model_->gradients_changed_on_gpu();
   return trainer.compute_gradients(inputs, teacher);
 }
 
 StepResult SharedTrainer::step(Context& context, Arena& arena, const StepRequest& request) {
-  TeacherSignal signal;
-  const StepInputs inputs = request.view(signal);
+  const StepInputs inputs = request.view();
   if (on_host_) return on_host_->step(context, arena, inputs);
   check_step(model_->layout(), inputs);
   model_->on_gpu();  // brought up to date
-  const CudaTeacher teacher = request.teacher ? request.teacher->on_gpu() : CudaTeacher{};
+  const CudaTeacher teacher = request.on_gpu();
   CudaTrainer& trainer = on_gpu();
   // Whatever comes of it: a step may fail half-way.
   model_->gradients_changed_on_gpu();

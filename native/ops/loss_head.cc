@@ -47,18 +47,26 @@ void check_labels(const int32_t* labels, int64_t num_rows, int64_t vocab_size) {
   }
 }
 
-/// The k indices of a row must be distinct columns: the rest class is what they leave.
+/// Entries of a row before the first −1.
+int64_t listed_count(const int32_t* indices, int64_t top_k) {
+  return std::find(indices, indices + top_k, -1) - indices;
+}
+
+/// The indices of a row must be distinct columns, because the rest class is what they leave, and −1 ends them.
 void check_top_k(Arena& scratch, const TeacherLogits& teacher, int64_t num_rows, int64_t vocab_size) {
   Arena::Scope scope(scratch);
   int64_t* seen_in_row = scratch.allocate<int64_t>(vocab_size);
   std::fill(seen_in_row, seen_in_row + vocab_size, int64_t{-1});
   for (int64_t r = 0; r < num_rows; ++r) {
+    const int32_t* indices = teacher.top_k_indices + r * teacher.top_k;
+    const int64_t count = listed_count(indices, teacher.top_k);
     for (int64_t i = 0; i < teacher.top_k; ++i) {
-      const int32_t index = teacher.top_k_indices[r * teacher.top_k + i];
-      if (index < 0 || index >= vocab_size || seen_in_row[index] == r) {
+      const int32_t index = indices[i];
+      if (i >= count && index == -1) continue;
+      if (i >= count || index < 0 || index >= vocab_size || seen_in_row[index] == r) {
         throw Error("ERR_INVALID_ARGUMENT", "top-k indices of row " + std::to_string(r) +
                                                 " must be distinct and in [0, " + std::to_string(vocab_size) +
-                                                "), got " + std::to_string(index));
+                                                "), filled up with -1, got " + std::to_string(index));
       }
       seen_in_row[index] = r;
     }
@@ -129,8 +137,8 @@ LossHeadResult loss_head(Context& context, const float* hidden, const float* tab
           row.teacher = teacher.dense + dense_row * vocab_size;
         }
         if (teacher.top_k > 0) {
-          row.top_k = teacher.top_k;
           row.top_k_indices = teacher.top_k_indices + (begin + r) * teacher.top_k;
+          row.top_k = listed_count(row.top_k_indices, teacher.top_k);
           row.top_k_values = teacher.top_k_values + (begin + r) * teacher.top_k;
           row.teacher_log_sum_exp = teacher.log_sum_exp[begin + r];
         }

@@ -14,9 +14,10 @@ struct TeacherLogits {
   const float* table = nullptr;         // [vocab_size, teacher_hidden_size]
   const float* bias = nullptr;          // [vocab_size] or null
   int64_t teacher_hidden_size = 0;
-  const int32_t* top_k_indices = nullptr;  // [num_rows, top_k]
-  const float* top_k_values = nullptr;     // [num_rows, top_k] logits
-  const float* log_sum_exp = nullptr;      // [num_rows] over the whole vocabulary at temperature 1
+  /// [num_rows, top_k]. A row may list fewer: −1 fills it up. One that lists none is not distilled.
+  const int32_t* top_k_indices = nullptr;
+  const float* top_k_values = nullptr;  // [num_rows, top_k] logits
+  const float* log_sum_exp = nullptr;   // [num_rows] over the whole vocabulary at temperature 1
   int64_t top_k = 0;
   bool present() const { return dense != nullptr || hidden != nullptr || top_k > 0; }
 };
@@ -49,8 +50,8 @@ struct LossHeadResult {
 /// both sides are renormalised over them. Fusion mixes the log-probabilities of the same classes. For the gate, the
 /// teacher ranks a label that it did not list k-th (counted from 0), the best rank it can have.
 /// A teacher with kd_weight 0 is not read (kd_sum = 0); with both weights 0 nothing is computed and both sums are 0.
-/// Error("ERR_INVALID_ARGUMENT"): a label or top-k index out of range, a repeated top-k index, temperature ≤ 0, more
-/// than one source of teacher logits, or a teacher together with `allowed`.
+/// Error("ERR_INVALID_ARGUMENT"): a label or top-k index out of range, one that is repeated or follows −1, temperature
+/// ≤ 0, more than one source of teacher logits, or a teacher together with `allowed`.
 LossHeadResult loss_head(Context& context, const float* hidden, const float* table, const float* bias,
                          const int32_t* labels, const TeacherLogits& teacher, const LossHeadOptions& options,
                          double row_scale, const uint8_t* allowed, float* d_hidden, float* d_table, float* d_bias,

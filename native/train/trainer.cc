@@ -55,7 +55,7 @@ std::vector<int64_t> labelled_rows(const StepInputs& inputs) {
   return rows;
 }
 
-/// The attention and relation losses have one target a student layer.
+/// The attention and relation losses have one target a student layer and teacher.
 void check_single_targets(const TeacherSignal& teacher, int64_t num_layers, const char* loss) {
   std::vector<uint8_t> has_target(static_cast<size_t>(num_layers), 0);
   for (const auto& pair : teacher.layer_map) {
@@ -65,15 +65,17 @@ void check_single_targets(const TeacherSignal& teacher, int64_t num_layers, cons
   }
 }
 
-void check_teacher(const Transformer& model, const StepInputs& inputs) {
-  const TransformerConfig& student = model.config();
-  const LossWeights& weights = inputs.weights;
-  const bool wants_layers = weights.hidden != 0 || weights.attention != 0 || weights.relation != 0;
-  if (weights.kd == 0 && !wants_layers) return;
-  if (inputs.teacher == nullptr) invalid("The kd, hidden, attention and relation losses need a teacher.");
-  const TeacherSignal& teacher = *inputs.teacher;
-  const size_t pairs = teacher.layer_map.size();
-  if (wants_layers && pairs == 0) invalid("The hidden, attention and relation losses need a layerMap.");
+bool has_logits(const TeacherSignal& teacher) {
+  return teacher.model != nullptr || teacher.dense_logits != nullptr || teacher.logits_hidden != nullptr ||
+         teacher.top_k > 0;
+}
+
+/// Whether a teacher has a part in a term of layers. @param arrays its field of that term
+bool has_layers(const TeacherSignal& teacher, const std::vector<const float*>& arrays) {
+  return !teacher.layer_map.empty() && (teacher.model != nullptr || !arrays.empty());
+}
+
+void check_layer_map(const TransformerConfig& student, const TeacherSignal& teacher) {
   for (const auto& [student_layer, teacher_layer] : teacher.layer_map) {
     if (student_layer < 1 || student_layer > student.num_hidden_layers) {
       invalid("layerMap names student layer " + std::to_string(student_layer) + " of " +
@@ -84,6 +86,17 @@ void check_teacher(const Transformer& model, const StepInputs& inputs) {
               std::to_string(teacher.model->config().num_hidden_layers) + ".");
     }
   }
+}
+
+/// What one teacher says fits the batch and the student.
+void check_teacher(const Transformer& model, const StepInputs& inputs, const TeacherSignal& teacher) {
+  const TransformerConfig& student = model.config();
+  const LossWeights& weights = inputs.weights;
+  if (!(teacher.weight > 0) || !std::isfinite(teacher.weight)) {
+    invalid("The weight of a teacher must be greater than 0 and finite, got " + std::to_string(teacher.weight) + ".");
+  }
+  check_layer_map(student, teacher);
+  const size_t pairs = teacher.layer_map.size();
   if (teacher.model != nullptr) {
     check_batch(teacher.model->config(), inputs.batch);
     if (weights.kd != 0 && teacher.model->config().vocab_size != student.vocab_size) {
@@ -91,33 +104,56 @@ void check_teacher(const Transformer& model, const StepInputs& inputs) {
                                             std::to_string(teacher.model->config().vocab_size) +
                                             " entries, the student " + std::to_string(student.vocab_size) + ".");
     }
-    if (weights.attention != 0 && teacher.model->config().num_attention_heads != student.num_attention_heads) {
+    if (pairs > 0 && weights.attention != 0 &&
+        teacher.model->config().num_attention_heads != student.num_attention_heads) {
       throw Error("ERR_SHAPE_MISMATCH", "The attention loss needs equal head counts: the teacher has " +
                                             std::to_string(teacher.model->config().num_attention_heads) +
                                             ", the student " + std::to_string(student.num_attention_heads) +
                                             "; the relation loss does not.");
     }
   } else {
-    if (weights.hidden != 0 && teacher.hidden.size() != pairs) invalid("teacher.hidden needs one array a pair.");
-    if (weights.attention != 0 && teacher.attentions.size() != pairs) {
-      invalid("teacher.attentions needs one array a pair.");
-    }
-    if (weights.relation != 0 && teacher.relations.size() != pairs) {
-      invalid("teacher.relations needs one array a pair.");
-    }
-    const bool has_logits = teacher.dense_logits != nullptr || teacher.logits_hidden != nullptr || teacher.top_k > 0;
-    if (weights.kd != 0 && !has_logits) invalid("The kd loss needs teacher.logits or teacher.model.");
+    const auto check_arrays = [pairs](const std::vector<const float*>& arrays, const char* name) {
+      if (!arrays.empty() && arrays.size() != pairs) invalid(std::string(name) + " needs one array a pair.");
+    };
+    check_arrays(teacher.hidden, "teacher.hidden");
+    check_arrays(teacher.attentions, "teacher.attentions");
+    check_arrays(teacher.relations, "teacher.relations");
   }
   if (teacher.head != nullptr && teacher.head->config().vocab_size != student.vocab_size) {
     throw Error("ERR_SHAPE_MISMATCH", "The teacher's head scores " + std::to_string(teacher.head->config().vocab_size) +
                                           " entries and the student " + std::to_string(student.vocab_size) + ".");
   }
-  if (weights.attention != 0) check_single_targets(teacher, student.num_hidden_layers, "attention");
-  if (weights.relation != 0) {
+  if (weights.attention != 0 && has_layers(teacher, teacher.attentions)) {
+    check_single_targets(teacher, student.num_hidden_layers, "attention");
+  }
+  if (weights.relation != 0 && has_layers(teacher, teacher.relations)) {
     check_single_targets(teacher, student.num_hidden_layers, "relation");
     model.relation_shape(inputs.batch, teacher.relation_heads);
     if (teacher.model != nullptr) teacher.model->relation_shape(inputs.batch, teacher.relation_heads);
   }
+}
+
+/// Every teacher is sound, and each term has one that says what it needs.
+void check_teachers(const Transformer& model, const StepInputs& inputs) {
+  const LossWeights& weights = inputs.weights;
+  const std::vector<TeacherSignal>& teachers = inputs.teachers;
+  const bool wants_layers = weights.hidden != 0 || weights.attention != 0 || weights.relation != 0;
+  if (weights.kd == 0 && !wants_layers) return;
+  if (teachers.empty()) invalid("The kd, hidden, attention and relation losses need a teacher.");
+  const auto any = [&](auto has) { return std::any_of(teachers.begin(), teachers.end(), has); };
+  if (wants_layers && !any([](const TeacherSignal& t) { return !t.layer_map.empty(); })) {
+    invalid("The hidden, attention and relation losses need a layerMap.");
+  }
+  for (const TeacherSignal& teacher : teachers) check_teacher(model, inputs, teacher);
+  const auto require = [&](float weight, const char* name, std::vector<const float*> TeacherSignal::*arrays) {
+    if (weight != 0 && !any([&](const TeacherSignal& t) { return has_layers(t, t.*arrays); })) {
+      invalid(std::string(name) + " needs one array a pair.");
+    }
+  };
+  require(weights.hidden, "teacher.hidden", &TeacherSignal::hidden);
+  require(weights.attention, "teacher.attentions", &TeacherSignal::attentions);
+  require(weights.relation, "teacher.relations", &TeacherSignal::relations);
+  if (weights.kd != 0 && !any(has_logits)) invalid("The kd loss needs teacher.logits or teacher.model.");
 }
 
 /// The teacher's logits for the labelled rows, in the form in which they came.
@@ -154,11 +190,19 @@ float* zeros(Arena& arena, int64_t count) {
   return data;
 }
 
+/// sum += addend [count]; the first addend becomes the sum.
+void add_to(const float*& sum, float* addend, int64_t count) {
+  if (sum != nullptr) {
+    for (int64_t j = 0; j < count; ++j) addend[j] += sum[j];
+  }
+  sum = addend;
+}
+
 }  // namespace
 
 void check_step(const Transformer& model, const StepInputs& inputs) {
   check_batch(model.config(), inputs.batch);
-  check_teacher(model, inputs);
+  check_teachers(model, inputs);
   check_labels(inputs, model.config().vocab_size);
 }
 
@@ -193,62 +237,190 @@ Projection& Trainer::projection(size_t index, int64_t rows, int64_t columns) {
   return projection;
 }
 
-// Mean over the mapped layers of the mean squared error of h_student·Wᵀ against h_teacher. Entries of d_hidden are set
-// to a fresh gradient, and the last layer's is added to d_final.
-double Trainer::hidden_loss(Context& context, Arena& arena, const StepInputs& inputs, const Activations& student,
-                            const Activations* teacher, const float** d_hidden, float* d_final) {
-  const TeacherSignal& signal = *inputs.teacher;
+std::vector<Trainer::Taught> Trainer::run_teachers(Context& context, Arena& arena, const StepInputs& inputs) const {
+  const LossWeights& weights = inputs.weights;
+  const bool is_heard = weights.kd != 0 || weights.hidden != 0 || weights.attention != 0 || weights.relation != 0;
+  std::vector<Taught> teachers;
+  size_t first_projection = 0;
+  for (const TeacherSignal& signal : inputs.teachers) {
+    teachers.push_back({&signal, {}, signal.model != nullptr && is_heard, first_projection});
+    first_projection += signal.layer_map.size();
+    if (!teachers.back().has_run) continue;
+    // Maps and values are kept only where a loss reads them.
+    std::vector<uint8_t> keep_maps(static_cast<size_t>(signal.model->config().num_hidden_layers), 0);
+    std::vector<uint8_t> keep_values = keep_maps;
+    for (const auto& pair : signal.layer_map) {
+      keep_maps[static_cast<size_t>(pair.second - 1)] |= weights.attention != 0;
+      keep_values[static_cast<size_t>(pair.second - 1)] |= weights.relation != 0;
+    }
+    teachers.back().activations =
+        signal.model->forward(context, arena, inputs.batch, {false, -1, keep_maps.data(), keep_values.data()});
+  }
+  return teachers;
+}
+
+// The student's rows meet one teacher after the other: cross-entropy with the first, distillation with each.
+void Trainer::head_loss(Context& context, Arena& arena, const StepInputs& inputs, const std::vector<Taught>& teachers,
+                        float* d_final, float* d_word_table, StepResult& result) {
+  const TransformerConfig& config = model_->config();
+  const LossWeights& weights = inputs.weights;
+  const std::vector<int64_t> rows = labelled_rows(inputs);
+  const int64_t d = config.hidden_size, V = config.vocab_size, R = static_cast<int64_t>(rows.size());
+  float* d_output_table = config.tie_word_embeddings ? d_word_table
+                                                     : model_->parameters().gradients() +
+                                                           model_->parameters().find("head.output.weight").offset;
+  float* d_output_bias = config.masked_lm_head
+                             ? model_->parameters().gradients() + model_->parameters().find("head.bias").offset
+                             : nullptr;
+
+  const float* hidden = gather(arena, activations_.hidden[config.num_hidden_layers], rows, d);
+  int32_t* labels = arena.allocate<int32_t>(R);
+  for (int64_t r = 0; r < R; ++r) labels[r] = inputs.labels[rows[static_cast<size_t>(r)]];
+  const HeadActivations head = model_->head_forward(context, arena, hidden, R);
+  const OutputTable table = model_->output_table(activations_.word_table);
+  std::vector<const Taught*> heard;
+  for (const Taught& teacher : teachers) {
+    if (weights.kd != 0 && has_logits(*teacher.signal)) heard.push_back(&teacher);
+  }
+  const auto logits_of = [&](const Taught& teacher) {
+    return teacher_logits(context, arena, *teacher.signal, teacher.has_run ? &teacher.activations : nullptr, rows);
+  };
+
+  float* d_rows = arena.allocate<float>(R * d);  // [R, d]
+  LossHeadOptions options{weights.ce, 0, weights.temperature, weights.fusion, weights.gate};
+  const TeacherLogits first = heard.empty() ? TeacherLogits{} : logits_of(*heard[0]);
+  const float first_weight = heard.empty() ? 1 : heard[0]->signal->weight;
+  options.kd_weight = weights.kd * first_weight;
+  LossHeadResult sums;
+  if (inputs.sampled_negatives > 0) {
+    const SampledIndices sampled = sample_indices(labels, R, inputs.sampled_negatives, V,
+                                                  static_cast<uint64_t>(std::max<int64_t>(inputs.dropout_seed, 0)));
+    const SampledTable part = sample_table(arena, table, sampled, d);
+    const int64_t count = static_cast<int64_t>(sampled.indices.size());
+    float* d_sampled = zeros(arena, count * d);
+    float* d_sampled_bias = d_output_bias != nullptr ? zeros(arena, count) : nullptr;
+    sums = loss_head(context, head.output, part.weight, part.bias, sampled.labels.data(), first, options, 1.0 / R,
+                     sampled.allowed.data(), d_rows, d_sampled, d_sampled_bias, R, d, count);
+    scatter_table_gradient(sampled, d_sampled, d_sampled_bias, d_output_table, d_output_bias, d);
+  } else {
+    sums = loss_head(context, head.output, table.weight, table.bias, labels, first, options, 1.0 / R, nullptr, d_rows,
+                     d_output_table, d_output_bias, R, d, V);
+  }
+  result.ce = sums.ce_sum / static_cast<double>(R);
+  result.kd = first_weight * sums.kd_sum / static_cast<double>(R);
+
+  float* d_more = heard.size() > 1 ? arena.allocate<float>(R * d) : nullptr;  // [R, d]
+  options.ce_weight = 0;
+  for (size_t i = 1; i < heard.size(); ++i) {
+    const float weight = heard[i]->signal->weight;
+    options.kd_weight = weights.kd * weight;
+    sums = loss_head(context, head.output, table.weight, table.bias, labels, logits_of(*heard[i]), options, 1.0 / R,
+                     nullptr, d_more, d_output_table, d_output_bias, R, d, V);
+    result.kd += weight * sums.kd_sum / static_cast<double>(R);
+    for (int64_t j = 0; j < R * d; ++j) d_rows[j] += d_more[j];
+  }
+
+  model_->head_backward(context, arena, head, d_rows, d_rows, R);
+  for (int64_t r = 0; r < R; ++r) {
+    float* target = d_final + rows[static_cast<size_t>(r)] * d;
+    for (int64_t j = 0; j < d; ++j) target[j] += d_rows[r * d + j];
+  }
+}
+
+// Mean over the mapped layers of the mean squared error of h_student·Wᵀ against h_teacher. Its gradient is added to the
+// entries of d_hidden, fresh where there is none yet, and the last layer's to d_final.
+double Trainer::hidden_loss(Context& context, Arena& arena, const StepInputs& inputs, const Taught& teacher,
+                            const float** d_hidden, float* d_final) {
+  const TeacherSignal& signal = *teacher.signal;
   const int64_t N = inputs.batch.num_tokens, d = model_->config().hidden_size;
-  const int64_t d_teacher = teacher != nullptr ? signal.model->config().hidden_size : signal.teacher_hidden_size;
+  const int64_t d_teacher = teacher.has_run ? signal.model->config().hidden_size : signal.teacher_hidden_size;
   const double pairs = static_cast<double>(signal.layer_map.size());
   double total = 0;
   for (size_t i = 0; i < signal.layer_map.size(); ++i) {
     const auto [student_layer, teacher_layer] = signal.layer_map[i];
-    Projection& map = projection(i, d_teacher, d);
-    const float* target = teacher != nullptr ? teacher->hidden[teacher_layer] : signal.hidden[i];
-    const float* hidden = student.hidden[student_layer];
+    Projection& map = projection(teacher.first_projection + i, d_teacher, d);
+    const float* target = teacher.has_run ? teacher.activations.hidden[teacher_layer] : signal.hidden[i];
+    const float* hidden = activations_.hidden[student_layer];
     float* difference = arena.allocate<float>(N * d_teacher);  // [N, d_teacher]
     linear_forward(context, hidden, map.weight.get(), nullptr, difference, N, d, d_teacher);
     const double count = static_cast<double>(N) * static_cast<double>(d_teacher);
     total += squared_error(context, difference, target, N * d_teacher) / count / pairs;
     // d/d(projected) of w·Σ difference²/(count·pairs); the scale goes onto `difference` itself.
-    const float scale = static_cast<float>(2.0 * inputs.weights.hidden / (count * pairs));
+    const double weight = static_cast<double>(inputs.weights.hidden) * signal.weight;
+    const float scale = static_cast<float>(2.0 * weight / (count * pairs));
     for (int64_t j = 0; j < N * d_teacher; ++j) difference[j] *= scale;
     float* d_student = arena.allocate<float>(N * d);  // [N, d]
     linear_backward(context, hidden, map.weight.get(), difference, d_student, map.gradient.get(), nullptr, N, d,
                     d_teacher);
     if (student_layer == model_->config().num_hidden_layers) {
       for (int64_t j = 0; j < N * d; ++j) d_final[j] += d_student[j];
-    } else if (d_hidden[student_layer] == nullptr) {
-      d_hidden[student_layer] = d_student;
-    } else {  // two pairs share a student layer
-      float* sum = const_cast<float*>(d_hidden[student_layer]);
-      for (int64_t j = 0; j < N * d; ++j) sum[j] += d_student[j];
+    } else {
+      add_to(d_hidden[student_layer], d_student, N * d);
     }
   }
+  return signal.weight * total;
+}
+
+// Mean over mapped layers, heads and tokens of KL(teacher ‖ student) of attention maps. The gradient of a block's maps
+// is linear in its target: that of several teachers is one target, their sum in proportion to `scale`.
+double Trainer::attention_loss(Context& context, Arena& arena, const StepInputs& inputs,
+                               const std::vector<Taught>& teachers, const float** targets, float* scale) {
+  const TransformerConfig& config = model_->config();
+  const AttentionShape shape = model_->attention_shape(inputs.batch);
+  const int64_t count = attention_map_floats(shape);
+  std::vector<float*> sums(static_cast<size_t>(config.num_hidden_layers), nullptr);  // [count] where there are several
+  double first_scale = 0, total = 0;
+  for (const Taught& teacher : teachers) {
+    const TeacherSignal& signal = *teacher.signal;
+    if (!has_layers(signal, signal.attentions)) continue;
+    const double teacher_scale = signal.weight / (static_cast<double>(inputs.batch.num_tokens) *
+                                                  static_cast<double>(config.num_attention_heads) *
+                                                  static_cast<double>(signal.layer_map.size()));
+    if (first_scale == 0) first_scale = teacher_scale;
+    const float share = static_cast<float>(teacher_scale / first_scale);
+    for (size_t i = 0; i < signal.layer_map.size(); ++i) {
+      const size_t block = static_cast<size_t>(signal.layer_map[i].first - 1);
+      const float* maps =
+          teacher.has_run ? teacher.activations.blocks[signal.layer_map[i].second - 1].maps : signal.attentions[i];
+      total += teacher_scale * attention_map_divergence(context, shape, maps, activations_.blocks[block].maps);
+      if (targets[block] == nullptr && share == 1.0f) {
+        targets[block] = maps;  // read in place
+        continue;
+      }
+      if (sums[block] == nullptr) {
+        sums[block] = zeros(arena, count);
+        if (targets[block] != nullptr) {
+          std::memcpy(sums[block], targets[block], static_cast<size_t>(count) * sizeof(float));
+        }
+        targets[block] = sums[block];
+      }
+      for (int64_t j = 0; j < count; ++j) sums[block][j] += share * maps[j];
+    }
+  }
+  *scale = static_cast<float>(inputs.weights.attention * first_scale);
   return total;
 }
 
-// Mean over mapped layers, relation heads and tokens of KL(teacher ‖ student) of value relations; entries of d_values
-// [N, KV·hd] are set to its gradient.
-double Trainer::relation_loss(Context& context, Arena& arena, const StepInputs& inputs, const Activations* teacher,
+// Mean over mapped layers, relation heads and tokens of KL(teacher ‖ student) of value relations; its gradient is added
+// to the entries of d_values [N, KV·hd], fresh where there is none yet.
+double Trainer::relation_loss(Context& context, Arena& arena, const StepInputs& inputs, const Taught& teacher,
                               const float** d_values) {
-  const TeacherSignal& signal = *inputs.teacher;
+  const TeacherSignal& signal = *teacher.signal;
   const TransformerConfig& config = model_->config();
   const int64_t N = inputs.batch.num_tokens, width = config.num_key_value_heads * config.head_dim;
   const AttentionShape shape = model_->relation_shape(inputs.batch, signal.relation_heads);
-  const double scale = 1.0 / (static_cast<double>(N) * static_cast<double>(signal.relation_heads) *
-                              static_cast<double>(signal.layer_map.size()));
+  const double scale = signal.weight / (static_cast<double>(N) * static_cast<double>(signal.relation_heads) *
+                                        static_cast<double>(signal.layer_map.size()));
   const int64_t map_floats = attention_map_floats(shape);
   float* maps = arena.allocate<float>(map_floats);
   double total = 0;
   for (size_t i = 0; i < signal.layer_map.size(); ++i) {
     const size_t block = static_cast<size_t>(signal.layer_map[i].first - 1);
     const float* target;  // Σ relation_heads·t²
-    if (teacher != nullptr) {
+    if (teacher.has_run) {
       float* teacher_maps = arena.allocate<float>(map_floats);
       value_relation_forward(context, signal.model->relation_shape(inputs.batch, signal.relation_heads),
-                             teacher->blocks[signal.layer_map[i].second - 1].values, teacher_maps);
+                             teacher.activations.blocks[signal.layer_map[i].second - 1].values, teacher_maps);
       target = teacher_maps;
     } else {
       target = signal.relations[i];
@@ -259,7 +431,7 @@ double Trainer::relation_loss(Context& context, Arena& arena, const StepInputs& 
     float* d_block = arena.allocate<float>(N * width);
     value_relation_backward(context, shape, values, target, static_cast<float>(inputs.weights.relation * scale),
                             d_block);
-    d_values[block] = d_block;
+    add_to(d_values[block], d_block, N * width);
   }
   return total;
 }
@@ -267,11 +439,9 @@ double Trainer::relation_loss(Context& context, Arena& arena, const StepInputs& 
 StepResult Trainer::compute_gradients(Context& context, Arena& arena, const StepInputs& inputs) {
   const TransformerConfig& config = model_->config();
   check_step(*model_, inputs);
-  const std::vector<int64_t> rows = labelled_rows(inputs);
   const LossWeights& weights = inputs.weights;
   const int64_t N = inputs.batch.num_tokens, d = config.hidden_size, V = config.vocab_size;
-  const int64_t L = config.num_hidden_layers, R = static_cast<int64_t>(rows.size());
-  const TeacherSignal* signal = inputs.teacher;
+  const int64_t L = config.num_hidden_layers;
 
   arena.reset();
   Parameters& parameters = model_->parameters();
@@ -285,99 +455,43 @@ StepResult Trainer::compute_gradients(Context& context, Arena& arena, const Step
   // Forward passes; attention maps are kept only where the loss reads them.
   std::vector<uint8_t> keep_maps(static_cast<size_t>(L), 0);
   std::vector<uint8_t> keep_values(static_cast<size_t>(L), 0);
-  std::vector<uint8_t> keep_teacher_maps, keep_teacher_values;
-  for (size_t i = 0; signal != nullptr && i < signal->layer_map.size(); ++i) {
-    const size_t block = static_cast<size_t>(signal->layer_map[i].first - 1);
-    keep_maps[block] |= weights.attention != 0;
-    keep_values[block] |= weights.relation != 0;
+  for (const TeacherSignal& signal : inputs.teachers) {
+    for (const auto& pair : signal.layer_map) {
+      const size_t block = static_cast<size_t>(pair.first - 1);
+      keep_maps[block] |= weights.attention != 0;
+      keep_values[block] |= weights.relation != 0;
+    }
   }
   activations_ =
       model_->forward(context, arena, inputs.batch, {true, inputs.dropout_seed, keep_maps.data(), keep_values.data()});
-  const Activations& student = activations_;
-  Activations teacher_activations{};
-  const Activations* teacher = nullptr;
-  if (signal != nullptr && signal->model != nullptr &&
-      (weights.kd != 0 || weights.hidden != 0 || weights.attention != 0 || weights.relation != 0)) {
-    const size_t teacher_layers = static_cast<size_t>(signal->model->config().num_hidden_layers);
-    keep_teacher_maps.assign(teacher_layers, 0);
-    keep_teacher_values.assign(teacher_layers, 0);
-    for (const auto& pair : signal->layer_map) {
-      keep_teacher_maps[static_cast<size_t>(pair.second - 1)] |= weights.attention != 0;
-      keep_teacher_values[static_cast<size_t>(pair.second - 1)] |= weights.relation != 0;
-    }
-    teacher_activations = signal->model->forward(context, arena, inputs.batch,
-                                                 {false, -1, keep_teacher_maps.data(), keep_teacher_values.data()});
-    teacher = &teacher_activations;
-  }
+  const std::vector<Taught> teachers = run_teachers(context, arena, inputs);
 
   StepResult result;
-  result.num_labels = R;
+  result.num_labels = static_cast<int64_t>(labelled_rows(inputs).size());
   float* d_final = zeros(arena, N * d);  // [N, d]
   // The gradient of the word table goes straight to embeddings.word unless the table is v + A·u.
   float* d_word_table = config.item_feature_size > 0
                             ? zeros(arena, V * d)
                             : parameters.gradients() + parameters.find("embeddings.word").offset;
-  float* d_output_table =
-      config.tie_word_embeddings ? d_word_table : parameters.gradients() + parameters.find("head.output.weight").offset;
-  float* d_output_bias = config.masked_lm_head ? parameters.gradients() + parameters.find("head.bias").offset : nullptr;
-
-  if (weights.ce != 0 || weights.kd != 0) {
-    const float* hidden = gather(arena, student.hidden[L], rows, d);
-    int32_t* labels = arena.allocate<int32_t>(R);
-    for (int64_t r = 0; r < R; ++r) labels[r] = inputs.labels[rows[static_cast<size_t>(r)]];
-    const HeadActivations head = model_->head_forward(context, arena, hidden, R);
-    TeacherLogits logits;
-    if (weights.kd != 0) logits = teacher_logits(context, arena, *signal, teacher, rows);
-    const OutputTable table = model_->output_table(student.word_table);
-    const LossHeadOptions options{weights.ce, weights.kd, weights.temperature, weights.fusion, weights.gate};
-    float* d_rows = arena.allocate<float>(R * d);  // [R, d]
-    LossHeadResult sums;
-    if (inputs.sampled_negatives > 0) {
-      const SampledIndices sampled = sample_indices(labels, R, inputs.sampled_negatives, V,
-                                                    static_cast<uint64_t>(std::max<int64_t>(inputs.dropout_seed, 0)));
-      const SampledTable part = sample_table(arena, table, sampled, d);
-      const int64_t count = static_cast<int64_t>(sampled.indices.size());
-      float* d_sampled = zeros(arena, count * d);
-      float* d_sampled_bias = d_output_bias != nullptr ? zeros(arena, count) : nullptr;
-      sums = loss_head(context, head.output, part.weight, part.bias, sampled.labels.data(), logits, options, 1.0 / R,
-                       sampled.allowed.data(), d_rows, d_sampled, d_sampled_bias, R, d, count);
-      scatter_table_gradient(sampled, d_sampled, d_sampled_bias, d_output_table, d_output_bias, d);
-    } else {
-      sums = loss_head(context, head.output, table.weight, table.bias, labels, logits, options, 1.0 / R, nullptr,
-                       d_rows, d_output_table, d_output_bias, R, d, V);
-    }
-    result.ce = sums.ce_sum / static_cast<double>(R);
-    result.kd = sums.kd_sum / static_cast<double>(R);
-    model_->head_backward(context, arena, head, d_rows, d_rows, R);
-    for (int64_t r = 0; r < R; ++r) {
-      float* target = d_final + rows[static_cast<size_t>(r)] * d;
-      for (int64_t j = 0; j < d; ++j) target[j] += d_rows[r * d + j];
-    }
-  }
+  if (weights.ce != 0 || weights.kd != 0) head_loss(context, arena, inputs, teachers, d_final, d_word_table, result);
 
   std::vector<const float*> d_hidden(static_cast<size_t>(L + 1), nullptr);
-  if (weights.hidden != 0) {
-    result.hidden = hidden_loss(context, arena, inputs, student, teacher, d_hidden.data(), d_final);
+  std::vector<const float*> d_values(static_cast<size_t>(L), nullptr);
+  for (const Taught& teacher : teachers) {
+    if (weights.hidden != 0 && has_layers(*teacher.signal, teacher.signal->hidden)) {
+      result.hidden += hidden_loss(context, arena, inputs, teacher, d_hidden.data(), d_final);
+    }
+    if (weights.relation != 0 && has_layers(*teacher.signal, teacher.signal->relations)) {
+      result.relation += relation_loss(context, arena, inputs, teacher, d_values.data());
+    }
   }
   std::vector<const float*> teacher_maps(static_cast<size_t>(L), nullptr);
   float map_loss_scale = 0;
   if (weights.attention != 0) {
-    const double scale = 1.0 / (static_cast<double>(N) * static_cast<double>(config.num_attention_heads) *
-                                static_cast<double>(signal->layer_map.size()));
-    map_loss_scale = static_cast<float>(weights.attention * scale);
-    for (size_t i = 0; i < signal->layer_map.size(); ++i) {
-      const size_t block = static_cast<size_t>(signal->layer_map[i].first - 1);
-      teacher_maps[block] =
-          teacher != nullptr ? teacher->blocks[signal->layer_map[i].second - 1].maps : signal->attentions[i];
-      result.attention += scale * attention_map_divergence(context, model_->attention_shape(inputs.batch),
-                                                           teacher_maps[block], student.blocks[block].maps);
-    }
+    result.attention = attention_loss(context, arena, inputs, teachers, teacher_maps.data(), &map_loss_scale);
   }
 
-  std::vector<const float*> d_values(static_cast<size_t>(L), nullptr);
-  if (weights.relation != 0) result.relation = relation_loss(context, arena, inputs, teacher, d_values.data());
-
-  model_->backward(context, arena, student,
+  model_->backward(context, arena, activations_,
                    {d_final, d_hidden.data(), teacher_maps.data(), map_loss_scale, d_word_table, d_values.data()});
   model_->backward_word_table(context, d_word_table);
   result.loss = weights.ce * result.ce + weights.kd * result.kd + weights.hidden * result.hidden +

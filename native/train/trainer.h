@@ -29,8 +29,9 @@ struct LossWeights {
   float gate = 1;
 };
 
-/// What the teacher said about the tokens of the batch: a model to run on it, or arrays extracted before.
+/// What a teacher said about the tokens of the batch: a model to run on it, or arrays extracted before.
 struct TeacherSignal {
+  float weight = 1;  // of its part in every term
   const Transformer* model = nullptr;
   std::vector<std::pair<int64_t, int64_t>> layer_map;  // student block, teacher block; from 1
   // One entry a pair of layer_map, or none.
@@ -39,11 +40,12 @@ struct TeacherSignal {
   std::vector<const float*> relations;   // Σ relation_heads·t²
   int64_t relation_heads = 0;            // divides KV·hd of student and teacher
   int64_t teacher_hidden_size = 0;       // of `hidden`
-  // Logits: at most one form. All have N rows; rows without a label are not read.
+  // Logits: at most one form. All have N rows; rows without a label are not read. A teacher without logits has no part
+  // in the kd term, one without a layer map none in those of layers.
   const float* dense_logits = nullptr;   // [N, V]
   const float* logits_hidden = nullptr;  // [N, head's hidden size], with `head`
   const Transformer* head = nullptr;
-  const int32_t* top_k_indices = nullptr;  // [N, top_k]
+  const int32_t* top_k_indices = nullptr;  // [N, top_k], see ops/loss_head.h for lists that are shorter
   const float* top_k_values = nullptr;     // [N, top_k]
   const float* log_sum_exp = nullptr;      // [N]
   int64_t top_k = 0;
@@ -55,11 +57,11 @@ struct StepInputs {
   float learning_rate = 0;
   int64_t dropout_seed = -1;  // < 0 = no dropout
   LossWeights weights;
-  const TeacherSignal* teacher = nullptr;
+  std::vector<TeacherSignal> teachers;
   int64_t sampled_negatives = 0;  // 0 = full softmax
 };
 
-/// Each term before its weight; `loss` is the weighted sum.
+/// Each term before its weight, summed over teachers by theirs; `loss` is the weighted sum.
 struct StepResult {
   double loss = 0, ce = 0, kd = 0, hidden = 0, attention = 0, relation = 0;
   double grad_norm = 0;  // before clipping
@@ -91,7 +93,7 @@ class Trainer {
   const Transformer& model() const { return *model_; }
   /// Of the last compute_gradients(); valid until its arena is reset.
   const Activations& activations() const { return activations_; }
-  /// Sized by the first call for `index`; entry i of the layer map uses projection i.
+  /// Sized by the first call for `index`; the entries of the teachers' layer maps, one after the other, use one each.
   Projection& projection(size_t index, int64_t rows, int64_t columns);
   std::vector<Projection>& projections() { return projections_; }
 
@@ -102,9 +104,22 @@ class Trainer {
   float* second() { return second_.get(); }
 
  private:
-  double hidden_loss(Context& context, Arena& arena, const StepInputs& inputs, const Activations& student,
-                     const Activations* teacher, const float** d_hidden, float* d_final);
-  double relation_loss(Context& context, Arena& arena, const StepInputs& inputs, const Activations* teacher,
+  /// A teacher in a step, and its pass where it is a model.
+  struct Taught {
+    const TeacherSignal* signal;
+    Activations activations;
+    bool has_run;
+    size_t first_projection;
+  };
+  std::vector<Taught> run_teachers(Context& context, Arena& arena, const StepInputs& inputs) const;
+  /// Value of cross-entropy and distillation; d_final [N, d] +=.
+  void head_loss(Context& context, Arena& arena, const StepInputs& inputs, const std::vector<Taught>& teachers,
+                 float* d_final, float* d_word_table, StepResult& result);
+  double hidden_loss(Context& context, Arena& arena, const StepInputs& inputs, const Taught& teacher,
+                     const float** d_hidden, float* d_final);
+  double attention_loss(Context& context, Arena& arena, const StepInputs& inputs, const std::vector<Taught>& teachers,
+                        const float** targets, float* scale);
+  double relation_loss(Context& context, Arena& arena, const StepInputs& inputs, const Taught& teacher,
                        const float** d_values);
   void update(Context& context, const StepInputs& inputs, double grad_norm);
 

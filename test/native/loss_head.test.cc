@@ -398,6 +398,45 @@ TEST("logits in the thousands do not overflow") {
   });
 }
 
+TEST("rows that list fewer teacher logits are those of a shorter list, and rows that list none are not distilled") {
+  for_each_isa([] {
+    for (const float temperature : {1.0f, 2.0f}) {
+      const Case c{9, 6, 17, Source::kTopK, {0.5f, 0.7f, temperature, 0.6f, 0.3f}, true, false, 4};
+      const Problem whole(c);
+      Problem problem(c);
+      for (int64_t r = 0; r < c.num_rows; ++r) {
+        for (int64_t i = r % 5; i < c.top_k; ++i) problem.indices[r * c.top_k + i] = -1;
+      }
+      const LossHeadResult sums = problem.run(2);
+      std::vector<float> d_table(problem.table.size(), kInitialGradient);
+      double ce = 0, kd = 0;
+      for (int64_t r = 0; r < c.num_rows; ++r) {
+        const int64_t count = r % 5;
+        TeacherLogits teacher;
+        if (count > 0) {
+          teacher.top_k = count;
+          teacher.top_k_indices = whole.indices.data() + r * c.top_k;
+          teacher.top_k_values = whole.values.data() + r * c.top_k;
+          teacher.log_sum_exp = whole.log_sum_exp.data() + r;
+        }
+        ThreadPool pool(1);
+        Arena arena;
+        Context context{pool, arena};
+        std::vector<float> d_hidden(6, std::numeric_limits<float>::quiet_NaN()), d_bias(17);
+        const LossHeadResult row = loss_head(
+            context, whole.hidden.data() + r * 6, whole.table.data(), whole.bias.data(), whole.labels.data() + r,
+            teacher, c.options, Problem::kRowScale, nullptr, d_hidden.data(), d_table.data(), d_bias.data(), 1, 6, 17);
+        ce += row.ce_sum;
+        kd += row.kd_sum;
+        CHECK((row.kd_sum > 0) == (count > (temperature == 1.0f ? 0 : 1)));  // one class alone says nothing
+        for (int64_t j = 0; j < 6; ++j) CHECK(std::fabs(d_hidden[j] - problem.d_hidden[r * 6 + j]) < 1e-6);
+      }
+      CHECK(std::fabs(sums.ce_sum - ce) < 1e-5 && std::fabs(sums.kd_sum - kd) < 1e-5);
+      for (size_t i = 0; i < d_table.size(); ++i) CHECK(std::fabs(d_table[i] - problem.d_table[i]) < 1e-5);
+    }
+  });
+}
+
 TEST("a NaN in the hidden state shows in the loss") {
   for_each_isa([] {
     Problem problem({3, 8, 100, Source::kNone, {1, 0, 1, 1, 1}, false, false, 0});
@@ -418,6 +457,9 @@ TEST("the loss head refuses labels and top-k indices out of range, repeats, and 
     problem.indices[4] = index;
     CHECK(code_of([&] { problem.run(1); }) == "ERR_INVALID_ARGUMENT");
   }
+  Problem after_the_end(c);
+  after_the_end.indices[1] = -1;
+  CHECK(code_of([&] { after_the_end.run(1); }) == "ERR_INVALID_ARGUMENT");
   Problem repeated(c);
   repeated.indices[1] = repeated.indices[0];
   CHECK(code_of([&] { repeated.run(1); }) == "ERR_INVALID_ARGUMENT");

@@ -307,7 +307,7 @@ void check_training(const TransformerConfig& config, api::ApiPrecision precision
     inputs.weights.attention = step.attention = 0.4f;
     inputs.weights.relation = step.relation = 0.3f;
     inputs.weights.temperature = step.temperature = 2;
-    inputs.teacher = &signal;
+    inputs.teachers = {signal};
     step.teacher = &api_signal;
   }
 
