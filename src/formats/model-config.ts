@@ -22,7 +22,8 @@ import {
 import { readBert, readDistilbert, readRoberta, writeBert, writeDistilbert, writeRoberta } from './encoder-configs.js';
 import { readJsonFile } from './files.js';
 
-const FAMILY_NAMES = {
+/** Values of `model_type`. */
+export const FAMILY_NAMES = {
   gpt2: 'gpt2',
   bert: 'bert',
   distilbert: 'distilbert',

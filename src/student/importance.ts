@@ -6,6 +6,9 @@ import { batchesByTokens, gatherBatch } from '../teacher/batches.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import type { LanguageModel } from '../teacher/language-model.js';
 
+/** A mass that places of an axis are ranked by. */
+export type ImportanceKind = 'activation' | 'fisher' | 'saliency';
+
 export interface Importance {
   /** Texts measured. */
   readonly numExamples: number;
@@ -158,7 +161,7 @@ export async function loadImportance(path: string): Promise<Importance> {
     if (tensor === undefined) throw new LimbeckError('ERR_FILE_FORMAT', `'${path}' has no '${name}'`);
     return Float64Array.from(asFloat32(tensor));
   };
-  const sums = (kind: 'fisher' | 'saliency' | 'activation'): AxisSums => {
+  const sums = (kind: ImportanceKind): AxisSums => {
     const layers = read(`${kind}.layers`);
     const ofBlocks = (axis: string) => Array.from(layers, (_, block) => read(`${kind}.${axis}.${block}`));
     return {

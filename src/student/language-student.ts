@@ -1,19 +1,39 @@
 /** A small language model distilled from a large one over the same vocabulary. */
 import { z } from 'zod';
 import type { NativeEngine } from '../binding.js';
+import { LimbeckError } from '../errors.js';
+import { FAMILY_NAMES } from '../formats/model-config.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import type { EpochRecord, FitResult } from '../teacher/fit-model.js';
 import { LanguageModel } from '../teacher/language-model.js';
-import { languageModelArchitectureSchema, languageModelTrainingSchema } from '../teacher/options.js';
+import { languageModelTrainingSchema, languageStudentArchitectureSchema } from '../teacher/options.js';
 import { type TextCorpus, type TrainLanguageModelContext, trainLanguageModel } from '../teacher/pretrain.js';
+import { fisherWeights } from './importance.js';
 import { initialiseStudent, uniformLayerMap, uniformLayerPairs } from './initialise.js';
-import { distillationLossesShape, interpolationSchema, scheduleSchema } from './options.js';
+import { languageStudentConfig } from './language-student-config.js';
+import { distillationLossesShape, interpolationSchema, layerMapSchema, scheduleSchema } from './options.js';
+import { checkLayerMap, checkLayers, chooseTeacherWeights } from './teacher-weights.js';
 import { interpolateParameters, lossesAt, projectTeacher, scheduleAt, setFeatureMappings } from './transfer.js';
 
 export const languageStudentOptionsSchema = z.strictObject({
-  /** Norms, positions, activation and vocabulary are the teacher's. */
-  architecture: languageModelArchitectureSchema.prefault({ hiddenSize: 64, numHiddenLayers: 2, numAttentionHeads: 2 }),
+  /** Another family than the teacher's, of the same objective, over the same vocabulary. @defaultValue the teacher's */
+  family: z.enum(FAMILY_NAMES).optional(),
+  architecture: languageStudentArchitectureSchema.prefault({}),
+  /** `layers`: the teacher's blocks as they are; `width`: of a wider teacher, some channels of them. */
   initialise: z.enum(['random', 'layers', 'width']).default('random'),
+  /**
+   * Which teacher's block, from 1, each block of the student starts from and is interpolated towards: any map.
+   *
+   * @defaultValue those that matter most by `importance`, else spread evenly
+   */
+  layers: z.array(z.int().min(1)).min(1).optional(),
+  /**
+   * Which blocks, channels and heads of a larger teacher are taken: those of the largest mean absolute activation, mean
+   * squared gradient, or that times the squared parameter. @defaultValue spread evenly
+   */
+  importance: z.enum(['activation', 'fisher', 'saliency']).optional(),
+  /** Training texts, spread evenly, that importance is measured on. */
+  importanceTexts: z.int().min(1).default(256),
   training: languageModelTrainingSchema.prefault({}),
   losses: z
     .strictObject({
@@ -23,9 +43,17 @@ export const languageStudentOptionsSchema = z.strictObject({
       relation: scheduleSchema.default(0),
     })
     .prefault({}),
-  /** Heads that values are cut into for the relation term; divides hiddenSize of the student and the teacher's values. */
+  /** Of the hidden, attention and relation terms. @defaultValue spread evenly */
+  layerMap: layerMapSchema.optional(),
+  /** Heads that values are cut into for the relation term; divides the values of student and teacher. */
   relationHeads: z.int().min(1).optional(),
-  interpolation: interpolationSchema.omit({ width: true }).optional(),
+  interpolation: interpolationSchema
+    .omit({ width: true })
+    .extend({
+      /** `fisher`: each parameter moves by √(F / largest F of its tensor) of the way. */
+      weights: z.enum(['uniform', 'fisher']).default('uniform'),
+    })
+    .optional(),
 });
 
 export type LanguageStudentOptions = z.input<typeof languageStudentOptionsSchema>;
@@ -49,34 +77,45 @@ export async function distillLanguageModel(
 ): Promise<FitResult & { model: LanguageModel }> {
   const settings = parseOptions(languageStudentOptionsSchema, options, 'languageStudent');
   const { architecture, training, losses, interpolation } = settings;
-  const { hiddenSize, numAttentionHeads, numHiddenLayers, dropout } = architecture;
-  const config = {
-    ...teacher.config,
-    hiddenSize,
-    numAttentionHeads,
-    numKeyValueHeads: numAttentionHeads,
-    headDim: hiddenSize / numAttentionHeads,
-    numHiddenLayers,
-    intermediateSize: architecture.intermediateSize ?? 4 * hiddenSize,
-    embeddingDropout: dropout,
-    attentionDropout: dropout,
-    hiddenDropout: dropout,
-  };
-  const model = LanguageModel.create(engine, teacher.family, config, teacher.tokenizer, { seed: training.seed });
+  const { hiddenSize, numAttentionHeads, numHiddenLayers } = architecture;
+  const pairs = settings.layerMap ?? uniformLayerPairs(numHiddenLayers, teacher.numHiddenLayers);
+  const layers = settings.layers ?? uniformLayerMap(numHiddenLayers, teacher.numHiddenLayers);
+  checkLayerMap(pairs, numHiddenLayers, teacher.numHiddenLayers);
+  checkLayers(layers, numHiddenLayers, teacher.numHiddenLayers);
+  const usesWeights = checkUseOfWeights(settings);
+  const family = settings.family ?? teacher.family;
+  const config = languageStudentConfig(teacher, family, architecture, layers);
+  const model = LanguageModel.create(engine, family, config, teacher.tokenizer, { seed: training.seed });
   try {
-    const layers = uniformLayerMap(numHiddenLayers, teacher.numHiddenLayers);
+    const weighsByFisher = interpolation?.weights === 'fisher';
+    const from = usesWeights
+      ? await chooseTeacherWeights(
+          engine,
+          teacher,
+          config,
+          corpus.train,
+          { ...settings, alwaysMeasure: weighsByFisher },
+          context,
+        )
+      : undefined;
     await initialiseStudent(model.native, {
       method: settings.initialise,
       teacher: teacher.native,
-      layers,
+      ...from?.map,
       studentLayers: numHiddenLayers,
       teacherLayers: teacher.numHiddenLayers,
     });
     const usesLayers = losses.hidden !== 0 || losses.attention !== 0 || losses.relation !== 0;
-    const layerMap = usesLayers ? uniformLayerPairs(numHiddenLayers, teacher.numHiddenLayers) : [];
+    const layerMap = usesLayers ? pairs : [];
     const signal = { model: teacher.native, layerMap, relationHeads: settings.relationHeads ?? numAttentionHeads };
     const projected =
-      interpolation && (await projectTeacher(model.native, teacher.native, { layers, width: 'selection' }));
+      interpolation &&
+      from &&
+      (await projectTeacher(model.native, teacher.native, { ...from.map, width: 'selection' }));
+    const interpolationWeights =
+      weighsByFisher && from?.importance
+        ? await fisherWeights(engine, model.native, teacher.config, from.importance, from.map)
+        : undefined;
     const result = await trainLanguageModel(engine, model, corpus, training, {
       ...context,
       describe: context.describe ?? { step: 'fineTune', name: 'language student' },
@@ -98,7 +137,12 @@ export async function distillLanguageModel(
         ...(projected && interpolation
           ? {
               afterStep: ({ step, totalSteps }) =>
-                interpolateParameters(model.native, projected, scheduleAt(interpolation.alpha, step, totalSteps)),
+                interpolateParameters(
+                  model.native,
+                  projected,
+                  scheduleAt(interpolation.alpha, step, totalSteps),
+                  interpolationWeights,
+                ),
             }
           : {}),
       },
@@ -108,4 +152,21 @@ export async function distillLanguageModel(
     model.dispose();
     throw error;
   }
+}
+
+/** @returns whether the student starts from its teacher's weights, or goes towards them @throws LimbeckError ERR_INVALID_ARGUMENT */
+function checkUseOfWeights({
+  initialise,
+  interpolation,
+  layers,
+  importance,
+}: z.output<typeof languageStudentOptionsSchema>): boolean {
+  if (initialise !== 'random' || interpolation !== undefined) return true;
+  const option = layers !== undefined ? 'layers' : importance !== undefined ? 'importance' : undefined;
+  if (option === undefined) return false;
+  throw new LimbeckError(
+    'ERR_INVALID_ARGUMENT',
+    `${option} says what of the teacher a student starts from, and this one starts from random weights. Set initialise to ` +
+      '"layers" or "width", or leave it out',
+  );
 }

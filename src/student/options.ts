@@ -67,6 +67,9 @@ export const interpolationSchema = z.strictObject({
   width: z.enum(['selection', 'pca']).default('selection'),
 });
 
+/** Pairs [student block, teacher block], from 1. */
+export const layerMapSchema = z.array(z.tuple([z.int().min(1), z.int().min(1)])).min(1);
+
 export const fineTuneOptionsSchema = z.strictObject({
   ...optimizationShape,
   /** Beauty goes on rising to 14 without a teacher, and is at its best by 12 with one. */
@@ -77,7 +80,7 @@ export const fineTuneOptionsSchema = z.strictObject({
   patience: optimizationShape.patience.default(3),
   losses: z.strictObject(distillationLossesShape).prefault({}),
   /** Pairs [student block, teacher block], from 1, for the hidden and attention terms. @defaultValue spread evenly */
-  layerMap: z.array(z.tuple([z.int().min(1), z.int().min(1)])).optional(),
+  layerMap: layerMapSchema.optional(),
   /**
    * Uniform negatives, shared by the batch, instead of the whole catalogue, for cross-entropy alone; 0 = the whole
    * catalogue. On Beauty 1,024 of 12,101 have .013 validation ndcg@10 after five epochs, the whole catalogue .032.

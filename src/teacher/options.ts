@@ -6,25 +6,47 @@ const size = z
   .max(1 << 20);
 const probability = z.number().min(0).lt(1);
 
+const numHiddenLayers = z.int().min(1).max(1024);
+const maxPositionEmbeddings = z
+  .int()
+  .min(2)
+  .max(1 << 20);
+const dropout = probability.default(0.1);
+
+const isCutIntoHeads = (shape: { readonly hiddenSize: number; readonly numAttentionHeads: number }) =>
+  shape.hiddenSize % shape.numAttentionHeads === 0;
+const notCut = { message: 'expected a multiple of numAttentionHeads', path: ['hiddenSize'] };
+
 /** Shape of a language model that is trained from scratch. */
 export const languageModelArchitectureSchema = z
   .strictObject({
     hiddenSize: size.default(128),
-    numHiddenLayers: z.int().min(1).max(1024).default(3),
+    numHiddenLayers: numHiddenLayers.default(3),
     numAttentionHeads: size.default(4),
     /** @defaultValue 4 · hiddenSize */
     intermediateSize: size.optional(),
-    maxPositionEmbeddings: z
-      .int()
-      .min(2)
-      .max(1 << 20)
-      .default(128),
-    dropout: probability.default(0.1),
+    maxPositionEmbeddings: maxPositionEmbeddings.default(128),
+    dropout,
   })
-  .refine(({ hiddenSize, numAttentionHeads }) => hiddenSize % numAttentionHeads === 0, {
-    message: 'expected a multiple of numAttentionHeads',
-    path: ['hiddenSize'],
-  });
+  .refine(isCutIntoHeads, notCut);
+
+/** Shape of a language model that has a teacher: what is left out is in proportion to the teacher's. */
+export const languageStudentArchitectureSchema = z
+  .strictObject({
+    hiddenSize: size.default(64),
+    numHiddenLayers: numHiddenLayers.default(2),
+    numAttentionHeads: size.default(2),
+    /** Heads of keys and values, which groups of query heads share. @defaultValue {@link languageStudentConfig} */
+    numKeyValueHeads: size.optional(),
+    /** Width of a head, in families with rotary positions. @defaultValue {@link languageStudentConfig} */
+    headDim: size.optional(),
+    /** @defaultValue {@link languageStudentConfig} */
+    intermediateSize: size.optional(),
+    /** At most the teacher's, which is the default. */
+    maxPositionEmbeddings: maxPositionEmbeddings.optional(),
+    dropout,
+  })
+  .refine(isCutIntoHeads, notCut);
 
 /** How the optimiser runs; the same keys for every model. */
 export const optimizationShape = {
@@ -91,5 +113,6 @@ export const pretrainOptionsSchema = z.strictObject({
 
 export type LanguageModelArchitecture = z.input<typeof languageModelArchitectureSchema>;
 export type LanguageModelTraining = z.input<typeof languageModelTrainingSchema>;
+export type LanguageStudentArchitecture = z.output<typeof languageStudentArchitectureSchema>;
 export type PretrainOptions = z.input<typeof pretrainOptionsSchema>;
 export type ResolvedOptimization = z.output<z.ZodObject<typeof optimizationShape>>;

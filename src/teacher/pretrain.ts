@@ -12,6 +12,7 @@ import { trainBytePairTokenizer } from '../formats/bpe-trainer.js';
 import { createTokenizer } from '../formats/tokenizer.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { batchesByTokens, gatherBatch, shuffled } from './batches.js';
+import { FAMILY_STRUCTURES } from './family-structures.js';
 import { type EpochRecord, type FitResult, fitModel, type StepPosition } from './fit-model.js';
 import type { Hooks, ProgressEvent } from './hooks.js';
 import { LanguageModel } from './language-model.js';
@@ -173,8 +174,8 @@ export function languageModelConfig(
 ): TransformerConfig {
   const shape = parseOptions(languageModelArchitectureSchema, architecture, 'architecture');
   const { hiddenSize, numHiddenLayers, numAttentionHeads, maxPositionEmbeddings, dropout } = shape;
-  const isBert = family === 'bert';
   return {
+    ...FAMILY_STRUCTURES[family],
     vocabSize,
     hiddenSize,
     numHiddenLayers,
@@ -183,20 +184,7 @@ export function languageModelConfig(
     headDim: hiddenSize / numAttentionHeads,
     intermediateSize: shape.intermediateSize ?? 4 * hiddenSize,
     maxPositionEmbeddings,
-    typeVocabSize: isBert ? 2 : 0,
-    norm: 'layerNorm',
-    normPlacement: isBert ? 'after' : 'before',
-    normEps: isBert ? 1e-12 : 1e-5,
-    positions: 'learned',
-    ropeTheta: 10_000,
-    attention: isBert ? 'bidirectional' : 'causal',
-    hiddenAct: isBert ? 'gelu' : 'gelu_new',
-    qkvBias: true,
-    attentionOutputBias: true,
-    mlpBias: true,
     tieWordEmbeddings: true,
-    maskedLmHead: isBert,
-    itemFeatureSize: 0,
     embeddingDropout: dropout,
     attentionDropout: dropout,
     hiddenDropout: dropout,

@@ -1,0 +1,153 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { loadBinding, type NativeEngine } from '../../../src/binding.js';
+import { distillOptionsSchema } from '../../../src/engine/options.js';
+import { fisherWeights, measureImportance, selectByMass } from '../../../src/student/importance.js';
+import { distillLanguageModel, type LanguageStudentOptions } from '../../../src/student/language-student.js';
+import { chooseTeacherWeights } from '../../../src/student/teacher-weights.js';
+import { projectTeacher } from '../../../src/student/transfer.js';
+import type { LanguageModel } from '../../../src/teacher/language-model.js';
+import { pretrainLanguageModel } from '../../../src/teacher/pretrain.js';
+
+const train = Array.from(
+  { length: 120 },
+  (_, i) => `film ${i % 10} is ${['good', 'bad', 'long'][i % 3]} and ${['old', 'new'][i % 2]}, by ${'abcde'[i % 5]}`,
+);
+const corpus = { train, validation: train.slice(0, 24) };
+const architecture = { hiddenSize: 16, numHiddenLayers: 2, numAttentionHeads: 2, dropout: 0 };
+const still = { epochs: 1, learningRate: 1e-12, batchTokens: 512, seed: 1 };
+const kinds = ['activation', 'fisher', 'saliency'] as const;
+let engine: NativeEngine;
+let teacher: LanguageModel;
+beforeAll(async () => {
+  engine = loadBinding().createEngine({ threads: 1 });
+  const shape = { hiddenSize: 32, numHiddenLayers: 4, numAttentionHeads: 4, maxPositionEmbeddings: 32, dropout: 0 };
+  const training = { epochs: 3, learningRate: 0.01, batchTokens: 512, seed: 1 };
+  const options = { architecture: shape, tokenizer: { vocabSize: 290 }, training };
+  teacher = (await pretrainLanguageModel(engine, corpus, options)).model;
+});
+afterAll(() => {
+  engine.dispose();
+});
+
+async function student(options: LanguageStudentOptions): Promise<LanguageModel> {
+  const settings = { architecture, training: still, ...options };
+  return (await distillLanguageModel(engine, teacher, corpus, settings)).model;
+}
+
+const gains = (model: LanguageModel, block: number) =>
+  Array.from(model.native.getParameter(`layers.${block}.mlp_norm.weight`));
+
+describe('what a student starts from', () => {
+  test('is any map of blocks', async () => {
+    const model = await student({
+      initialise: 'layers',
+      layers: [3, 1],
+      architecture: { ...architecture, hiddenSize: 32, numAttentionHeads: 4 },
+    });
+    expect(gains(model, 0)).toEqual(gains(teacher, 2).map((value) => expect.closeTo(value, 6)));
+    expect(gains(model, 1)).toEqual(gains(teacher, 0).map((value) => expect.closeTo(value, 6)));
+  });
+
+  test.each(kinds)('is chosen by %s, the same at every run', async (by) => {
+    const model = await student({ initialise: 'width', importance: by, importanceTexts: 20 });
+    const again = await student({ initialise: 'width', importance: by, importanceTexts: 20 });
+    // Every sixth text, from the fourth on.
+    const measured = await measureImportance(
+      engine,
+      teacher,
+      train.filter((_, i) => i % 6 === 3),
+    );
+    const { layers, channels } = selectByMass(measured[by], model.config);
+    const theirs = gains(teacher, (layers[1] ?? 0) - 1);
+    expect(gains(model, 1)).toEqual(channels.residual?.map((place) => expect.closeTo(theirs[place] ?? 0, 6)));
+    expect(again.native.getParameter('embeddings.word')).toEqual(model.native.getParameter('embeddings.word'));
+  });
+
+  test('takes the blocks that are named with the channels that matter', async () => {
+    const measured = await measureImportance(engine, teacher, train);
+    const { map } = await chooseTeacherWeights(
+      engine,
+      teacher,
+      { ...teacher.config, ...architecture, numKeyValueHeads: 2, headDim: 8, intermediateSize: 64 },
+      train,
+      { layers: [1, 1], importance: 'fisher', importanceTexts: 1000, alwaysMeasure: false },
+    );
+    expect(map.layers).toEqual([1, 1]);
+    expect(map.channels?.intermediate?.[0]).toEqual(
+      selectByMass(measured.fisher, { ...teacher.config, intermediateSize: 64 }, [1]).channels.intermediate?.[0],
+    );
+  });
+
+  test('and is interpolated towards goes by Fisher information, parameter by parameter', async () => {
+    const one = { initialise: 'random', training: { ...still, batchTokens: 1 << 20 } } as const;
+    const [from, model] = [
+      await student(one),
+      await student({ ...one, interpolation: { alpha: 0.5, weights: 'fisher' } }),
+    ];
+    const measured = await measureImportance(engine, teacher, train);
+    const weights = await fisherWeights(engine, from.native, teacher.config, measured, { layers: [2, 4] });
+    const towards = await projectTeacher(from.native, teacher.native, { layers: [2, 4], width: 'selection' });
+    const name = 'layers.1.mlp.output.weight';
+    const [before, target] = [
+      from.native.getParameter(name),
+      towards.parameters.find((one) => one.name === name)?.values,
+    ];
+    const expected = before.map(
+      (value, i) => value + 0.5 * (weights.get(name)?.[i] ?? 0) * ((target?.[i] ?? 0) - value),
+    );
+    model.native.getParameter(name).forEach((value, i) => {
+      expect(value).toBeCloseTo(expected[i] ?? 0, 6);
+    });
+    expect(expected.some((value, i) => Math.abs(value - (before[i] ?? 0)) > 1e-3)).toBe(true);
+  });
+});
+
+describe('refused before the first step', () => {
+  test.each([
+    [{ layers: [1, 2] }, 'layers says'],
+    [{ importance: 'fisher' }, 'importance says'],
+    [{ initialise: 'width', layers: [1] }, 'for each of the student'],
+    [{ initialise: 'width', layers: [1, 5] }, 'from 1 to 4'],
+    [{ losses: { hidden: 1 }, layerMap: [[3, 1]] }, 'layerMap'],
+    [{ losses: { hidden: 1 }, layerMap: [[1, 5]] }, 'layerMap'],
+    [
+      { initialise: 'width', importance: 'fisher', architecture: { ...architecture, hiddenSize: 64 } },
+      'smaller student',
+    ],
+  ] as [LanguageStudentOptions, string][])('%j', async (options, message) => {
+    await expect(student(options)).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+      message: expect.stringContaining(message),
+    });
+  });
+});
+
+test('the losses take any map of layers, several teacher layers for one of the student included', async () => {
+  const { epochs } = await distillLanguageModel(engine, teacher, corpus, {
+    architecture,
+    training: { ...still, epochs: 4, learningRate: 0.01 },
+    losses: { hidden: 1 },
+    layerMap: [
+      [1, 3],
+      [2, 1],
+      [2, 4],
+    ],
+  });
+  expect(epochs.at(-1)?.hidden).toBeLessThan(epochs[0]?.hidden ?? 0);
+});
+
+test('the options are those of a distillation from a file', () => {
+  const languageStudent = {
+    family: 'llama',
+    architecture: { hiddenSize: 16, numHiddenLayers: 1, numAttentionHeads: 2, numKeyValueHeads: 1 },
+    initialise: 'width',
+    layers: [2],
+    importance: 'fisher',
+    layerMap: [[1, 2]],
+    interpolation: { alpha: 0.1, weights: 'fisher' },
+  };
+  const data = { interactions: { path: 'a.csv', columns: { user: 'u', item: 'i' } } };
+  expect(distillOptionsSchema.parse({ output: 'out', data, languageStudent }).languageStudent).toMatchObject(
+    languageStudent,
+  );
+});
