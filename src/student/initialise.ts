@@ -29,6 +29,17 @@ export function uniformLayerMap(studentLayers: number, teacherLayers: number): n
   );
 }
 
+/**
+ * Teacher blocks that a language student starts from: evenly spread from the first to the last one. Without the first
+ * block little is left of a language model, whatever other blocks are kept (`docs/language-models.md`).
+ *
+ * @see Shleifer & Rush 2020, arXiv:2010.13002
+ */
+export function startLayerMap(studentLayers: number, teacherLayers: number): number[] {
+  const step = (teacherLayers - 1) / Math.max(1, studentLayers - 1);
+  return Array.from({ length: studentLayers }, (_, i) => 1 + Math.round(i * step));
+}
+
 /** Pairs [student block, teacher block] of {@link uniformLayerMap}. */
 export function uniformLayerPairs(studentLayers: number, teacherLayers: number): [number, number][] {
   return uniformLayerMap(studentLayers, teacherLayers).map((teacher, i) => [i + 1, teacher]);

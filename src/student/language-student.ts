@@ -9,7 +9,7 @@ import { LanguageModel } from '../teacher/language-model.js';
 import { languageModelTrainingSchema, languageStudentArchitectureSchema } from '../teacher/options.js';
 import { type TextCorpus, type TrainLanguageModelContext, trainLanguageModel } from '../teacher/pretrain.js';
 import { fisherWeights } from './importance.js';
-import { initialiseStudent, uniformLayerMap, uniformLayerPairs } from './initialise.js';
+import { initialiseStudent, startLayerMap, uniformLayerPairs } from './initialise.js';
 import { languageStudentConfig } from './language-student-config.js';
 import { distillationLossesShape, interpolationSchema, layerMapSchema, scheduleSchema } from './options.js';
 import { checkLayerMap, checkLayers, chooseTeacherWeights } from './teacher-weights.js';
@@ -24,7 +24,7 @@ export const languageStudentOptionsSchema = z.strictObject({
   /**
    * Which teacher's block, from 1, each block of the student starts from and is interpolated towards: any map.
    *
-   * @defaultValue those that matter most by `importance`, else spread evenly
+   * @defaultValue those that matter most by `importance`, else spread evenly from the first to the last
    */
   layers: z.array(z.int().min(1)).min(1).optional(),
   /**
@@ -79,7 +79,7 @@ export async function distillLanguageModel(
   const { architecture, training, losses, interpolation } = settings;
   const { hiddenSize, numAttentionHeads, numHiddenLayers } = architecture;
   const pairs = settings.layerMap ?? uniformLayerPairs(numHiddenLayers, teacher.numHiddenLayers);
-  const layers = settings.layers ?? uniformLayerMap(numHiddenLayers, teacher.numHiddenLayers);
+  const layers = settings.layers ?? startLayerMap(numHiddenLayers, teacher.numHiddenLayers);
   checkLayerMap(pairs, numHiddenLayers, teacher.numHiddenLayers);
   checkLayers(layers, numHiddenLayers, teacher.numHiddenLayers);
   const usesWeights = checkUseOfWeights(settings);

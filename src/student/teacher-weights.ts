@@ -4,10 +4,10 @@ import { LimbeckError } from '../errors.js';
 import type { Hooks } from '../teacher/hooks.js';
 import type { LanguageModel } from '../teacher/language-model.js';
 import { type Importance, type ImportanceKind, measureImportance, selectByMass } from './importance.js';
-import { uniformLayerMap } from './initialise.js';
+import { startLayerMap } from './initialise.js';
 
 export interface TeacherWeightsOptions {
-  /** Entry i = teacher block (from 1) of block i + 1. @defaultValue by `importance`, else spread evenly */
+  /** Entry i = teacher block (from 1) of block i + 1. @defaultValue by `importance`, else {@link startLayerMap} */
   readonly layers?: readonly number[] | undefined;
   /** What blocks, channels and heads are chosen by. @defaultValue spread evenly */
   readonly importance?: ImportanceKind | undefined;
@@ -37,7 +37,7 @@ export async function chooseTeacherWeights(
   { layers, importance: by, importanceTexts, alwaysMeasure }: TeacherWeightsOptions,
   hooks: Hooks = {},
 ): Promise<TeacherWeights> {
-  const spread = uniformLayerMap(student.numHiddenLayers, teacher.numHiddenLayers);
+  const spread = startLayerMap(student.numHiddenLayers, teacher.numHiddenLayers);
   if (by === undefined && !alwaysMeasure) return { map: { layers: layers ?? spread } };
   const importance = await measureImportance(engine, teacher, spreadTexts(texts, importanceTexts), hooks);
   if (by === undefined) return { map: { layers: layers ?? spread }, importance };

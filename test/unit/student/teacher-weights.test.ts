@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { loadBinding, type NativeEngine } from '../../../src/binding.js';
 import { distillOptionsSchema } from '../../../src/engine/options.js';
 import { fisherWeights, measureImportance, selectByMass } from '../../../src/student/importance.js';
+import { startLayerMap } from '../../../src/student/initialise.js';
 import { distillLanguageModel, type LanguageStudentOptions } from '../../../src/student/language-student.js';
 import { chooseTeacherWeights } from '../../../src/student/teacher-weights.js';
 import { projectTeacher } from '../../../src/student/transfer.js';
@@ -38,6 +39,16 @@ const gains = (model: LanguageModel, block: number) =>
   Array.from(model.native.getParameter(`layers.${block}.mlp_norm.weight`));
 
 describe('what a student starts from', () => {
+  test.each([
+    [2, 4, [1, 4]],
+    [3, 4, [1, 3, 4]],
+    [1, 4, [1]],
+    [4, 4, [1, 2, 3, 4]],
+    [5, 3, [1, 2, 2, 3, 3]],
+  ])('is, for %i blocks under %i, %j', (student, teacher, layers) => {
+    expect(startLayerMap(student, teacher)).toEqual(layers);
+  });
+
   test('is any map of blocks', async () => {
     const model = await student({
       initialise: 'layers',
@@ -85,8 +96,8 @@ describe('what a student starts from', () => {
       await student({ ...one, interpolation: { alpha: 0.5, weights: 'fisher' } }),
     ];
     const measured = await measureImportance(engine, teacher, train);
-    const weights = await fisherWeights(engine, from.native, teacher.config, measured, { layers: [2, 4] });
-    const towards = await projectTeacher(from.native, teacher.native, { layers: [2, 4], width: 'selection' });
+    const weights = await fisherWeights(engine, from.native, teacher.config, measured, { layers: [1, 4] });
+    const towards = await projectTeacher(from.native, teacher.native, { layers: [1, 4], width: 'selection' });
     const name = 'layers.1.mlp.output.weight';
     const [before, target] = [
       from.native.getParameter(name),
