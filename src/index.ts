@@ -68,6 +68,7 @@ export {
 } from './prepare/dataset.js';
 export type { PrepareOptions } from './prepare/options.js';
 export { prepareDataset } from './prepare/prepare.js';
+export type { TextFile, Texts } from './prepare/text-lines.js';
 export { historySentences, itemSentence } from './prepare/verbalize.js';
 export type { Interest, RankedItem, Recommendation, RecommendedItem } from './recommend/answers.js';
 export type { BatchRecommendation, BatchRequest } from './recommend/batch.js';

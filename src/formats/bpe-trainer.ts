@@ -42,7 +42,10 @@ interface Pair {
  *
  * @throws LimbeckError ERR_INVALID_ARGUMENT (options), ERR_EMPTY_DATA (no text)
  */
-export async function trainBytePairTokenizer(texts: Iterable<string>, options: BytePairOptions): Promise<object> {
+export async function trainBytePairTokenizer(
+  texts: Iterable<string> | AsyncIterable<string>,
+  options: BytePairOptions,
+): Promise<object> {
   const { vocabSize, specialTokens = ['<|endoftext|>'], minFrequency = 2 } = options;
   const smallest = specialTokens.length + NUM_BYTES;
   if (!Number.isInteger(vocabSize) || vocabSize < smallest || vocabSize > MAX_TOKEN_ID) {
@@ -215,16 +218,19 @@ function isBefore(a: { key: number; count: number }, b: { key: number; count: nu
 
 async function countWords(
   pause: Pause,
-  texts: Iterable<string>,
+  texts: Iterable<string> | AsyncIterable<string>,
   specialTokens: readonly string[],
   idOfByte: readonly number[],
 ): Promise<Word[]> {
   const counts = new Map<string, number>();
   const special = new RegExp(specialTokens.map((token) => token.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')).join('|'));
-  for (const text of texts) {
+  for await (const text of texts) {
     await pause();
     for (const section of specialTokens.length === 0 ? [text] : text.split(special)) {
-      for (const word of section.match(WORDS) ?? []) counts.set(word, (counts.get(word) ?? 0) + 1);
+      for (const word of section.match(WORDS) ?? []) {
+        const count = counts.get(word);
+        counts.set(count === undefined ? ownString(word) : word, (count ?? 0) + 1);
+      }
     }
   }
   return Array.from(counts).flatMap(([word, count]) => {
@@ -235,4 +241,9 @@ async function countWords(
     }
     return pieces;
   });
+}
+
+/** A copy: a part of a string keeps the whole of it in memory. */
+function ownString(part: string): string {
+  return Buffer.from(part, 'utf16le').toString('utf16le');
 }

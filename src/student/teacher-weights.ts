@@ -1,6 +1,7 @@
 /** Which of its teacher's weights a language student starts from, and is interpolated towards. */
 import type { ChannelSelection, NativeEngine, TransformerConfig } from '../binding.js';
 import { LimbeckError } from '../errors.js';
+import { checkTextFile, eachText, isTextFile, type TextFile, type Texts } from '../prepare/text-lines.js';
 import type { Hooks } from '../teacher/hooks.js';
 import type { LanguageModel } from '../teacher/language-model.js';
 import { type Importance, type ImportanceKind, measureImportance, selectByMass } from './importance.js';
@@ -33,22 +34,42 @@ export async function chooseTeacherWeights(
   engine: NativeEngine,
   teacher: LanguageModel,
   student: TransformerConfig,
-  texts: readonly string[],
+  texts: Texts,
   { layers, importance: by, importanceTexts, alwaysMeasure }: TeacherWeightsOptions,
   hooks: Hooks = {},
 ): Promise<TeacherWeights> {
   const spread = startLayerMap(student.numHiddenLayers, teacher.numHiddenLayers);
   if (by === undefined && !alwaysMeasure) return { map: { layers: layers ?? spread } };
-  const importance = await measureImportance(engine, teacher, spreadTexts(texts, importanceTexts), hooks);
+  const importance = await measureImportance(engine, teacher, await spreadTexts(texts, importanceTexts, hooks), hooks);
   if (by === undefined) return { map: { layers: layers ?? spread }, importance };
   checkFits(teacher.config, student);
   const isShallower = student.numHiddenLayers < teacher.numHiddenLayers;
   return { map: selectByMass(importance[by], student, layers ?? (isShallower ? undefined : spread)), importance };
 }
 
-function spreadTexts(texts: readonly string[], count: number): readonly string[] {
+async function spreadTexts(texts: Texts, count: number, { signal }: Hooks): Promise<readonly string[]> {
+  if (isTextFile(texts)) return spreadTextsOfFile(texts, count, signal);
   if (texts.length <= count) return texts;
-  return Array.from({ length: count }, (_, i) => texts[Math.floor(((i + 0.5) * texts.length) / count)] ?? '');
+  return spreadPlaces(texts.length, count).map((place) => texts[place] ?? '');
+}
+
+/** Reads the file twice: how many texts there are is known at its end. */
+async function spreadTextsOfFile(file: TextFile, count: number, signal: AbortSignal | undefined): Promise<string[]> {
+  checkTextFile(file, 'corpus.train');
+  let total = 0;
+  for await (const _ of eachText(file, signal)) total++;
+  const places = new Set(total <= count ? undefined : spreadPlaces(total, count));
+  const spread: string[] = [];
+  let place = 0;
+  for await (const text of eachText(file, signal)) {
+    if (total <= count || places.has(place)) spread.push(text);
+    place++;
+  }
+  return spread;
+}
+
+function spreadPlaces(total: number, count: number): number[] {
+  return Array.from({ length: count }, (_, i) => Math.floor(((i + 0.5) * total) / count));
 }
 
 function checkFits(teacher: TransformerConfig, student: TransformerConfig): void {

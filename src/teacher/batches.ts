@@ -43,7 +43,11 @@ export function shuffled(count: number, seed: number, epoch: number): Int32Array
  * @param order sequence indices
  * @returns sequence indices of each batch
  */
-export function batchesByTokens(sequenceOffsets: Int32Array, maxTokens: number, order: Int32Array): Int32Array[] {
+export function batchesByTokens(
+  sequenceOffsets: Int32Array | Float64Array,
+  maxTokens: number,
+  order: Int32Array,
+): Int32Array[] {
   const batches: Int32Array[] = [];
   let begin = 0;
   let tokens = 0;

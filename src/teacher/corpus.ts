@@ -1,9 +1,8 @@
 import type { PackedBatch } from '../binding.js';
 import { LimbeckError } from '../errors.js';
-import { createPacer } from '../formats/pacer.js';
 import type { Tokenizer } from '../formats/tokenizer.js';
-import { encodeTexts } from '../formats/tokenizer-workers.js';
-import { hashSeed, randomNumbers } from './batches.js';
+import { encodeTexts, type TokenizedTexts } from '../formats/tokenizer-workers.js';
+import { gatherBatch, hashSeed, randomNumbers } from './batches.js';
 
 export const IGNORED_LABEL = -100;
 
@@ -13,49 +12,72 @@ export interface TokenizedCorpus {
   readonly offsets: Int32Array; // [S + 1]
 }
 
+/** How texts become pieces. */
+export interface PieceOptions {
+  readonly maxLength: number;
+  /** Shorter pieces are left out. 2 for causal models, where the first token is not predicted. @defaultValue 2 */
+  readonly minLength?: number;
+  /** Puts the tokenizer's end-of-text token after each text, when it has one. */
+  readonly addEos: boolean;
+}
+
+/** Pieces of texts as token ids, in memory or on disk. */
+export interface PieceSource {
+  /** First token of each piece, and after the last. */
+  readonly offsets: Int32Array | Float64Array; // [S + 1]
+  /** Tokens of some pieces, end to end. @throws LimbeckError ERR_SAFETENSORS, ERR_IO */
+  read(pieces: Int32Array): PackedBatch | Promise<PackedBatch>;
+  close(): Promise<void>;
+}
+
 /**
  * Tokenises texts; one longer than maxLength is cut into pieces of that length. Pieces shorter than minLength are left
  * out: nothing can be predicted in them.
  *
- * @param options.minLength 2 for causal models, where the first token is not predicted. @defaultValue 2
- * @param options.addEos puts the tokenizer's end-of-text token after each text, when it has one
  * @throws LimbeckError ERR_EMPTY_DATA when no piece is left
  */
 export async function tokenizeCorpus(
   tokenizer: Tokenizer,
   texts: readonly string[],
-  {
-    maxLength,
-    minLength = 2,
-    addEos,
-  }: { readonly maxLength: number; readonly minLength?: number; readonly addEos: boolean },
+  options: PieceOptions,
 ): Promise<TokenizedCorpus> {
-  const pause = createPacer();
-  const pieces: number[][] = [];
-  const tokenized = await encodeTexts(tokenizer, texts);
-  for (let text = 0; text < texts.length; text++) {
-    await pause();
-    const ids = Array.from(tokenized.ids.subarray(tokenized.offsets[text], tokenized.offsets[text + 1]));
-    if (addEos && tokenizer.eosTokenId !== undefined && ids.at(-1) !== tokenizer.eosTokenId) {
-      ids.push(tokenizer.eosTokenId);
-    }
-    for (let begin = 0; begin < ids.length; begin += maxLength) {
-      const piece = ids.slice(begin, begin + maxLength);
-      if (piece.length >= minLength) pieces.push(piece);
+  const pieces = cutPieces(await encodeTexts(tokenizer, texts), tokenizer.eosTokenId, options);
+  if (pieces.offsets.length === 1) throw noPiece(options);
+  return pieces;
+}
+
+/** Pieces of tokenised texts. */
+export function cutPieces(
+  { ids, offsets }: TokenizedTexts,
+  eosTokenId: number | undefined,
+  { maxLength, minLength = 2, addEos }: PieceOptions,
+): TokenizedCorpus {
+  const numTexts = offsets.length - 1;
+  const cut = new Int32Array(ids.length + numTexts);
+  const ends: number[] = [];
+  let end = 0;
+  for (let text = 0; text < numTexts; text++) {
+    const sequence = ids.subarray(offsets[text], offsets[text + 1]);
+    const eos = addEos && sequence.at(-1) !== eosTokenId ? eosTokenId : undefined;
+    const length = sequence.length + (eos === undefined ? 0 : 1);
+    for (let begin = 0; begin < length; begin += maxLength) {
+      const pieceLength = Math.min(maxLength, length - begin);
+      if (pieceLength < minLength) continue;
+      cut.set(sequence.subarray(begin, begin + maxLength), end);
+      end += pieceLength;
+      if (eos !== undefined && begin + pieceLength === length) cut[end - 1] = eos;
+      ends.push(end);
     }
   }
-  if (pieces.length === 0) {
-    throw new LimbeckError('ERR_EMPTY_DATA', `Expected at least one text of ${minLength} or more tokens, got none`);
-  }
-  const offsets = new Int32Array(pieces.length + 1);
-  pieces.forEach((piece, i) => {
-    offsets[i + 1] = (offsets[i] ?? 0) + piece.length;
-  });
-  const ids = new Int32Array(offsets[pieces.length] ?? 0);
-  pieces.forEach((piece, i) => {
-    ids.set(piece, offsets[i]);
-  });
-  return { ids, offsets };
+  return { ids: cut.slice(0, end), offsets: Int32Array.from([0, ...ends]) };
+}
+
+export function noPiece({ minLength = 2 }: PieceOptions): LimbeckError {
+  return new LimbeckError('ERR_EMPTY_DATA', `Expected at least one text of ${minLength} or more tokens, got none`);
+}
+
+export function inMemory({ ids, offsets }: TokenizedCorpus): PieceSource {
+  return { offsets, read: (pieces) => gatherBatch(ids, offsets, pieces), close: async () => {} };
 }
 
 /** The next token of the same sequence; the last one has none. */

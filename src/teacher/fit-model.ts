@@ -73,6 +73,8 @@ export interface FitOptions {
   readonly patience: number;
   readonly seed: number;
   readonly request: (position: StepPosition) => StepRequest | Promise<StepRequest>;
+  /** Whether the next step's request may be made while a step runs: it does not depend on what that one changes. */
+  readonly readsAhead?: boolean;
   readonly afterStep?: ((position: StepPosition) => Promise<void>) | undefined;
   /** Less is better; the parameters of the best epoch are kept. */
   readonly validate: () => Promise<number>;
@@ -85,6 +87,9 @@ export interface FitResult {
   readonly epochs: readonly EpochRecord[];
   readonly bestEpoch: number;
   readonly stepCount: number;
+  /** Of this call: time in steps, and in waiting for what they learn from. */
+  readonly stepSeconds: number;
+  readonly waitSeconds: number;
 }
 
 interface FitState {
@@ -130,20 +135,27 @@ export async function fitModel(options: FitOptions, hooks: Hooks = {}): Promise<
     if (checkpoint) await saveTrainingCheckpoint(checkpoint, { model, trainer, projections, best, state });
   };
 
+  let stepMs = 0;
+  let waitMs = 0;
   while (state.epoch <= epochs && !isExhausted(state, options.patience)) {
     const steps = options.stepsOf(state.epoch);
     let start = performance.now();
+    let ahead: Promise<StepRequest> | undefined;
     while (state.index < steps) {
       throwIfAborted(hooks.signal);
-      const position: StepPosition = {
-        epoch: state.epoch,
-        index: state.index,
-        step: state.step,
-        totalSteps,
-        learningRate: learningRateAt(options.schedule, state.step, totalSteps),
-        dropoutSeed: hashSeed(options.seed, state.step),
-      };
-      const result = await trainer.step(await options.request(position));
+      const position = positionAt(options, state, 0, totalSteps);
+      const asked = performance.now();
+      const request = await (ahead ?? options.request(position));
+      const begun = performance.now();
+      const running = trainer.step(request);
+      ahead = undefined;
+      if (options.readsAhead && state.index + 1 < steps) {
+        ahead = (async () => options.request(positionAt(options, state, 1, totalSteps)))();
+        ahead.catch(() => {}); // it is awaited in its turn, unless this step fails
+      }
+      const result = await running;
+      waitMs += begun - asked;
+      stepMs += performance.now() - begun;
       await options.afterStep?.(position);
       addTo(state.sums, result);
       state.index++;
@@ -184,7 +196,26 @@ export async function fitModel(options: FitOptions, hooks: Hooks = {}): Promise<
   // Early stopping leaves steps undone that no one waits for.
   hooks.onProgress?.({ ...describe, done: totalSteps, total: totalSteps });
   if (checkpoint) await deleteTrainingCheckpoint(checkpoint);
-  return { epochs: state.records, bestEpoch: state.bestEpoch, stepCount: state.step };
+  return {
+    epochs: state.records,
+    bestEpoch: state.bestEpoch,
+    stepCount: state.step,
+    stepSeconds: stepMs / 1000,
+    waitSeconds: waitMs / 1000,
+  };
+}
+
+/** @param ahead steps behind the one that `state` stands at, in the same epoch */
+function positionAt(options: FitOptions, state: FitState, ahead: number, totalSteps: number): StepPosition {
+  const step = state.step + ahead;
+  return {
+    epoch: state.epoch,
+    index: state.index + ahead,
+    step,
+    totalSteps,
+    learningRate: learningRateAt(options.schedule, step, totalSteps),
+    dropoutSeed: hashSeed(options.seed, step),
+  };
 }
 
 function isExhausted({ records, bestEpoch }: FitState, patience: number): boolean {

@@ -17,8 +17,18 @@ import {
   loadTokenizer,
   type Tokenizer,
 } from '../formats/tokenizer.js';
+import { checkTextFile, isTextFile, type Texts } from '../prepare/text-lines.js';
 import { batchesByTokens, gatherBatch } from './batches.js';
-import { causalLabels, IGNORED_LABEL, maskTokens, type TokenizedCorpus, tokenizeCorpus } from './corpus.js';
+import {
+  causalLabels,
+  IGNORED_LABEL,
+  inMemory,
+  maskTokens,
+  type PieceOptions,
+  type PieceSource,
+  type TokenizedCorpus,
+  tokenizeCorpus,
+} from './corpus.js';
 import {
   type GenerateIdsOptions,
   type GenerateOptions,
@@ -28,6 +38,7 @@ import {
 } from './generate.js';
 import { type Hooks, throwIfAborted } from './hooks.js';
 import { modelDirectory } from './model-hub.js';
+import { openTokenFiles } from './token-files.js';
 
 export interface EmbedOptions {
   readonly layer?: number;
@@ -194,26 +205,52 @@ export class LanguageModel {
    * @throws LimbeckError ERR_EMPTY_DATA, ERR_TOKENIZER, ERR_ABORTED
    */
   async loss(texts: readonly string[], hooks: Hooks = {}): Promise<{ loss: number; numTokens: number }> {
-    return this.corpusLoss(await this.tokenize(texts), hooks);
+    return this.corpusLoss(inMemory(await this.tokenize(texts)), hooks);
   }
 
   /** Tokenises a corpus the way this model is trained on it. */
   tokenize(texts: readonly string[], maxLength = this.config.maxPositionEmbeddings): Promise<TokenizedCorpus> {
-    return tokenizeCorpus(this.tokenizer, texts, {
+    return tokenizeCorpus(this.tokenizer, texts, this.pieceOptions(maxLength));
+  }
+
+  /**
+   * As {@link tokenize}, of texts in memory or on disk. The caller closes it.
+   *
+   * @param name of the texts in messages
+   * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION; as {@link openTokenFiles}
+   */
+  async openPieces(
+    texts: Texts,
+    {
+      name,
+      maxLength,
+      signal,
+    }: Pick<Hooks, 'signal'> & { readonly name: string; readonly maxLength?: number | undefined },
+  ): Promise<PieceSource> {
+    if (!isTextFile(texts)) return inMemory(await this.tokenize(texts, maxLength));
+    checkTextFile(texts, name);
+    return openTokenFiles(this.tokenizer, texts, this.pieceOptions(maxLength), { signal });
+  }
+
+  /** How this model's training cuts texts. */
+  pieceOptions(maxLength = this.config.maxPositionEmbeddings): PieceOptions {
+    const isCausal = this.config.attention === 'causal';
+    return {
       maxLength: Math.min(maxLength, this.config.maxPositionEmbeddings),
-      minLength: this.config.attention === 'causal' ? 2 : 1,
-      addEos: this.config.attention === 'causal',
-    });
+      minLength: isCausal ? 2 : 1,
+      addEos: isCausal,
+    };
   }
 
   /** As {@link loss}, over a corpus that was tokenised before. */
-  async corpusLoss({ ids, offsets }: TokenizedCorpus, hooks: Hooks = {}): Promise<{ loss: number; numTokens: number }> {
+  async corpusLoss(pieces: PieceSource, hooks: Hooks = {}): Promise<{ loss: number; numTokens: number }> {
+    const { offsets } = pieces;
     let lossSum = 0;
     let numTokens = 0;
     const order = Int32Array.from({ length: offsets.length - 1 }, (_, i) => i);
     for (const indices of batchesByTokens(offsets, EVALUATION_TOKENS, order)) {
       throwIfAborted(hooks.signal);
-      const { batch, labels } = this.label(gatherBatch(ids, offsets, indices), EVALUATION_MASK);
+      const { batch, labels } = this.label(await pieces.read(indices), EVALUATION_MASK);
       if (labels.every((label) => label === IGNORED_LABEL)) continue;
       const result = await this.native.forward({ ...batch, labels });
       lossSum += result.lossSum ?? 0;

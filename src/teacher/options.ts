@@ -114,5 +114,6 @@ export const pretrainOptionsSchema = z.strictObject({
 export type LanguageModelArchitecture = z.input<typeof languageModelArchitectureSchema>;
 export type LanguageModelTraining = z.input<typeof languageModelTrainingSchema>;
 export type LanguageStudentArchitecture = z.output<typeof languageStudentArchitectureSchema>;
+export type ResolvedLanguageModelTraining = z.output<typeof languageModelTrainingSchema>;
 export type PretrainOptions = z.input<typeof pretrainOptionsSchema>;
 export type ResolvedOptimization = z.output<z.ZodObject<typeof optimizationShape>>;

@@ -11,7 +11,9 @@ import type {
 import { trainBytePairTokenizer } from '../formats/bpe-trainer.js';
 import { createTokenizer } from '../formats/tokenizer.js';
 import { parseOptions } from '../prepare/parse-options.js';
-import { batchesByTokens, gatherBatch, shuffled } from './batches.js';
+import { checkTextFile, eachText, isTextFile, type Texts } from '../prepare/text-lines.js';
+import { batchesByTokens, shuffled } from './batches.js';
+import type { PieceSource } from './corpus.js';
 import { FAMILY_STRUCTURES } from './family-structures.js';
 import { type EpochRecord, type FitResult, fitModel, type StepPosition } from './fit-model.js';
 import type { Hooks, ProgressEvent } from './hooks.js';
@@ -23,14 +25,15 @@ import {
   languageModelTrainingSchema,
   type PretrainOptions,
   pretrainOptionsSchema,
+  type ResolvedLanguageModelTraining,
   type ResolvedOptimization,
 } from './options.js';
 import type { CheckpointOptions } from './training-checkpoint.js';
 
 export interface TextCorpus {
-  readonly train: readonly string[];
+  readonly train: Texts;
   /** Early stopping and the choice of the best epoch. */
-  readonly validation: readonly string[];
+  readonly validation: Texts;
 }
 
 /** Tokens of one step, as the student reads them. */
@@ -41,6 +44,8 @@ export interface TrainingBatch extends PackedBatch {
 
 /** What distillation adds to a language model's training. */
 export interface LanguageModelTeaching {
+  /** Whether the teacher knows what will be learned; throws before the first step. */
+  readonly check?: (train: PieceSource, hooks: Hooks) => Promise<void>;
   /** What the teacher says about the tokens of a batch. */
   readonly signal: (batch: TrainingBatch) => TeacherSignal | Promise<TeacherSignal>;
   /** Shapes of the projections set on the trainer before. */
@@ -91,9 +96,30 @@ export async function trainLanguageModel(
   context: TrainLanguageModelContext = {},
 ): Promise<FitResult> {
   const settings = parseOptions(languageModelTrainingSchema, options, 'training');
-  const { seed, batchTokens, epochs, patience, maskProbability, maxLength } = settings;
-  const train = await model.tokenize(corpus.train, maxLength);
-  const validation = await model.tokenize(corpus.validation, maxLength);
+  const { signal, teaching } = context;
+  const { maxLength } = settings;
+  const train = await model.openPieces(corpus.train, { name: 'corpus.train', maxLength, signal });
+  try {
+    const validation = await model.openPieces(corpus.validation, { name: 'corpus.validation', maxLength, signal });
+    try {
+      await teaching?.check?.(train, context);
+      return await fitPieces(engine, model, { train, validation }, settings, context);
+    } finally {
+      await validation.close();
+    }
+  } finally {
+    await train.close();
+  }
+}
+
+async function fitPieces(
+  engine: NativeEngine,
+  model: LanguageModel,
+  { train, validation }: { readonly train: PieceSource; readonly validation: PieceSource },
+  settings: ResolvedLanguageModelTraining,
+  context: TrainLanguageModelContext,
+): Promise<FitResult> {
+  const { seed, batchTokens, epochs, patience, maskProbability } = settings;
   const { teaching } = context;
   const batchesOf = perEpoch((epoch) =>
     batchesByTokens(train.offsets, batchTokens, shuffled(train.offsets.length - 1, seed, epoch)),
@@ -112,7 +138,7 @@ export async function trainLanguageModel(
         seed,
         request: async (position) => {
           const indices = batchesOf(position.epoch)[position.index] ?? new Int32Array(0);
-          const { batch, labels } = model.label(gatherBatch(train.ids, train.offsets, indices), {
+          const { batch, labels } = model.label(await train.read(indices), {
             probability: maskProbability,
             seed,
             position: position.step,
@@ -127,6 +153,7 @@ export async function trainLanguageModel(
             sampledNegatives: 0,
           };
         },
+        readsAhead: true,
         afterStep: teaching?.afterStep,
         validate: async () => (await model.corpusLoss(validation, context)).loss,
         afterEpoch: context.afterEpoch,
@@ -153,7 +180,9 @@ export async function pretrainLanguageModel(
 ): Promise<FitResult & { model: LanguageModel }> {
   const { objective, architecture, tokenizer, training } = parseOptions(pretrainOptionsSchema, options, 'teacher');
   const specialTokens = objective === 'causal' ? ['<|endoftext|>'] : ['[PAD]', '[MASK]'];
-  const json = await trainBytePairTokenizer(corpus.train, { vocabSize: tokenizer.vocabSize, specialTokens });
+  if (isTextFile(corpus.train)) checkTextFile(corpus.train, 'corpus.train');
+  const texts = isTextFile(corpus.train) ? eachText(corpus.train, context.signal) : corpus.train;
+  const json = await trainBytePairTokenizer(texts, { vocabSize: tokenizer.vocabSize, specialTokens });
   const trained = createTokenizer(json);
   const family = objective === 'causal' ? 'gpt2' : 'bert';
   const config = languageModelConfig(family, trained.vocabSize, architecture);

@@ -1,3 +1,5 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { loadBinding, type NativeEngine } from '../../../src/binding.js';
 import { distillOptionsSchema } from '../../../src/engine/options.js';
@@ -8,6 +10,7 @@ import { chooseTeacherWeights } from '../../../src/student/teacher-weights.js';
 import { projectTeacher } from '../../../src/student/transfer.js';
 import type { LanguageModel } from '../../../src/teacher/language-model.js';
 import { pretrainLanguageModel } from '../../../src/teacher/pretrain.js';
+import { temporaryDirectory } from '../teacher/fake-model.js';
 
 const train = Array.from(
   { length: 120 },
@@ -16,6 +19,7 @@ const train = Array.from(
 const corpus = { train, validation: train.slice(0, 24) };
 const architecture = { hiddenSize: 16, numHiddenLayers: 2, numAttentionHeads: 2, dropout: 0 };
 const still = { epochs: 1, learningRate: 1e-12, batchTokens: 512, seed: 1 };
+const folder = temporaryDirectory();
 const kinds = ['activation', 'fisher', 'saliency'] as const;
 let engine: NativeEngine;
 let teacher: LanguageModel;
@@ -72,6 +76,21 @@ describe('what a student starts from', () => {
     const theirs = gains(teacher, (layers[1] ?? 0) - 1);
     expect(gains(model, 1)).toEqual(channels.residual?.map((place) => expect.closeTo(theirs[place] ?? 0, 6)));
     expect(again.native.getParameter('embeddings.word')).toEqual(model.native.getParameter('embeddings.word'));
+  });
+
+  test('is measured on the same texts of a file as of an array', async () => {
+    const path = join(folder, 'train.txt');
+    writeFileSync(path, train.join('\n'));
+    for (const importanceTexts of [20, 500]) {
+      const options = { importance: 'activation', importanceTexts, alwaysMeasure: true } as const;
+      const size = { ...teacher.config, ...architecture, intermediateSize: 64, numKeyValueHeads: 2 };
+      const [memory, disk] = await Promise.all(
+        [train, { path }].map((texts) => chooseTeacherWeights(engine, teacher, size, texts, options)),
+      );
+      expect(disk?.map).toEqual(memory?.map);
+      expect(disk?.importance?.numExamples).toBe(Math.min(importanceTexts, train.length));
+      expect(disk?.importance?.activation).toEqual(memory?.importance?.activation);
+    }
   });
 
   test('takes the blocks that are named with the channels that matter', async () => {

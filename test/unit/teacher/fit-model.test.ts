@@ -261,3 +261,41 @@ describe('a run with a checkpoint', () => {
     expect(existsSync(checkpoint.path)).toBe(true);
   });
 });
+
+describe('reading ahead', () => {
+  test('asks for the next step while one runs, within an epoch, and ends with the same parameters', async () => {
+    const plain = run();
+    const ahead = run({ readsAhead: true });
+    const inStep: number[] = [];
+    const { trainer } = ahead.options;
+    const step: typeof trainer.step = async (request) => {
+      const asked = ahead.positions.length;
+      await new Promise((resolve) => setImmediate(resolve));
+      inStep.push(ahead.positions.length - asked);
+      return trainer.step(request);
+    };
+    await fitModel(plain.options);
+    const { stepSeconds, waitSeconds } = await fitModel({ ...ahead.options, trainer: { ...trainer, step } });
+    expect(ahead.positions).toEqual(plain.positions);
+    expect(inStep).toEqual(Array.from({ length: 12 }, (_, i) => (i % 2 === 0 ? 1 : 0)));
+    expect(copyParameters(ahead.options.model)).toEqual(copyParameters(plain.options.model));
+    expect(stepSeconds).toBeGreaterThan(0);
+    expect(waitSeconds).toBeGreaterThanOrEqual(0);
+  });
+
+  test('a request that fails ends the run in its turn; a step that fails ends it first', async () => {
+    const broken = run({ readsAhead: true });
+    const request: FitOptions['request'] = async (position) => {
+      if (position.step === 1) throw new Error('no data');
+      return broken.options.request(position);
+    };
+    await expect(fitModel({ ...broken.options, request })).rejects.toThrow('no data');
+    expect(countOf(broken.options.model)).toBe(1);
+    const step = async () => {
+      await new Promise((resolve) => setImmediate(resolve));
+      throw new Error('no step');
+    };
+    const trainer = { ...broken.options.trainer, step };
+    await expect(fitModel({ ...broken.options, request, trainer })).rejects.toThrow('no step');
+  });
+});

@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { NativeEngine } from '../../../src/binding.js';
@@ -11,6 +11,7 @@ import {
   languageModelConfig,
   perEpoch,
   pretrainLanguageModel,
+  type TextCorpus,
   trainLanguageModel,
 } from '../../../src/teacher/pretrain.js';
 import { copyParameters } from '../../../src/teacher/training-checkpoint.js';
@@ -197,4 +198,39 @@ test('perEpoch makes the plan of an epoch once while it is the last one asked fo
   });
   expect([plan(1), plan(1), plan(2), plan(2), plan(1)]).toEqual([-1, -1, -2, -2, -1]);
   expect(made).toEqual([1, 2, 1]);
+});
+
+describe('a corpus on disk', () => {
+  test('teaches what the same texts in memory teach, to the last bit', async () => {
+    const options = { ...TINY, training: { ...TINY.training, epochs: 3 } };
+    const files = {
+      train: { path: join(folder, 'train.txt') },
+      validation: { path: join(folder, 'validation.jsonl') },
+    };
+    writeFileSync(files.train.path, CORPUS.train.join('\n'));
+    writeFileSync(files.validation.path, CORPUS.validation.map((text) => JSON.stringify({ text })).join('\n'));
+    for (const objective of ['causal', 'masked'] as const) {
+      const [memory, disk] = [
+        await pretrain({ ...options, objective }),
+        await pretrainLanguageModel(engine, files, { ...options, objective }),
+      ];
+      models.push(disk.model);
+      expect(withoutTime(disk.epochs)).toEqual(withoutTime(memory.epochs));
+      expect(disk.model.tokenizer.json).toEqual(memory.model.tokenizer.json);
+      expect(copyParameters(disk.model.native)).toEqual(copyParameters(memory.model.native));
+    }
+  });
+
+  test('is refused by name where it is no file', async () => {
+    const missing = { path: join(folder, 'missing.txt') };
+    const corpora = [
+      [{ ...CORPUS, train: missing }, 'ERR_FILE_NOT_FOUND'],
+      [{ ...CORPUS, validation: missing }, 'ERR_FILE_NOT_FOUND'],
+      [{ ...CORPUS, train: { path: 3 } }, 'ERR_INVALID_ARGUMENT'],
+      [{ ...CORPUS, validation: { ...missing, colum: 'text' } }, 'ERR_UNKNOWN_OPTION'],
+    ] as const;
+    for (const [corpus, expected] of corpora) {
+      await expect(pretrainLanguageModel(engine, corpus as TextCorpus, TINY)).rejects.toThrow(code(expected));
+    }
+  });
 });
