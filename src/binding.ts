@@ -274,7 +274,7 @@ export interface TeacherSignal {
   readonly relations?: readonly Float32Array[]; // each: S maps [relationHeads, t, t] end to end
   /** For the relation loss; divides the columns of the values of student and teacher. */
   readonly relationHeads?: number;
-  /** One of four forms of logits over the same V. */
+  /** One of these forms of logits over the same V. */
   readonly logits?:
     | { readonly dense: Float32Array } // [N, V]
     | {
@@ -284,6 +284,7 @@ export interface TeacherSignal {
         readonly values: Float32Array; // [N, topK]
         readonly logSumExp: Float32Array; // [N]
       }
+    | { readonly topK: number; readonly packed: Uint8Array } // rows of packTopK()
     | { readonly hidden: Float32Array; readonly head: NativeTransformer }; // [N, d_teacher] against the head's output table
 }
 

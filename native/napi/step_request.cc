@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "ops/packed_logits.h"
+
 namespace limbeck {
 
 namespace {
@@ -52,10 +54,12 @@ void read_logits(const Napi::Value& value, const Transformer& student, const Tas
   const auto floats = [&](const char* key, const Napi::Value& array, int64_t count) {
     return FloatInput(array, logits.name(key), count);
   };
-  const Napi::Value dense = logits.get("dense"), hidden = logits.get("hidden"), top_k = logits.get("topK");
+  const Napi::Value dense = logits.get("dense"), hidden = logits.get("hidden"), top_k = logits.get("topK"),
+                    packed = logits.get("packed");
   if (!dense.IsUndefined() + !hidden.IsUndefined() + !top_k.IsUndefined() != 1) {
     invalid(
-        "Expected teacher.logits to hold one of dense, topK (with indices, values, logSumExp), hidden (with head).");
+        "Expected teacher.logits to hold one of dense, topK (with packed, or indices, values, logSumExp), hidden (with "
+        "head).");
   }
   if (!dense.IsUndefined()) {
     teacher.dense_logits = floats("dense", dense, num_tokens * vocab_size);
@@ -66,6 +70,12 @@ void read_logits(const Napi::Value& value, const Transformer& student, const Tas
     teacher.logits_hidden = floats("hidden", hidden, num_tokens * head.hidden_size);
   } else {
     teacher.top_k = to_integer(top_k, logits.name("topK"), 1, vocab_size);
+    if (!packed.IsUndefined()) {
+      const ArrayView<uint8_t> bytes = uint8_view(packed, logits.name("packed"));
+      check_count(logits.name("packed"), bytes.count, num_tokens * packed_row_bytes(teacher.top_k, vocab_size));
+      teacher.packed_logits.assign(bytes.data, bytes.data + bytes.count);
+      return;
+    }
     teacher.top_k_indices = logits.int32s("indices");
     check_count(logits.name("indices"), static_cast<int64_t>(teacher.top_k_indices.size()), num_tokens * teacher.top_k);
     teacher.top_k_values = floats("values", logits.get("values"), num_tokens * teacher.top_k);
@@ -144,6 +154,15 @@ LossWeights read_losses(const Napi::Value& value) {
 
 }  // namespace
 
+void TeacherInput::unpack(Context& context, int64_t num_tokens, int64_t vocab_size) {
+  if (packed_logits.empty()) return;
+  top_k_indices.resize(static_cast<size_t>(num_tokens * top_k));
+  unpacked_values.resize(top_k_indices.size());
+  unpacked_log_sum_exp.resize(static_cast<size_t>(num_tokens));
+  unpack_top_k(context, packed_logits.data(), num_tokens, top_k, vocab_size, top_k_indices.data(),
+               unpacked_values.data(), unpacked_log_sum_exp.data());
+}
+
 TeacherSignal TeacherInput::view() const {
   TeacherSignal signal;
   signal.weight = weight;
@@ -160,8 +179,8 @@ TeacherSignal TeacherInput::view() const {
     signal.logits_hidden = logits_hidden.data();
   }
   signal.top_k_indices = top_k_indices.data();
-  signal.top_k_values = top_k_values.data();
-  signal.log_sum_exp = log_sum_exp.data();
+  signal.top_k_values = packed_logits.empty() ? top_k_values.data() : unpacked_values.data();
+  signal.log_sum_exp = packed_logits.empty() ? log_sum_exp.data() : unpacked_log_sum_exp.data();
   signal.top_k = top_k;
   return signal;
 }

@@ -22,9 +22,13 @@ struct TeacherInput {
   int64_t hidden_size = 0;  // of `hidden`
   FloatInput dense_logits, logits_hidden, top_k_values, log_sum_exp;
   std::vector<int32_t> top_k_indices;
+  std::vector<uint8_t> packed_logits;                        // [N, packed_row_bytes]
+  std::vector<float> unpacked_values, unpacked_log_sum_exp;  // of packed_logits, once unpack() was called
   int64_t top_k = 0;
   int64_t relation_heads = 0;
 
+  /// On the engine thread: what packed logits stand for. Throws Error("ERR_INVALID_ARGUMENT") for what is none.
+  void unpack(Context& context, int64_t num_tokens, int64_t vocab_size);
   /// With models by their layout: on an engine with a GPU, that of their parameters is on_gpu().
   TeacherSignal view() const;
   CudaTeacher on_gpu() const;

@@ -240,7 +240,10 @@ Napi::Value TrainerObject::run(const Napi::Value& request, Step step) {
   holds.emplace_back(trainer->model());
   return queue().submit(
       std::move(holds),
-      [trainer, step, inputs = std::move(inputs)](Context& context, Arena& arena) {
+      [trainer, step, inputs = std::move(inputs)](Context& context, Arena& arena) mutable {
+        for (TeacherInput& teacher : inputs.teachers) {
+          teacher.unpack(context, inputs.batch.num_tokens(), trainer->model()->config().vocab_size);
+        }
         return ((*trainer).*step)(context, arena, inputs);
       },
       step_result);

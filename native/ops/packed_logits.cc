@@ -1,6 +1,7 @@
 #include "ops/packed_logits.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -12,6 +13,7 @@ namespace limbeck {
 namespace {
 
 constexpr uint32_t kHighestCode = (1u << kPackedCodeBits) - 1;
+constexpr int64_t kTaskRows = 64;
 
 int64_t index_bits(int64_t vocab_size) {
   int64_t bits = 1;
@@ -64,6 +66,16 @@ uint32_t encode(double negative_log) {
   return static_cast<uint32_t>(std::clamp(std::nearbyint(negative_log / kPackedStep), 0.0, double{kHighestCode}));
 }
 
+/// p of each code: there are few, and exp() would be most of the work.
+const double* probabilities() {
+  static const auto table = [] {
+    std::array<double, kHighestCode + 1> p{};
+    for (uint32_t code = 0; code <= kHighestCode; ++code) p[code] = std::exp(-kPackedStep * code);
+    return p;
+  }();
+  return table.data();
+}
+
 }  // namespace
 
 int64_t packed_row_bytes(int64_t top_k, int64_t vocab_size) {
@@ -98,6 +110,7 @@ void pack_top_k(const int32_t* indices, const float* values, const float* log_su
 void unpack_top_k(const uint8_t* packed, int64_t num_rows, int64_t top_k, int64_t vocab_size, int32_t* indices,
                   float* values, float* log_sum_exp) {
   const int64_t row_bytes = packed_row_bytes(top_k, vocab_size), bits = index_bits(vocab_size);
+  const double* p = probabilities();
   for (int64_t row = 0; row < num_rows; ++row, packed += row_bytes, indices += top_k, values += top_k) {
     float lse;
     std::memcpy(&lse, packed, sizeof(float));
@@ -106,14 +119,24 @@ void unpack_top_k(const uint8_t* packed, int64_t num_rows, int64_t top_k, int64_
     for (int64_t i = 0; i < top_k; ++i) {
       const uint32_t index = reader.read(bits);
       if (index >= static_cast<uint64_t>(vocab_size)) outside(index, vocab_size);
-      const double log_p = -kPackedStep * reader.read(kPackedCodeBits);
+      const uint32_t code = reader.read(kPackedCodeBits);
       indices[i] = static_cast<int32_t>(index);
-      values[i] = static_cast<float>(double{lse} + log_p);
-      sum += std::exp(log_p);
+      values[i] = static_cast<float>(double{lse} - kPackedStep * code);
+      sum += p[code];
     }
-    sum += std::exp(-kPackedStep * reader.read(kPackedCodeBits));
+    sum += p[reader.read(kPackedCodeBits)];
     log_sum_exp[row] = static_cast<float>(double{lse} + std::log(sum));
   }
+}
+
+void unpack_top_k(Context& context, const uint8_t* packed, int64_t num_rows, int64_t top_k, int64_t vocab_size,
+                  int32_t* indices, float* values, float* log_sum_exp) {
+  const int64_t row_bytes = packed_row_bytes(top_k, vocab_size);
+  context.pool.parallel_for((num_rows + kTaskRows - 1) / kTaskRows, [&](int64_t task, int) {
+    const int64_t begin = task * kTaskRows, count = std::min(kTaskRows, num_rows - begin);
+    unpack_top_k(packed + begin * row_bytes, count, top_k, vocab_size, indices + begin * top_k, values + begin * top_k,
+                 log_sum_exp + begin);
+  });
 }
 
 }  // namespace limbeck

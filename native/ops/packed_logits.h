@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "ops/context.h"
+
 namespace limbeck {
 
 /// Bits of one quantised log-probability, and its step in nats: codes reach down to e^-64, beside which the rest is
@@ -28,5 +30,8 @@ void pack_top_k(const int32_t* indices, const float* values, const float* log_su
 /// Error("ERR_INVALID_ARGUMENT") for an index outside the vocabulary.
 void unpack_top_k(const uint8_t* packed, int64_t num_rows, int64_t top_k, int64_t vocab_size, int32_t* indices,
                   float* values, float* log_sum_exp);
+/// The same on all threads.
+void unpack_top_k(Context& context, const uint8_t* packed, int64_t num_rows, int64_t top_k, int64_t vocab_size,
+                  int32_t* indices, float* values, float* log_sum_exp);
 
 }  // namespace limbeck

@@ -72,6 +72,17 @@ TEST("packed top-k logits keep their indices, and their distribution within the 
         unpack_top_k(packed.data(), num_rows, top_k, vocab_size, out.indices.data(), out.values.data(),
                      out.log_sum_exp.data());
         CHECK(out.indices == rows.indices);
+        Rows threaded = out;
+        std::fill(threaded.values.begin(), threaded.values.end(), NAN);
+        std::fill(threaded.log_sum_exp.begin(), threaded.log_sum_exp.end(), NAN);
+        std::fill(threaded.indices.begin(), threaded.indices.end(), -1);
+        ThreadPool pool(2);
+        Arena arena;
+        Context context{pool, arena};
+        unpack_top_k(context, packed.data(), num_rows, top_k, vocab_size, threaded.indices.data(),
+                     threaded.values.data(), threaded.log_sum_exp.data());
+        CHECK(threaded.indices == out.indices && threaded.values == out.values);
+        CHECK(threaded.log_sum_exp == out.log_sum_exp);
         for (int64_t r = 0; r < num_rows; ++r) {
           const std::vector<double> p = classes(rows, r, top_k), q = classes(out, r, top_k);
           double divergence = 0;

@@ -549,6 +549,20 @@ describe('a trainer', () => {
       'dense logits of a wrong length',
       { losses: kd, teacher: { ...teacher, logits: { dense: new Float32Array(54) } } },
     ],
+    [
+      'packed logits of a wrong length',
+      { losses: kd, teacher: { ...teacher, logits: { topK: 2, packed: new Uint8Array(5 * 10 + 1) } } },
+    ],
+    [
+      'packed logits that are no bytes',
+      { losses: kd, teacher: { ...teacher, logits: { topK: 2, packed: new Float32Array(5 * 10) } } },
+      'ERR_INVALID_ARGUMENT',
+    ],
+    [
+      'packed logits of an index outside the vocabulary',
+      { losses: kd, teacher: { ...teacher, logits: { topK: 2, packed: new Uint8Array(5 * 10).fill(255) } } },
+      'ERR_INVALID_ARGUMENT',
+    ],
     ['logits of no form', { losses: kd, teacher: { ...teacher, logits: {} } }, 'ERR_INVALID_ARGUMENT'],
     [
       'a top-k index outside the vocabulary',

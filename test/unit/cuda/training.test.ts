@@ -120,6 +120,24 @@ const LOSSES: [
     }),
   ],
   [
+    'kd of packed logits',
+    { kd: 1 },
+    ({ vocabSize }) =>
+      (_, numTokens) => ({
+        layerMap: [],
+        logits: {
+          topK: 3,
+          packed: loadBinding().packTopK({
+            indices: Int32Array.from({ length: numTokens * 3 }, (_value, i) => (i * 5 + (i % 3)) % vocabSize),
+            values: wave(numTokens * 3, 2),
+            logSumExp: new Float32Array(numTokens).fill(4),
+            topK: 3,
+            vocabSize,
+          }),
+        },
+      }),
+  ],
+  [
     'kd of states and a head',
     { kd: 1 },
     (config) =>
