@@ -72,10 +72,15 @@ async function loadTensor(
  * Writes `config.json` and `model.safetensors` (float32, Hugging Face names) into a directory, which is made when it is
  * missing. Each file is replaced as a whole; for both at once, call this inside `writeDirectoryAtomic`.
  *
+ * @param specialIds keys such as `eos_token_id`
  * @throws LimbeckError ERR_UNSUPPORTED_MODEL (the family cannot express the config), ERR_NO_SPACE, ERR_IO
  */
-export async function saveCheckpoint(directory: string, { model, family, config }: Checkpoint): Promise<void> {
-  const json = toHuggingFaceConfig(family, config);
+export async function saveCheckpoint(
+  directory: string,
+  { model, family, config }: Checkpoint,
+  specialIds: Readonly<Record<string, number | null>> = {},
+): Promise<void> {
+  const json = { ...specialIds, ...toHuggingFaceConfig(family, config) };
   const tensors = huggingFaceFromNative(family, config, (name) => model.getParameter(name));
   await makeDirectory(directory);
   await writeSafetensors(join(directory, 'model.safetensors'), tensors, { format: 'pt' });

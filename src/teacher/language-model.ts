@@ -330,8 +330,16 @@ export class LanguageModel {
 
   /** Writes the files of {@link save} into a directory that is there. */
   async writeFiles(directory: string): Promise<void> {
-    await saveCheckpoint(directory, { model: this.native, family: this.family, config: this.config });
+    const { native: model, family, config } = this;
+    await saveCheckpoint(directory, { model, family, config }, this.#specialIds());
     await this.#tokenizer?.save(directory);
+  }
+
+  /** What transformers would otherwise take from its defaults for the family, which fit the published vocabulary alone. */
+  #specialIds(): Record<string, number | null> {
+    if (this.#tokenizer === undefined) return {};
+    const { eosTokenId = null, padTokenId = null } = this.#tokenizer;
+    return this.config.attention === 'causal' ? { eos_token_id: eosTokenId } : { pad_token_id: padTokenId };
   }
 
   dispose(): void {
