@@ -46,6 +46,9 @@ export function tinyOptions(folder: string, output = join(folder, 'out')): Disti
     student: { architecture, training: { epochs: 3, batchTokens: 128, losses: { ce: 0.5, kd: 0.5, temperature: 2 } } },
     languageStudent: {
       architecture: { hiddenSize: 8, numHiddenLayers: 1, numAttentionHeads: 2, maxPositionEmbeddings: 32 },
+      initialise: 'width',
+      importance: 'fisher',
+      interpolation: { alpha: 0.05, weights: 'fisher' },
       training: { epochs: 2, batchTokens: 512 },
     },
     evaluation: { examples: 4 },
