@@ -25,6 +25,7 @@ import type { Dataset } from './prepare/dataset.js';
 import type { PrepareOptions } from './prepare/options.js';
 import { parseOptions } from './prepare/parse-options.js';
 import { prepareDataset } from './prepare/prepare.js';
+import type { Texts } from './prepare/text-lines.js';
 import type { CatalogueItem } from './recommend/item-index.js';
 import { loadStudent } from './recommend/load-student.js';
 import { Student } from './recommend/student.js';
@@ -32,6 +33,7 @@ import type { StudentDetails } from './recommend/student-details.js';
 import { type FineTuneContext, fineTuneSequenceModel, type SequenceTrainingData } from './student/fine-tune.js';
 import { fisherWeights, type Importance, measureImportance } from './student/importance.js';
 import { distillLanguageModel, type LanguageStudentOptions } from './student/language-student.js';
+import type { LanguageTeacher } from './student/language-teacher.js';
 import type { FineTuneOptions, SequenceArchitecture } from './student/options.js';
 import { SequenceModel, sequenceConfig } from './student/sequence-model.js';
 import type { FitResult } from './teacher/fit-model.js';
@@ -177,19 +179,14 @@ export class Engine {
   }
 
   /** Step 3: hidden states, attention maps and logits, kept in a directory. @see extractKnowledge */
-  extract(
-    model: LanguageModel,
-    texts: readonly string[],
-    options: ExtractOptions,
-    hooks: Hooks = {},
-  ): Promise<Knowledge> {
+  extract(model: LanguageModel, texts: Texts, options: ExtractOptions, hooks: Hooks = {}): Promise<Knowledge> {
     return extractKnowledge(model, texts, options, hooks);
   }
 
   /** Step 3, the share of one of several processes. @see extractKnowledgePart */
   extractPart(
     model: LanguageModel,
-    texts: readonly string[],
+    texts: Texts,
     options: ExtractOptions,
     part: KnowledgePart,
     hooks: Hooks = {},
@@ -253,7 +250,7 @@ export class Engine {
 
   /** Steps 4 to 6 for a language model. @see distillLanguageModel */
   distillLanguageModel(
-    teacher: LanguageModel,
+    teacher: LanguageTeacher,
     corpus: TextCorpus,
     options: LanguageStudentOptions = {},
     hooks: Hooks = {},

@@ -88,6 +88,7 @@ export type { StudentHandle } from './recommend/student-handle.js';
 export { type Importance, loadImportance, saveImportance, selectByMass } from './student/importance.js';
 export { initialiseStudent, uniformLayerMap } from './student/initialise.js';
 export type { LanguageStudentOptions } from './student/language-student.js';
+export type { LanguageTeacher } from './student/language-teacher.js';
 export type { FineTuneOptions, Schedule, SequenceArchitecture } from './student/options.js';
 export { type RankingSignal, type RankingSignalOptions, rankingSignal } from './student/ranking-signal.js';
 export { SequenceEnsemble } from './student/sequence-ensemble.js';

@@ -170,7 +170,7 @@ async function describeKnowledge(path: string): Promise<Description> {
     const state = !isPresent ? 'missing' : (await fileChecksum(join(path, file))) === crc32c ? 'intact' : 'changed';
     shards.push({ file, texts, tokens, state });
   }
-  const { numTexts, hiddenStates, pooling, attentions, valueRelations, logits } = summary;
+  const { numTexts, pieceLength, hiddenStates, pooling, attentions, valueRelations, logits } = summary;
   const complete = isComplete(manifest);
   const isIntact = shards.every(({ state }) => state === 'intact');
   return {
@@ -180,7 +180,7 @@ async function describeKnowledge(path: string): Promise<Description> {
     shards,
     isIntact,
     lines: [
-      `  ${numTexts} texts; hidden states ${hiddenStates.join(', ') || 'none'} (pooling ${pooling}); ` +
+      `  ${numTexts} ${pieceLength === undefined ? 'texts' : `pieces of up to ${pieceLength} tokens`}; hidden states ${hiddenStates.join(', ') || 'none'} (pooling ${pooling}); ` +
         `attention maps ${attentions.join(', ') || 'none'}; value relations ${valueRelations.join(', ') || 'none'}; ` +
         `logits ${typeof logits === 'string' ? logits : `top ${logits.topK}`}`,
       ...shards.map(({ file, texts, tokens, state }) => `  ${file}  ${texts} texts, ${tokens} tokens  ${state}`),

@@ -38,6 +38,8 @@ export interface ExtractFlags {
   readonly dtype?: string;
   /** `dense`, or how many of the best. */
   readonly logits?: string;
+  readonly pieces?: boolean;
+  readonly maxLength?: number;
   readonly shard?: string;
   readonly shardTexts?: number;
   readonly batchTokens?: number;
@@ -58,8 +60,7 @@ export async function extractKnowledgeCommand(
 ): Promise<void> {
   const { output, pooling, relationHeads, dtype, shardTexts, batchTokens, logits } = flags;
   const part = flags.shard === undefined ? undefined : partOf(flags.shard);
-  const lines = (await readTextFile(path)).split(/\r?\n/);
-  const texts = lines.filter((line) => line.trim() !== '');
+  const texts = flags.pieces ? { path } : await readLines(path);
   const options = {
     directory: output,
     hiddenStates: flags.hiddenStates ?? [],
@@ -69,6 +70,8 @@ export async function extractKnowledgeCommand(
     ...(relationHeads === undefined ? {} : { relationHeads }),
     ...(dtype === undefined ? {} : { dtype }),
     ...(logits === undefined ? {} : { logits: logits === 'dense' ? 'dense' : { topK: Number(logits) } }),
+    ...(flags.pieces === undefined ? {} : { pieces: flags.pieces }),
+    ...(flags.maxLength === undefined ? {} : { maxLength: flags.maxLength }),
     ...(shardTexts === undefined ? {} : { shardTexts }),
     ...(batchTokens === undefined ? {} : { batchTokens }),
     // The engine checks every value; the cast only says that it is the one to do so.
@@ -96,6 +99,11 @@ export async function extractKnowledgeCommand(
     progress?.close();
     engine.dispose();
   }
+}
+
+async function readLines(path: string): Promise<string[]> {
+  const lines = (await readTextFile(path)).split(/\r?\n/);
+  return lines.filter((line) => line.trim() !== '');
 }
 
 /** `limbeck knowledge merge DIR [OTHER…]` */

@@ -175,6 +175,8 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .option('--relation-heads <count>', "heads of value relations (default: the teacher's)", wholeNumber)
     .option('--dtype <name>', 'float32, float16 or bfloat16: what states, maps and relations are rounded to')
     .option('--logits <count>', 'how many of the best logits of each token, or dense')
+    .option('--pieces', 'texts as training reads them: for a student that is trained from the store')
+    .option('--max-length <count>', "tokens of a piece at most (default: the teacher's positions)", wholeNumber)
     .option('--shard <i/n>', 'only part I of N, as one of N processes; limbeck knowledge merge joins them')
     .option('--shard-texts <count>', 'texts of one file (default: 4096)', wholeNumber)
     .option('--batch-tokens <count>', 'tokens of one pass (default: 4096; on a GPU 32768)', wholeNumber)

@@ -6,11 +6,21 @@ import { z } from 'zod';
 import { type ForwardRequest, loadBinding, type PackedBatch } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { lockFile } from '../formats/file-lock.js';
-import { isTemporaryName, makeDirectory, pathExists, readDirectory, remove } from '../formats/files.js';
+import {
+  isTemporaryName,
+  makeDirectory,
+  pathExists,
+  readDirectory,
+  remove,
+  writeFileAtomic,
+} from '../formats/files.js';
+import { toHuggingFaceConfig } from '../formats/model-config.js';
 import { createPacer } from '../formats/pacer.js';
 import { SafetensorsWriter, type TensorDtype, type TensorLayout, type WritableTensor } from '../formats/safetensors.js';
-import { countCharacters, TokenizerPool } from '../formats/tokenizer-workers.js';
+import { countCharacters, type TokenizedTexts, TokenizerPool } from '../formats/tokenizer-workers.js';
 import { parseOptions } from '../prepare/parse-options.js';
+import { isTextFile, type Texts } from '../prepare/text-lines.js';
+import type { PieceSource } from '../teacher/corpus.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import type { LanguageModel, LanguageModelOutput } from '../teacher/language-model.js';
 import { fileChecksum, Knowledge } from './knowledge.js';
@@ -23,6 +33,7 @@ import {
   readManifest,
   shardFile,
   shardRange,
+  teacherDirectory,
   textRange,
   writeManifest,
 } from './manifest.js';
@@ -57,6 +68,13 @@ const extractOptionsSchema = z.strictObject({
   batchTokens: z.int().min(1).optional(),
   /** Texts of one file. */
   shardTexts: z.int().min(1).default(4096),
+  /**
+   * For training from the store: texts as training reads them, with the end-of-text token, and a long one in pieces
+   * instead of cut off. Rows are those of pieces then, as if each were a text.
+   */
+  pieces: z.boolean().default(false),
+  /** Tokens of a piece at most, as in the training. @defaultValue the teacher's positions */
+  maxLength: z.int().min(2).optional(),
 });
 
 const CPU_BATCH_TOKENS = 4096;
@@ -78,7 +96,7 @@ type Settings = z.output<typeof extractOptionsSchema>;
  */
 export async function extractKnowledge(
   model: LanguageModel,
-  texts: readonly string[],
+  texts: Texts,
   options: ExtractOptions,
   hooks: Hooks = {},
 ): Promise<Knowledge> {
@@ -95,7 +113,7 @@ export async function extractKnowledge(
  */
 export async function extractKnowledgePart(
   model: LanguageModel,
-  texts: readonly string[],
+  texts: Texts,
   options: ExtractOptions,
   part: KnowledgePart,
   hooks: Hooks = {},
@@ -110,25 +128,85 @@ export async function extractKnowledgePart(
 
 async function extract(
   model: LanguageModel,
-  texts: readonly string[],
+  input: Texts,
   options: ExtractOptions,
   part: KnowledgePart | undefined,
   hooks: Hooks,
 ): Promise<Manifest> {
   const settings = parseOptions(extractOptionsSchema, options, 'extract');
-  checkRequest(model, texts, settings);
+  checkRequest(model, input, settings);
   const { directory } = settings;
   await makeDirectory(directory);
   const lockPath = join(directory, `.${manifestFile(part)}.lock`);
   const lock = await lockFile(lockPath, `Another process extracts into '${directory}' already: wait for it or stop it`);
   try {
-    const fresh = await describeStore(model, texts, settings, part, hooks);
-    const manifest = await extractMissingShards(model, texts, settings, await findWhole(directory, fresh), hooks);
-    await fs.rm(lockPath, { force: true });
-    return manifest;
+    const texts = await openTexts(model, input, settings, hooks);
+    try {
+      const fresh = await describeStore(model, texts, settings, part, hooks);
+      const found = await findWhole(directory, fresh);
+      if (settings.pieces) await keepTeacher(model, teacherDirectory(directory));
+      const manifest = await extractMissingShards(model, texts, settings, found, hooks);
+      await fs.rm(lockPath, { force: true });
+      return manifest;
+    } finally {
+      await texts.close();
+    }
   } finally {
     await lock.close();
   }
+}
+
+/** What the teacher reads, a range at a time. */
+interface TextRanges {
+  readonly count: number;
+  readonly hash: () => Promise<string>;
+  /** @param ranges all that will be asked for, in this order */
+  readonly start: (ranges: readonly TextRange[]) => void;
+  readonly tokens: (range: TextRange) => Promise<TokenizedTexts>;
+  readonly close: () => Promise<void>;
+}
+
+/** Texts: the first, and the one after the last. */
+interface TextRange {
+  readonly begin: number;
+  readonly end: number;
+}
+
+async function openTexts(model: LanguageModel, texts: Texts, settings: Settings, hooks: Hooks): Promise<TextRanges> {
+  const { signal } = hooks;
+  if (settings.pieces) {
+    const pieces = await model.openPieces(texts, { name: 'texts', maxLength: settings.maxLength, signal });
+    return {
+      count: pieces.offsets.length - 1,
+      hash: () => hashPieces(pieces, signal),
+      start: () => {},
+      tokens: async (range) => {
+        const { inputIds, sequenceOffsets } = await pieces.read(piecesOf(range));
+        return { ids: inputIds, offsets: sequenceOffsets };
+      },
+      close: () => pieces.close(),
+    };
+  }
+  const all = texts as readonly string[]; // checkRequest() refuses others
+  let pool = new TokenizerPool(model.tokenizer, 0);
+  return {
+    count: all.length,
+    hash: () => hashTexts(all, hooks),
+    start: (ranges) => {
+      const characters = ranges.reduce((sum, { begin, end }) => sum + countCharacters(all.slice(begin, end)), 0);
+      pool = new TokenizerPool(model.tokenizer, characters);
+    },
+    tokens: ({ begin, end }) => pool.encode(all.slice(begin, end), () => throwIfAborted(signal)),
+    close: () => pool.close(),
+  };
+}
+
+/** What a student needs of the teacher beside what it said. Parts that write it at once write the same. */
+async function keepTeacher(model: LanguageModel, directory: string): Promise<void> {
+  await makeDirectory(directory);
+  const config = toHuggingFaceConfig(model.family, model.config);
+  await writeFileAtomic(join(directory, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
+  await model.tokenizer.save(directory);
 }
 
 /**
@@ -137,7 +215,7 @@ async function extract(
  */
 async function extractMissingShards(
   model: LanguageModel,
-  texts: readonly string[],
+  texts: TextRanges,
   settings: Settings,
   found: Manifest,
   hooks: Hooks,
@@ -157,15 +235,11 @@ async function extractMissingShards(
   const written = new Set(found.shards.map(({ index }) => index));
   const missing: TextsOfShard[] = [];
   for (let index = begin; index < end; index++) {
-    const range = textRange(found, index);
-    if (!written.has(index)) missing.push({ index, texts: texts.slice(range.begin, range.end) });
+    if (!written.has(index)) missing.push({ index, ...textRange(found, index) });
   }
   const tensors = tensorsOf(model, settings);
   const request = forwardRequest(model, settings);
-  const tokenizers = new TokenizerPool(
-    model.tokenizer,
-    missing.reduce((sum, shard) => sum + countCharacters(shard.texts), 0),
-  );
+  texts.start(missing);
   let running: { batch: Batch; output: Promise<LanguageModelOutput> } | undefined;
   let writer: SafetensorsWriter | undefined;
   let finishing: Promise<void> | undefined;
@@ -193,7 +267,7 @@ async function extractMissingShards(
     writer = undefined;
   };
   try {
-    for await (const batch of endingEmpty(batchesOf(model, missing, settings, tokenizers, hooks))) {
+    for await (const batch of endingEmpty(batchesOf(model, missing, settings, texts))) {
       const before = running && { batch: running.batch, output: await running.output };
       running = batch && { batch, output: handled(model.forward({ inputIds: batch.inputIds }, request, hooks)) };
       if (before) await write(before.batch, before.output);
@@ -202,7 +276,6 @@ async function extractMissingShards(
   } finally {
     await Promise.allSettled([running?.output, finishing]);
     await writer?.discard();
-    await tokenizers.close();
   }
   return manifest;
 }
@@ -231,7 +304,7 @@ function textsOf(manifest: Manifest, begin: number, end: number): number {
 /** A manifest without shards. */
 async function describeStore(
   model: LanguageModel,
-  texts: readonly string[],
+  texts: TextRanges,
   settings: Settings,
   part: KnowledgePart | undefined,
   hooks: Hooks,
@@ -241,7 +314,7 @@ async function describeStore(
     format: 'limbeck-knowledge',
     version: 2,
     teacher: await hashTeacher(model, hooks),
-    texts: await hashTexts(texts, hooks),
+    texts: await texts.hash(),
     hiddenStates,
     pooling,
     attentions,
@@ -250,10 +323,11 @@ async function describeStore(
     logits: logits ?? 'none',
     dtype,
     shardTexts,
+    ...(settings.pieces && { pieceLength: model.pieceOptions(settings.maxLength).maxLength }),
     hiddenSize: model.config.hiddenSize,
     vocabSize: model.config.vocabSize,
     numAttentionHeads: model.config.numAttentionHeads,
-    numTexts: texts.length,
+    numTexts: texts.count,
     ...(part === undefined ? {} : { part }),
     shards: [],
   };
@@ -284,9 +358,8 @@ async function removeLeftovers(directory: string, manifest: Manifest): Promise<v
   }
 }
 
-interface TextsOfShard {
+interface TextsOfShard extends TextRange {
   readonly index: number;
-  readonly texts: readonly string[];
 }
 
 /** A shard whose texts are tokenised. */
@@ -311,13 +384,12 @@ async function* batchesOf(
   model: LanguageModel,
   shards: readonly TextsOfShard[],
   settings: Settings,
-  tokenizers: TokenizerPool,
-  { signal }: Hooks,
+  texts: TextRanges,
 ): AsyncGenerator<Batch, void, undefined> {
   const isFull = batchLimit(model, settings);
   const tokenize = (at: number) => {
-    const { texts = [] } = shards[at] ?? {};
-    return handled(tokenizers.encode(texts, () => throwIfAborted(signal)));
+    const { begin = 0, end = 0 } = shards[at] ?? {};
+    return handled(texts.tokens({ begin, end }));
   };
   let ahead = tokenize(0);
   for (const [at, { index }] of shards.entries()) {
@@ -484,7 +556,7 @@ function relationHeadsOf({ config }: LanguageModel, { valueRelations, relationHe
   return valueRelations.length === 0 ? 0 : (relationHeads ?? config.numKeyValueHeads);
 }
 
-function checkRequest(model: LanguageModel, texts: readonly string[], settings: Settings): void {
+function checkRequest(model: LanguageModel, texts: Texts, settings: Settings): void {
   const { hiddenStates, pooling, attentions, valueRelations, logits } = settings;
   const { config } = model;
   const layers = config.numHiddenLayers;
@@ -520,12 +592,24 @@ function checkRequest(model: LanguageModel, texts: readonly string[], settings: 
       `extract.logits.topK: expected at most the vocabulary of ${config.vocabSize}, got ${logits.topK}`,
     );
   }
+  if (settings.maxLength !== undefined && !settings.pieces) {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', 'extract.maxLength: this is the length of pieces; set pieces: true');
+  }
+  if (isTextFile(texts)) {
+    if (settings.pieces) return;
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      'extract: a file of texts is read in pieces; set pieces: true, or give an array of texts',
+    );
+  }
   if (texts.length === 0) throw new LimbeckError('ERR_EMPTY_DATA', 'extract: expected at least one text, got none');
 }
 
 const HASH_DIGITS = 16;
+const HASHED_PIECES = 4096;
 
-async function hashTeacher(model: LanguageModel, { signal }: Hooks): Promise<string> {
+/** Of weights, config and tokenizer. */
+export async function hashTeacher(model: LanguageModel, { signal }: Hooks): Promise<string> {
   const { crc32c } = loadBinding();
   const pause = createPacer();
   const hash = createHash('sha256');
@@ -539,6 +623,25 @@ async function hashTeacher(model: LanguageModel, { signal }: Hooks): Promise<str
   const config = Object.entries(model.config).sort(([a], [b]) => (a < b ? -1 : 1));
   hash.update(JSON.stringify([config, model.tokenizer.json, model.tokenizer.config]));
   return hash.digest('hex').slice(0, HASH_DIGITS);
+}
+
+/** Of the tokens of all pieces, some thousand at a time. */
+export async function hashPieces(pieces: PieceSource, signal: AbortSignal | undefined): Promise<string> {
+  const hash = createHash('sha256');
+  const count = pieces.offsets.length - 1;
+  const pause = createPacer();
+  for (let begin = 0; begin < count; begin += HASHED_PIECES) {
+    await pause();
+    throwIfAborted(signal);
+    const end = Math.min(begin + HASHED_PIECES, count);
+    const { inputIds, sequenceOffsets } = await pieces.read(piecesOf({ begin, end }));
+    hash.update(sequenceOffsets).update(inputIds);
+  }
+  return hash.digest('hex').slice(0, HASH_DIGITS);
+}
+
+function piecesOf({ begin, end }: TextRange): Int32Array {
+  return Int32Array.from({ length: end - begin }, (_, i) => begin + i);
 }
 
 async function hashTexts(texts: readonly string[], { signal }: Hooks): Promise<string> {

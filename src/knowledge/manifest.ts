@@ -27,6 +27,11 @@ const requestShape = {
   dtype: z.enum(['float32', 'float16', 'bfloat16']),
   /** Texts of each shard but the last. */
   shardTexts: z.int().min(1),
+  /**
+   * A store to train from: its texts are the pieces that training cuts texts into, of at most so many tokens, with the
+   * end-of-text token. Without, they are the beginnings of texts that the teacher can read at once.
+   */
+  pieceLength: z.int().min(2).optional(),
 } as const;
 const requestSchema = z.strictObject(requestShape);
 
@@ -40,7 +45,7 @@ const manifestSchema = z.strictObject({
   version: z.literal(2),
   /** Of the teacher's weights, config and tokenizer. */
   teacher: hash,
-  /** Of the texts and their order. */
+  /** Of the texts and their order; of the token ids of pieces. */
   texts: hash,
   ...requestShape,
   hiddenSize: z.int().min(1),
@@ -90,6 +95,11 @@ export function shardRange({ numTexts, shardTexts, part }: Pick<Manifest, 'numTe
   if (part === undefined) return { begin: 0, end: shards };
   const { index, count: parts } = part;
   return { begin: Math.floor(((index - 1) * shards) / parts), end: Math.floor((index * shards) / parts) };
+}
+
+/** Of a store to train from: `config.json` and the tokenizer of the teacher. */
+export function teacherDirectory(directory: string): string {
+  return join(directory, 'teacher');
 }
 
 /** Texts of a shard: the first, and the one after the last. */

@@ -1,7 +1,7 @@
 /** One knowledge store of the parts that several processes extracted. */
 import { join, resolve } from 'node:path';
 import { LimbeckError } from '../errors.js';
-import { copyFileAtomic, pathExists, readDirectory, remove } from '../formats/files.js';
+import { copyFileAtomic, makeDirectory, pathExists, readDirectory, remove } from '../formats/files.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import { Knowledge } from './knowledge.js';
 import {
@@ -12,6 +12,7 @@ import {
   partOfFile,
   readManifest,
   shardFile,
+  teacherDirectory,
   writeManifest,
 } from './manifest.js';
 
@@ -56,6 +57,9 @@ export async function mergeKnowledge(
     }
   }
   shards.sort((a, b) => a.index - b.index);
+  if (first.manifest.pieceLength !== undefined && first.directory !== resolve(directory)) {
+    await copyFiles(teacherDirectory(first.directory), teacherDirectory(directory));
+  }
   const { part: _part, shards: _shards, ...store } = first.manifest;
   await writeManifest(directory, { ...store, shards });
   const knowledge = await Knowledge.open(directory);
@@ -63,6 +67,11 @@ export async function mergeKnowledge(
     if (part.directory === resolve(directory)) await remove(join(directory, manifestFile(part.manifest.part)));
   }
   return knowledge;
+}
+
+async function copyFiles(from: string, to: string): Promise<void> {
+  await makeDirectory(to);
+  for (const { name } of await readDirectory(from)) await copyFileAtomic(join(from, name), join(to, name));
 }
 
 async function readParts(directory: string): Promise<Part[]> {

@@ -112,8 +112,14 @@ export class KnowledgeReader {
       ]);
       return { topK, indices: new Int32Array(indices.buffer), values, logSumExp };
     }
-    const bytes = await this.#bytes('top_k.packed', 'U8', 'token', packedRowBytes(topK, vocabSize), texts);
-    return { topK, ...loadBinding().unpackTopK({ packed: bytes, topK, vocabSize }) };
+    return { topK, ...loadBinding().unpackTopK({ packed: await this.packedTopK(texts), topK, vocabSize }) };
+  }
+
+  /** Packed top-k logits as they are kept, a row a token: see `packTopK` of the binding. */
+  async packedTopK(texts: Int32Array): Promise<Uint8Array> {
+    const { logits, vocabSize } = this.manifest;
+    if (typeof logits === 'string' || !logits.packed) throw notExtracted(this.directory, 'packed top-k logits');
+    return this.#bytes('top_k.packed', 'U8', 'token', packedRowBytes(logits.topK, vocabSize), texts);
   }
 
   /** Closes the files. */

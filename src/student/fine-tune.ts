@@ -17,6 +17,7 @@ import type { SequenceTeacher } from './teacher-cache.js';
 import {
   featureAxes,
   interpolateParameters,
+  isUsed,
   lossesAt,
   projectTeacher,
   scheduleAt,
@@ -173,11 +174,6 @@ function teacherSignal(
     hidden: layerMap.map(([, layer]) => teacher.rows(layer, windows)),
     logits: { hidden: teacher.rows(teacher.numHiddenLayers, windows), head: teacher.head },
   };
-}
-
-/** Whether a loss term counts at any step. */
-function isUsed(schedule: ResolvedFineTuneOptions['losses']['hidden']): boolean {
-  return typeof schedule === 'number' ? schedule !== 0 : schedule.from !== 0 || schedule.to !== 0;
 }
 
 function checkTeacher(

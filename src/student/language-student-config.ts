@@ -6,6 +6,9 @@ import { FAMILY_STRUCTURES, type FamilyStructure } from '../teacher/family-struc
 import type { LanguageModel } from '../teacher/language-model.js';
 import type { LanguageStudentArchitecture } from '../teacher/options.js';
 
+/** What a student takes after. */
+type Teacher = Pick<LanguageModel, 'family' | 'config' | 'tokenizer'>;
+
 /**
  * A student over its teacher's vocabulary. In the teacher's family it is built as the teacher is; in another one, as a plain
  * model of that family, with the teacher's choice of tied or untied output.
@@ -24,7 +27,7 @@ import type { LanguageStudentArchitecture } from '../teacher/options.js';
  * ERR_UNSUPPORTED_MODEL for a shape that the family cannot have; ERR_TOKENIZER for RoBERTa without a padding token
  */
 export function languageStudentConfig(
-  teacher: LanguageModel,
+  teacher: Teacher,
   family: ModelFamily,
   architecture: LanguageStudentArchitecture,
   layers: readonly number[],
@@ -62,7 +65,7 @@ function ownStructure(
 
 function otherStructure(
   family: ModelFamily,
-  teacher: LanguageModel,
+  teacher: Teacher,
 ): FamilyStructure & Pick<TransformerConfig, 'vocabSize' | 'tieWordEmbeddings'> {
   const structure = FAMILY_STRUCTURES[family];
   const { attention, vocabSize, tieWordEmbeddings } = teacher.config;
@@ -82,7 +85,7 @@ function otherStructure(
   };
 }
 
-function paddingId({ tokenizer }: LanguageModel): number {
+function paddingId({ tokenizer }: Teacher): number {
   if (tokenizer.padTokenId !== undefined) return tokenizer.padTokenId;
   throw new LimbeckError(
     'ERR_TOKENIZER',

@@ -11,6 +11,7 @@ import { type TextCorpus, type TrainLanguageModelContext, trainLanguageModel } f
 import { fisherWeights } from './importance.js';
 import { initialiseStudent, startLayerMap, uniformLayerPairs } from './initialise.js';
 import { languageStudentConfig } from './language-student-config.js';
+import { type LanguageTeacher, type OpenLanguageTeacher, openLanguageTeacher } from './language-teacher.js';
 import { distillationLossesShape, interpolationSchema, layerMapSchema, scheduleSchema } from './options.js';
 import { checkLayerMap, checkLayers, chooseTeacherWeights } from './teacher-weights.js';
 import { interpolateParameters, lossesAt, projectTeacher, scheduleAt, setFeatureMappings } from './transfer.js';
@@ -58,9 +59,13 @@ export const languageStudentOptionsSchema = z.strictObject({
 
 export type LanguageStudentOptions = z.input<typeof languageStudentOptionsSchema>;
 
+export interface LanguageStudentContext extends Omit<TrainLanguageModelContext, 'teaching' | 'afterEpoch'> {
+  readonly afterEpoch?: (record: EpochRecord, student: LanguageModel) => Promise<void>;
+}
+
 /**
  * Distils a language model: w_ce·CE + w_kd·τ²·KL of logits + w_h·MSE of hidden states + w_a·KL of attention maps
- * + w_r·KL of value relations, the teacher run on every batch.
+ * + w_r·KL of value relations. A model as teacher is run on every batch; a store is read, and must be of the same texts.
  *
  * @param context.afterEpoch is given the student too, for example to measure its test loss
  * @throws LimbeckError as trainLanguageModel; ERR_INVALID_ARGUMENT when attention maps are asked for and the head counts
@@ -68,30 +73,44 @@ export type LanguageStudentOptions = z.input<typeof languageStudentOptionsSchema
  */
 export async function distillLanguageModel(
   engine: NativeEngine,
-  teacher: LanguageModel,
+  teacher: LanguageTeacher,
   corpus: TextCorpus,
   options: LanguageStudentOptions = {},
-  context: Omit<TrainLanguageModelContext, 'teaching' | 'afterEpoch'> & {
-    readonly afterEpoch?: (record: EpochRecord, student: LanguageModel) => Promise<void>;
-  } = {},
+  context: LanguageStudentContext = {},
+): Promise<FitResult & { model: LanguageModel }> {
+  const source = await openLanguageTeacher(teacher, context);
+  try {
+    return await distilFrom(engine, source, corpus, options, context);
+  } finally {
+    await source.close();
+  }
+}
+
+async function distilFrom(
+  engine: NativeEngine,
+  teacher: OpenLanguageTeacher,
+  corpus: TextCorpus,
+  options: LanguageStudentOptions,
+  context: LanguageStudentContext,
 ): Promise<FitResult & { model: LanguageModel }> {
   const settings = parseOptions(languageStudentOptionsSchema, options, 'languageStudent');
   const { architecture, training, losses, interpolation } = settings;
-  const { hiddenSize, numAttentionHeads, numHiddenLayers } = architecture;
-  const pairs = settings.layerMap ?? uniformLayerPairs(numHiddenLayers, teacher.numHiddenLayers);
-  const layers = settings.layers ?? startLayerMap(numHiddenLayers, teacher.numHiddenLayers);
-  checkLayerMap(pairs, numHiddenLayers, teacher.numHiddenLayers);
-  checkLayers(layers, numHiddenLayers, teacher.numHiddenLayers);
-  const usesWeights = checkUseOfWeights(settings);
+  const { hiddenSize, numHiddenLayers } = architecture;
+  const { numHiddenLayers: teacherLayers } = teacher.config;
+  const pairs = settings.layerMap ?? uniformLayerPairs(numHiddenLayers, teacherLayers);
+  const layers = settings.layers ?? startLayerMap(numHiddenLayers, teacherLayers);
+  checkLayerMap(pairs, numHiddenLayers, teacherLayers);
+  checkLayers(layers, numHiddenLayers, teacherLayers);
+  const weightsOf = checkUseOfWeights(settings) ? modelOf(teacher) : undefined;
   const family = settings.family ?? teacher.family;
   const config = languageStudentConfig(teacher, family, architecture, layers);
   const model = LanguageModel.create(engine, family, config, teacher.tokenizer, { seed: training.seed });
   try {
     const weighsByFisher = interpolation?.weights === 'fisher';
-    const from = usesWeights
+    const from = weightsOf
       ? await chooseTeacherWeights(
           engine,
-          teacher,
+          weightsOf,
           config,
           corpus.train,
           { ...settings, alwaysMeasure: weighsByFisher },
@@ -100,18 +119,20 @@ export async function distillLanguageModel(
       : undefined;
     await initialiseStudent(model.native, {
       method: settings.initialise,
-      teacher: teacher.native,
+      ...(weightsOf && { teacher: weightsOf.native }),
       ...from?.map,
       studentLayers: numHiddenLayers,
-      teacherLayers: teacher.numHiddenLayers,
+      teacherLayers,
     });
     const usesLayers = losses.hidden !== 0 || losses.attention !== 0 || losses.relation !== 0;
     const layerMap = usesLayers ? pairs : [];
-    const signal = { model: teacher.native, layerMap, relationHeads: settings.relationHeads ?? numAttentionHeads };
+    const { relationHeads } = settings;
+    const teach = teacher.teach({ student: config, losses, layerMap, relationHeads, maxLength: training.maxLength });
     const projected =
       interpolation &&
       from &&
-      (await projectTeacher(model.native, teacher.native, { ...from.map, width: 'selection' }));
+      weightsOf &&
+      (await projectTeacher(model.native, weightsOf.native, { ...from.map, width: 'selection' }));
     const interpolationWeights =
       weighsByFisher && from?.importance
         ? await fisherWeights(engine, model.native, teacher.config, from.importance, from.map)
@@ -121,7 +142,7 @@ export async function distillLanguageModel(
       describe: context.describe ?? { step: 'fineTune', name: 'language student' },
       afterEpoch: async (record) => context.afterEpoch?.(record, model),
       teaching: {
-        signal: () => signal,
+        ...teach,
         prepare: (trainer) =>
           losses.hidden === 0
             ? []
@@ -152,6 +173,16 @@ export async function distillLanguageModel(
     model.dispose();
     throw error;
   }
+}
+
+/** @throws LimbeckError ERR_INVALID_ARGUMENT for a store alone */
+function modelOf({ model }: OpenLanguageTeacher): LanguageModel {
+  if (model) return model;
+  throw new LimbeckError(
+    'ERR_INVALID_ARGUMENT',
+    'initialise and interpolation take weights, and a knowledge store has none. Give the model beside it, as ' +
+      '{ knowledge, model }',
+  );
 }
 
 /** @returns whether the student starts from its teacher's weights, or goes towards them @throws LimbeckError ERR_INVALID_ARGUMENT */

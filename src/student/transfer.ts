@@ -12,6 +12,11 @@ export function scheduleAt(schedule: Schedule, step: number, totalSteps: number)
   return from + (to - from) * progress;
 }
 
+/** Whether a loss term counts at any step. */
+export function isUsed(schedule: Schedule): boolean {
+  return typeof schedule === 'number' ? schedule !== 0 : schedule.from !== 0 || schedule.to !== 0;
+}
+
 /** Loss weights at a step; `fusion` mixes the logits of teacher and student into the soft labels (model fusion). */
 export function lossesAt(losses: ResolvedFineTuneOptions['losses'], { step, totalSteps }: StepPosition): LossOptions {
   const at = (schedule: Schedule) => scheduleAt(schedule, step, totalSteps);

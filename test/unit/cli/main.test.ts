@@ -5,6 +5,8 @@ import { PassThrough } from 'node:stream';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { packageVersion } from '../../../src/cli/doctor.js';
 import { run } from '../../../src/cli/main.js';
+import { createEngine } from '../../../src/engine.js';
+import { Knowledge } from '../../../src/knowledge/knowledge.js';
 
 const directory = mkdtempSync(join(tmpdir(), 'limbeck-cli-'));
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
@@ -68,6 +70,33 @@ describe('run', () => {
       expect(missing.exitCode).toBe(5);
       expect((await limbeck(...command, '--device', 'tpu')).stderr).toMatch(/device.*\(ERR_INVALID_ARGUMENT\)/);
     }
+  });
+
+  it('extracts knowledge that a student can be trained from', async () => {
+    const texts = join(directory, 'lines.txt');
+    writeFileSync(texts, 'the quiet river and the morning train\n\nthe train\n');
+    const teacher = join(directory, 'teacher');
+    const engine = await createEngine({ threads: 1, device: 'cpu' });
+    const { model } = await engine.pretrain(
+      { train: { path: texts }, validation: ['the river'] },
+      {
+        architecture: { hiddenSize: 8, numHiddenLayers: 1, numAttentionHeads: 2, maxPositionEmbeddings: 32 },
+        tokenizer: { vocabSize: 260 },
+        training: { epochs: 1 },
+      },
+    );
+    await model.save(teacher);
+    engine.dispose();
+    const store = join(directory, 'pieces');
+    const command = ['knowledge', 'extract', teacher, texts, '--output', store, '--device', 'cpu', '--logits', '4'];
+    expect((await limbeck(...command, '--max-length', '12', '--quiet')).stderr).toMatch(/pieces: true/);
+    const { exitCode, stdout } = await limbeck(...command, '--pieces', '--max-length', '12', '--quiet', '--json');
+    expect(exitCode).toBe(0);
+    const { manifest } = await Knowledge.open(store);
+    expect(manifest.pieceLength).toBe(12);
+    expect(manifest.numTexts).toBeGreaterThan(2);
+    expect(JSON.parse(stdout).numTexts).toBe(manifest.numTexts);
+    expect((await limbeck('inspect', store)).stdout).toContain('pieces of up to 12 tokens');
   });
 
   it('shows the help where no command is given', async () => {
