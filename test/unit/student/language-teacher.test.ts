@@ -178,7 +178,9 @@ describe('before the first step it is refused', () => {
     );
     const short = await extract({ maxLength: 12 });
     expect(short.numTexts).toBeGreaterThan(store.numTexts);
-    await distil(short, { training: { ...training, epochs: 1, maxLength: 12 } });
+    const once = { ...training, epochs: 1 };
+    await distil(short, { training: { ...once, maxLength: 12 } });
+    await distil(short, { training: once, architecture: { ...architecture, maxPositionEmbeddings: 12 } });
   });
 
   test('a loss that the store has nothing for', async () => {

@@ -9,7 +9,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { beforeEach, describe, expect, test } from 'vitest';
 import { loadBinding } from '../../../src/binding.js';
 import { trainBytePairTokenizer } from '../../../src/formats/bpe-trainer.js';
@@ -137,10 +137,13 @@ describe('tokens on disk', () => {
     const bytes = readFileSync(second);
     bytes[bytes.length - 3] = (bytes[bytes.length - 3] ?? 0) ^ 1;
     writeFileSync(second, bytes);
+    const leftover = join(dirname(second), '.tokens-00001.safetensors.7.0123456789ab.tmp');
+    writeFileSync(leftover, 'of a process that was killed');
     const again = counting();
     expect(await contentOf(await openTokenFiles(again.tokenizer, source, options, small))).toEqual(expected);
     expect(again.seen.length).toBeLessThan(lines.length);
     expect(again.seen.length).toBeGreaterThan(0);
+    expect(existsSync(leftover)).toBe(false);
     rmSync(first);
     expect(await contentOf(await openTokenFiles(tokenizer, source, options, small))).toEqual(expected);
     expect(existsSync(first)).toBe(true);
