@@ -115,6 +115,43 @@ const noSums = (): Sums => ({ loss: 0, ce: 0, kd: 0, hidden: 0, attention: 0 });
  * @throws LimbeckError ERR_ABORTED, ERR_NOT_FINITE, ERR_CHECKPOINT_MISMATCH, ERR_NO_SPACE, ERR_IO, ERR_OUT_OF_MEMORY
  */
 export async function fitModel(options: FitOptions, hooks: Hooks = {}): Promise<FitResult> {
+  const requests = new Requests(options.request);
+  try {
+    return await runEpochs(options, requests, hooks);
+  } finally {
+    await requests.settle();
+  }
+}
+
+/** Requests of steps, at most one of them made before its turn. */
+class Requests {
+  readonly #request: FitOptions['request'];
+  #ahead: Promise<StepRequest> | undefined;
+
+  constructor(request: FitOptions['request']) {
+    this.#request = request;
+  }
+
+  /** The request made ahead, if there is one. */
+  async next(position: StepPosition): Promise<StepRequest> {
+    const request = await (this.#ahead ?? this.#request(position));
+    this.#ahead = undefined;
+    return request;
+  }
+
+  /** Begins to make the request of the step that comes next. */
+  makeAhead(position: StepPosition): void {
+    this.#ahead = (async () => this.#request(position))();
+    this.#ahead.catch(() => {}); // next() throws it, unless the step before fails
+  }
+
+  /** Waits for one that no step will take: what it reads may be closed then. */
+  async settle(): Promise<void> {
+    await Promise.allSettled([this.#ahead]);
+  }
+}
+
+async function runEpochs(options: FitOptions, requests: Requests, hooks: Hooks): Promise<FitResult> {
   const { model, trainer, checkpoint, epochs } = options;
   const projections = options.projections ?? [];
   let totalSteps = 0;
@@ -140,19 +177,14 @@ export async function fitModel(options: FitOptions, hooks: Hooks = {}): Promise<
   while (state.epoch <= epochs && !isExhausted(state, options.patience)) {
     const steps = options.stepsOf(state.epoch);
     let start = performance.now();
-    let ahead: Promise<StepRequest> | undefined;
     while (state.index < steps) {
       throwIfAborted(hooks.signal);
       const position = positionAt(options, state, 0, totalSteps);
       const asked = performance.now();
-      const request = await (ahead ?? options.request(position));
+      const request = await requests.next(position);
       const begun = performance.now();
       const running = trainer.step(request);
-      ahead = undefined;
-      if (options.readsAhead && state.index + 1 < steps) {
-        ahead = (async () => options.request(positionAt(options, state, 1, totalSteps)))();
-        ahead.catch(() => {}); // it is awaited in its turn, unless this step fails
-      }
+      if (options.readsAhead && state.index + 1 < steps) requests.makeAhead(positionAt(options, state, 1, totalSteps));
       const result = await running;
       waitMs += begun - asked;
       stepMs += performance.now() - begun;

@@ -298,4 +298,21 @@ describe('reading ahead', () => {
     const trainer = { ...broken.options.trainer, step };
     await expect(fitModel({ ...broken.options, request, trainer })).rejects.toThrow('no step');
   });
+
+  test('a run that fails ends when nothing is read any more', async () => {
+    const { options } = run({ readsAhead: true });
+    let reading = 0;
+    const request: FitOptions['request'] = async (position) => {
+      reading++;
+      if (position.step > 0) await new Promise((resolve) => setTimeout(resolve, 50));
+      reading--;
+      return options.request(position);
+    };
+    const step = async () => {
+      throw new Error('no step');
+    };
+    const running = fitModel({ ...options, request, trainer: { ...options.trainer, step } });
+    await expect(running).rejects.toThrow('no step');
+    expect(reading).toBe(0);
+  });
 });
