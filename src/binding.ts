@@ -429,6 +429,8 @@ export interface NativeRecommender {
   setTopics(centroids: Float32Array): void;
   /** Empty before findTopics() or setTopics(). */
   topics(): { readonly centroids: Float32Array; readonly itemTopics: Int32Array }; // [topics, width], [numItems]
+  /** The topic of each text, by its features. */
+  topicsOf(features: Float32Array): Int32Array; // [texts]
   /** A key by which another thread opens the same weights, and the catalogue as it is now. */
   share(): string;
   /** Full ranking over the items that the model knows: rank of each target (1 = best; ties counted against it), and the top k lists. */

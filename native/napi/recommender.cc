@@ -167,6 +167,7 @@ void RecommenderObject::define(Napi::Env env) {
                       method<&RecommenderObject::find_topics>("findTopics"),
                       method<&RecommenderObject::set_topics>("setTopics"),
                       method<&RecommenderObject::topics>("topics"),
+                      method<&RecommenderObject::topics_of>("topicsOf"),
                       method<&RecommenderObject::share>("share"),
                       promise_method<&RecommenderObject::rank>("rank"),
                       dispose_method(),
@@ -425,6 +426,14 @@ Napi::Value RecommenderObject::topics(const Napi::CallbackInfo& info) {
   result.Set("centroids", new_float32_array(info.Env(), catalogue.topics().centroids));
   result.Set("itemTopics", new_int32_array(info.Env(), catalogue.item_topics()));
   return result;
+}
+
+Napi::Value RecommenderObject::topics_of(const Napi::CallbackInfo& info) {
+  int64_t count = 0;
+  const float* features = features_view(info[0], &count).data;
+  std::vector<int32_t> topics(static_cast<size_t>(count));
+  state()->retriever.topics_of(features, count, topics.data());
+  return new_int32_array(info.Env(), topics);
 }
 
 Napi::Value RecommenderObject::share(const Napi::CallbackInfo& info) {

@@ -64,6 +64,7 @@ class RecommenderObject : public EngineObject<RecommenderObject, SharedRecommend
   Napi::Value find_topics(const Napi::CallbackInfo& info);
   Napi::Value set_topics(const Napi::CallbackInfo& info);
   Napi::Value topics(const Napi::CallbackInfo& info);
+  Napi::Value topics_of(const Napi::CallbackInfo& info);
   Napi::Value share(const Napi::CallbackInfo& info);
   Napi::Value rank(const Napi::CallbackInfo& info);
 };

@@ -432,6 +432,14 @@ void Retriever::interests(const History& history, float* weights) {
   for (int64_t t = 0; t < num_topics; ++t) weights[t] = total > 0 ? static_cast<float>(sums[t] / total) : 0.0f;
 }
 
+void Retriever::topics_of(const float* features, int64_t count, int32_t* topics) {
+  if (catalogue_.topics().num_topics() == 0) invalid("Topics were not found yet.");
+  if (recommender().item_features() == nullptr) invalid("This student has no item features, so texts have no topics.");
+  begin();
+  Context context{pool_, arena_};
+  assign_topics(context, catalogue_.topics(), features, count, topics);
+}
+
 void Retriever::explain(const History& history, const int32_t* items, int64_t num_items, float* weights) {
   check(history);
   if (history.length == 0) invalid("Expected a history of at least one item.");

@@ -29,6 +29,6 @@ export interface Interest {
   readonly name: string;
   /** Share of the next choice's probability that falls to its items. All of a user's sum to 1. */
   readonly weight: number;
-  /** Ids of the history that belong to it, newest first. */
+  /** Entries of the history that belong to it, newest first: ids, or the texts of those that have none. */
   readonly items: readonly string[];
 }

@@ -230,15 +230,13 @@ export class Student {
     this.#packed.pack(this.#index, history, { k: 1 }, undefined, false);
     if (this.#packed.historyLength === 0) this.#refuseUnanswerable(history);
     const { ints, numbers } = this.#packed;
-    const weights = this.#recommender.interests(ints, numbers, this.#historyFeatures());
+    const features = this.#historyFeatures();
+    const weights = this.#recommender.interests(ints, numbers, features);
+    const entries = this.#entries(features, itemTopics);
     const order = Array.from(weights.keys()).sort((a, b) => (weights[b] ?? 0) - (weights[a] ?? 0) || a - b);
     return order.slice(0, k).map((topic) => {
-      const items: string[] = [];
-      for (let entry = this.#packed.historyLength - 1; entry >= 0; entry--) {
-        const slot = this.#packed.historyAt(entry);
-        if (slot >= 0 && itemTopics[slot] === topic) items.push(this.#index.idAt(slot));
-      }
-      return { name: names[topic] ?? '', weight: weights[topic] ?? 0, items };
+      const own = entries.filter((entry) => entry.topic === topic).reverse();
+      return { name: names[topic] ?? '', weight: weights[topic] ?? 0, items: own.map(({ item }) => item) };
     });
   }
 
@@ -344,15 +342,25 @@ export class Student {
     const packed = this.#packed;
     const { names, itemTopics } = this.#topics();
     const weights = this.#recommender.explain(packed.ints, packed.numbers, packed.itemIds.subarray(0, count), features);
-    const entries: string[] = [];
-    const interests: (string | undefined)[] = [];
-    for (let entry = 0; entry < packed.historyLength; entry++) {
-      const slot = packed.historyAt(entry);
-      entries.push(slot >= 0 ? this.#index.idAt(slot) : (packed.texts[-1 - slot] ?? ''));
-      interests.push(slot >= 0 ? names[itemTopics[slot] ?? 0] : undefined);
-    }
-    const explained = explanations(weights, entries, interests);
+    const entries = this.#entries(features, itemTopics);
+    const explained = explanations(
+      weights,
+      entries.map(({ item }) => item),
+      entries.map(({ topic }) => names[topic] ?? ''),
+    );
     return this.#rankedItems(count).map((item, i) => ({ ...item, ...explained[i] }));
+  }
+
+  /** What each entry of the packed history is called, its id or its text, and the topic that it belongs to. */
+  #entries(features: Float32Array | undefined, itemTopics: Int32Array): { item: string; topic: number }[] {
+    const { historyLength, texts } = this.#packed;
+    const textTopics = features === undefined ? undefined : this.#recommender.topicsOf(features);
+    return Array.from({ length: historyLength }, (_, entry) => {
+      const slot = this.#packed.historyAt(entry);
+      return slot >= 0
+        ? { item: this.#index.idAt(slot), topic: itemTopics[slot] ?? 0 }
+        : { item: texts[-1 - slot] ?? '', topic: textTopics?.[-1 - slot] ?? 0 };
+    });
   }
 
   /** Finds and names the topics at the first call. */

@@ -438,6 +438,12 @@ TEST("interests are the shares of the topics in the next choice") {
   const auto features = features_of(40, 1);
   world.retriever.add_items(features.data(), 40);
   CHECK(std::equal(before.end() - 40, before.end(), catalogue.item_topics().end() - 40));
+  // A text belongs where an item with its features does, whatever their length.
+  std::vector<int32_t> of_texts(40, -1);
+  auto doubled = features;
+  for (float& value : doubled) value *= 2;
+  world.retriever.topics_of(doubled.data(), 40, of_texts.data());
+  CHECK(std::equal(of_texts.begin(), of_texts.end(), before.end() - 40));
 }
 
 TEST("a search finds the item with the text's features first, and follows the taste of a history") {

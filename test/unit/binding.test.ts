@@ -731,6 +731,7 @@ describe('a recommender', () => {
       [() => recommender.setPopularity(new Float32Array(11).fill(-1)), 'ERR_INVALID_ARGUMENT'],
       [() => recommender.setTopics(new Float32Array(7)), 'ERR_SHAPE_MISMATCH'],
       [() => recommender.findTopics(0, 0), 'ERR_INVALID_ARGUMENT'],
+      [() => recommender.topicsOf(new Float32Array(8)), 'ERR_INVALID_ARGUMENT'],
       [() => recommender.describeItems(untyped({ ...empty, boosts: [], hidden: [] })), 'ERR_INVALID_ARGUMENT'],
       [
         () => recommender.describeItems({ ...empty, boosts: new Float32Array(11), hidden: new Int32Array(11) }),

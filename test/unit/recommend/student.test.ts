@@ -117,6 +117,32 @@ describe('items by their text', () => {
     for (const [i, { score }] of reloaded.entries()) expect(score).toBeCloseTo(all[i]?.score ?? 0, 5);
   });
 
+  test('alone make interests, which name the texts that belong to them', () => {
+    const of = (id: string) => ({ text: student.items.find((item) => item.id === id)?.text ?? '' });
+    const byId = student.interests(history, { k: 9 });
+    const byText = student.interests(history.map(of), { k: 9 });
+    expect(byText.map(({ name }) => name)).toEqual(byId.map(({ name }) => name));
+    expect(byText.reduce((sum, { weight }) => sum + weight, 0)).toBeCloseTo(1, 5);
+    byText.forEach(({ weight, items }, i) => {
+      expect(weight).toBeCloseTo(byId[i]?.weight ?? 0, 1);
+      expect(items).toEqual(byId[i]?.items.map((id) => of(id).text));
+    });
+    expect(byText.flatMap(({ items }) => items)).toHaveLength(history.length);
+    // Ids and texts mixed: newest first in each.
+    const mixed = [history[0] ?? '', { text }, history[1] ?? ''];
+    expect(
+      student
+        .interests(mixed, { k: 9 })
+        .flatMap(({ items }) => items)
+        .toSorted(),
+    ).toEqual([history[0], history[1], text].toSorted());
+    // An explanation knows the interests of texts, too.
+    const explained = student.recommend({ history: history.map(of), k: 20, explain: true }).items;
+    const total = (weights: readonly { weight: number }[] = []) => weights.reduce((sum, { weight }) => sum + weight, 0);
+    expect(explained.some(({ because = [] }) => because.length > 0)).toBe(true);
+    for (const { because, interests } of explained) expect(total(interests)).toBeCloseTo(total(because), 5);
+  });
+
   test('may have categories, be hidden and boosted from the start', () => {
     student.addItems([
       { id: 'western', text: 'Silent. 1950. Western', categories: ['Western', 'Silent'], boost: 100 },
