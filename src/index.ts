@@ -1,6 +1,13 @@
 /** The public names. */
 export type { RopeScaling, TransformerConfig } from './binding.js';
-export type { Classification, Classifier, ClassifierFit, ClassifierOptions } from './engine/classifier.js';
+export type {
+  ClassInterest,
+  ClassInterestOptions,
+  Classification,
+  Classifier,
+  ClassifierFit,
+  ClassifierOptions,
+} from './engine/classifier.js';
 export type { DistillResult } from './engine/distill.js';
 export type { FeedbackCounts, FeedbackSource } from './engine/feedback-data.js';
 export type {

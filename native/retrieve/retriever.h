@@ -91,8 +91,8 @@ class Retriever {
   /// topic: weights [num_topics] = . An empty history as in recommend(). Error("ERR_INVALID_ARGUMENT") without topics.
   void interests(const History& history, float* weights);
 
-  /// topics [count] = the topic of each text, by its features [count, f]. Error("ERR_INVALID_ARGUMENT") without topics or
-  /// without item features.
+  /// topics [count] = the topic of each text, by its features [count, f]. Error("ERR_INVALID_ARGUMENT") without topics
+  /// or without item features.
   void topics_of(const float* features, int64_t count, int32_t* topics);
 
   /// By how much the scores of `items` would fall, against the mean item, without each entry of the history (leave one

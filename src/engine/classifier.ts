@@ -34,6 +34,13 @@ const classifierSchema = z.strictObject({
 
 export type ClassifierOptions = z.input<typeof classifierSchema>;
 
+const interestsSchema = z.strictObject({
+  /** Texts after which one counts half; Infinity: all count the same. */
+  halfLife: z.number().positive().or(z.literal(Number.POSITIVE_INFINITY)).default(20),
+});
+
+export type ClassInterestOptions = z.input<typeof interestsSchema>;
+
 const fileSchema = z.strictObject({
   format: z.literal('limbeck-classifier'),
   version: z.literal(1),
@@ -48,6 +55,16 @@ export interface Classification {
   readonly probability: number;
   /** Every class, the most probable first; probabilities sum to 1. */
   readonly classes: readonly { readonly label: string; readonly probability: number }[];
+}
+
+/** A class as a topic that somebody writes or reads about. */
+export interface ClassInterest {
+  /** The class. */
+  readonly name: string;
+  /** Mean probability of the class over the texts, newer ones counting more. The weights of all classes sum to 1. */
+  readonly weight: number;
+  /** Indices of the texts of which it is the most probable class, newest first. */
+  readonly texts: readonly number[];
 }
 
 /** How training went. */
@@ -101,22 +118,48 @@ export class Classifier {
    * ERR_DISPOSED, ERR_OUT_OF_MEMORY
    */
   async classify(texts: readonly string[], hooks: Pick<Hooks, 'signal'> = {}): Promise<Classification[]> {
-    this.#checkAlive();
-    const { classes, layer, pooling, weight, bias } = this.#head;
-    const probabilities = await this.#engine.classProbabilities({
-      x: await this.#model.embed(texts, { layer, pooling }, hooks),
-      rows: texts.length,
-      columns: this.#model.config.hiddenSize,
-      weight,
-      bias,
-      classes: classes.length,
-    });
+    const { classes } = this.#head;
+    const probabilities = await this.#probabilities(texts, hooks);
     return texts.map((_, row) => {
       const ranked = classes
         .map((label, k) => ({ label, probability: probabilities[row * classes.length + k] ?? 0 }))
         .sort((a, b) => b.probability - a.probability);
       return { label: '', probability: 0, ...ranked[0], classes: ranked };
     });
+  }
+
+  /**
+   * What somebody is interested in, by the texts that they wrote or read: every class, largest weight first. A text counts
+   * 2^(−(texts after it) / halfLife).
+   *
+   * @param texts oldest first
+   * @throws LimbeckError ERR_UNKNOWN_OPTION, and as {@link classify}
+   */
+  async interests(
+    texts: readonly string[],
+    options: ClassInterestOptions = {},
+    hooks: Pick<Hooks, 'signal'> = {},
+  ): Promise<ClassInterest[]> {
+    const { halfLife } = parseOptions(interestsSchema, options, 'interests');
+    const { classes } = this.#head;
+    const probabilities = await this.#probabilities(texts, hooks);
+    const found = classes.map((name) => ({ name, weight: 0, texts: [] as number[] }));
+    let total = 0;
+    for (let row = texts.length - 1; row >= 0; row--) {
+      const ofText = probabilities.subarray(row * classes.length, (row + 1) * classes.length);
+      const share = 2 ** (-(texts.length - 1 - row) / halfLife);
+      let best = 0;
+      ofText.forEach((probability, k) => {
+        if (probability > (ofText[best] ?? 0)) best = k;
+        const interest = found[k];
+        if (interest) interest.weight += share * probability;
+        total += share * probability;
+      });
+      found[best]?.texts.push(row);
+    }
+    return found
+      .map((interest) => ({ ...interest, weight: interest.weight / total }))
+      .sort((a, b) => b.weight - a.weight);
   }
 
   /**
@@ -165,6 +208,19 @@ export class Classifier {
   dispose(): void {
     this.#isDisposed = true;
     if (this.#ownsModel) this.#model.dispose();
+  }
+
+  async #probabilities(texts: readonly string[], hooks: Pick<Hooks, 'signal'>): Promise<Float32Array> {
+    this.#checkAlive();
+    const { classes, layer, pooling, weight, bias } = this.#head;
+    return this.#engine.classProbabilities({
+      x: await this.#model.embed(texts, { layer, pooling }, hooks),
+      rows: texts.length,
+      columns: this.#model.config.hiddenSize,
+      weight,
+      bias,
+      classes: classes.length,
+    });
   }
 
   #checkAlive(): void {

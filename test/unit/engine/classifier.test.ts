@@ -88,6 +88,44 @@ describe('a classifier', () => {
     expect(heldOutLoss).toBeGreaterThan(0.9);
   });
 
+  test('tells interests by the mean probability of each class, in which newer texts count more', async () => {
+    const { classifier } = await fitVerbs();
+    const texts = TEST.texts.slice(0, 7);
+    const answers = await classifier.classify(texts);
+    const probability = (row: number, name: string) =>
+      answers[row]?.classes.find(({ label }) => label === name)?.probability ?? Number.NaN;
+    for (const halfLife of [1, 2.5, Number.POSITIVE_INFINITY]) {
+      const interests = await classifier.interests(texts, { halfLife });
+      expect(interests.map(({ name }) => name).sort()).toEqual(classifier.classes);
+      expect(interests.reduce((sum, { weight }) => sum + weight, 0)).toBeCloseTo(1, 12);
+      expect(interests.map(({ weight }) => weight)).toEqual(
+        interests.map(({ weight }) => weight).toSorted((a, b) => b - a),
+      );
+      const shares = texts.map((_, row) => 0.5 ** ((texts.length - 1 - row) / halfLife));
+      const total = shares.reduce((sum, share) => sum + share, 0);
+      for (const { name, weight, texts: own } of interests) {
+        const expected = shares.reduce((sum, share, row) => sum + share * probability(row, name), 0) / total;
+        expect(weight).toBeCloseTo(expected, 5);
+        const rows = answers.flatMap(({ label }, row) => (label === name ? [row] : []));
+        expect(own).toEqual(rows.reverse());
+      }
+    }
+    // The last text alone, after enough of them.
+    const [first] = await classifier.interests([...Array(40).fill(texts[0]), texts[1]], { halfLife: 0.01 });
+    expect(first).toMatchObject({ name: answers[1]?.label, weight: expect.closeTo(answers[1]?.probability ?? 0, 5) });
+    expect(await classifier.interests(texts)).toEqual(await classifier.interests(texts, { halfLife: 20 }));
+    await expect(classifier.interests([])).rejects.toEqual(code('ERR_EMPTY_DATA'));
+    await expect(classifier.interests(['a', ''])).rejects.toEqual(code('ERR_INVALID_ARGUMENT'));
+    for (const halfLife of [0, -1, Number.NaN]) {
+      await expect(classifier.interests(texts, { halfLife })).rejects.toEqual(code('ERR_INVALID_ARGUMENT'));
+    }
+    await expect(classifier.interests(texts, { days: 3 } as object)).rejects.toEqual(code('ERR_UNKNOWN_OPTION'));
+    const signal = AbortSignal.abort();
+    await expect(classifier.interests(texts, {}, { signal })).rejects.toEqual(code('ERR_ABORTED'));
+    classifier.dispose();
+    await expect(classifier.interests(texts)).rejects.toEqual(code('ERR_DISPOSED'));
+  });
+
   test('is saved as open files and gives the same answers when loaded', async () => {
     const { classifier } = await fitVerbs();
     const directory = join(folder, 'saved');
