@@ -283,6 +283,9 @@ export interface TeacherSignal {
         readonly indices: Int32Array;
         readonly values: Float32Array; // [N, topK]
         readonly logSumExp: Float32Array; // [N]
+        /** [V]: `indices` name classes in [0, numClasses) and not tokens; the student's tokens of a class count together. */
+        readonly classes?: Int32Array;
+        readonly numClasses?: number;
       }
     | { readonly topK: number; readonly packed: Uint8Array } // rows of packTopK()
     | { readonly hidden: Float32Array; readonly head: NativeTransformer }; // [N, d_teacher] against the head's output table

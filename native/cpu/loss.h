@@ -13,6 +13,8 @@ struct LossRow {
   const float* top_k_values;     // [top_k] logits
   float teacher_log_sum_exp;     // with top_k
   int64_t top_k;
+  const int32_t* classes;  // with top_k: null, or [vocab_size] in [0, num_classes), and top_k_indices name classes
+  int64_t num_classes;     // vocab_size without classes
   int64_t vocab_size;
   int32_t label;
   float ce_weight, kd_weight, temperature, fusion, gate;
@@ -27,7 +29,7 @@ struct LossRowValue {
 
 /// Scratch floats of one row.
 inline int64_t loss_row_scratch_floats(int64_t vocab_size, int64_t top_k) {
-  return 2 * ((vocab_size + 15) / 16 * 16) + 3 * ((top_k + 16) / 16 * 16);
+  return 2 * ((vocab_size + 15) / 16 * 16) + 5 * ((top_k + 16) / 16 * 16);
 }
 
 }  // namespace limbeck

@@ -112,68 +112,125 @@ inline float gated(const LossRow& row, int64_t teacher_rank, int64_t student_ran
   return teacher_rank > student_rank ? row.gate : 1.0f;
 }
 
+/// A row whose teacher lists `k` classes, each a column or a set of columns. All sums are of exp(z − largest).
+struct ListedClasses {
+  float* listed;   // [k] logits of the classes, less `largest`
+  float* classes;  // [k + 1] the student's log-probabilities at the temperature, the last the rest
+  float* soft;     // [k + 1] fused log-probabilities, then soft labels
+  double* sums;    // [k + 1] of each class, the last of the rest
+  float* place;    // [num_classes] 0 = not listed, else 1 + the place in the list; with row.classes
+};
+
+inline ListedClasses listed_scratch(const LossRow& row, float* scratch) {
+  const int64_t width = (row.top_k + 16) / 16 * 16;
+  return {scratch, scratch + width, scratch + 2 * width, reinterpret_cast<double*>(scratch + 3 * width),
+          scratch + 5 * width};
+}
+
+/// Where no class is a set of columns: leaves exp(z − largest) in the columns that are not listed and 0 in the others.
+inline void sum_columns(const LossRow& row, float largest, const ListedClasses& c) {
+  const int64_t k = row.top_k;
+  for (int64_t i = 0; i < k; ++i) {
+    c.listed[i] = row.logits[row.top_k_indices[i]] - largest;
+    c.sums[i] = exp_one(c.listed[i]);
+    row.logits[row.top_k_indices[i]] = kMinusInfinity;
+  }
+  // With the k columns taken out, the row sums to the rest class itself: no 1 − Σ, which would cancel.
+  c.sums[k] = exp_row(row.logits, row.logits, row.vocab_size, largest, 1.0f);
+}
+
+/// Leaves exp(z − largest) in all columns.
+inline void sum_classes(const LossRow& row, float largest, const ListedClasses& c) {
+  const int64_t k = row.top_k;
+  for (int64_t i = 0; i < row.num_classes; ++i) c.place[i] = 0;
+  for (int64_t i = 0; i < k; ++i) c.place[row.top_k_indices[i]] = static_cast<float>(i + 1);
+  for (int64_t i = 0; i <= k; ++i) c.sums[i] = 0;
+  exp_row(row.logits, row.logits, row.vocab_size, largest, 1.0f);
+  for (int64_t v = 0; v < row.vocab_size; ++v) {
+    const int64_t place = static_cast<int64_t>(c.place[row.classes[v]]);
+    c.sums[place == 0 ? k : place - 1] += static_cast<double>(row.logits[v]);
+  }
+  for (int64_t i = 0; i < k; ++i) {
+    c.listed[i] = static_cast<float>(__builtin_log(c.sums[i] > 1e-37 ? c.sums[i] : 1e-37));
+  }
+}
+
 inline LossRowValue loss_row_top_k(const LossRow& row, float* scratch) {
   const int64_t k = row.top_k;
   const int64_t vocab_size = row.vocab_size;
-  const bool has_rest = row.temperature == 1.0f && k < vocab_size;
+  const bool has_rest = row.temperature == 1.0f && k < row.num_classes;
   const int64_t num_classes = has_rest ? k + 1 : k;
-  float* listed = scratch;                       // student's logits at the k columns
-  float* classes = listed + (k + 16) / 16 * 16;  // student's log-probabilities of the classes
-  float* soft = classes + (k + 16) / 16 * 16;    // fused log-probabilities, then soft labels
+  const ListedClasses c = listed_scratch(row, scratch);
   float* z = row.logits;
 
-  float gate = 1;
-  if (row.gate != 1.0f) {
-    int64_t teacher_rank = k;  // at best, when the label is not listed
-    for (int64_t i = 0; i < k; ++i) {
-      if (row.top_k_indices[i] == row.label) teacher_rank = rank_of(row.top_k_values, k, static_cast<int32_t>(i));
-    }
-    gate = gated(row, teacher_rank, rank_of(z, vocab_size, row.label));
+  const int32_t label_class = row.classes ? row.classes[row.label] : row.label;
+  int64_t label_place = -1;  // not listed
+  for (int64_t i = 0; i < k; ++i) {
+    if (row.top_k_indices[i] == label_class) label_place = i;
   }
-
+  const int64_t student_rank = row.gate == 1.0f || row.classes ? 0 : rank_of(z, vocab_size, row.label);
   const float label_logit = z[row.label];
   const float largest = row_max(z, vocab_size);
-  for (int64_t i = 0; i < k; ++i) {
-    listed[i] = z[row.top_k_indices[i]];
-    z[row.top_k_indices[i]] = kMinusInfinity;
-  }
-  // With the k columns taken out, the row sums to the rest class itself: no 1 − Σ, which would cancel.
-  const double rest_sum = exp_row(z, z, vocab_size, largest, 1.0f);
+  row.classes ? sum_classes(row, largest, c) : sum_columns(row, largest, c);
+  const double rest_sum = c.sums[k];
   double sum = rest_sum;
-  for (int64_t i = 0; i < k; ++i) sum += exp_one(listed[i] - largest);
+  for (int64_t i = 0; i < k; ++i) sum += c.sums[i];
   const double log_sum = __builtin_log(sum);
   LossRowValue value{log_sum - static_cast<double>(label_logit - largest), 0};
 
+  float gate = 1;
+  if (row.gate != 1.0f) {
+    // At best, where the label is not listed.
+    const int64_t teacher_rank = label_place < 0 ? k : rank_of(row.top_k_values, k, static_cast<int32_t>(label_place));
+    const int64_t class_rank = label_place < 0 ? k : rank_of(c.listed, k, static_cast<int32_t>(label_place));
+    gate = gated(row, teacher_rank, row.classes ? class_rank : student_rank);
+  }
+
   const float inverse_temperature = 1.0f / row.temperature;
-  for (int64_t i = 0; i < k; ++i) classes[i] = (listed[i] - largest) * inverse_temperature;
+  for (int64_t i = 0; i < k; ++i) c.classes[i] = c.listed[i] * inverse_temperature;
   const double log_rest = __builtin_log(rest_sum > 1e-37 ? rest_sum : 1e-37);
-  if (has_rest) classes[k] = static_cast<float>(log_rest);
-  const double class_lse = has_rest ? log_sum : log_sum_exp(classes, num_classes);
+  if (has_rest) c.classes[k] = static_cast<float>(log_rest);
+  const double class_lse = has_rest ? log_sum : log_sum_exp(c.classes, num_classes);
   double listed_mass = 0;
-  for (int64_t i = 0; i < num_classes; ++i) classes[i] = static_cast<float>(classes[i] - class_lse);
+  for (int64_t i = 0; i < num_classes; ++i) c.classes[i] = static_cast<float>(c.classes[i] - class_lse);
   for (int64_t i = 0; i < k; ++i) {
     const float log_probability = row.top_k_values[i] - row.teacher_log_sum_exp;
     if (has_rest) listed_mass += exp_one(log_probability);
-    soft[i] = log_probability * inverse_temperature;
+    c.soft[i] = log_probability * inverse_temperature;
   }
-  if (has_rest) soft[k] = listed_mass < 1 ? static_cast<float>(__builtin_log(1 - listed_mass)) : kMinusInfinity;
+  if (has_rest) c.soft[k] = listed_mass < 1 ? static_cast<float>(__builtin_log(1 - listed_mass)) : kMinusInfinity;
   if (row.fusion != 1.0f) {
-    for (int64_t i = 0; i < num_classes; ++i) soft[i] = (1.0f - row.fusion) * classes[i] + row.fusion * soft[i];
+    for (int64_t i = 0; i < num_classes; ++i) {
+      c.soft[i] = (1.0f - row.fusion) * c.classes[i] + row.fusion * c.soft[i];
+    }
   }
   const float tau = row.temperature;
-  value.distillation = static_cast<double>(gate * tau * tau) * soften(soft, classes, num_classes);
+  value.distillation = static_cast<double>(gate * tau * tau) * soften(c.soft, c.classes, num_classes);
   if (!row.wants_gradient) return value;
 
-  // d KL/dz: softmax − soft on the k columns; on the others softmax − soft_rest·softmax/rest.
+  // d KL/dz of a column: its share of its class times (softmax − soft label) of the class.
   const float ce_scale = row.grad_scale * row.ce_weight;
   const float kd_scale = row.grad_scale * row.kd_weight * gate * tau;
   double rest_scale = ce_scale / sum;
-  if (has_rest) rest_scale += kd_scale * (1 / sum - (rest_sum > 1e-37 ? soft[k] / rest_sum : 0.0));
-  const float scale = static_cast<float>(rest_scale);
-  for (int64_t v = 0; v < vocab_size; ++v) z[v] *= scale;
-  for (int64_t i = 0; i < k; ++i) {
-    const float probability = exp_one(static_cast<float>(listed[i] - largest - log_sum));
-    z[row.top_k_indices[i]] = ce_scale * probability + kd_scale * (exp_one(classes[i]) - soft[i]);
+  if (has_rest) rest_scale += kd_scale * (1 / sum - (rest_sum > 1e-37 ? c.soft[k] / rest_sum : 0.0));
+  if (row.classes) {
+    float* scales = c.listed;  // read for the last time above
+    for (int64_t i = 0; i < k; ++i) {
+      const double class_sum = c.sums[i] > 1e-37 ? c.sums[i] : 1e-37;
+      scales[i] = static_cast<float>(ce_scale / sum + kd_scale * (exp_one(c.classes[i]) - c.soft[i]) / class_sum);
+    }
+    const float scale = static_cast<float>(rest_scale);
+    for (int64_t v = 0; v < vocab_size; ++v) {
+      const int64_t place = static_cast<int64_t>(c.place[row.classes[v]]);
+      z[v] *= place == 0 ? scale : scales[place - 1];
+    }
+  } else {
+    const float scale = static_cast<float>(rest_scale);
+    for (int64_t v = 0; v < vocab_size; ++v) z[v] *= scale;
+    for (int64_t i = 0; i < k; ++i) {
+      const float probability = exp_one(static_cast<float>(c.listed[i] - log_sum));
+      z[row.top_k_indices[i]] = ce_scale * probability + kd_scale * (exp_one(c.classes[i]) - c.soft[i]);
+    }
   }
   z[row.label] -= ce_scale;
   return value;

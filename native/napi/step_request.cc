@@ -80,6 +80,11 @@ void read_logits(const Napi::Value& value, const Transformer& student, const Tas
     check_count(logits.name("indices"), static_cast<int64_t>(teacher.top_k_indices.size()), num_tokens * teacher.top_k);
     teacher.top_k_values = floats("values", logits.get("values"), num_tokens * teacher.top_k);
     teacher.log_sum_exp = floats("logSumExp", logits.get("logSumExp"), num_tokens);
+    if (!logits.get("classes").IsUndefined()) {
+      teacher.classes = logits.int32s("classes");
+      check_count(logits.name("classes"), static_cast<int64_t>(teacher.classes.size()), vocab_size);
+      teacher.num_classes = to_integer(logits.get("numClasses"), logits.name("numClasses"), 1, vocab_size);
+    }
   }
 }
 
@@ -182,6 +187,8 @@ TeacherSignal TeacherInput::view() const {
   signal.top_k_values = packed_logits.empty() ? top_k_values.data() : unpacked_values.data();
   signal.log_sum_exp = packed_logits.empty() ? log_sum_exp.data() : unpacked_log_sum_exp.data();
   signal.top_k = top_k;
+  if (!classes.empty()) signal.classes = classes.data();
+  signal.num_classes = num_classes;
   return signal;
 }
 
@@ -202,7 +209,7 @@ CudaTeacher StepRequest::on_gpu() const {
   const TeacherInput& teacher = teachers[0];
   const bool has_short_lists =
       std::find(teacher.top_k_indices.begin(), teacher.top_k_indices.end(), -1) != teacher.top_k_indices.end();
-  if (teachers.size() > 1 || teacher.weight != 1 || has_short_lists) {
+  if (teachers.size() > 1 || teacher.weight != 1 || has_short_lists || !teacher.classes.empty()) {
     invalid(
         "A GPU takes one teacher of weight 1 over the student's vocabulary. Create the engine with device 'cpu' for "
         "several teachers or one of another vocabulary.");

@@ -21,10 +21,10 @@ struct TeacherInput {
   std::vector<FloatInput> hidden, attentions, relations;
   int64_t hidden_size = 0;  // of `hidden`
   FloatInput dense_logits, logits_hidden, top_k_values, log_sum_exp;
-  std::vector<int32_t> top_k_indices;
+  std::vector<int32_t> top_k_indices, classes;
   std::vector<uint8_t> packed_logits;                        // [N, packed_row_bytes]
   std::vector<float> unpacked_values, unpacked_log_sum_exp;  // of packed_logits, once unpack() was called
-  int64_t top_k = 0;
+  int64_t top_k = 0, num_classes = 0;
   int64_t relation_heads = 0;
 
   /// On the engine thread: what packed logits stand for. Throws Error("ERR_INVALID_ARGUMENT") for what is none.

@@ -55,17 +55,29 @@ int64_t listed_count(const int32_t* indices, int64_t top_k) {
 /// The indices of a row must be distinct columns, because the rest class is what they leave, and −1 ends them.
 void check_top_k(Arena& scratch, const TeacherLogits& teacher, int64_t num_rows, int64_t vocab_size) {
   Arena::Scope scope(scratch);
-  int64_t* seen_in_row = scratch.allocate<int64_t>(vocab_size);
-  std::fill(seen_in_row, seen_in_row + vocab_size, int64_t{-1});
+  int64_t limit = vocab_size;
+  if (teacher.classes != nullptr) {
+    limit = teacher.num_classes;
+    const bool fits = limit >= 1 && limit <= vocab_size && teacher.top_k <= limit &&
+                      std::all_of(teacher.classes, teacher.classes + vocab_size,
+                                  [limit](int32_t index) { return index >= 0 && index < limit; });
+    if (!fits) {
+      throw Error("ERR_INVALID_ARGUMENT", "classes must be in [0, num_classes) and num_classes in [top_k, " +
+                                              std::to_string(vocab_size) +
+                                              "], got num_classes = " + std::to_string(limit));
+    }
+  }
+  int64_t* seen_in_row = scratch.allocate<int64_t>(limit);
+  std::fill(seen_in_row, seen_in_row + limit, int64_t{-1});
   for (int64_t r = 0; r < num_rows; ++r) {
     const int32_t* indices = teacher.top_k_indices + r * teacher.top_k;
     const int64_t count = listed_count(indices, teacher.top_k);
     for (int64_t i = 0; i < teacher.top_k; ++i) {
       const int32_t index = indices[i];
       if (i >= count && index == -1) continue;
-      if (i >= count || index < 0 || index >= vocab_size || seen_in_row[index] == r) {
+      if (i >= count || index < 0 || index >= limit || seen_in_row[index] == r) {
         throw Error("ERR_INVALID_ARGUMENT", "top-k indices of row " + std::to_string(r) +
-                                                " must be distinct and in [0, " + std::to_string(vocab_size) +
+                                                " must be distinct and in [0, " + std::to_string(limit) +
                                                 "), filled up with -1, got " + std::to_string(index));
       }
       seen_in_row[index] = r;
@@ -141,6 +153,8 @@ LossHeadResult loss_head(Context& context, const float* hidden, const float* tab
           row.top_k = listed_count(row.top_k_indices, teacher.top_k);
           row.top_k_values = teacher.top_k_values + (begin + r) * teacher.top_k;
           row.teacher_log_sum_exp = teacher.log_sum_exp[begin + r];
+          row.classes = teacher.classes;
+          row.num_classes = teacher.classes != nullptr ? teacher.num_classes : vocab_size;
         }
       }
       values[r] = kernels.loss_row(row, row_scratch + worker * row_scratch_floats);

@@ -19,6 +19,10 @@ struct TeacherLogits {
   const float* top_k_values = nullptr;  // [num_rows, top_k] logits
   const float* log_sum_exp = nullptr;   // [num_rows] over the whole vocabulary at temperature 1
   int64_t top_k = 0;
+  /// Null, or [vocab_size]: the class of each column, in [0, num_classes). Then the top-k lists name classes, and the
+  /// student's probability of a class is the sum over its columns.
+  const int32_t* classes = nullptr;
+  int64_t num_classes = 0;
   bool present() const { return dense != nullptr || hidden != nullptr || top_k > 0; }
 };
 
@@ -48,10 +52,12 @@ struct LossHeadResult {
 /// With top-k teacher logits, the mass outside the k counts as one remaining class: KL over k + 1 classes, where the
 /// student's remaining class is log(1 − Σ_k p). Temperatures other than 1 (and k = vocab_size) use the k columns alone:
 /// both sides are renormalised over them. Fusion mixes the log-probabilities of the same classes. For the gate, the
-/// teacher ranks a label that it did not list k-th (counted from 0), the best rank it can have.
-/// A teacher with kd_weight 0 is not read (kd_sum = 0); with both weights 0 nothing is computed and both sums are 0.
-/// Error("ERR_INVALID_ARGUMENT"): a label or top-k index out of range, one that is repeated or follows −1, temperature
-/// ≤ 0, more than one source of teacher logits, or a teacher together with `allowed`.
+/// teacher ranks a label that it did not list k-th (counted from 0), the best rank it can have. All this holds for
+/// lists of classes too, with num_classes for vocab_size, the logit of a class the log-sum-exp of its columns' at
+/// temperature 1, and ranks among the classes that are listed. A teacher with kd_weight 0 is not read (kd_sum = 0);
+/// with both weights 0 nothing is computed and both sums are 0. Error("ERR_INVALID_ARGUMENT"): a label or top-k index
+/// out of range, one that is repeated or follows −1, a class out of range, temperature ≤ 0, more than one source of
+/// teacher logits, or a teacher together with `allowed`.
 LossHeadResult loss_head(Context& context, const float* hidden, const float* table, const float* bias,
                          const int32_t* labels, const TeacherLogits& teacher, const LossHeadOptions& options,
                          double row_scale, const uint8_t* allowed, float* d_hidden, float* d_table, float* d_bias,

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "ops/loss_head.h"
@@ -16,6 +17,8 @@ struct ReferenceTeacher {
   const T* top_k_values = nullptr;
   const T* log_sum_exp = nullptr;
   int64_t top_k = 0;
+  const int32_t* classes = nullptr;  // [vocab_size] or null; top_k_indices name classes
+  int64_t num_classes = 0;
 };
 
 template <typename T>
@@ -47,11 +50,25 @@ std::vector<T> reference_logits(const T* hidden, const T* table, const T* bias, 
   return z;
 }
 
-/// The student's log-probabilities over the classes that the distillation loss compares: the vocabulary; or the
-/// teacher's k indices and, at temperature 1 when k < vocab_size, one class for the rest.
+/// The logits of the teacher's classes: of the columns themselves, or the log-sum-exp of those of each class.
 template <typename T>
-std::vector<T> reference_class_logits(const std::vector<T>& z, const ReferenceTeacher<T>& teacher, int64_t row,
+std::vector<T> reference_grouped(const std::vector<T>& z, const ReferenceTeacher<T>& teacher) {
+  if (teacher.classes == nullptr) return z;
+  std::vector<std::vector<T>> members(static_cast<size_t>(teacher.num_classes));
+  for (size_t v = 0; v < z.size(); ++v) members[teacher.classes[v]].push_back(z[v]);
+  std::vector<T> out;
+  for (const std::vector<T>& member : members) {
+    out.push_back(member.empty() ? -std::numeric_limits<T>::infinity() : reference_log_sum_exp(member));
+  }
+  return out;
+}
+
+/// The student's log-probabilities over the classes that the distillation loss compares: the vocabulary; or the
+/// teacher's k indices and, at temperature 1 when there are more classes, one class for the rest.
+template <typename T>
+std::vector<T> reference_class_logits(const std::vector<T>& columns, const ReferenceTeacher<T>& teacher, int64_t row,
                                       T temperature) {
+  const std::vector<T> z = reference_grouped(columns, teacher);
   std::vector<T> out;
   if (teacher.dense) {
     for (T value : z) out.push_back(value / temperature);
@@ -89,6 +106,18 @@ ReferenceSoftLabels<T> reference_soft_labels(const std::vector<T>& z, const Refe
   std::vector<T> teacher_classes;
   int64_t teacher_rank = 0, student_rank = 0;
   for (T value : z) student_rank += value > z[label];
+  const int32_t label_class = teacher.classes ? teacher.classes[label] : label;
+  if (teacher.classes) {  // among the listed
+    const std::vector<T> grouped = reference_grouped(z, teacher);
+    student_rank = 0;
+    bool is_listed = false;
+    for (int64_t i = 0; i < teacher.top_k; ++i) {
+      const int32_t index = teacher.top_k_indices[row * teacher.top_k + i];
+      is_listed = is_listed || index == label_class;
+      student_rank += grouped[index] > grouped[label_class];
+    }
+    if (!is_listed) student_rank = teacher.top_k;
+  }
   if (teacher.dense) {
     const T* t = teacher.dense + row * vocab_size;
     for (int64_t v = 0; v < vocab_size; ++v) {
@@ -104,7 +133,7 @@ ReferenceSoftLabels<T> reference_soft_labels(const std::vector<T>& z, const Refe
       const T log_probability = value - teacher.log_sum_exp[row];
       listed_mass += std::exp(log_probability);
       teacher_classes.push_back(log_probability / temperature);
-      if (teacher.top_k_indices[row * k + i] == label) {
+      if (teacher.top_k_indices[row * k + i] == label_class) {
         teacher_rank = 0;
         for (int64_t j = 0; j < k; ++j) teacher_rank += teacher.top_k_values[row * k + j] > value;
       }

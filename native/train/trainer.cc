@@ -177,6 +177,8 @@ TeacherLogits teacher_logits(Context& context, Arena& arena, const TeacherSignal
     logits.dense_rows = rows.data();
   } else if (signal.top_k > 0) {
     logits.top_k = signal.top_k;
+    logits.classes = signal.classes;
+    logits.num_classes = signal.num_classes;
     logits.top_k_indices = gather(arena, signal.top_k_indices, rows, signal.top_k);
     logits.top_k_values = gather(arena, signal.top_k_values, rows, signal.top_k);
     logits.log_sum_exp = gather(arena, signal.log_sum_exp, rows, 1);

@@ -49,6 +49,8 @@ struct TeacherSignal {
   const float* top_k_values = nullptr;     // [N, top_k]
   const float* log_sum_exp = nullptr;      // [N]
   int64_t top_k = 0;
+  const int32_t* classes = nullptr;  // [V] or null: the lists name classes of tokens, see ops/loss_head.h
+  int64_t num_classes = 0;
 };
 
 struct StepInputs {

@@ -34,6 +34,7 @@ struct Case {
   bool with_bias;
   bool with_allowed;
   int64_t top_k;
+  int64_t num_classes = 0;  // 0 = the teacher lists columns
 };
 
 const std::vector<Case> kCases = {
@@ -55,6 +56,12 @@ const std::vector<Case> kCases = {
     {5, 6, 17, Source::kTopK, {0.5f, 0.5f, 1, 1, 1}, false, false, 17},
     {6, 8, 1000, Source::kTopK, {0, 1, 2, 1, 0.5f}, false, false, 20},
     {6, 8, 2414, Source::kTopK, {1, 1, 4, 0.5f, 1}, true, false, 10},
+    {6, 6, 17, Source::kTopK, {0.5f, 0.5f, 1, 1, 1}, true, false, 4, 7},
+    {9, 6, 17, Source::kTopK, {0.5f, 0.5f, 1, 0.6f, 0.3f}, false, false, 1, 2},
+    {20, 6, 17, Source::kTopK, {0.5f, 0.5f, 1, 1, 0.3f}, false, false, 5, 5},
+    {20, 6, 17, Source::kTopK, {0.5f, 0.5f, 1, 1, 0.3f}, false, false, 6, 9},
+    {6, 8, 1000, Source::kTopK, {0, 1, 2, 1, 0.5f}, false, false, 20, 300},
+    {6, 8, 2414, Source::kTopK, {1, 1, 1, 1, 1}, true, false, 10, 2414},
 };
 
 std::vector<float> normals(size_t count, uint64_t stream, float magnitude = 1) {
@@ -93,9 +100,13 @@ struct Problem {
   }
 
   void take_top_k() {
+    // Uneven sets of columns, none empty.
+    const int64_t C = test_case.num_classes;
+    for (int64_t v = 0; C > 0 && v < test_case.vocab_size; ++v)
+      classes.push_back(static_cast<int32_t>(v < C ? v : v * v % 11 % C));
     for (int64_t r = 0; r < test_case.num_rows; ++r) {
-      const std::vector<double> row(dense.begin() + r * test_case.vocab_size,
-                                    dense.begin() + (r + 1) * test_case.vocab_size);
+      std::vector<double> row(dense.begin() + r * test_case.vocab_size, dense.begin() + (r + 1) * test_case.vocab_size);
+      if (C > 0) row.resize(static_cast<size_t>(C));  // the teacher's own, over the classes
       std::vector<int32_t> order(row.size());
       std::iota(order.begin(), order.end(), 0);
       std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return row[a] > row[b]; });
@@ -124,6 +135,8 @@ struct Problem {
       out.top_k_values = values.data();
       out.log_sum_exp = log_sum_exp.data();
       out.top_k = test_case.top_k;
+      out.classes = classes.empty() ? nullptr : classes.data();
+      out.num_classes = test_case.num_classes;
     }
     return out;
   }
@@ -157,7 +170,7 @@ struct Problem {
   std::vector<float> hidden, table, bias, teacher_hidden, teacher_table, teacher_bias, values, log_sum_exp, dense_f32;
   std::vector<double> dense;
   std::vector<int64_t> dense_rows;
-  std::vector<int32_t> labels, indices;
+  std::vector<int32_t> labels, indices, classes;
   std::vector<uint8_t> allowed;
   std::vector<float> d_hidden, d_table, d_bias;
 };
@@ -177,6 +190,8 @@ struct Reference {
       teacher.top_k_values = values.data();
       teacher.log_sum_exp = log_sum_exp.data();
       teacher.top_k = p.test_case.top_k;
+      teacher.classes = p.classes.empty() ? nullptr : p.classes.data();
+      teacher.num_classes = p.test_case.num_classes;
     } else if (p.test_case.source != Source::kNone) {
       teacher.dense = dense.data();
     }
@@ -460,6 +475,9 @@ TEST("the loss head refuses labels and top-k indices out of range, repeats, and 
   Problem after_the_end(c);
   after_the_end.indices[1] = -1;
   CHECK(code_of([&] { after_the_end.run(1); }) == "ERR_INVALID_ARGUMENT");
+  Problem outside(Case{3, 4, 17, Source::kTopK, {1, 1, 1, 1, 1}, false, false, 3, 5});
+  outside.classes[7] = 5;
+  CHECK(code_of([&] { outside.run(1); }) == "ERR_INVALID_ARGUMENT");
   Problem repeated(c);
   repeated.indices[1] = repeated.indices[0];
   CHECK(code_of([&] { repeated.run(1); }) == "ERR_INVALID_ARGUMENT");

@@ -485,6 +485,15 @@ describeEmulated('training on the GPU', () => {
     const [, student] = students(config);
     const before = student.model.getParameter('embeddings.word');
     const step = await request(student, config, { ce: 1 }, undefined);
+    // What the processor takes and a GPU does not: several teachers, weights, lists of another vocabulary.
+    const heard = (weight: number) => ({ weight, layerMap: [], model: teacherOn(gpu, config) });
+    const [numTokens, topK] = [step.inputIds.length, 2];
+    const short = {
+      topK,
+      indices: new Int32Array(numTokens * topK).fill(-1),
+      values: new Float32Array(numTokens * topK),
+      logSumExp: new Float32Array(numTokens),
+    };
     const bad: [Partial<StepRequest>, string][] = [
       [{ labels: step.labels.map(() => -100) }, 'ERR_INVALID_ARGUMENT'],
       [{ labels: step.labels.map(() => 37) }, 'ERR_INVALID_ARGUMENT'],
@@ -497,6 +506,9 @@ describeEmulated('training on the GPU', () => {
         },
         'ERR_SHAPE_MISMATCH',
       ],
+      [{ losses: { ...NO_LOSS, kd: 1 }, teacher: [0.5, 0.5].map(heard) }, 'ERR_INVALID_ARGUMENT'],
+      [{ losses: { ...NO_LOSS, kd: 1 }, teacher: heard(0.5) }, 'ERR_INVALID_ARGUMENT'],
+      [{ losses: { ...NO_LOSS, kd: 1 }, teacher: { layerMap: [], logits: short } }, 'ERR_INVALID_ARGUMENT'],
       [{ losses: { ...NO_LOSS, ce: 3e38 } }, 'ERR_NOT_FINITE'],
     ];
     for (const [change, code] of bad) {
