@@ -33,8 +33,8 @@ export interface SequenceTrainingData {
 
 export interface FineTuneContext extends Hooks {
   readonly teacher?: SequenceTeacher | undefined;
-  /** Rankings that others made: steps of their own among those of the data. */
-  readonly rankings?: RankingSignal | undefined;
+  /** Rankings that others made, each with its weight: steps of their own among those of the data. */
+  readonly rankings?: RankingSignal | readonly RankingSignal[] | undefined;
   readonly checkpoint?: CheckpointOptions | undefined;
   readonly describe?: Pick<ProgressEvent, 'step' | 'name'>;
 }
@@ -57,7 +57,8 @@ export async function fineTuneSequenceModel(
   context: FineTuneContext = {},
 ): Promise<FitResult> {
   const settings = parseOptions(fineTuneOptionsSchema, options, 'fineTune');
-  const { teacher, rankings } = context;
+  const { teacher } = context;
+  const rankings = [context.rankings ?? []].flat();
   checkTeacher(model, settings, teacher);
   const { maxPositionEmbeddings: maxHistory, numHiddenLayers, hiddenSize } = model.config;
   const { seed, batchTokens, losses, interpolation } = settings;
@@ -88,10 +89,13 @@ export async function fineTuneSequenceModel(
   const numWindows = windows.offsets.length - 1;
   const batchesOf = perEpoch((epoch) => {
     const clicks = batchesByTokens(windows.offsets, batchTokens, shuffled(numWindows, seed, epoch));
-    const ranked = rankings === undefined ? [] : rankingBatches(rankings, batchTokens, seed, epoch);
-    return interleave(
+    return rankings.reduce<{ indices: Int32Array; rankings: RankingSignal | undefined }[]>(
+      (steps, one) =>
+        interleave(
+          steps,
+          rankingBatches(one, batchTokens, seed, epoch).map((indices) => ({ indices, rankings: one })),
+        ),
       clicks.map((indices) => ({ indices, rankings: undefined })),
-      ranked.map((indices) => ({ indices, rankings })),
     );
   });
   const trainer = createTrainer(engine, model.native, settings);

@@ -13,8 +13,8 @@ export class SequenceEnsemble {
     private readonly engine: NativeEngine,
     readonly members: readonly SequenceModel[],
     /**
-     * Its output table [V, Σ d] has the members' side by side, divided by their number: against their states side by
-     * side it gives the mean of their logits. Of one member, the member itself.
+     * Its output table [V, Σ d] has the members' side by side, each times its share: against their states side by side it
+     * gives the weighted mean of their logits. Of one member, the member itself.
      */
     readonly head: NativeTransformer,
   ) {}
@@ -23,9 +23,14 @@ export class SequenceEnsemble {
    * Takes the members over: they are disposed of with it.
    *
    * @param members at least one, over the same items, all of the same shape
+   * @param options.weights of the members in the mean of the logits, > 0; their sum does not matter. @defaultValue equal
    * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_OUT_OF_MEMORY
    */
-  static of(engine: NativeEngine, members: readonly SequenceModel[]): SequenceEnsemble {
+  static of(
+    engine: NativeEngine,
+    members: readonly SequenceModel[],
+    { weights = members.map(() => 1) }: { readonly weights?: readonly number[] } = {},
+  ): SequenceEnsemble {
     const [first, ...others] = members;
     if (first === undefined) throw new LimbeckError('ERR_INVALID_ARGUMENT', 'Expected at least one member, got none');
     const { vocabSize, hiddenSize, numHiddenLayers, maxPositionEmbeddings } = first.config;
@@ -39,7 +44,8 @@ export class SequenceEnsemble {
         throw new LimbeckError('ERR_INVALID_ARGUMENT', 'Expected members of one shape over the same items');
       }
     }
-    return new SequenceEnsemble(engine, members, others.length === 0 ? first.native : headOf(engine, members));
+    checkWeights(weights, members.length);
+    return new SequenceEnsemble(engine, members, others.length === 0 ? first.native : headOf(engine, members, weights));
   }
 
   get maxHistory(): number {
@@ -82,7 +88,7 @@ export class SequenceEnsemble {
     );
   }
 
-  /** As {@link SequenceModel.rank}, by the mean of the members' logits. */
+  /** As {@link SequenceModel.rank}, by the weighted mean of the members' logits. */
   async rank(cases: EvaluationCases, options: RankOptions, hooks: Hooks = {}): Promise<Ranking> {
     if (this.members.length === 1) return this.#first.rank(cases, options, hooks);
     const recommender = this.engine.createRecommender(this.head);
@@ -110,20 +116,30 @@ export class SequenceEnsemble {
   }
 }
 
+function checkWeights(weights: readonly number[], numMembers: number): void {
+  const wrong = weights.findIndex((weight) => !(weight > 0) || !Number.isFinite(weight));
+  if (wrong === -1 && weights.length === numMembers) return;
+  throw new LimbeckError(
+    'ERR_INVALID_ARGUMENT',
+    wrong === -1
+      ? `weights: expected one for each of ${numMembers} members, got ${weights.length}`
+      : `weights[${wrong}]: expected a finite number greater than 0, got ${weights[wrong]}`,
+  );
+}
+
 /** A model of which the item table alone is used. */
-function headOf(engine: NativeEngine, members: readonly SequenceModel[]): NativeTransformer {
+function headOf(
+  engine: NativeEngine,
+  members: readonly SequenceModel[],
+  weights: readonly number[],
+): NativeTransformer {
   const { vocabSize, hiddenSize, maxPositionEmbeddings: maxHistory } = (members[0] as SequenceModel).config;
   const width = members.length * hiddenSize;
   const shape = { numHiddenLayers: 1, numAttentionHeads: 1, intermediateSize: 1, maxHistory, dropout: 0 };
   const head = engine.createTransformer(sequenceConfig({ ...shape, hiddenSize: width }, vocabSize, 0));
-  const table = sideBySide(
-    members.map(({ native }) => native.itemTable()),
-    hiddenSize,
-  ); // [V, width]
-  head.setParameter(
-    'embeddings.word',
-    table.map((value) => value / members.length),
-  );
+  const sum = weights.reduce((total, weight) => total + weight, 0);
+  const tables = members.map(({ native }, i) => native.itemTable().map((value) => (value * (weights[i] ?? 0)) / sum));
+  head.setParameter('embeddings.word', sideBySide(tables, hiddenSize)); // [V, width]
   return head;
 }
 

@@ -97,11 +97,12 @@ describe('training', () => {
   const none = { excludeIds: new Int32Array(0), excludeOffsets: new Int32Array(41) };
   const cases = { ...train, targets: advised, ...none };
 
-  async function hitsOfTeacher(rankings: Rankings | undefined) {
+  async function hitsOfTeacher(...rankings: Rankings[]) {
     const shape = { hiddenSize: 16, numHiddenLayers: 1, numAttentionHeads: 2, maxHistory: 5, dropout: 0 };
     const model = SequenceModel.create(engine, sequenceConfig(shape, ITEMS, 0), { seed: 1 });
     const options = { epochs: 30, learningRate: 0.01, batchTokens: 64, patience: 0, seed: 1 };
-    const context = rankings ? { rankings: rankingSignal(rankings, { weight: 1 }) } : {};
+    const signals = rankings.map((one) => rankingSignal(one, { weight: 1 }));
+    const context = { rankings: signals.length === 1 ? signals[0] : signals };
     const { stepCount } = await fineTuneSequenceModel(engine, model, { train, validation: cases }, options, context);
     const { ranks } = await model.rank(cases, none);
     model.dispose();
@@ -109,10 +110,31 @@ describe('training', () => {
   }
 
   test('learns what an outside teacher ranks first, in steps of their own', async () => {
-    const without = await hitsOfTeacher(undefined);
+    const without = await hitsOfTeacher();
     const taught = await hitsOfTeacher(outside);
     expect(without.hits).toBeLessThan(8);
     expect(taught.hits).toBeGreaterThan(32);
     expect(taught.stepCount).toBeGreaterThan(without.stepCount);
+  });
+
+  test('learns from two outside teachers, each with its own lists', async () => {
+    // The first ranks after the first half of the histories, the second one item alone after the others.
+    const first: Rankings = {
+      ...outside,
+      histories: train.sequences.subarray(0, 100),
+      historyOffsets: train.sequenceOffsets.subarray(0, 21),
+      items: outside.items.subarray(0, 40),
+      itemOffsets: outside.itemOffsets.subarray(0, 21),
+    };
+    const second: Rankings = {
+      ...outside,
+      histories: train.sequences.subarray(100),
+      historyOffsets: Int32Array.from({ length: 21 }, (_, i) => i * 5),
+      items: advised.subarray(20),
+      itemOffsets: Int32Array.from({ length: 21 }, (_, i) => i),
+    };
+    const [one, both] = [await hitsOfTeacher(first), await hitsOfTeacher(first, second)];
+    expect(one.hits).toBeLessThan(28);
+    expect(both.hits).toBeGreaterThan(32);
   });
 });

@@ -51,11 +51,15 @@ function member(seed: number, { hiddenSize = WIDTH, numFeatures = 0 } = {}): Seq
   return model;
 }
 
-/** Mean of the members' logits after the last item of a history. */
-async function meanLogits(members: readonly SequenceModel[], history: readonly number[]): Promise<Float64Array> {
+/** Weighted mean of the members' logits after the last item of a history. */
+async function meanLogits(
+  members: readonly SequenceModel[],
+  history: readonly number[],
+  shares = members.map(() => 1 / members.length),
+): Promise<Float64Array> {
   const inputIds = Int32Array.from(history.slice(-HISTORY));
   const mean = new Float64Array(ITEMS);
-  for (const { native } of members) {
+  for (const [i, { native }] of members.entries()) {
     const { logits = new Float32Array(0) } = await native.forward({
       inputIds,
       sequenceOffsets: Int32Array.from([0, inputIds.length]),
@@ -63,7 +67,7 @@ async function meanLogits(members: readonly SequenceModel[], history: readonly n
       logitRows: Int32Array.from([inputIds.length - 1]),
     });
     logits.forEach((value, item) => {
-      mean[item] = (mean[item] ?? 0) + value / members.length;
+      mean[item] = (mean[item] ?? 0) + value * (shares[i] ?? Number.NaN);
     });
   }
   return mean;
@@ -89,6 +93,31 @@ describe('an ensemble of sequence models', () => {
     expect(ensemble.numParameters).toBe(members.reduce((sum, { numParameters }) => sum + numParameters, 0));
     ensemble.dispose();
   });
+
+  test('ranks by the weighted mean, whatever the weights add up to', async () => {
+    const members = [member(1), member(2)];
+    const ensemble = SequenceEnsemble.of(engine, members, { weights: [6, 2] });
+    const { topK } = await ensemble.rank(cases, { ...cases, topK: 3 });
+    for (const [s, history] of histories.entries()) {
+      const logits = await meanLogits(members, history, [0.75, 0.25]);
+      const excluded = cases.excludeIds.slice(cases.excludeOffsets[s], cases.excludeOffsets[s + 1]);
+      const eligible = [...logits.keys()].filter((item) => !excluded.includes(item));
+      const order = eligible.sort((a, b) => (logits[b] ?? 0) - (logits[a] ?? 0));
+      expect([...topK.subarray(3 * s, 3 * s + 3)], `case ${s}`).toEqual(order.slice(0, 3));
+    }
+    ensemble.dispose();
+  });
+
+  test.each([[[1]], [[1, 0]], [[1, -1]], [[1, Number.NaN]], [[Number.POSITIVE_INFINITY, 1]]])(
+    'refuses the weights %j of two members',
+    (weights) => {
+      const members = [member(1), member(2)];
+      expect(() => SequenceEnsemble.of(engine, members, { weights })).toThrowError(
+        expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT', message: expect.stringContaining('weights') }),
+      );
+      for (const one of members) one.dispose();
+    },
+  );
 
   test('of one member is that member', async () => {
     const one = member(5);
