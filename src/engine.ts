@@ -32,10 +32,15 @@ import { Student } from './recommend/student.js';
 import type { StudentDetails } from './recommend/student-details.js';
 import { type FineTuneContext, fineTuneSequenceModel, type SequenceTrainingData } from './student/fine-tune.js';
 import { fisherWeights, type Importance, measureImportance } from './student/importance.js';
-import { distillLanguageModel, type LanguageStudentOptions } from './student/language-student.js';
+import {
+  distillLanguageModel,
+  type LanguageStudentContext,
+  type LanguageStudentOptions,
+} from './student/language-student.js';
 import type { LanguageTeacher } from './student/language-teacher.js';
 import type { FineTuneOptions, SequenceArchitecture } from './student/options.js';
 import { SequenceModel, sequenceConfig } from './student/sequence-model.js';
+import type { WeightedTeacher } from './student/teachers.js';
 import type { FitResult } from './teacher/fit-model.js';
 import type { Hooks } from './teacher/hooks.js';
 import { LanguageModel } from './teacher/language-model.js';
@@ -248,14 +253,14 @@ export class Engine {
     return fineTuneSequenceModel(this.#native, model, data, options, context);
   }
 
-  /** Steps 4 to 6 for a language model. @see distillLanguageModel */
+  /** Steps 4 to 6 for a language model, from one teacher or several. @see distillLanguageModel */
   distillLanguageModel(
-    teacher: LanguageTeacher,
+    teachers: LanguageTeacher | readonly WeightedTeacher[],
     corpus: TextCorpus,
     options: LanguageStudentOptions = {},
-    hooks: Hooks = {},
+    context: LanguageStudentContext = {},
   ): Promise<FitResult & { model: LanguageModel }> {
-    return distillLanguageModel(this.#native, teacher, corpus, options, hooks);
+    return distillLanguageModel(this.#native, teachers, corpus, options, context);
   }
 
   /** Topics of texts, learned from examples on a language model that stays as it is. @see fitClassifier */

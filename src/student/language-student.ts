@@ -1,20 +1,28 @@
-/** A small language model distilled from a large one over the same vocabulary. */
+/** A small language model distilled from a large one, or from several. */
 import { z } from 'zod';
 import type { NativeEngine } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { FAMILY_NAMES } from '../formats/model-config.js';
+import type { Tokenizer } from '../formats/tokenizer.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import type { EpochRecord, FitResult } from '../teacher/fit-model.js';
 import { LanguageModel } from '../teacher/language-model.js';
 import { languageModelTrainingSchema, languageStudentArchitectureSchema } from '../teacher/options.js';
 import { type TextCorpus, type TrainLanguageModelContext, trainLanguageModel } from '../teacher/pretrain.js';
 import { fisherWeights } from './importance.js';
-import { initialiseStudent, startLayerMap, uniformLayerPairs } from './initialise.js';
+import { initialiseStudent, startLayerMap } from './initialise.js';
 import { languageStudentConfig } from './language-student-config.js';
 import { type LanguageTeacher, type OpenLanguageTeacher, openLanguageTeacher } from './language-teacher.js';
 import { distillationLossesShape, interpolationSchema, layerMapSchema, scheduleSchema } from './options.js';
-import { checkLayerMap, checkLayers, chooseTeacherWeights } from './teacher-weights.js';
-import { interpolateParameters, lossesAt, projectTeacher, scheduleAt, setFeatureMappings } from './transfer.js';
+import { checkLayers, chooseTeacherWeights } from './teacher-weights.js';
+import {
+  haveOneVocabulary,
+  type OpenTeacher,
+  resolveTeachers,
+  teachTogether,
+  type WeightedTeacher,
+} from './teachers.js';
+import { interpolateParameters, lossesAt, projectTeacher, scheduleAt } from './transfer.js';
 
 export const languageStudentOptionsSchema = z.strictObject({
   /** Another family than the teacher's, of the same objective, over the same vocabulary. @defaultValue the teacher's */
@@ -44,7 +52,7 @@ export const languageStudentOptionsSchema = z.strictObject({
       relation: scheduleSchema.default(0),
     })
     .prefault({}),
-  /** Of the hidden, attention and relation terms. @defaultValue spread evenly */
+  /** Of the hidden, attention and relation terms, with the first teacher. @defaultValue spread evenly */
   layerMap: layerMapSchema.optional(),
   /** Heads that values are cut into for the relation term; divides the values of student and teacher. */
   relationHeads: z.int().min(1).optional(),
@@ -60,51 +68,60 @@ export const languageStudentOptionsSchema = z.strictObject({
 export type LanguageStudentOptions = z.input<typeof languageStudentOptionsSchema>;
 
 export interface LanguageStudentContext extends Omit<TrainLanguageModelContext, 'teaching' | 'afterEpoch'> {
+  /** Is given the student too, for example to measure its test loss. */
   readonly afterEpoch?: (record: EpochRecord, student: LanguageModel) => Promise<void>;
+  /** Of the student, which then starts at random. @defaultValue the first teacher's */
+  readonly tokenizer?: Tokenizer | undefined;
 }
 
 /**
  * Distils a language model: w_ce·CE + w_kd·τ²·KL of logits + w_h·MSE of hidden states + w_a·KL of attention maps
  * + w_r·KL of value relations. A model as teacher is run on every batch; a store is read, and must be of the same texts.
  *
- * @param context.afterEpoch is given the student too, for example to measure its test loss
- * @throws LimbeckError as trainLanguageModel; ERR_INVALID_ARGUMENT when attention maps are asked for and the head counts
- * differ
+ * Of several teachers each term is the sum by their weights; the student has the first one's kind of layers and starts from
+ * it. Teachers of other vocabularies read the same texts in their own tokens, and are heard by kd where a token of both
+ * ends.
+ *
+ * @throws LimbeckError as trainLanguageModel, {@link openLanguageTeacher} and {@link teachTogether}; ERR_SHAPE_MISMATCH when
+ * attention maps are asked for and the head counts differ
  */
 export async function distillLanguageModel(
   engine: NativeEngine,
-  teacher: LanguageTeacher,
+  teachers: LanguageTeacher | readonly WeightedTeacher[],
   corpus: TextCorpus,
   options: LanguageStudentOptions = {},
   context: LanguageStudentContext = {},
 ): Promise<FitResult & { model: LanguageModel }> {
-  const source = await openLanguageTeacher(teacher, context);
+  const resolved = resolveTeachers(teachers);
+  const opened: OpenTeacher[] = [];
   try {
-    return await distilFrom(engine, source, corpus, options, context);
+    for (const one of resolved) opened.push({ ...one, teacher: await openLanguageTeacher(one.teacher, context) });
+    return await distilFrom(engine, opened as [OpenTeacher, ...OpenTeacher[]], corpus, options, context);
   } finally {
-    await source.close();
+    for (const { teacher } of opened) await teacher.close();
   }
 }
 
 async function distilFrom(
   engine: NativeEngine,
-  teacher: OpenLanguageTeacher,
+  teachers: readonly [OpenTeacher, ...OpenTeacher[]],
   corpus: TextCorpus,
   options: LanguageStudentOptions,
-  context: LanguageStudentContext,
+  { tokenizer, afterEpoch, ...context }: LanguageStudentContext,
 ): Promise<FitResult & { model: LanguageModel }> {
+  const [{ teacher }] = teachers;
   const settings = parseOptions(languageStudentOptionsSchema, options, 'languageStudent');
   const { architecture, training, losses, interpolation } = settings;
-  const { hiddenSize, numHiddenLayers } = architecture;
+  const { numHiddenLayers } = architecture;
   const { numHiddenLayers: teacherLayers } = teacher.config;
-  const pairs = settings.layerMap ?? uniformLayerPairs(numHiddenLayers, teacherLayers);
   const layers = settings.layers ?? startLayerMap(numHiddenLayers, teacherLayers);
-  checkLayerMap(pairs, numHiddenLayers, teacherLayers);
   checkLayers(layers, numHiddenLayers, teacherLayers);
   const weightsOf = checkUseOfWeights(settings) ? modelOf(teacher) : undefined;
   const family = settings.family ?? teacher.family;
-  const config = languageStudentConfig(teacher, family, architecture, layers);
-  const model = LanguageModel.create(engine, family, config, teacher.tokenizer, { seed: training.seed });
+  const source = tokenizer === undefined ? teacher : withVocabulary(teacher, tokenizer);
+  if (weightsOf && !haveOneVocabulary(source, teacher)) throw ownVocabulary(settings);
+  const config = languageStudentConfig(source, family, architecture, layers);
+  const model = LanguageModel.create(engine, family, config, source.tokenizer, { seed: training.seed });
   try {
     const weighsByFisher = interpolation?.weights === 'fisher';
     const from = weightsOf
@@ -124,10 +141,14 @@ async function distilFrom(
       studentLayers: numHiddenLayers,
       teacherLayers,
     });
-    const usesLayers = losses.hidden !== 0 || losses.attention !== 0 || losses.relation !== 0;
-    const layerMap = usesLayers ? pairs : [];
-    const { relationHeads } = settings;
-    const teach = teacher.teach({ student: config, losses, layerMap, relationHeads, maxLength: training.maxLength });
+    const { layerMap, relationHeads } = settings;
+    const teach = teachTogether(model, teachers, {
+      texts: corpus.train,
+      losses,
+      layerMap,
+      relationHeads,
+      maxLength: training.maxLength,
+    });
     const projected =
       interpolation &&
       from &&
@@ -140,17 +161,9 @@ async function distilFrom(
     const result = await trainLanguageModel(engine, model, corpus, training, {
       ...context,
       describe: context.describe ?? { step: 'fineTune', name: 'language student' },
-      afterEpoch: async (record) => context.afterEpoch?.(record, model),
+      afterEpoch: async (record) => afterEpoch?.(record, model),
       teaching: {
         ...teach,
-        prepare: (trainer) =>
-          losses.hidden === 0
-            ? []
-            : setFeatureMappings(trainer, {
-                studentWidth: hiddenSize,
-                teacherWidth: teacher.config.hiddenSize,
-                axes: layerMap.map(() => undefined),
-              }),
         losses: (position) => ({
           ...lossesAt(losses, position),
           relation: scheduleAt(losses.relation, position.step, position.totalSteps),
@@ -199,5 +212,18 @@ function checkUseOfWeights({
     'ERR_INVALID_ARGUMENT',
     `${option} says what of the teacher a student starts from, and this one starts from random weights. Set initialise to ` +
       '"layers" or "width", or leave it out',
+  );
+}
+
+/** What a student over another tokenizer takes after. */
+function withVocabulary(teacher: OpenLanguageTeacher, tokenizer: Tokenizer): OpenLanguageTeacher {
+  return { ...teacher, tokenizer, config: { ...teacher.config, vocabSize: tokenizer.vocabSize } };
+}
+
+function ownVocabulary({ initialise }: z.output<typeof languageStudentOptionsSchema>): LimbeckError {
+  return new LimbeckError(
+    'ERR_INVALID_ARGUMENT',
+    `${initialise === 'random' ? 'interpolation' : 'initialise'}: a student with a tokenizer of its own cannot take over its ` +
+      'teacher’s weights; start at random',
   );
 }

@@ -100,11 +100,18 @@ export function setFeatureMappings(
     readonly studentWidth: number;
     readonly teacherWidth: number;
     readonly axes: readonly (Float32Array | undefined)[];
+    /** Projections of the teachers before. @defaultValue 0 */
+    readonly firstIndex?: number;
   },
 ): [number, number][] {
-  const { studentWidth, teacherWidth, axes } = options;
+  const { studentWidth, teacherWidth, axes, firstIndex = 0 } = options;
   return axes.map((one, index) => {
-    trainer.setProjection(index, teacherWidth, studentWidth, initialProjection(teacherWidth, studentWidth, one));
+    trainer.setProjection(
+      firstIndex + index,
+      teacherWidth,
+      studentWidth,
+      initialProjection(teacherWidth, studentWidth, one),
+    );
     return [teacherWidth, studentWidth];
   });
 }

@@ -60,16 +60,27 @@ export function cutPieces(
     const sequence = ids.subarray(offsets[text], offsets[text + 1]);
     const eos = addEos && sequence.at(-1) !== eosTokenId ? eosTokenId : undefined;
     const length = sequence.length + (eos === undefined ? 0 : 1);
-    for (let begin = 0; begin < length; begin += maxLength) {
-      const pieceLength = Math.min(maxLength, length - begin);
-      if (pieceLength < minLength) continue;
-      cut.set(sequence.subarray(begin, begin + maxLength), end);
-      end += pieceLength;
-      if (eos !== undefined && begin + pieceLength === length) cut[end - 1] = eos;
+    for (const [begin, stop] of cutText(length, { maxLength, minLength })) {
+      cut.set(sequence.subarray(begin, stop), end);
+      end += stop - begin;
+      if (eos !== undefined && stop === length) cut[end - 1] = eos;
       ends.push(end);
     }
   }
   return { ids: cut.slice(0, end), offsets: Int32Array.from([0, ...ends]) };
+}
+
+/** The pieces [begin, end) that a text of so many tokens is cut into. */
+export function cutText(
+  length: number,
+  { maxLength, minLength }: { readonly maxLength: number; readonly minLength: number },
+): [number, number][] {
+  const pieces: [number, number][] = [];
+  for (let begin = 0; begin < length; begin += maxLength) {
+    const end = Math.min(length, begin + maxLength);
+    if (end - begin >= minLength) pieces.push([begin, end]);
+  }
+  return pieces;
 }
 
 export function noPiece({ minLength = 2 }: PieceOptions): LimbeckError {

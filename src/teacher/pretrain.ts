@@ -46,8 +46,10 @@ export interface TrainingBatch extends PackedBatch {
 export interface LanguageModelTeaching {
   /** Whether the teacher knows what will be learned; throws before the first step. */
   readonly check?: (train: PieceSource, hooks: Hooks) => Promise<void>;
-  /** What the teacher says about the tokens of a batch. */
-  readonly signal: (batch: TrainingBatch) => TeacherSignal | Promise<TeacherSignal>;
+  /** What the teacher, or each of several, says about the tokens of a batch. */
+  readonly signal: (
+    batch: TrainingBatch,
+  ) => TeacherSignal | readonly TeacherSignal[] | Promise<TeacherSignal | readonly TeacherSignal[]>;
   /** Shapes of the projections set on the trainer before. */
   readonly prepare?: (trainer: NativeTrainer) => readonly (readonly [number, number])[];
   readonly losses: (position: StepPosition) => LossOptions;

@@ -3,11 +3,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { loadBinding, type NativeEngine } from '../../../src/binding.js';
+import { trainBytePairTokenizer } from '../../../src/formats/bpe-trainer.js';
+import { createTokenizer } from '../../../src/formats/tokenizer.js';
 import { type ExtractOptions, extractKnowledge, extractKnowledgePart } from '../../../src/knowledge/extract.js';
 import type { Knowledge } from '../../../src/knowledge/knowledge.js';
 import { mergeKnowledge } from '../../../src/knowledge/merge.js';
 import { distillLanguageModel, type LanguageStudentOptions } from '../../../src/student/language-student.js';
 import type { LanguageTeacher } from '../../../src/student/language-teacher.js';
+import type { WeightedTeacher } from '../../../src/student/teachers.js';
 import { LanguageModel } from '../../../src/teacher/language-model.js';
 import { pretrainLanguageModel } from '../../../src/teacher/pretrain.js';
 
@@ -56,7 +59,7 @@ const request = (options: Partial<ExtractOptions> = {}): ExtractOptions => ({
   ...options,
 });
 const extract = (options: Partial<ExtractOptions> = {}) => extractKnowledge(teacher, train, request(options));
-async function distil(source: LanguageTeacher, options: LanguageStudentOptions) {
+async function distil(source: LanguageTeacher | readonly WeightedTeacher[], options: LanguageStudentOptions) {
   const { epochs, model } = await distillLanguageModel(engine, source, corpus, { architecture, training, ...options });
   const { loss } = await model.loss(corpus.validation);
   model.dispose();
@@ -92,6 +95,24 @@ describe('a student of a knowledge store', () => {
       expect(Math.abs((stored.terms[i]?.kd ?? Number.NaN) - kd)).toBeLessThan(packed ? 0.01 * kd + 1e-3 : 1e-4 * kd);
     }
     expect(Math.abs(stored.loss - running.loss)).toBeLessThan(packed ? 0.01 : 1e-3);
+  });
+
+  test('learns from a store and a model at once, each by its weight', async () => {
+    const store = await extract({ ...EVERYTHING, valueRelations: [] });
+    const losses = { ce: 0.5, kd: 1, hidden: 0.5, attention: 0.5 };
+    const one = await distil(teacher, { losses });
+    const halves = [store, teacher].map((half) => ({ teacher: half, weight: 0.5 }));
+    const two = await distil(halves, { losses });
+    for (const term of ['kd', 'hidden', 'attention'] as const) {
+      const expected = one.terms[0]?.[term] ?? Number.NaN;
+      expect(Math.abs((two.terms[0]?.[term] ?? Number.NaN) - expected) / expected, term).toBeLessThan(1e-2);
+    }
+    const foreign = { teacher: store, weight: 1 };
+    const json = await trainBytePairTokenizer(train, { vocabSize: 280, specialTokens: ['<|endoftext|>'] });
+    const tokenizer = createTokenizer(json);
+    await expect(
+      distillLanguageModel(engine, [foreign], corpus, { architecture, training }, { tokenizer }),
+    ).rejects.toThrow(error('ERR_INVALID_ARGUMENT', 'store'));
   });
 
   test('starts from the weights of a model given with the store', async () => {
