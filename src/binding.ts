@@ -184,12 +184,49 @@ export interface NativeImportance {
   dispose(): void;
 }
 
+/** W + scale·B·A in place of weights W (Hu et al. 2021, arXiv:2106.09685). */
+export interface NativeAdapter {
+  readonly rank: number;
+  /** α / rank. */
+  readonly scale: number;
+  /** Of what A reads, in training; in [0, 1). */
+  readonly dropout: number;
+  /** Of the initial A. */
+  readonly seed: number;
+  readonly targets: readonly AdapterTarget[];
+}
+
+/** Rows of a linear layer's weight that get a share of their own. */
+export interface AdapterTarget {
+  /** Of its parameters: NAME.lora_A.weight [rank, in], NAME.lora_B.weight [numRows, rank]. */
+  readonly name: string;
+  /** Such as `layers.0.attention.qkv`. */
+  readonly linear: string;
+  readonly firstRow: number;
+  readonly numRows: number;
+}
+
 export interface NativeTransformer {
   /** Where forward() and the steps of trainers run. */
   readonly device: 'cpu' | 'cuda';
   readonly numParameters: number;
   parameters(): ParameterInfo[];
+  /** What training changes: the parameters of the adapter where there is one, else those of the model. */
+  trainableParameters(): ParameterInfo[];
+  /**
+   * Puts a low-rank adapter over linear layers. Until it is merged or removed, what else would change the model's own
+   * parameters is refused. B = 0, and A uniform in ±1/√in. Not on the GPU.
+   */
+  attachAdapter(adapter: NativeAdapter): void;
+  /** Adds the adapter to the model's own parameters, and ends it; without one, nothing is done. */
+  mergeAdapter(): Promise<void>;
+  /** Ends the adapter: the model is as it was before. */
+  removeAdapter(): void;
+  /** What the model computes with: the adapter's share is added. Knows the adapter's own parameters, too. */
   getParameter(name: string): Float32Array;
+  /** CRC-32C of the bytes of getParameter(), without a copy of them; of the model's own parameters. */
+  parameterChecksum(name: string): number;
+  /** Of {@link trainableParameters}. */
   setParameter(name: string, values: Float32Array): void;
   /**
    * Widens values of a checkpoint into a parameter. Returns the index in `bytes` of the first one that is NaN or infinite

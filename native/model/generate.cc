@@ -11,7 +11,6 @@
 #include "core/rng.h"
 #include "ops/activation.h"
 #include "ops/embedding.h"
-#include "ops/linear.h"
 #include "ops/top_k.h"
 
 namespace limbeck {
@@ -117,24 +116,22 @@ void Generator::block_forward(Context& context, int64_t layer) {
                         1);
     attention_input = a.attention_normed;
   }
-  linear_forward(context, attention_input, block.qkv.weight, block.qkv.bias, a.qkv, 1, d, config_.qkv_size());
+  model_.linear_columns(context, block.qkv, attention_input, a.qkv, 1, d, 0, config_.qkv_size(), config_.qkv_size());
   const int32_t position = static_cast<int32_t>(length_);
   model_.turn_heads(context, block, a.qkv, &position, 1, config_.qkv_size(), config_.num_attention_heads,
                     config_.num_key_value_heads, a.query_rstd, a.key_rstd);
   remember(layer, a.qkv, 1);
   attend(context, layer);
-  linear_forward(context, a.attended, block.attention_output.weight, block.attention_output.bias, a.residual, 1,
-                 config_.attention_size(), d);
+  model_.linear_columns(context, block.attention_output, a.attended, a.residual, 1, config_.attention_size(), 0, d, d);
   add_in_place(context, stream_, a.residual, d);
 
   const Transformer::Norm& norm = norm_after ? block.attention_norm : block.mlp_norm;
   model_.norm_forward(context, norm, a.residual, a.mlp_normed, a.mlp_mean, a.mlp_rstd, 1);
-  linear_forward(context, a.mlp_normed, block.mlp_input.weight, block.mlp_input.bias, a.mlp_input, 1, d,
-                 config_.mlp_input_size());
+  model_.linear_columns(context, block.mlp_input, a.mlp_normed, a.mlp_input, 1, d, 0, config_.mlp_input_size(),
+                        config_.mlp_input_size());
   model_.activation_forward(context, a.mlp_input, a.mlp_activated, 1);
   float* sum = norm_after ? a.output_sum : stream_;
-  linear_forward(context, a.mlp_activated, block.mlp_output.weight, block.mlp_output.bias, sum, 1,
-                 config_.intermediate_size, d);
+  model_.linear_columns(context, block.mlp_output, a.mlp_activated, sum, 1, config_.intermediate_size, 0, d, d);
   add_in_place(context, norm_after ? a.mlp_normed : a.residual, sum, d);
   if (norm_after) model_.norm_forward(context, block.mlp_norm, sum, stream_, a.mlp_mean, a.mlp_rstd, 1);
 }
@@ -277,10 +274,7 @@ class Sampler {
 };
 
 Generation::Generation(const Transformer& model, std::vector<int32_t> input_ids, const GenerateOptions& options)
-    : model_(model),
-      input_ids_(std::move(input_ids)),
-      options_(options),
-      parameter_version_(model.parameters().version()) {
+    : model_(model), input_ids_(std::move(input_ids)), options_(options), parameter_version_(model.version()) {
   const TransformerConfig& config = model.config();
   const auto num_tokens = static_cast<int64_t>(input_ids_.size());
   check_options(options);
@@ -302,7 +296,7 @@ Generation::~Generation() = default;
 
 std::vector<int32_t> Generation::next(Context& context, Arena& arena, int64_t count,
                                       const std::function<bool()>& should_stop) {
-  if (model_.parameters().version() != parameter_version_) {
+  if (model_.version() != parameter_version_) {
     invalid("The model was changed while it generated. Generate when its training is done.");
   }
   std::vector<int32_t> tokens;

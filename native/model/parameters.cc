@@ -53,15 +53,16 @@ int64_t stored_size_bytes(StoredType type) {
   return type == StoredType::kFloat32 ? 4 : 2;
 }
 
+void ParameterLayout::add(const std::string& name, std::vector<int64_t> shape) {
+  int64_t count = 1;
+  for (int64_t size : shape) count *= size;
+  list.push_back({name, std::move(shape), flat_count, count});
+  flat_count += (count + kAlignmentFloats - 1) / kAlignmentFloats * kAlignmentFloats;
+}
+
 std::vector<Parameter> list_parameters(const TransformerConfig& config, int64_t* flat_count) {
-  std::vector<Parameter> list;
-  *flat_count = 0;
-  auto add = [&](const std::string& name, std::vector<int64_t> shape) {
-    int64_t count = 1;
-    for (int64_t size : shape) count *= size;
-    list.push_back({name, std::move(shape), *flat_count, count});
-    *flat_count += (count + kAlignmentFloats - 1) / kAlignmentFloats * kAlignmentFloats;
-  };
+  ParameterLayout layout;
+  auto add = [&](const std::string& name, std::vector<int64_t> shape) { layout.add(name, std::move(shape)); };
   const int64_t d = config.hidden_size;
   const bool layer_norm = config.norm == NormKind::kLayerNorm;
   const bool norm_after = config.norm_placement == NormPlacement::kAfter;
@@ -99,11 +100,21 @@ std::vector<Parameter> list_parameters(const TransformerConfig& config, int64_t*
   }
   if (!config.tie_word_embeddings) add("head.output.weight", {config.vocab_size, d});
   if (config.item_feature_size > 0) add("item_projection.weight", {d, config.item_feature_size});
-  return list;
+  *flat_count = layout.flat_count;
+  return std::move(layout.list);
 }
 
 Parameters::Parameters(const TransformerConfig& config) : list_(list_parameters(config, &flat_count_)) {
   for (size_t i = 0; i < list_.size(); ++i) index_.emplace(list_[i].name, i);
+  values_ = allocate_floats(flat_count_);
+}
+
+Parameters::Parameters(ParameterLayout layout) : flat_count_(layout.flat_count), list_(std::move(layout.list)) {
+  for (size_t i = 0; i < list_.size(); ++i) {
+    if (!index_.emplace(list_[i].name, i).second) {
+      throw Error("ERR_INVALID_ARGUMENT", "There are two parameters named '" + list_[i].name + "'.");
+    }
+  }
   values_ = allocate_floats(flat_count_);
 }
 

@@ -17,6 +17,14 @@ struct Parameter {
   int64_t count;   // product of shape
 };
 
+/// Parameters one after another in a flat array, each at its own cache line.
+struct ParameterLayout {
+  std::vector<Parameter> list;
+  int64_t flat_count = 0;  // floats of the array, gaps included
+
+  void add(const std::string& name, std::vector<int64_t> shape);
+};
+
 /// Every parameter of such a model, in the order and at the offsets of Parameters; *flat_count gets the floats of the
 /// flat array, gaps included. Allocates no values.
 std::vector<Parameter> list_parameters(const TransformerConfig& config, int64_t* flat_count);
@@ -30,6 +38,8 @@ int64_t stored_size_bytes(StoredType type);
 class Parameters {
  public:
   explicit Parameters(const TransformerConfig& config);
+  /// Throws Error("ERR_INVALID_ARGUMENT") when two have one name.
+  explicit Parameters(ParameterLayout layout);
 
   const std::vector<Parameter>& list() const { return list_; }
   /// Throws Error("ERR_INVALID_ARGUMENT") when there is no such name.
@@ -59,6 +69,7 @@ class Parameters {
   /// Allocated, zeroed, at the first call: a model that only serves has none.
   float* gradients();
   bool has_gradients() const { return gradients_ != nullptr; }
+  void free_gradients() { gradients_.reset(); }
 
  private:
   int64_t flat_count_ = 0;  // before list_, which is made with it

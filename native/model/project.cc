@@ -378,9 +378,14 @@ std::vector<ProjectedParameter> project(Context& context, const Transformer& sou
     const Parameter& from = source.parameters().find(name);
     const bool is_vector = parameter.shape.size() == 1;
     ProjectedParameter projected{parameter.name, std::vector<float>(static_cast<size_t>(parameter.count))};
-    projector.project(parameter_axes(name), block_of(parameter.name), source.parameters().values() + from.offset,
-                      is_vector ? 1 : from.shape[1], parameter.shape[0], is_vector ? 1 : parameter.shape[1],
-                      projected.values.data());
+    std::vector<float> adapted;
+    if (source.adapter() != nullptr) {
+      adapted.resize(static_cast<size_t>(from.count));
+      source.effective_values(context, from, adapted.data());
+    }
+    const float* values = adapted.empty() ? source.parameters().values() + from.offset : adapted.data();
+    projector.project(parameter_axes(name), block_of(parameter.name), values, is_vector ? 1 : from.shape[1],
+                      parameter.shape[0], is_vector ? 1 : parameter.shape[1], projected.values.data());
     result.push_back(std::move(projected));
   }
   return result;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "core/error.h"
 #include "core/rng.h"
@@ -20,6 +21,8 @@ constexpr uint64_t kEmbeddingStream = 0;
 uint64_t attention_stream(int64_t layer) { return 1 + 3 * static_cast<uint64_t>(layer); }
 uint64_t attention_output_stream(int64_t layer) { return 2 + 3 * static_cast<uint64_t>(layer); }
 uint64_t mlp_output_stream(int64_t layer) { return 3 + 3 * static_cast<uint64_t>(layer); }
+// One for each target of an adapter.
+constexpr uint64_t kAdapterStream = uint64_t{1} << 44;
 
 float* copy_rows(Arena& arena, const float* x, int64_t count) {
   float* copy = arena.allocate<float>(count);
@@ -74,13 +77,60 @@ Transformer::Norm Transformer::norm(const std::string& name) const {
 }
 
 Transformer::Linear Transformer::linear(const std::string& name) const {
-  Linear result{value(name + ".weight"), value(name + ".bias"), nullptr, nullptr, nullptr};
-  if (parameters_.has_gradients()) {
-    float* gradients = const_cast<Parameters&>(parameters_).gradients();
-    if (result.weight != nullptr) result.d_weight = gradients + (result.weight - parameters_.values());
-    if (result.bias != nullptr) result.d_bias = gradients + (result.bias - parameters_.values());
+  Linear result{value(name + ".weight"), value(name + ".bias"), nullptr, nullptr, nullptr, {}};
+  if (!trainable().has_gradients()) {
+    result.adapted = adapted(name, nullptr);
+    return result;
+  }
+  float* gradients = const_cast<Transformer*>(this)->trainable().gradients();
+  result.adapted = adapted(name, gradients);
+  if (adapter_ != nullptr) return result;
+  if (result.weight != nullptr) result.d_weight = gradients + (result.weight - parameters_.values());
+  if (result.bias != nullptr) result.d_bias = gradients + (result.bias - parameters_.values());
+  return result;
+}
+
+std::vector<Transformer::LowRank> Transformer::adapted(const std::string& name, float* gradients) const {
+  std::vector<LowRank> result;
+  if (adapter_ == nullptr) return result;
+  const std::vector<AdapterTarget>& targets = adapter_->config().targets;
+  const float* values = std::as_const(*adapter_).parameters().values();
+  for (size_t i = 0; i < targets.size(); ++i) {
+    if (targets[i].linear != name) continue;
+    const int64_t a = adapter_->a(targets[i]).offset, b = adapter_->b(targets[i]).offset;
+    result.push_back({targets[i].first_row, targets[i].num_rows, values + a, values + b,
+                      gradients == nullptr ? nullptr : gradients + a, gradients == nullptr ? nullptr : gradients + b,
+                      kAdapterStream + i});
   }
   return result;
+}
+
+void Transformer::attach_adapter(AdapterConfig config, uint64_t seed) {
+  if (adapter_ != nullptr) invalid("This model has an adapter: merge or remove it first.");
+  adapter_ = std::make_unique<Adapter>(std::move(config), parameters_, seed);
+  ++adapter_version_;
+  parameters_.free_gradients();
+  bind();
+}
+
+void Transformer::merge_adapter(Context& context) {
+  if (adapter_ == nullptr) return;
+  for (const Parameter& parameter : parameters_.list()) {
+    adapter_->add_to(context, parameter, parameters_.values() + parameter.offset);
+  }
+  remove_adapter();
+}
+
+void Transformer::remove_adapter() {
+  if (adapter_ == nullptr) return;
+  adapter_version_ += adapter_->version() + 1;  // version() never goes down
+  adapter_.reset();
+  bind();
+}
+
+void Transformer::effective_values(Context& context, const Parameter& parameter, float* values) const {
+  std::memcpy(values, parameters_.values() + parameter.offset, static_cast<size_t>(parameter.count) * sizeof(float));
+  if (adapter_ != nullptr) adapter_->add_to(context, parameter, values);
 }
 
 void Transformer::bind() {
@@ -95,7 +145,8 @@ void Transformer::bind() {
   final_norm_ = norm("final_norm");
   head_norm_ = norm("head.norm");
   head_dense_ = linear("head.dense");
-  bound_with_gradients_ = parameters_.has_gradients();
+  bound_with_gradients_ = trainable().has_gradients();
+  packed_version_ = UINT64_MAX;  // the packed weights went with the blocks
 }
 
 void Transformer::initialize(uint64_t seed, float initializer_range) {
@@ -170,15 +221,53 @@ void Transformer::pack_weights(Context& context) {
 
 void Transformer::linear_columns(Context& context, const Linear& linear, const float* x, float* y, int64_t num_rows,
                                  int64_t in_features, int64_t first_column, int64_t num_columns, int64_t ldy,
-                                 const Epilogue& epilogue) const {
+                                 const Epilogue& epilogue, int64_t dropout_seed) const {
   constexpr int64_t kMinPackedRows = 4, kPackedColumns = 64;  // see ops/gemm.h
   const float* bias = linear.bias == nullptr ? nullptr : linear.bias + first_column;
   const MatrixView rows{x, in_features, 1};
+  Epilogue of_product = epilogue;
+  if (!linear.adapted.empty()) of_product.activated = nullptr;  // y is not complete yet
   if (is_packed() && linear.packed != nullptr && num_rows >= kMinPackedRows && first_column % kPackedColumns == 0) {
-    gemm_packed(context, num_rows, first_column, num_columns, rows, *linear.packed, bias, y, ldy, epilogue);
+    gemm_packed(context, num_rows, first_column, num_columns, rows, *linear.packed, bias, y, ldy, of_product);
   } else {
     gemm(context, num_rows, num_columns, in_features, rows,
-         {linear.weight + first_column * in_features, 1, in_features}, bias, y, ldy, false, epilogue);
+         {linear.weight + first_column * in_features, 1, in_features}, bias, y, ldy, false, of_product);
+  }
+  for (const LowRank& adapted : linear.adapted) {
+    const int64_t begin = std::max(first_column, adapted.first_row);
+    const int64_t end = std::min(first_column + num_columns, adapted.first_row + adapted.num_rows);
+    if (begin >= end) continue;
+    LowRankShape shape = low_rank_shape(adapted, num_rows, in_features, ldy, dropout_seed);
+    shape.out_features = end - begin;
+    low_rank_forward(context, shape, x, adapted.a, adapted.b + (begin - adapted.first_row) * shape.rank,
+                     y + (begin - first_column));
+  }
+  if (!linear.adapted.empty() && epilogue.activated != nullptr) {
+    activation_forward(context, y, epilogue.activated, num_rows);
+  }
+}
+
+LowRankShape Transformer::low_rank_shape(const LowRank& adapted, int64_t num_rows, int64_t in_features, int64_t ldy,
+                                         int64_t dropout_seed) const {
+  const AdapterConfig& config = adapter_->config();
+  const bool drops = dropout_seed >= 0;
+  return {num_rows,
+          in_features,
+          adapted.num_rows,
+          config.rank,
+          ldy,
+          config.scale,
+          drops ? config.dropout : 0.0f,
+          drops ? static_cast<uint64_t>(dropout_seed) : 0,
+          adapted.dropout_stream};
+}
+
+void Transformer::adapted_backward(Context& context, const Linear& linear, const float* x, const float* d_y, float* d_x,
+                                   int64_t num_rows, int64_t in_features, int64_t out_features,
+                                   int64_t dropout_seed) const {
+  for (const LowRank& adapted : linear.adapted) {
+    low_rank_backward(context, low_rank_shape(adapted, num_rows, in_features, out_features, dropout_seed), x, adapted.a,
+                      adapted.b, d_y + adapted.first_row, d_x, adapted.d_a, adapted.d_b);
   }
 }
 
@@ -393,7 +482,8 @@ void Transformer::block_forward(Context& context, const Activations& activations
     norm_forward(context, block.attention_norm, a.input, a.attention_normed, a.attention_mean, a.attention_rstd, N);
     attention_input = a.attention_normed;
   }
-  linear_columns(context, block.qkv, attention_input, a.qkv, N, d, 0, config_.qkv_size(), config_.qkv_size());
+  linear_columns(context, block.qkv, attention_input, a.qkv, N, d, 0, config_.qkv_size(), config_.qkv_size(), {},
+                 activations.dropout_seed);
   if (a.raw_qk != nullptr) {
     const int64_t size = (config_.num_attention_heads + config_.num_key_value_heads) * config_.head_dim;
     for (int64_t i = 0; i < N; ++i) {
@@ -413,7 +503,8 @@ void Transformer::add_branch(Context& context, const Activations& activations, c
                              uint64_t dropout_stream) const {
   const int64_t d = config_.hidden_size;
   const bool drops = activations.dropout_seed >= 0 && config_.hidden_dropout > 0;
-  linear_columns(context, linear, x, sum, N, in_features, 0, d, d, {drops ? nullptr : stream});
+  linear_columns(context, linear, x, sum, N, in_features, 0, d, d, {drops ? nullptr : stream},
+                 activations.dropout_seed);
   if (!drops) return;
   dropout(context, sum, N * d, config_.hidden_dropout, static_cast<uint64_t>(activations.dropout_seed), dropout_stream);
   add_in_place(context, stream, sum, N * d);
@@ -432,7 +523,7 @@ void Transformer::feed_forward(Context& context, const Activations& activations,
     norm_forward(context, block.mlp_norm, a.residual, a.mlp_normed, a.mlp_mean, a.mlp_rstd, N);
   }
   linear_columns(context, block.mlp_input, a.mlp_normed, a.mlp_input, N, d, 0, config_.mlp_input_size(),
-                 config_.mlp_input_size(), {nullptr, a.mlp_activated, config_.hidden_act});
+                 config_.mlp_input_size(), {nullptr, a.mlp_activated, config_.hidden_act}, activations.dropout_seed);
   float* sum = norm_after ? a.output_sum : a.output;
   add_branch(context, activations, block.mlp_output, a.mlp_activated, config_.intermediate_size,
              norm_after ? a.mlp_normed : a.residual, sum, N, mlp_output_stream(layer));
@@ -482,7 +573,7 @@ void Transformer::last_block_forward(Context& context, Arena& arena, const Activ
 
 void Transformer::backward(Context& context, Arena& arena, const Activations& activations,
                            const BackwardInputs& inputs) {
-  parameters_.gradients();
+  trainable().gradients();
   if (!bound_with_gradients_) bind();
   const Batch& batch = activations.batch;
   const int64_t N = batch.num_tokens, d = config_.hidden_size, L = config_.num_hidden_layers;
@@ -508,6 +599,7 @@ void Transformer::backward(Context& context, Arena& arena, const Activations& ac
     dropout(context, d_stream, N * d, config_.embedding_dropout, static_cast<uint64_t>(activations.dropout_seed),
             kEmbeddingStream);
   }
+  if (adapter_ != nullptr) return;  // the embeddings are frozen
   if (norm_after) {
     float* d_embedded = zeros(arena, N * d);
     norm_backward(context, embedding_norm_, activations.embedded, activations.embedded_mean, activations.embedded_rstd,
@@ -551,11 +643,15 @@ void Transformer::block_backward(Context& context, Arena& arena, const Activatio
   float* d_activated = arena.allocate<float>(N * config_.intermediate_size);
   linear_backward(context, a.mlp_activated, block.mlp_output.weight, d_branch, d_activated, block.mlp_output.d_weight,
                   block.mlp_output.d_bias, N, config_.intermediate_size, d);
+  adapted_backward(context, block.mlp_output, a.mlp_activated, d_branch, d_activated, N, config_.intermediate_size, d,
+                   activations.dropout_seed);
   float* d_mlp_input = arena.allocate<float>(N * config_.mlp_input_size());
   activation_backward(context, a.mlp_input, d_activated, d_mlp_input, N);
   float* d_normed = d_branch;  // its content is spent
   linear_backward(context, a.mlp_normed, block.mlp_input.weight, d_mlp_input, d_normed, block.mlp_input.d_weight,
                   block.mlp_input.d_bias, N, d, config_.mlp_input_size());
+  adapted_backward(context, block.mlp_input, a.mlp_normed, d_mlp_input, d_normed, N, d, config_.mlp_input_size(),
+                   activations.dropout_seed);
   if (norm_after) {
     add_in_place(context, d_stream, d_normed, N * d);
     std::memset(d_stream, 0, static_cast<size_t>(N * d) * sizeof(float));
@@ -572,13 +668,18 @@ void Transformer::block_backward(Context& context, Arena& arena, const Activatio
   float* d_attended = arena.allocate<float>(N * config_.attention_size());
   linear_backward(context, a.attended, block.attention_output.weight, d_branch, d_attended,
                   block.attention_output.d_weight, block.attention_output.d_bias, N, config_.attention_size(), d);
+  adapted_backward(context, block.attention_output, a.attended, d_branch, d_attended, N, config_.attention_size(), d,
+                   activations.dropout_seed);
   float* d_qkv = arena.allocate<float>(N * config_.qkv_size());
   attention_backward(context, attention_shape(batch, layer), a.qkv, a.attended, a.lse, d_attended, d_qkv, teacher_maps,
                      map_loss_scale, drops ? config_.attention_dropout : 0.0f, seed, attention_stream(layer));
   turn_heads_backward(context, activations, block, a, d_qkv);
   if (d_values != nullptr) add_to_values(config_, d_values, d_qkv, N);
-  linear_backward(context, norm_after ? a.input : a.attention_normed, block.qkv.weight, d_qkv, d_normed,
-                  block.qkv.d_weight, nullptr, N, d, config_.qkv_size());
+  const float* attention_input = norm_after ? a.input : a.attention_normed;
+  linear_backward(context, attention_input, block.qkv.weight, d_qkv, d_normed, block.qkv.d_weight, nullptr, N, d,
+                  config_.qkv_size());
+  adapted_backward(context, block.qkv, attention_input, d_qkv, d_normed, N, d, config_.qkv_size(),
+                   activations.dropout_seed);
   if (block.qkv.d_bias != nullptr) qkv_bias_backward(context, d_qkv, block.qkv.d_bias, N);
   if (norm_after) {
     add_in_place(context, d_normed, d_stream, N * d);
@@ -600,6 +701,7 @@ void Transformer::qkv_bias_backward(Context& context, const float* d_qkv, float*
 }
 
 void Transformer::backward_word_table(Context& context, const float* d_word_table) {
+  if (adapter_ != nullptr) return;
   float* gradients = parameters_.gradients();
   const int64_t V = config_.vocab_size, d = config_.hidden_size, f = config_.item_feature_size;
   float* d_word = gradients + parameters_.find("embeddings.word").offset;
@@ -638,7 +740,7 @@ void Transformer::head_backward(Context& context, Arena& arena, const HeadActiva
     if (d_input != d_output) std::memcpy(d_input, d_output, static_cast<size_t>(num_rows * d) * sizeof(float));
     return;
   }
-  parameters_.gradients();
+  trainable().gradients();
   if (!bound_with_gradients_) bind();
   const Arena::Scope scope(arena);
   float* d_activated = zeros(arena, num_rows * d);

@@ -5,12 +5,14 @@
 #include <string>
 #include <vector>
 
+#include "model/adapter.h"
 #include "model/batch.h"
 #include "model/config.h"
 #include "model/parameters.h"
 #include "ops/attention.h"
 #include "ops/context.h"
 #include "ops/gemm.h"
+#include "ops/low_rank.h"
 
 namespace limbeck {
 
@@ -73,7 +75,7 @@ struct BackwardInputs {
   const float* const* d_hidden;      // [L + 1] or null; entries [N, d] or null, added at hidden[l], l < L
   const float* const* teacher_maps;  // [L] or null; entries or null
   float map_loss_scale;
-  float* d_word_table;  // [V, d] += gradient of word_table
+  float* d_word_table;  // [V, d] += gradient of word_table; not read while there is an adapter
   /// [L] or null; entries [N, KV·hd] or null, added at the values of the blocks.
   const float* const* d_values = nullptr;
 };
@@ -96,6 +98,27 @@ class Transformer {
   Parameters& parameters() { return parameters_; }
   const Parameters& parameters() const { return parameters_; }
 
+  /// Puts a low-rank adapter over linear layers of the blocks. From now on training changes it alone: the parameters
+  /// are frozen, and have no gradients. Throws Error("ERR_INVALID_ARGUMENT") when there is one, and as Adapter's
+  /// constructor.
+  void attach_adapter(AdapterConfig config, uint64_t seed);
+  /// Null without one.
+  const Adapter* adapter() const { return adapter_.get(); }
+  /// Adds the adapter to the parameters, and ends it. Does nothing without one.
+  void merge_adapter(Context& context);
+  void remove_adapter();
+  /// Another one for each adapter that comes or goes.
+  uint64_t adapter_version() const { return adapter_version_; }
+  /// Goes up whenever what the model computes may have changed, item features apart.
+  uint64_t version() const {
+    return parameters_.version() + adapter_version_ + (adapter_ != nullptr ? adapter_->version() : 0);
+  }
+  /// What training changes: the adapter's parameters where there is one, else the model's.
+  Parameters& trainable() { return adapter_ != nullptr ? adapter_->parameters() : parameters_; }
+  const Parameters& trainable() const { return adapter_ != nullptr ? adapter_->parameters() : parameters_; }
+  /// What the model computes with in place of this parameter: with the adapter's share.   values [parameter.count] =
+  void effective_values(Context& context, const Parameter& parameter, float* values) const;
+
   /// Normal(0, initializer_range) weights, zero biases, unit gains; the two products that write to the residual stream
   /// scaled by 1/√(2L) (Radford et al. 2019, §2.3).
   void initialize(uint64_t seed, float initializer_range);
@@ -115,7 +138,7 @@ class Transformer {
   void pack_weights(Context& context);
 
   Activations forward(Context& context, Arena& arena, const Batch& batch, const ForwardOptions& options) const;
-  /// Adds to parameters().gradients(), except to the word table (see BackwardInputs) .
+  /// Adds to trainable().gradients(), except to the word table (see BackwardInputs).
   void backward(Context& context, Arena& arena, const Activations& activations, const BackwardInputs& inputs);
   /// embeddings.word and item_projection += from the gradient of the word table [V, d].
   void backward_word_table(Context& context, const float* d_word_table);
@@ -135,12 +158,20 @@ class Transformer {
   friend class Generator;
   struct Norm {
     const float *weight, *bias;  // [d]; bias null for RMS norm
-    float *d_weight, *d_bias;    // null while there are no gradients
+    float *d_weight, *d_bias;    // null while there are no gradients, and with an adapter
+  };
+  /// What an adapter adds to rows of a linear layer's weight.
+  struct LowRank {
+    int64_t first_row, num_rows;
+    const float *a, *b;  // [rank, in], [num_rows, rank]
+    float *d_a, *d_b;    // null while there are no gradients
+    uint64_t dropout_stream;
   };
   struct Linear {
-    const float *weight, *bias;  // [out, in], [out] or null
-    float *d_weight, *d_bias;
+    const float *weight, *bias;                  // [out, in], [out] or null
+    float *d_weight, *d_bias;                    // null while there are no gradients, and with an adapter
     std::shared_ptr<const PackedMatrix> packed;  // weightᵀ, see is_packed()
+    std::vector<LowRank> adapted;
   };
   struct Block {
     Norm attention_norm, mlp_norm;
@@ -151,15 +182,24 @@ class Transformer {
   const float* value(const std::string& name) const;
   Norm norm(const std::string& name) const;
   Linear linear(const std::string& name) const;
+  /// What the adapter adds to that layer.   gradients: those of the adapter, or null
+  std::vector<LowRank> adapted(const std::string& name, float* gradients) const;
   /// Looks up every pointer of the blocks once; again after gradients appear.
   void bind();
 
   /// Whether the packed weights are those of the parameters.
   bool is_packed() const { return packed_version_ == parameters_.version(); }
-  /// y [num_rows, ldy] = columns first_column … first_column + num_columns − 1 of x·weightᵀ + bias
+  /// y [num_rows, ldy] = columns first_column … first_column + num_columns − 1 of x·weightᵀ + bias, with what an
+  /// adapter adds. dropout_seed: that of the adapter's dropout, < 0 = none
   void linear_columns(Context& context, const Linear& linear, const float* x, float* y, int64_t num_rows,
                       int64_t in_features, int64_t first_column, int64_t num_columns, int64_t ldy,
-                      const Epilogue& epilogue = {}) const;
+                      const Epilogue& epilogue = {}, int64_t dropout_seed = -1) const;
+  LowRankShape low_rank_shape(const LowRank& adapted, int64_t num_rows, int64_t in_features, int64_t ldy,
+                              int64_t dropout_seed) const;
+  /// What an adapter adds to linear_backward(): d_x [num_rows, in_features] += , gradients of A and B +=
+  ///   x [num_rows, in_features], d_y [num_rows, out_features]
+  void adapted_backward(Context& context, const Linear& linear, const float* x, const float* d_y, float* d_x,
+                        int64_t num_rows, int64_t in_features, int64_t out_features, int64_t dropout_seed) const;
   void norm_forward(Context& context, const Norm& norm, const float* x, float* y, float* mean, float* rstd,
                     int64_t num_rows) const;
   void norm_backward(Context& context, const Norm& norm, const float* x, const float* mean, const float* rstd,
@@ -190,6 +230,8 @@ class Transformer {
 
   TransformerConfig config_;
   Parameters parameters_;
+  std::unique_ptr<Adapter> adapter_;
+  uint64_t adapter_version_ = 0;
   AlignedFloats item_features_;
   uint64_t item_features_version_ = 0;
   std::vector<double> rotary_frequencies_;  // [hd/2], with rotary positions

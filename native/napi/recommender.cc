@@ -178,6 +178,7 @@ Napi::Object RecommenderObject::create(Napi::Env env, std::shared_ptr<TaskQueue>
                                        const Napi::Value& min_gpu_items) {
   TransformerObject& object = TransformerObject::unwrap_of(*queue, model, "model");
   const Transformer& transformer = object.idle().host();
+  object.state()->check_no_adapter();
   const TransformerConfig& config = transformer.config();
   const int64_t least = min_gpu_items.IsUndefined() ? kMinGpuTable / config.hidden_size
                                                     : to_integer(min_gpu_items, "minGpuItems", 0, kMaxInt32);

@@ -168,7 +168,7 @@ void SharedTrainer::ensure_projection(int64_t index, int64_t rows, int64_t colum
 }
 
 int64_t SharedTrainer::count(cuda::ApiArray array, const ProjectionShape& projection) {
-  const int64_t flat_count = model_->layout().parameters().flat_count();
+  const int64_t flat_count = on_host_ ? on_host_->flat_count() : model_->layout().parameters().flat_count();
   switch (array) {
     case cuda::ApiArray::kFirst:
       return options_.kind == OptimizerKind::kNone ? 0 : flat_count;
@@ -228,7 +228,7 @@ Napi::Object TrainerObject::create(Napi::Env env, std::shared_ptr<TaskQueue> que
   auto trainer = std::make_shared<SharedTrainer>(std::move(shared), read_options(options));
   // Two moments, and the gradients that the first step adds to the model.
   const int64_t size_bytes =
-      3 * trainer->model()->layout().parameters().flat_count() * static_cast<int64_t>(sizeof(float));
+      3 * trainer->model()->layout().trainable().flat_count() * static_cast<int64_t>(sizeof(float));
   return wrap(env, std::move(queue), std::move(trainer), size_bytes);
 }
 

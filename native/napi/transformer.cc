@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/crc32c.h"
 #include "model/inference.h"
 #include "model/item_bias.h"
 #include "model/project.h"
@@ -17,6 +18,7 @@ namespace limbeck {
 namespace {
 
 constexpr int64_t kFloatBytes = static_cast<int64_t>(sizeof(float));
+constexpr int64_t kMaxAdapterRank = 1 << 16;
 
 RopeScaling read_rope_scaling(const Fields& fields) {
   RopeScaling scaling;
@@ -168,6 +170,28 @@ void check_same_parameters(const Parameters& a, const Parameters& b) {
   }
 }
 
+/// Of the parameters and item features.
+int64_t size_bytes(const Transformer& transformer) {
+  const TransformerConfig& config = transformer.config();
+  const int64_t features = transformer.item_features() == nullptr ? 0 : config.vocab_size * config.item_feature_size;
+  return (transformer.parameters().flat_count() + features) * kFloatBytes;
+}
+
+Napi::Value describe(Napi::Env env, const std::vector<Parameter>& list) {
+  Napi::Array result = Napi::Array::New(env, list.size());
+  for (uint32_t i = 0; i < list.size(); ++i) {
+    Napi::Array shape = Napi::Array::New(env, list[i].shape.size());
+    for (uint32_t axis = 0; axis < list[i].shape.size(); ++axis) {
+      shape.Set(axis, static_cast<double>(list[i].shape[axis]));
+    }
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("name", list[i].name);
+    entry.Set("shape", shape);
+    result.Set(i, entry);
+  }
+  return result;
+}
+
 Napi::Value forward_result(Napi::Env env, const ForwardRequest& request, ForwardOutputs& outputs) {
   const auto arrays = [&](std::vector<FloatBuffer>& tensors) {
     Napi::Array list = Napi::Array::New(env, tensors.size());
@@ -208,12 +232,19 @@ Transformer& SharedModel::host() {
 }
 
 const float* SharedModel::gradients() {
-  Parameters& parameters = transformer_.parameters();
+  Parameters& parameters = transformer_.trainable();
   if (has_gpu_gradients_) {
     on_gpu_->get_gradients(parameters.gradients());
     has_gpu_gradients_ = false;
   }
   return parameters.has_gradients() ? parameters.gradients() : nullptr;
+}
+
+void SharedModel::check_no_adapter() const {
+  if (transformer_.adapter() != nullptr) {
+    invalid(
+        "This transformer has an adapter, under which its own parameters stay as they are: merge or remove it first.");
+  }
 }
 
 CudaModel& SharedModel::on_gpu() {
@@ -251,8 +282,13 @@ void TransformerObject::define(Napi::Env env) {
                       getter<&TransformerObject::device>("device"),
                       getter<&TransformerObject::num_parameters>("numParameters"),
                       method<&TransformerObject::parameters>("parameters"),
+                      method<&TransformerObject::trainable_parameters>("trainableParameters"),
+                      method<&TransformerObject::attach_adapter>("attachAdapter"),
+                      promise_method<&TransformerObject::merge_adapter>("mergeAdapter"),
+                      method<&TransformerObject::remove_adapter>("removeAdapter"),
                       method<&TransformerObject::get_parameter>("getParameter"),
                       method<&TransformerObject::set_parameter>("setParameter"),
+                      method<&TransformerObject::parameter_checksum>("parameterChecksum"),
                       method<&TransformerObject::load_parameter>("loadParameter"),
                       method<&TransformerObject::get_gradient>("getGradient"),
                       method<&TransformerObject::initialize>("initialize"),
@@ -284,30 +320,95 @@ Napi::Value TransformerObject::num_parameters(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value TransformerObject::parameters(const Napi::CallbackInfo& info) {
-  const std::vector<Parameter>& list = state()->layout().parameters().list();
-  Napi::Array result = Napi::Array::New(info.Env(), list.size());
-  for (uint32_t i = 0; i < list.size(); ++i) {
-    Napi::Array shape = Napi::Array::New(info.Env(), list[i].shape.size());
-    for (uint32_t axis = 0; axis < list[i].shape.size(); ++axis) {
-      shape.Set(axis, static_cast<double>(list[i].shape[axis]));
-    }
-    Napi::Object entry = Napi::Object::New(info.Env());
-    entry.Set("name", list[i].name);
-    entry.Set("shape", shape);
-    result.Set(i, entry);
+  return describe(info.Env(), state()->layout().parameters().list());
+}
+
+Napi::Value TransformerObject::trainable_parameters(const Napi::CallbackInfo& info) {
+  return describe(info.Env(), state()->layout().trainable().list());
+}
+
+Napi::Value TransformerObject::attach_adapter(const Napi::CallbackInfo& info) {
+  if (state()->has_gpu()) {
+    invalid("Adapters run on the processor alone: use an engine with device 'cpu'. A merged model runs on the GPU.");
   }
-  return result;
+  const Fields fields(info[0], "adapter");
+  AdapterConfig config;
+  config.rank = fields.integer("rank", 1, kMaxAdapterRank);
+  config.scale = fields.number("scale");
+  config.dropout = fields.number("dropout", 0.0f);
+  const Napi::Array targets = to_array(fields.get("targets"), fields.name("targets"));
+  for (uint32_t i = 0; i < targets.Length(); ++i) {
+    const Fields target(targets.Get(i), fields.name("targets") + "[" + std::to_string(i) + "]");
+    config.targets.push_back({to_string(target.get("name"), target.name("name")),
+                              to_string(target.get("linear"), target.name("linear")),
+                              target.integer("firstRow", 0, kMaxInt32), target.integer("numRows", 1, kMaxInt32)});
+  }
+  const int64_t seed = fields.integer("seed", 0, kMaxSafeInteger);
+  Transformer& transformer = idle().host();
+  transformer.attach_adapter(std::move(config), static_cast<uint64_t>(seed));
+  account(size_bytes(transformer) + transformer.trainable().flat_count() * kFloatBytes);
+  return info.Env().Undefined();
+}
+
+Napi::Value TransformerObject::merge_adapter(const Napi::CallbackInfo&) {
+  const std::shared_ptr<SharedModel> model = state();
+  return queue().submit(
+      {Hold(model)},
+      [model](Context& context, Arena&) {
+        model->host().merge_adapter(context);
+        return true;
+      },
+      [](Napi::Env env, bool) { return env.Undefined(); });
+}
+
+Napi::Value TransformerObject::remove_adapter(const Napi::CallbackInfo& info) {
+  Transformer& transformer = idle().host();
+  transformer.remove_adapter();
+  account(size_bytes(transformer));
+  return info.Env().Undefined();
 }
 
 Napi::Value TransformerObject::get_parameter(const Napi::CallbackInfo& info) {
-  const Parameters& parameters = idle().host().parameters();
-  const Parameter& parameter = parameters.find(to_string(info[0], "name"));
-  return new_float32_array(info.Env(), parameters.values() + parameter.offset, parameter.count);
+  const Transformer& transformer = idle().host();
+  const std::string name = to_string(info[0], "name");
+  const Parameters& trainable = transformer.trainable();
+  if (trainable.has(name)) {
+    const Parameter& parameter = trainable.find(name);
+    return new_float32_array(info.Env(), trainable.values() + parameter.offset, parameter.count);
+  }
+  const Parameter& parameter = transformer.parameters().find(name);
+  check_memory(parameter.count * kFloatBytes);
+  Napi::Float32Array values = Napi::Float32Array::New(info.Env(), static_cast<size_t>(parameter.count));
+  ThreadPool pool(1);
+  Arena scratch;
+  Context context{pool, scratch};
+  transformer.effective_values(context, parameter, values.Data());
+  return values;
+}
+
+Napi::Value TransformerObject::parameter_checksum(const Napi::CallbackInfo& info) {
+  const Transformer& transformer = idle().host();
+  const Parameter& parameter = transformer.parameters().find(to_string(info[0], "name"));
+  const float* values = transformer.parameters().values() + parameter.offset;
+  AlignedFloats adapted;
+  if (transformer.adapter() != nullptr) {
+    adapted = allocate_floats(parameter.count);
+    ThreadPool pool(1);
+    Arena scratch;
+    Context context{pool, scratch};
+    transformer.effective_values(context, parameter, adapted.get());
+    values = adapted.get();
+  }
+  const uint32_t checksum = limbeck::crc32c(values, static_cast<size_t>(parameter.count * kFloatBytes));
+  return Napi::Number::New(info.Env(), checksum);
 }
 
 Napi::Value TransformerObject::set_parameter(const Napi::CallbackInfo& info) {
-  Parameters& parameters = idle().host().parameters();
-  const Parameter& parameter = parameters.find(to_string(info[0], "name"));
+  Transformer& transformer = idle().host();
+  const std::string name = to_string(info[0], "name");
+  Parameters& parameters = transformer.trainable();
+  if (!parameters.has(name)) state()->check_no_adapter();
+  const Parameter& parameter = parameters.find(name);
   const ArrayView<float> values = float32_view(info[1], "values of " + parameter.name);
   check_count("values of " + parameter.name, values.count, parameter.count);
   std::memcpy(parameters.values() + parameter.offset, values.data, static_cast<size_t>(values.count) * sizeof(float));
@@ -315,6 +416,7 @@ Napi::Value TransformerObject::set_parameter(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value TransformerObject::load_parameter(const Napi::CallbackInfo& info) {
+  state()->check_no_adapter();
   Parameters& parameters = idle().host().parameters();
   const Parameter& parameter = parameters.find(to_string(info[0], "name"));
   const Fields fields(info[1], "values");
@@ -333,7 +435,7 @@ Napi::Value TransformerObject::load_parameter(const Napi::CallbackInfo& info) {
 
 Napi::Value TransformerObject::get_gradient(const Napi::CallbackInfo& info) {
   SharedModel& model = idle();
-  const Parameter& parameter = model.layout().parameters().find(to_string(info[0], "name"));
+  const Parameter& parameter = model.layout().trainable().find(to_string(info[0], "name"));
   const float* gradients = model.gradients();
   if (gradients == nullptr) invalid("This transformer has no gradients: call computeGradients() of a trainer.");
   return new_float32_array(info.Env(), gradients + parameter.offset, parameter.count);
@@ -342,6 +444,7 @@ Napi::Value TransformerObject::get_gradient(const Napi::CallbackInfo& info) {
 Napi::Value TransformerObject::initialize(const Napi::CallbackInfo& info) {
   const int64_t seed = to_integer(info[0], "seed", 0, kMaxSafeInteger);
   const float range = to_float(info[1], "initializerRange", 0.0f);
+  state()->check_no_adapter();
   idle().host().initialize(static_cast<uint64_t>(seed), range);
   return info.Env().Undefined();
 }
@@ -369,6 +472,7 @@ Napi::Value TransformerObject::item_table(const Napi::CallbackInfo& info) {
 
 Napi::Value TransformerObject::add_item_bias(const Napi::CallbackInfo& info) {
   Transformer& transformer = idle().host();
+  state()->check_no_adapter();
   const ArrayView<float> bias = float32_view(info[0], "bias");
   check_count("bias", bias.count, transformer.config().vocab_size);
   limbeck::add_item_bias(transformer, bias.data);
@@ -379,6 +483,7 @@ Napi::Value TransformerObject::interpolate(const Napi::CallbackInfo& info) {
   const std::shared_ptr<SharedModel> model = state();
   const Parameter& parameter = model->layout().parameters().find(to_string(info[0], "name"));
   const float alpha = to_float(info[2], "alpha");
+  model->check_no_adapter();
   auto target = std::make_shared<FloatInput>(info[1], "target of " + parameter.name, parameter.count);
   auto weights = info[3].IsUndefined()
                      ? nullptr
@@ -401,6 +506,8 @@ Napi::Value TransformerObject::interpolate_from(const Napi::CallbackInfo& info) 
   const std::shared_ptr<SharedModel> model = state();
   const std::shared_ptr<SharedModel> source = unwrap_of(queue(), info[0], "source").state();
   const float alpha = to_float(info[1], "alpha");
+  model->check_no_adapter();
+  source->check_no_adapter();
   check_same_parameters(model->layout().parameters(), source->layout().parameters());
   return queue().submit(
       {Hold(model), Hold(source)},
@@ -427,6 +534,11 @@ Napi::Value TransformerObject::copy(const Napi::CallbackInfo& info) {
   const int64_t count = from.parameters().flat_count();
   std::memcpy(to.parameters().values(), from.parameters().values(), static_cast<size_t>(count) * sizeof(float));
   if (from.item_features() != nullptr) to.set_item_features(from.item_features());
+  if (from.adapter() != nullptr) {
+    const Parameters& adapter = std::as_const(from).trainable();
+    to.attach_adapter(from.adapter()->config(), 0);
+    std::memcpy(to.trainable().values(), adapter.values(), static_cast<size_t>(adapter.flat_count()) * sizeof(float));
+  }
   return wrap(info.Env(), queue, std::move(copied), accounted());
 }
 

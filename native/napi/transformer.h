@@ -29,8 +29,11 @@ class SharedModel : public Shareable {
   static std::shared_ptr<Transformer> keep(const std::shared_ptr<SharedModel>& model) {
     return std::shared_ptr<Transformer>(model, &model->transformer_);
   }
-  /// Gradients of the last compute_gradients() or step(), wherever it ran; null before. [flat_count]
+  /// Gradients of what is trainable, of the last compute_gradients() or step(), wherever it ran; null before.
+  /// [flat_count]
   const float* gradients();
+  /// Error("ERR_INVALID_ARGUMENT") with an adapter, for what changes or copies the model's own parameters.
+  void check_no_adapter() const;
 
   bool has_gpu() const { return gpu_ != nullptr; }
   const std::shared_ptr<CudaEngine>& gpu() const { return gpu_; }
@@ -67,8 +70,13 @@ class TransformerObject : public EngineObject<TransformerObject, SharedModel> {
   Napi::Value device(const Napi::CallbackInfo& info);
   Napi::Value num_parameters(const Napi::CallbackInfo& info);
   Napi::Value parameters(const Napi::CallbackInfo& info);
+  Napi::Value trainable_parameters(const Napi::CallbackInfo& info);
+  Napi::Value attach_adapter(const Napi::CallbackInfo& info);
+  Napi::Value merge_adapter(const Napi::CallbackInfo& info);
+  Napi::Value remove_adapter(const Napi::CallbackInfo& info);
   Napi::Value get_parameter(const Napi::CallbackInfo& info);
   Napi::Value set_parameter(const Napi::CallbackInfo& info);
+  Napi::Value parameter_checksum(const Napi::CallbackInfo& info);
   Napi::Value load_parameter(const Napi::CallbackInfo& info);
   Napi::Value get_gradient(const Napi::CallbackInfo& info);
   Napi::Value initialize(const Napi::CallbackInfo& info);

@@ -55,8 +55,8 @@ void layer_norm_backward(Context& context, const float* x, const float* gamma, c
     kernels.layer_norm_backward(x + r * hidden_size, gamma, mean[r], rstd[r], d_y + r * hidden_size,
                                 d_x + r * hidden_size, partial, partial + hidden_size, hidden_size);
   });
-  kernels.add_rows(partials, width, num_tasks(num_rows), hidden_size, d_gamma);
-  kernels.add_rows(partials + hidden_size, width, num_tasks(num_rows), hidden_size, d_beta);
+  if (d_gamma != nullptr) kernels.add_rows(partials, width, num_tasks(num_rows), hidden_size, d_gamma);
+  if (d_beta != nullptr) kernels.add_rows(partials + hidden_size, width, num_tasks(num_rows), hidden_size, d_beta);
 }
 
 void rms_norm_forward(Context& context, const float* x, const float* gamma, float* y, float* rstd, int64_t num_rows,
@@ -76,7 +76,7 @@ void rms_norm_backward(Context& context, const float* x, const float* gamma, con
     kernels.rms_norm_backward(x + r * hidden_size, gamma, rstd[r], d_y + r * hidden_size, d_x + r * hidden_size,
                               partial, hidden_size);
   });
-  kernels.add_rows(partials, hidden_size, num_tasks(num_rows), hidden_size, d_gamma);
+  if (d_gamma != nullptr) kernels.add_rows(partials, hidden_size, num_tasks(num_rows), hidden_size, d_gamma);
 }
 
 void rms_norm_heads_forward(Context& context, const float* x, int64_t x_stride, const float* gamma, float* y,
@@ -108,7 +108,7 @@ void rms_norm_heads_backward(Context& context, const float* x, int64_t x_stride,
     }
     std::memcpy(d_y + r * d_y_stride, row, static_cast<size_t>(size) * sizeof(float));
   });
-  kernels.add_rows(partials, head_dim, num_tasks(num_rows), head_dim, d_gamma);
+  if (d_gamma != nullptr) kernels.add_rows(partials, head_dim, num_tasks(num_rows), head_dim, d_gamma);
 }
 
 }  // namespace limbeck

@@ -12,7 +12,7 @@ namespace limbeck {
 void layer_norm_forward(Context& context, const float* x, const float* gamma, const float* beta, float* y, float* mean,
                         float* rstd, int64_t num_rows, int64_t hidden_size, float eps);
 
-///   d_x [num_rows, hidden_size] +=, d_gamma +=, d_beta +=
+///   d_x [num_rows, hidden_size] +=, d_gamma += (or null), d_beta += (or null)
 void layer_norm_backward(Context& context, const float* x, const float* gamma, const float* mean, const float* rstd,
                          const float* d_y, float* d_x, float* d_gamma, float* d_beta, int64_t num_rows,
                          int64_t hidden_size);
@@ -22,7 +22,7 @@ void layer_norm_backward(Context& context, const float* x, const float* gamma, c
 void rms_norm_forward(Context& context, const float* x, const float* gamma, float* y, float* rstd, int64_t num_rows,
                       int64_t hidden_size, float eps);
 
-///   d_x +=, d_gamma +=
+///   d_x +=, d_gamma += (or null)
 void rms_norm_backward(Context& context, const float* x, const float* gamma, const float* rstd, const float* d_y,
                        float* d_x, float* d_gamma, int64_t num_rows, int64_t hidden_size);
 
@@ -33,7 +33,7 @@ void rms_norm_heads_forward(Context& context, const float* x, int64_t x_stride, 
                             int64_t y_stride, float* rstd, int64_t num_rows, int64_t num_heads, int64_t head_dim,
                             float eps);
 
-///   d_y [num_rows, d_y_stride] becomes the gradient of x in place; d_gamma +=
+///   d_y [num_rows, d_y_stride] becomes the gradient of x in place; d_gamma += (or null)
 void rms_norm_heads_backward(Context& context, const float* x, int64_t x_stride, const float* gamma, const float* rstd,
                              float* d_y, int64_t d_y_stride, float* d_gamma, int64_t num_rows, int64_t num_heads,
                              int64_t head_dim);

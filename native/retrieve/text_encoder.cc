@@ -47,12 +47,14 @@ int64_t check_fusion(const TransformerConfig& config, const TextFusion& fusion) 
 
 TextModel::TextModel(const Transformer& model, TextFusion fusion)
     : model_(model.config()), fusion_(std::move(fusion)), feature_size_(check_fusion(model.config(), fusion_)) {
-  std::memcpy(model_.parameters().values(), model.parameters().values(),
-              static_cast<size_t>(model.parameters().flat_count()) * sizeof(float));
-  if (model.item_features() != nullptr) model_.set_item_features(model.item_features());
   ThreadPool pool(1);
   Arena scratch;
   Context context{pool, scratch};
+  float* values = model_.parameters().values();
+  for (const Parameter& parameter : model.parameters().list()) {
+    model.effective_values(context, parameter, values + parameter.offset);
+  }
+  if (model.item_features() != nullptr) model_.set_item_features(model.item_features());
   model_.pack_weights(context);
 }
 

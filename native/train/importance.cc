@@ -44,7 +44,12 @@ void divide(AxisSums& sums, double residual, double intermediate, double key_val
 Importance::Importance(std::shared_ptr<Transformer> model)
     : trainer_(std::move(model), no_optimizer()),
       squares_(allocate_floats(trainer_.model().parameters().flat_count())),
-      activations_(zeros(trainer_.model().config())) {}
+      activations_(zeros(trainer_.model().config())) {
+  if (trainer_.model().adapter() != nullptr) {
+    throw Error("ERR_INVALID_ARGUMENT",
+                "Importance is that of a model's own parameters, and this model has an adapter: merge it first.");
+  }
+}
 
 void Importance::add(Context& context, Arena& arena, const Batch& batch, const int32_t* labels) {
   Transformer& model = trainer_.model();

@@ -13,6 +13,7 @@ namespace limbeck {
 /// and mean absolute activations.
 class Importance {
  public:
+  /// Throws Error("ERR_INVALID_ARGUMENT") for a model with an adapter.
   explicit Importance(std::shared_ptr<Transformer> model);
 
   /// Each sequence is one example: its mean cross-entropy's gradient is squared and added. A sequence without a label

@@ -186,6 +186,12 @@ TeacherLogits teacher_logits(Context& context, Arena& arena, const TeacherSignal
   return logits;
 }
 
+/// Where the gradient of this parameter of the model is added up; null with an adapter, under which it is frozen.
+float* gradient_of(Transformer& model, const char* name) {
+  if (model.adapter() != nullptr) return nullptr;
+  return model.parameters().gradients() + model.parameters().find(name).offset;
+}
+
 float* zeros(Arena& arena, int64_t count) {
   float* data = arena.allocate<float>(count);
   std::memset(data, 0, static_cast<size_t>(count) * sizeof(float));
@@ -209,10 +215,12 @@ void check_step(const Transformer& model, const StepInputs& inputs) {
 }
 
 Trainer::Trainer(std::shared_ptr<Transformer> model, const OptimizerOptions& options)
-    : model_(std::move(model)), options_(options) {
-  const int64_t count = model_->parameters().flat_count();
-  first_ = allocate_floats(options.kind == OptimizerKind::kNone ? 0 : count);
-  second_ = allocate_floats(options.kind == OptimizerKind::kAdamW ? count : 0);
+    : model_(std::move(model)),
+      options_(options),
+      flat_count_(model_->trainable().flat_count()),
+      adapter_version_(model_->adapter_version()) {
+  first_ = allocate_floats(options.kind == OptimizerKind::kNone ? 0 : flat_count_);
+  second_ = allocate_floats(options.kind == OptimizerKind::kAdamW ? flat_count_ : 0);
 }
 
 Projection& Trainer::projection(size_t index, int64_t rows, int64_t columns) {
@@ -268,12 +276,8 @@ void Trainer::head_loss(Context& context, Arena& arena, const StepInputs& inputs
   const LossWeights& weights = inputs.weights;
   const std::vector<int64_t> rows = labelled_rows(inputs);
   const int64_t d = config.hidden_size, V = config.vocab_size, R = static_cast<int64_t>(rows.size());
-  float* d_output_table = config.tie_word_embeddings ? d_word_table
-                                                     : model_->parameters().gradients() +
-                                                           model_->parameters().find("head.output.weight").offset;
-  float* d_output_bias = config.masked_lm_head
-                             ? model_->parameters().gradients() + model_->parameters().find("head.bias").offset
-                             : nullptr;
+  float* d_output_table = config.tie_word_embeddings ? d_word_table : gradient_of(*model_, "head.output.weight");
+  float* d_output_bias = config.masked_lm_head ? gradient_of(*model_, "head.bias") : nullptr;
 
   const float* hidden = gather(arena, activations_.hidden[config.num_hidden_layers], rows, d);
   int32_t* labels = arena.allocate<int32_t>(R);
@@ -299,11 +303,13 @@ void Trainer::head_loss(Context& context, Arena& arena, const StepInputs& inputs
                                                   static_cast<uint64_t>(std::max<int64_t>(inputs.dropout_seed, 0)));
     const SampledTable part = sample_table(arena, table, sampled, d);
     const int64_t count = static_cast<int64_t>(sampled.indices.size());
-    float* d_sampled = zeros(arena, count * d);
+    float* d_sampled = d_output_table != nullptr ? zeros(arena, count * d) : nullptr;
     float* d_sampled_bias = d_output_bias != nullptr ? zeros(arena, count) : nullptr;
     sums = loss_head(context, head.output, part.weight, part.bias, sampled.labels.data(), first, options, 1.0 / R,
                      sampled.allowed.data(), d_rows, d_sampled, d_sampled_bias, R, d, count);
-    scatter_table_gradient(sampled, d_sampled, d_sampled_bias, d_output_table, d_output_bias, d);
+    if (d_sampled != nullptr) {
+      scatter_table_gradient(sampled, d_sampled, d_sampled_bias, d_output_table, d_output_bias, d);
+    }
   } else {
     sums = loss_head(context, head.output, table.weight, table.bias, labels, first, options, 1.0 / R, nullptr, d_rows,
                      d_output_table, d_output_bias, R, d, V);
@@ -440,13 +446,16 @@ double Trainer::relation_loss(Context& context, Arena& arena, const StepInputs& 
 
 StepResult Trainer::compute_gradients(Context& context, Arena& arena, const StepInputs& inputs) {
   const TransformerConfig& config = model_->config();
+  if (model_->adapter_version() != adapter_version_) {
+    invalid("The model got or lost an adapter since this trainer was made: make another one.");
+  }
   check_step(*model_, inputs);
   const LossWeights& weights = inputs.weights;
   const int64_t N = inputs.batch.num_tokens, d = config.hidden_size, V = config.vocab_size;
   const int64_t L = config.num_hidden_layers;
 
   arena.reset();
-  Parameters& parameters = model_->parameters();
+  Parameters& parameters = model_->trainable();
   std::memset(parameters.gradients(), 0, static_cast<size_t>(parameters.flat_count()) * sizeof(float));
   for (Projection& projection : projections_) {
     if (projection.gradient != nullptr) {
@@ -472,9 +481,7 @@ StepResult Trainer::compute_gradients(Context& context, Arena& arena, const Step
   result.num_labels = static_cast<int64_t>(labelled_rows(inputs).size());
   float* d_final = zeros(arena, N * d);  // [N, d]
   // The gradient of the word table goes straight to embeddings.word unless the table is v + A·u.
-  float* d_word_table = config.item_feature_size > 0
-                            ? zeros(arena, V * d)
-                            : parameters.gradients() + parameters.find("embeddings.word").offset;
+  float* d_word_table = config.item_feature_size > 0 ? zeros(arena, V * d) : gradient_of(*model_, "embeddings.word");
   if (weights.ce != 0 || weights.kd != 0) head_loss(context, arena, inputs, teachers, d_final, d_word_table, result);
 
   std::vector<const float*> d_hidden(static_cast<size_t>(L + 1), nullptr);
@@ -536,7 +543,7 @@ void Trainer::update(Context& context, const StepInputs& inputs, double grad_nor
       sgd(context, values, gradients, first, count, {inputs.learning_rate, options_.momentum, decay, grad_scale});
     }
   };
-  Parameters& parameters = model_->parameters();
+  Parameters& parameters = model_->trainable();
   for (const Parameter& parameter : parameters.list()) {
     apply(parameters.values() + parameter.offset, parameters.gradients() + parameter.offset,
           first_.get() + parameter.offset, second_.get() + parameter.offset, parameter.count, parameter.shape.size());

@@ -86,7 +86,9 @@ class Trainer {
  public:
   Trainer(std::shared_ptr<Transformer> model, const OptimizerOptions& options);
 
-  /// Loss and gradients (=, into the model's gradients and the projections'); parameters stay.
+  /// Loss and gradients (=, into those of what is trainable and the projections'); parameters stay. Throws
+  /// Error("ERR_INVALID_ARGUMENT") when the model got or lost an adapter since the trainer was made, and as
+  /// check_step().
   StepResult compute_gradients(Context& context, Arena& arena, const StepInputs& inputs);
   /// The same, then one update. Throws Error("ERR_NOT_FINITE"), parameters untouched, when loss or norm is not finite.
   StepResult step(Context& context, Arena& arena, const StepInputs& inputs);
@@ -101,7 +103,9 @@ class Trainer {
 
   int64_t step_count() const { return step_count_; }
   void set_step_count(int64_t step_count) { step_count_ = step_count; }
-  /// First and second moments in the layout of Parameters; SGD's buffer is `first`.
+  /// Floats of a moment, in the layout of what was trainable when the trainer was made.
+  int64_t flat_count() const { return flat_count_; }
+  /// First and second moments; SGD's buffer is `first`.
   float* first() { return first_.get(); }
   float* second() { return second_.get(); }
 
@@ -128,6 +132,8 @@ class Trainer {
   std::shared_ptr<Transformer> model_;
   OptimizerOptions options_;
   Activations activations_{};
+  int64_t flat_count_;
+  uint64_t adapter_version_;
   AlignedFloats first_, second_;  // [flat_count]
   std::vector<Projection> projections_;
   int64_t step_count_ = 0;

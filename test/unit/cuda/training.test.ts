@@ -518,4 +518,14 @@ describeEmulated('training on the GPU', () => {
     expect(student.trainer.getState().stepCount).toBe(0);
     await student.trainer.step(step);
   });
+
+  test('refuses adapters by name, and is as it was', async () => {
+    const model = createTinyModel(gpu, TINY_MODELS.gpt2, 1);
+    const targets = [{ name: 'a', linear: 'layers.0.mlp.output', firstRow: 0, numRows: 16 }];
+    expect(() => model.attachAdapter({ rank: 2, scale: 1, dropout: 0, seed: 0, targets })).toThrow(
+      expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT', message: expect.stringMatching(/processor/) }),
+    );
+    expect(model.trainableParameters()).toEqual(model.parameters());
+    await model.forward({ ...tinyBatch(TINY_MODELS.gpt2), logits: 'dense' });
+  });
 });
