@@ -41,11 +41,12 @@ import type { LanguageTeacher } from './student/language-teacher.js';
 import type { FineTuneOptions, SequenceArchitecture } from './student/options.js';
 import { SequenceModel, sequenceConfig } from './student/sequence-model.js';
 import type { WeightedTeacher } from './student/teachers.js';
+import { adaptLanguageModel } from './teacher/adapt.js';
 import type { FitResult } from './teacher/fit-model.js';
 import type { Hooks } from './teacher/hooks.js';
 import { LanguageModel } from './teacher/language-model.js';
-import type { LanguageModelTraining, PretrainOptions } from './teacher/options.js';
-import { pretrainLanguageModel, type TextCorpus, trainLanguageModel } from './teacher/pretrain.js';
+import type { LanguageModelAdaptation, PretrainOptions } from './teacher/options.js';
+import { pretrainLanguageModel, type TextCorpus } from './teacher/pretrain.js';
 import { fitStaticEncoder, type StaticEncoderOptions } from './teacher/static-encoder.js';
 
 const engineOptionsSchema = z.strictObject({
@@ -173,14 +174,14 @@ export class Engine {
     return fitStaticEncoder(this.#native, texts, options, hooks);
   }
 
-  /** Step 2: a teacher that exists, trained further. @see trainLanguageModel */
+  /** Step 2: a teacher that exists, trained further, as a whole or with LoRA. @see adaptLanguageModel */
   adapt(
     model: LanguageModel,
     corpus: TextCorpus,
-    options: LanguageModelTraining = {},
+    options: LanguageModelAdaptation = {},
     hooks: Hooks = {},
   ): Promise<FitResult> {
-    return trainLanguageModel(this.#native, model, corpus, options, hooks);
+    return adaptLanguageModel(this.#native, model, corpus, options, hooks);
   }
 
   /** Step 3: hidden states, attention maps and logits, kept in a directory. @see extractKnowledge */

@@ -106,7 +106,12 @@ export { interpolateParameters, projectTeacher } from './student/transfer.js';
 export type { EpochRecord, FitResult } from './teacher/fit-model.js';
 export type { GenerateIdsOptions, GenerateOptions } from './teacher/generate.js';
 export type { Hooks, ProgressEvent } from './teacher/hooks.js';
-export type { EmbedOptions, LanguageModel } from './teacher/language-model.js';
-export type { LanguageModelTraining, PretrainOptions } from './teacher/options.js';
+export type { EmbedOptions, LanguageModel, LoraAdapter } from './teacher/language-model.js';
+export type {
+  LanguageModelAdaptation,
+  LanguageModelTraining,
+  LoraOptions,
+  PretrainOptions,
+} from './teacher/options.js';
 export type { TextCorpus } from './teacher/pretrain.js';
 export type { StaticEncoderOptions } from './teacher/static-encoder.js';

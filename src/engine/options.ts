@@ -6,7 +6,7 @@ import { languageStudentOptionsSchema } from '../student/language-student.js';
 import { fineTuneOptionsSchema, sequenceArchitectureSchema } from '../student/options.js';
 import { rankingSignalSchema } from '../student/ranking-signal.js';
 import { rareItemsSchema } from '../student/rare-items.js';
-import { languageModelTrainingSchema, pretrainOptionsSchema } from '../teacher/options.js';
+import { languageModelAdaptationSchema, pretrainOptionsSchema } from '../teacher/options.js';
 import { staticEncoderSchema } from '../teacher/static-encoder.js';
 
 /** A teacher that exists, used as it is or trained further on the texts at hand. */
@@ -14,7 +14,7 @@ const loadedTeacherSchema = z.strictObject({
   /** A Hugging Face directory: GPT-2, BERT, Llama or Qwen2; or `hf://owner/model[@revision]`, downloaded once. */
   directory: z.string().min(1),
   /** Training on item texts and histories; without it the weights stay as they are. */
-  adapt: languageModelTrainingSchema.optional(),
+  adapt: languageModelAdaptationSchema.optional(),
 });
 
 /** Vectors of words instead of a model that reads texts: fitted in seconds, and on short titles as good. */

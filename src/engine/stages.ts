@@ -18,10 +18,11 @@ import { boostRareItems, type RareItemsOptions } from '../student/rare-items.js'
 import { SequenceEnsemble } from '../student/sequence-ensemble.js';
 import { SequenceModel, sequenceConfig } from '../student/sequence-model.js';
 import type { SequenceTeacher } from '../student/teacher-cache.js';
+import { adaptLanguageModel } from '../teacher/adapt.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
 import type { Hooks } from '../teacher/hooks.js';
 import { LanguageModel } from '../teacher/language-model.js';
-import { pretrainLanguageModel, type TextCorpus, trainLanguageModel } from '../teacher/pretrain.js';
+import { pretrainLanguageModel, type TextCorpus } from '../teacher/pretrain.js';
 import { fitStaticEncoder } from '../teacher/static-encoder.js';
 import type { DistillSettings } from './options.js';
 import type { StepLog } from './step-log.js';
@@ -112,7 +113,9 @@ export async function obtainTeacher(
     const model = await load(directory);
     try {
       const describe = { step: 'teacher', name: 'adapt' } as const;
-      const { epochs } = await trainLanguageModel(engine, model, corpus, adapt, { ...context, describe });
+      const { epochs } = await adaptLanguageModel(engine, model, corpus, adapt, { ...context, describe });
+      // A run that goes on after a stop reads the merged model, and must find the same one.
+      if (model.adapter) await model.mergeAdapter();
       return { model, history: epochs };
     } catch (error) {
       model.dispose();

@@ -146,6 +146,33 @@ export function huggingFaceFromNative(
   return tensors;
 }
 
+/** A linear layer of a block as checkpoints of its family have it. */
+export interface LinearModule {
+  /** Without `.weight`: `transformer.h.0.attn.c_attn`. */
+  readonly name: string;
+  /** The native layer that it is, or whose rows it is: `layers.0.attention.qkv`. */
+  readonly linear: string;
+  readonly firstRow: number;
+  readonly numRows: number;
+  readonly inFeatures: number;
+}
+
+/** Those of all blocks; q, k and v (gate and up) each for themselves where the family stores them apart. */
+export function linearModules(family: ModelFamily, config: TransformerConfig): LinearModule[] {
+  return describeParameters(family, config).flatMap(({ name, shape, parts }) => {
+    const linear = /^(layers\.\d+\.(attention\.(qkv|output)|mlp\.(input|output)))\.weight$/.exec(name)?.[1];
+    if (linear === undefined) return [];
+    const inFeatures = shape[1] as number;
+    return parts.map((part) => ({
+      name: part.name.replace(/\.weight$/, ''),
+      linear,
+      firstRow: part.offset / inFeatures,
+      numRows: part.length / inFeatures,
+      inFeatures,
+    }));
+  });
+}
+
 function describeParameters(family: ModelFamily, config: TransformerConfig): Parameter[] {
   return Array.from(nativeParameterShapes(config), ([name, shape]) => {
     const { names, isTransposed } = tensorSources(family, name);

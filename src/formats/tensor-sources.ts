@@ -182,6 +182,11 @@ export function tensorSources(family: ModelFamily, nativeName: string): TensorSo
   };
 }
 
+/** What stands before every tensor of the base model, such as `transformer.`. */
+export function modelPrefix(family: ModelFamily): string {
+  return FAMILIES[family].prefix;
+}
+
 /**
  * The name under which this product knows a file's tensor: with the model's prefix, and with the newer names of BERT's
  * norms (`gamma` and `beta` in files converted from TensorFlow).

@@ -21,6 +21,7 @@ import { countCharacters, type TokenizedTexts, TokenizerPool } from '../formats/
 import { parseOptions } from '../prepare/parse-options.js';
 import { isTextFile, type Texts } from '../prepare/text-lines.js';
 import type { PieceSource } from '../teacher/corpus.js';
+import { hashParameters } from '../teacher/fingerprint.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import type { LanguageModel, LanguageModelOutput } from '../teacher/language-model.js';
 import { fileChecksum, Knowledge } from './knowledge.js';
@@ -609,16 +610,9 @@ const HASH_DIGITS = 16;
 const HASHED_PIECES = 4096;
 
 /** Of weights, config and tokenizer. */
-export async function hashTeacher(model: LanguageModel, { signal }: Hooks): Promise<string> {
-  const { crc32c } = loadBinding();
-  const pause = createPacer();
+export async function hashTeacher(model: LanguageModel, hooks: Hooks): Promise<string> {
   const hash = createHash('sha256');
-  for (const { name } of model.native.parameters()) {
-    await pause();
-    throwIfAborted(signal);
-    const { buffer, byteOffset, byteLength } = model.native.getParameter(name);
-    hash.update(`${name} ${crc32c(new Uint8Array(buffer, byteOffset, byteLength))}\n`);
-  }
+  await hashParameters(hash, model.native, hooks);
   // A config that was read from a file has its keys in another order.
   const config = Object.entries(model.config).sort(([a], [b]) => (a < b ? -1 : 1));
   hash.update(JSON.stringify([config, model.tokenizer.json, model.tokenizer.config]));

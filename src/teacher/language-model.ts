@@ -7,6 +7,7 @@ import type {
   TransformerConfig,
 } from '../binding.js';
 import { LimbeckError } from '../errors.js';
+import { type AdapterShape, readAdapter, selectLinearModules, writeAdapter } from '../formats/adapter.js';
 import { loadCheckpoint, saveCheckpoint } from '../formats/checkpoint.js';
 import { writeDirectoryAtomic } from '../formats/files.js';
 import type { ModelFamily } from '../formats/model-config.js';
@@ -17,6 +18,7 @@ import {
   loadTokenizer,
   type Tokenizer,
 } from '../formats/tokenizer.js';
+import { parseOptions } from '../prepare/parse-options.js';
 import { checkTextFile, isTextFile, type Texts } from '../prepare/text-lines.js';
 import { batchesByTokens, gatherBatch } from './batches.js';
 import {
@@ -29,6 +31,7 @@ import {
   type TokenizedCorpus,
   tokenizeCorpus,
 } from './corpus.js';
+import { fingerprintOfModel } from './fingerprint.js';
 import {
   type GenerateIdsOptions,
   type GenerateOptions,
@@ -38,6 +41,7 @@ import {
 } from './generate.js';
 import { type Hooks, throwIfAborted } from './hooks.js';
 import { modelDirectory } from './model-hub.js';
+import { type LoraOptions, loraSchema } from './options.js';
 import { openTokenFiles } from './token-files.js';
 
 export interface EmbedOptions {
@@ -57,6 +61,18 @@ export interface LanguageModelOutput extends ForwardResult {
   readonly truncated: number;
 }
 
+/** A low-rank adapter that a model computes with. */
+export interface LoraAdapter {
+  readonly rank: number;
+  readonly alpha: number;
+  readonly dropout: number;
+  /** Modules as the family's checkpoints name them. */
+  readonly targets: readonly string[];
+  /** Fingerprint of the model under it. */
+  readonly base: string;
+  readonly numParameters: number;
+}
+
 const DEFAULT_INITIALIZER_RANGE = 0.02;
 const EVALUATION_TOKENS = 4096;
 /** Masked tokens of an evaluation are the same at every call. */
@@ -65,6 +81,7 @@ const EVALUATION_MASK = { probability: 0.15, seed: 0x5eed, position: 0 };
 /** A language model with its tokenizer, of any {@link ModelFamily}. */
 export class LanguageModel {
   readonly #tokenizer: Tokenizer | undefined;
+  #adapter: (AdapterShape & { readonly base: string }) | undefined;
 
   /**
    * @param native the model owns it: dispose() frees it
@@ -323,7 +340,115 @@ export class LanguageModel {
     return { native: this.native, maxPositionEmbeddings: this.config.maxPositionEmbeddings };
   }
 
-  /** Writes a Hugging Face directory, whole or not at all. @throws LimbeckError ERR_NO_SPACE, ERR_IO, ERR_DISPOSED */
+  /** The adapter that everything this model computes takes part in, where there is one. */
+  get adapter(): LoraAdapter | undefined {
+    if (this.#adapter === undefined) return undefined;
+    const { rank, alpha, dropout, modules, base } = this.#adapter;
+    const targets = modules.map(({ name }) => name);
+    const numParameters = modules.reduce((sum, { inFeatures, numRows }) => sum + rank * (inFeatures + numRows), 0);
+    return { rank, alpha, dropout, targets, base, numParameters };
+  }
+
+  /**
+   * Puts a new adapter over this model, which changes nothing before it is trained: engine.adapt does both. A model with
+   * the same adapter keeps it.
+   *
+   * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION, ERR_ABORTED, ERR_BUSY, ERR_DISPOSED, ERR_OUT_OF_MEMORY
+   */
+  async addAdapter(
+    { seed = 0, ...options }: LoraOptions & { readonly seed?: number } = {},
+    hooks: Pick<Hooks, 'signal'> = {},
+  ): Promise<void> {
+    const { rank, alpha = 2 * rank, dropout, targets } = parseOptions(loraSchema, options, 'lora');
+    const modules = selectLinearModules(this.family, this.config, targets);
+    const largest = Math.min(...modules.map(({ inFeatures, numRows }) => Math.min(inFeatures, numRows)));
+    if (rank > largest) {
+      throw new LimbeckError(
+        'ERR_INVALID_ARGUMENT',
+        `lora.rank: expected at most ${largest}, the smaller side of a weight that is adapted, got ${rank}`,
+      );
+    }
+    const { adapter } = this;
+    if (adapter) {
+      const names = modules.map(({ name }) => name);
+      const wanted = { ...adapter, rank, alpha, dropout, targets: names };
+      if (JSON.stringify(wanted) === JSON.stringify(adapter)) return;
+      throw new LimbeckError(
+        'ERR_INVALID_ARGUMENT',
+        `lora: the model has an adapter of rank ${adapter.rank} and alpha ${adapter.alpha} over ` +
+          `${adapter.targets.length} layers, and another one was asked for. Merge or remove it first.`,
+      );
+    }
+    const base = await fingerprintOfModel(this.native, hooks);
+    this.#attachAdapter({ rank, alpha, dropout, modules }, base, seed);
+  }
+
+  #attachAdapter(shape: AdapterShape, base: string, seed: number): void {
+    const { rank, alpha, dropout, modules } = shape;
+    this.native.attachAdapter({ rank, scale: alpha / rank, dropout, seed, targets: modules });
+    this.#adapter = { ...shape, base };
+  }
+
+  /**
+   * Writes the adapter alone, as PEFT keeps it: `adapter_config.json` and `adapter_model.safetensors`.
+   *
+   * @throws LimbeckError ERR_INVALID_ARGUMENT without an adapter, ERR_NO_SPACE, ERR_IO, ERR_DISPOSED
+   */
+  async saveAdapter(directory: string): Promise<void> {
+    if (this.#adapter === undefined) {
+      throw new LimbeckError('ERR_INVALID_ARGUMENT', 'saveAdapter: this model has no adapter. Use save().');
+    }
+    const names = this.native.trainableParameters().map(({ name }) => name);
+    const tensors = new Map(names.map((name) => [name, this.native.getParameter(name)]));
+    const adapter = { ...this.#adapter, tensors };
+    await writeDirectoryAtomic(directory, (temporary) => writeAdapter(temporary, this.family, this.config, adapter));
+  }
+
+  /**
+   * Puts an adapter over this model that {@link saveAdapter} or PEFT wrote.
+   *
+   * @throws LimbeckError ERR_INVALID_ARGUMENT when it has one, ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_SAFETENSORS,
+   * ERR_UNSUPPORTED_MODEL (no plain LoRA), ERR_CHECKPOINT_MISMATCH (of another model), ERR_NOT_FINITE, ERR_ABORTED, ERR_IO
+   */
+  async loadAdapter(directory: string, hooks: Pick<Hooks, 'signal'> = {}): Promise<void> {
+    if (this.#adapter) {
+      throw new LimbeckError(
+        'ERR_INVALID_ARGUMENT',
+        'loadAdapter: the model has an adapter. Merge or remove it first.',
+      );
+    }
+    const { tensors, base, ...shape } = await readAdapter(directory, this.family, this.config);
+    const own = await fingerprintOfModel(this.native, hooks);
+    if (base !== undefined && base !== own) {
+      throw new LimbeckError(
+        'ERR_CHECKPOINT_MISMATCH',
+        `'${directory}' is an adapter for a model with other weights: it was trained over ${base}, and these are ${own}`,
+      );
+    }
+    this.#attachAdapter(shape, own, 0);
+    for (const [name, values] of tensors) this.native.setParameter(name, values);
+  }
+
+  /** Adds the adapter to the model's own weights, and ends it. @throws LimbeckError ERR_INVALID_ARGUMENT without one */
+  async mergeAdapter(): Promise<void> {
+    if (this.#adapter === undefined) {
+      throw new LimbeckError('ERR_INVALID_ARGUMENT', 'mergeAdapter: this model has no adapter.');
+    }
+    await this.native.mergeAdapter();
+    this.#adapter = undefined;
+  }
+
+  /** Ends the adapter: the model is what it was before, to the bit. Without one, nothing is done. */
+  removeAdapter(): void {
+    this.native.removeAdapter();
+    this.#adapter = undefined;
+  }
+
+  /**
+   * Writes a Hugging Face directory, whole or not at all; an adapter is merged into its weights.
+   *
+   * @throws LimbeckError ERR_NO_SPACE, ERR_IO, ERR_DISPOSED
+   */
   async save(directory: string): Promise<void> {
     await writeDirectoryAtomic(directory, (temporary) => this.writeFiles(temporary));
   }

@@ -93,6 +93,31 @@ export const languageModelTrainingSchema = z.strictObject({
   maskProbability: z.number().gt(0).lt(1).default(0.15),
 });
 
+/** A low-rank adapter (Hu et al. 2021, arXiv:2106.09685): W + (alpha / rank)·B·A in place of W, B and A alone trained. */
+export const loraSchema = z.strictObject({
+  /** Rows of A; at most the smaller side of any weight that is adapted. */
+  rank: z
+    .int()
+    .min(1)
+    .max(1 << 16)
+    .default(8),
+  /** @defaultValue 2 · rank */
+  alpha: z.number().gt(0).max(1e6).optional(),
+  /** Of what A reads, in training. */
+  dropout: probability.default(0),
+  /**
+   * `attention.qkv`, `attention.output`, `mlp.input`, `mlp.output`, or ends of module names as in PEFT's `target_modules`:
+   * `q_proj`, `attn.c_attn`.
+   */
+  targets: z.array(z.string().min(1)).min(1).default(['attention.qkv', 'attention.output']),
+});
+
+/** Further training of a language model. */
+export const languageModelAdaptationSchema = languageModelTrainingSchema.extend({
+  /** Trains an adapter and nothing else: for models too large to be trained in full. On the processor. */
+  lora: loraSchema.optional(),
+});
+
 /** A language model that is trained from scratch. */
 export const pretrainOptionsSchema = z.strictObject({
   /** `causal`: a GPT-2, which predicts the next token; `masked`: a BERT, which predicts hidden ones. */
@@ -115,5 +140,7 @@ export type LanguageModelArchitecture = z.input<typeof languageModelArchitecture
 export type LanguageModelTraining = z.input<typeof languageModelTrainingSchema>;
 export type LanguageStudentArchitecture = z.output<typeof languageStudentArchitectureSchema>;
 export type ResolvedLanguageModelTraining = z.output<typeof languageModelTrainingSchema>;
+export type LoraOptions = z.input<typeof loraSchema>;
+export type LanguageModelAdaptation = z.input<typeof languageModelAdaptationSchema>;
 export type PretrainOptions = z.input<typeof pretrainOptionsSchema>;
 export type ResolvedOptimization = z.output<z.ZodObject<typeof optimizationShape>>;

@@ -16,8 +16,9 @@ export interface CheckpointOptions {
 /** Parameters by name. */
 export type ParameterCopies = ReadonlyMap<string, Float32Array>;
 
+/** Of all that training changes. */
 export function copyParameters(model: NativeTransformer): ParameterCopies {
-  return new Map(model.parameters().map(({ name }) => [name, model.getParameter(name)]));
+  return new Map(model.trainableParameters().map(({ name }) => [name, model.getParameter(name)]));
 }
 
 export function restoreParameters(model: NativeTransformer, copies: ParameterCopies): void {
@@ -88,7 +89,7 @@ export async function loadTrainingCheckpoint<State>(
     if (data instanceof Float32Array) return data;
     throw new LimbeckError('ERR_CHECKPOINT_MISMATCH', `'${path}' has no float32 tensor '${name}'. Delete it.`);
   };
-  for (const { name } of model.parameters()) model.setParameter(name, floats(`model.${name}`));
+  for (const { name } of model.trainableParameters()) model.setParameter(name, floats(`model.${name}`));
   projections.forEach(([rows, columns], index) => {
     trainer.setProjection(index, rows, columns, floats(`projection.${index}`));
   });

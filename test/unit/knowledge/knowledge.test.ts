@@ -306,7 +306,7 @@ describe('extraction keeps the engine busy', () => {
     const native = {
       device,
       parameters: () => model.native.parameters(),
-      getParameter: (name: string) => model.native.getParameter(name),
+      parameterChecksum: (name: string) => model.native.parameterChecksum(name),
       forward: async (asked: ForwardRequest) => {
         await onForward(asked);
         return model.native.forward(asked);

@@ -85,7 +85,7 @@ test('a state that cannot be written leaves the earlier one, and no other file',
   await saveTrainingCheckpoint(options('kept'), { ...saved, state: { step: 1 } });
   const bytes = readFileSync(join(folder, 'kept'));
   const files = readdirSync(folder);
-  const broken = { ...saved.model, parameters: () => [{ name: 'gone', shape: [1] }] };
+  const broken = { ...saved.model, trainableParameters: () => [{ name: 'gone', shape: [1] }] };
   await expect(
     saveTrainingCheckpoint(options('kept'), { ...saved, model: broken, state: { step: 2 } }),
   ).rejects.toThrow();

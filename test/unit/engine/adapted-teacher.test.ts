@@ -1,0 +1,40 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, test } from 'vitest';
+import { loadBinding } from '../../../src/binding.js';
+import type { DistillSettings } from '../../../src/engine/options.js';
+import { obtainTeacher } from '../../../src/engine/stages.js';
+import { Workspace } from '../../../src/engine/workspace.js';
+import type { Dataset } from '../../../src/prepare/dataset.js';
+import { pretrainLanguageModel } from '../../../src/teacher/pretrain.js';
+import { CORPUS, TINY } from '../teacher/texts.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'limbeck-adapted-'));
+const engine = loadBinding().createEngine({ threads: 1 });
+afterAll(() => {
+  engine.dispose();
+  rmSync(folder, { recursive: true });
+});
+
+test('a teacher that is adapted with LoRA is merged, and a run that goes on finds the same one', async () => {
+  const training = { ...TINY.training, epochs: 2 };
+  const { model: base } = await pretrainLanguageModel(engine, CORPUS, { ...TINY, training });
+  const directory = join(folder, 'base');
+  await base.save(directory);
+  const teacher = { directory, adapt: { ...training, lora: { rank: 2, targets: ['mlp.input'] } } };
+  const settings = { teacher, seeds: [0] } as unknown as DistillSettings;
+  const workspace = await Workspace.open(join(folder, 'output'), settings);
+  const context = { engine, settings, workspace, hooks: {} };
+  const dataset = { items: [] } as unknown as Dataset;
+  const models = [];
+  for (let run = 0; run < 2; run++) models.push((await obtainTeacher(context, dataset, CORPUS)).model);
+  const [first, again] = models.map((model) => {
+    expect(model.adapter).toBeUndefined();
+    return model.native.parameters().map(({ name }) => [name, model.native.getParameter(name)] as const);
+  });
+  expect(again).toEqual(first);
+  const changed = first?.filter(([name, values]) => String(values) !== String(base.native.getParameter(name)));
+  expect(changed?.map(([name]) => name)).toEqual(['layers.0.mlp.input.weight', 'layers.1.mlp.input.weight']);
+  for (const model of [base, ...models]) model.dispose();
+});
