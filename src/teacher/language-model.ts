@@ -464,7 +464,9 @@ export class LanguageModel {
   #specialIds(): Record<string, number | null> {
     if (this.#tokenizer === undefined) return {};
     const { eosTokenId = null, padTokenId = null } = this.#tokenizer;
-    return this.config.attention === 'causal' ? { eos_token_id: eosTokenId } : { pad_token_id: padTokenId };
+    if (this.config.attention !== 'causal') return { pad_token_id: padTokenId };
+    // GPT-2 begins texts with the token that ends them.
+    return { ...(this.family === 'gpt2' && { bos_token_id: eosTokenId }), eos_token_id: eosTokenId };
   }
 
   dispose(): void {

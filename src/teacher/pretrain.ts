@@ -181,11 +181,14 @@ export async function pretrainLanguageModel(
   context: TrainLanguageModelContext = {},
 ): Promise<FitResult & { model: LanguageModel }> {
   const { objective, architecture, tokenizer, training } = parseOptions(pretrainOptionsSchema, options, 'teacher');
-  const specialTokens = objective === 'causal' ? ['<|endoftext|>'] : ['[PAD]', '[MASK]'];
+  const named = objective === 'causal' ? { eos_token: '<|endoftext|>' } : { pad_token: '[PAD]', mask_token: '[MASK]' };
+  const specialTokens = Object.values(named);
   if (isTextFile(corpus.train)) checkTextFile(corpus.train, 'corpus.train');
   const texts = isTextFile(corpus.train) ? eachText(corpus.train, context.signal) : corpus.train;
   const json = await trainBytePairTokenizer(texts, { vocabSize: tokenizer.vocabSize, specialTokens });
-  const trained = createTokenizer(json);
+  // Or else transformers takes a BERT's to be a WordPiece.
+  const tokenizerConfig = { tokenizer_class: 'PreTrainedTokenizerFast', ...named, clean_up_tokenization_spaces: false };
+  const trained = createTokenizer(json, tokenizerConfig);
   const family = objective === 'causal' ? 'gpt2' : 'bert';
   const config = languageModelConfig(family, trained.vocabSize, architecture);
   const model = LanguageModel.create(engine, family, config, trained, { seed: training.seed });

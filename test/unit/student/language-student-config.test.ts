@@ -139,6 +139,7 @@ describe('a student of another family', () => {
       attention === 'causal' ? { eos_token_id: tokenizer.eosTokenId } : { pad_token_id: tokenizer.padTokenId };
     const config = JSON.parse(readFileSync(join(directory, 'config.json'), 'utf8'));
     expect(config).toMatchObject({ model_type: family, ...ids });
+    if (family === 'gpt2') expect(config.bos_token_id).toBe(tokenizer.eosTokenId);
     const again = await LanguageModel.load(engine, directory);
     expect(again.family).toBe(family);
     const input = texts.slice(0, 3);

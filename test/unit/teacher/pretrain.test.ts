@@ -63,6 +63,8 @@ describe('pretraining from scratch', () => {
     expect(model.family).toBe('bert');
     expect(model.tokenizer.maskTokenId).toBe(1);
     expect(model.tokenizer.decode([1])).toBe('[MASK]');
+    // transformers would take it to be a WordPiece, as a BERT's usually is.
+    expect(model.tokenizer.config).toMatchObject({ tokenizer_class: 'PreTrainedTokenizerFast', mask_token: '[MASK]' });
     expect(last(epochs)).toBeLessThan(0.6 * first(epochs));
     expect((await model.loss(CORPUS.validation)).loss).toBeLessThan(0.6 * first(epochs));
   });
