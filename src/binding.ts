@@ -342,7 +342,18 @@ export interface LossOptions {
   readonly gate: number;
 }
 
-export interface StepRequest extends PackedBatch {
+/** How much of a step is in memory at once; what comes out is the same, but for rounding. */
+export interface StepMemory {
+  /**
+   * Whole sequences of at most so many tokens are computed at once, and their gradients added up; a longer sequence is
+   * computed alone. undefined: the whole batch at once.
+   */
+  readonly microBatchTokens?: number | undefined;
+  /** Keep the inputs of the blocks alone, and compute the rest again on the way back: the same bits. */
+  readonly activationCheckpointing?: boolean | undefined;
+}
+
+export interface StepRequest extends PackedBatch, StepMemory {
   readonly labels: Int32Array; // [N], -100 = ignored
   readonly learningRate: number;
   /** Keys the dropout masks; < 0 = no dropout. */

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "train/micro_batches.h"
 
 #if defined(__linux__)
 #include <dlfcn.h>
@@ -105,7 +106,8 @@ CudaDevice describe_device(const cuda::Api& api, int index) {
 }
 
 cuda::ApiBatch api_batch(const Batch& batch) {
-  return {batch.input_ids, batch.sequence_offsets, batch.token_type_ids, batch.num_tokens, batch.num_sequences};
+  return {batch.input_ids,     batch.sequence_offsets, batch.token_type_ids, batch.num_tokens,
+          batch.num_sequences, batch.tokens_before,    batch.squares_before};
 }
 
 cuda::ApiPooling api_pooling(Pooling pooling) {
@@ -146,6 +148,50 @@ std::vector<float*> pointers(const std::vector<FloatBuffer>& buffers) {
 template <typename T>
 const T* data_or_null(const std::vector<T>& list) {
   return list.empty() ? nullptr : list.data();
+}
+
+/// Without its teacher.
+cuda::ApiStep api_step(const StepInputs& inputs) {
+  const LossWeights& weights = inputs.weights;
+  cuda::ApiStep step{};
+  step.batch = api_batch(inputs.batch);
+  step.labels = inputs.labels;
+  step.step_tokens = inputs.step_tokens;
+  step.step_labels = inputs.step_labels;
+  step.learning_rate = inputs.learning_rate;
+  step.dropout_seed = inputs.dropout_seed;
+  step.ce = weights.ce;
+  step.kd = weights.kd;
+  step.hidden = weights.hidden;
+  step.attention = weights.attention;
+  step.relation = weights.relation;
+  step.temperature = weights.temperature;
+  step.fusion = weights.fusion;
+  step.gate = weights.gate;
+  step.sampled_negatives = inputs.sampled_negatives;
+  step.activation_checkpointing = inputs.activation_checkpointing ? 1 : 0;
+  return step;
+}
+
+/// Without its models.   layer_map [pairs, 2]
+cuda::ApiTeacher api_teacher(const TeacherSignal& signal, const std::vector<int64_t>& layer_map) {
+  cuda::ApiTeacher teacher{};
+  teacher.layer_map = data_or_null(layer_map);
+  teacher.num_pairs = static_cast<int64_t>(signal.layer_map.size());
+  teacher.hidden = data_or_null(signal.hidden);
+  teacher.attentions = data_or_null(signal.attentions);
+  teacher.relations = data_or_null(signal.relations);
+  teacher.relation_heads = signal.relation_heads;
+  teacher.teacher_hidden_size = signal.teacher_hidden_size;
+  teacher.dense_logits = signal.dense_logits;
+  teacher.logits_hidden = signal.logits_hidden;
+  teacher.top_k = signal.top_k;
+  if (signal.top_k > 0) {
+    teacher.top_k_indices = signal.top_k_indices;
+    teacher.top_k_values = signal.top_k_values;
+    teacher.log_sum_exp = signal.log_sum_exp;
+  }
+  return teacher;
 }
 
 }  // namespace
@@ -256,7 +302,8 @@ void CudaEngine::pca_transform(const float* x, const float* mean, const float* c
   run([&](cuda::ApiError* error) { return api_.pca_transform(engine_, &request, error); });
 }
 
-CudaModel::CudaModel(std::shared_ptr<CudaEngine> engine, const TransformerConfig& config) : engine_(std::move(engine)) {
+CudaModel::CudaModel(std::shared_ptr<CudaEngine> engine, const TransformerConfig& config)
+    : engine_(std::move(engine)), config_(config) {
   model_ = engine_->make(engine_->models_, [&](cuda::ApiError* error) {
     return engine_->api_.create_model(engine_->engine_, &config, sizeof(config), error);
   });
@@ -337,7 +384,7 @@ int64_t CudaRecommender::recommend(const int32_t* history, int64_t length, const
 }
 
 CudaTrainer::CudaTrainer(std::shared_ptr<CudaEngine> engine, CudaModel& model, const OptimizerOptions& options)
-    : engine_(std::move(engine)) {
+    : engine_(std::move(engine)), config_(model.config_) {
   const cuda::ApiOptimizer optimizer{api_kind(options.kind), options.beta1,    options.beta2,        options.epsilon,
                                      options.weight_decay,   options.momentum, options.max_grad_norm};
   trainer_ = engine_->make(engine_->trainers_, [&](cuda::ApiError* error) {
@@ -348,52 +395,33 @@ CudaTrainer::CudaTrainer(std::shared_ptr<CudaEngine> engine, CudaModel& model, c
 CudaTrainer::~CudaTrainer() { engine_->release(engine_->trainers_, trainer_); }
 
 StepResult CudaTrainer::run_step(StepFunction function, const StepInputs& inputs, const CudaTeacher& models) {
-  const LossWeights& weights = inputs.weights;
-  cuda::ApiStep step{};
-  step.batch = api_batch(inputs.batch);
-  step.labels = inputs.labels;
-  step.learning_rate = inputs.learning_rate;
-  step.dropout_seed = inputs.dropout_seed;
-  step.ce = weights.ce;
-  step.kd = weights.kd;
-  step.hidden = weights.hidden;
-  step.attention = weights.attention;
-  step.relation = weights.relation;
-  step.temperature = weights.temperature;
-  step.fusion = weights.fusion;
-  step.gate = weights.gate;
-  step.sampled_negatives = inputs.sampled_negatives;
-
-  cuda::ApiTeacher teacher{};
   std::vector<int64_t> layer_map;  // [pairs, 2]
   if (!inputs.teachers.empty()) {
-    const TeacherSignal& signal = inputs.teachers[0];
-    for (const auto& [student_layer, teacher_layer] : signal.layer_map) {
+    for (const auto& [student_layer, teacher_layer] : inputs.teachers[0].layer_map) {
       layer_map.push_back(student_layer);
       layer_map.push_back(teacher_layer);
     }
-    if (models.model != nullptr) teacher.model = models.model->model_;
-    teacher.layer_map = data_or_null(layer_map);
-    teacher.num_pairs = static_cast<int64_t>(signal.layer_map.size());
-    teacher.hidden = data_or_null(signal.hidden);
-    teacher.attentions = data_or_null(signal.attentions);
-    teacher.relations = data_or_null(signal.relations);
-    teacher.relation_heads = signal.relation_heads;
-    teacher.teacher_hidden_size = signal.teacher_hidden_size;
-    teacher.dense_logits = signal.dense_logits;
-    teacher.logits_hidden = signal.logits_hidden;
-    if (models.head != nullptr) teacher.head = models.head->model_;
-    teacher.top_k = signal.top_k;
-    if (signal.top_k > 0) {
-      teacher.top_k_indices = signal.top_k_indices;
-      teacher.top_k_values = signal.top_k_values;
-      teacher.log_sum_exp = signal.log_sum_exp;
-    }
-    step.teacher = &teacher;
   }
-
+  const std::vector<MicroBatch> micro_batches = split_step(inputs, config_);
+  std::vector<StepInputs> parts;
+  for (const MicroBatch& micro_batch : micro_batches) parts.push_back(micro_batch.inputs());
+  std::vector<cuda::ApiTeacher> teachers(parts.size());
+  std::vector<cuda::ApiStep> steps;
+  for (const StepInputs& part : parts) {
+    cuda::ApiStep step = api_step(part);
+    if (!part.teachers.empty()) {
+      cuda::ApiTeacher& teacher = teachers[steps.size()];
+      teacher = api_teacher(part.teachers[0], layer_map);
+      if (models.model != nullptr) teacher.model = models.model->model_;
+      if (models.head != nullptr) teacher.head = models.head->model_;
+      step.teacher = &teacher;
+    }
+    steps.push_back(step);
+  }
   cuda::ApiStepResult result{};
-  engine_->run([&](cuda::ApiError* error) { return function(trainer_, &step, &result, error); });
+  engine_->run([&](cuda::ApiError* error) {
+    return function(trainer_, steps.data(), static_cast<int64_t>(steps.size()), &result, error);
+  });
   return {result.loss,      result.ce,       result.kd,        result.hidden,
           result.attention, result.relation, result.grad_norm, result.num_labels};
 }

@@ -126,6 +126,7 @@ class CudaModel {
   friend class CudaTrainer;
   friend class CudaRecommender;
   std::shared_ptr<CudaEngine> engine_;
+  const TransformerConfig config_;
   cuda::Model* model_;
 };
 
@@ -183,10 +184,12 @@ class CudaTrainer {
   void write(cuda::ApiArray array, int64_t index, const float* in);
 
  private:
-  using StepFunction = int32_t (*)(cuda::Trainer*, const cuda::ApiStep*, cuda::ApiStepResult*, cuda::ApiError*);
+  using StepFunction = int32_t (*)(cuda::Trainer*, const cuda::ApiStep*, int64_t num_parts, cuda::ApiStepResult*,
+                                   cuda::ApiError*);
   StepResult run_step(StepFunction function, const StepInputs& inputs, const CudaTeacher& teacher);
 
   std::shared_ptr<CudaEngine> engine_;
+  const TransformerConfig config_;  // of the model
   cuda::Trainer* trainer_;
 };
 

@@ -17,7 +17,7 @@ struct AttentionTask {
   int64_t sliding_window;  // 0, or fewer than t rows
   float dropout_probability;
   uint64_t seed, stream;
-  uint64_t first_map_element;  // of this sequence, in the layout of the maps
+  uint64_t first_map_element;  // of this sequence, as dropout counts them
 };
 
 /// Query rows handled at a time: a multiple of the register tile of 6 rows, evenly spread over the sequence, so that

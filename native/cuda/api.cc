@@ -141,12 +141,13 @@ Trainer* create_trainer(Model* model, const ApiOptimizer* optimizer, ApiError* e
 
 void destroy_trainer(Trainer* trainer) { delete trainer; }
 
-int32_t compute_gradients(Trainer* trainer, const ApiStep* step, ApiStepResult* result, ApiError* error) {
-  return attempt(error, [&] { *result = trainer->compute_gradients(*step); });
+int32_t compute_gradients(Trainer* trainer, const ApiStep* parts, int64_t num_parts, ApiStepResult* result,
+                          ApiError* error) {
+  return attempt(error, [&] { *result = trainer->compute_gradients(parts, num_parts); });
 }
 
-int32_t step(Trainer* trainer, const ApiStep* request, ApiStepResult* result, ApiError* error) {
-  return attempt(error, [&] { *result = trainer->step(*request); });
+int32_t step(Trainer* trainer, const ApiStep* parts, int64_t num_parts, ApiStepResult* result, ApiError* error) {
+  return attempt(error, [&] { *result = trainer->step(parts, num_parts); });
 }
 
 int64_t get_step_count(const Trainer* trainer) { return trainer->step_count; }

@@ -11,7 +11,7 @@
 
 namespace limbeck::cuda {
 
-constexpr uint32_t kApiVersion = 1;
+constexpr uint32_t kApiVersion = 2;
 
 struct ApiError {
   char code[32];  // "ERR_…"
@@ -45,6 +45,7 @@ struct ApiBatch {
   const int32_t* sequence_offsets;  // [S + 1]
   const int32_t* token_type_ids;    // [N], or null = type 0
   int64_t num_tokens, num_sequences;
+  int64_t tokens_before = 0, squares_before = 0;  // see Batch of model/batch.h
 };
 
 enum class ApiPooling : int32_t { kNone, kMean, kLast, kCls, kAttention };
@@ -95,14 +96,18 @@ struct ApiTeacher {          // see TeacherSignal of train/trainer.h
   int64_t top_k;
 };
 
+/// A step, or a part of one (see train/micro_batches.h): then all but batch, labels and teacher are those of the
+/// others.
 struct ApiStep {
   ApiBatch batch;
-  const int32_t* labels;  // [N], -100 = ignored; at least one is not
+  const int32_t* labels;             // [N], -100 = ignored
+  int64_t step_tokens, step_labels;  // what losses are averaged over, those of the whole step; step_labels ≥ 1
   float learning_rate;
   int64_t dropout_seed;  // < 0 = no dropout
   float ce, kd, hidden, attention, relation, temperature, fusion, gate;
-  const ApiTeacher* teacher;  // or null
-  int64_t sampled_negatives;  // 0 = full softmax
+  const ApiTeacher* teacher;         // or null
+  int64_t sampled_negatives;         // 0 = full softmax
+  int32_t activation_checkpointing;  // not 0 = blocks are computed again on the way back
 };
 
 struct ApiStepResult {
@@ -180,10 +185,11 @@ struct Api {
 
   Trainer* (*create_trainer)(Model* model, const ApiOptimizer* optimizer, ApiError* error);
   void (*destroy_trainer)(Trainer* trainer);
-  /// Gradients alone; parameters stay.
-  int32_t (*compute_gradients)(Trainer* trainer, const ApiStep* step, ApiStepResult* result, ApiError* error);
+  /// Gradients of a step in num_parts ≥ 1 parts, each computed alone; parameters stay.
+  int32_t (*compute_gradients)(Trainer* trainer, const ApiStep* parts, int64_t num_parts, ApiStepResult* result,
+                               ApiError* error);
   /// "ERR_NOT_FINITE", parameters untouched, when loss or norm is not finite.
-  int32_t (*step)(Trainer* trainer, const ApiStep* step, ApiStepResult* result, ApiError* error);
+  int32_t (*step)(Trainer* trainer, const ApiStep* parts, int64_t num_parts, ApiStepResult* result, ApiError* error);
   int64_t (*get_step_count)(const Trainer* trainer);
   void (*set_step_count)(Trainer* trainer, int64_t step_count);
   /// Rows (d_teacher) and columns (d_student) of projection `index`; −1 without error when there is none.

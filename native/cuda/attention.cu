@@ -57,6 +57,7 @@ AttentionTask attention_task(const AttentionShape& shape, const AttentionDropout
     const DropoutRule rule(dropout.probability);
     task.seed = dropout.seed;
     task.stream = dropout.stream;
+    task.first_map_element = static_cast<uint64_t>(dropout.first_map_element);
     task.drop_threshold = rule.threshold;
     task.keep_scale = rule.scale;
   }

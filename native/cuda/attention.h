@@ -23,6 +23,7 @@ struct AttentionDropout {
   float probability = 0;
   const uint64_t* seed = nullptr;  // [1] device memory
   uint64_t stream = 0;
+  int64_t first_map_element = 0;  // of the first sequence: what map elements are counted from
 };
 
 /// softmax(q·kᵀ/√head_dim)·v, without a [t, t] matrix in memory (Dao 2023, arXiv:2307.08691, alg. 1), bf16 on the

@@ -17,8 +17,9 @@ constexpr size_t kSharedBytes = 2 * kTileFloats * sizeof(float);  // lines of ro
 /// Dropout factor of a map element.
 __device__ __forceinline__ float keep_factor(const AttentionTask& task, uint64_t seed, int64_t element) {
   uint32_t words[4];
-  philox_block(seed, task.stream, static_cast<uint64_t>(element) / 4, words);
-  const int i = static_cast<int>(element % 4);
+  const uint64_t index = task.first_map_element + static_cast<uint64_t>(element);
+  philox_block(seed, task.stream, index / 4, words);
+  const int i = static_cast<int>(index % 4);
   const uint32_t word = i == 0 ? words[0] : i == 1 ? words[1] : i == 2 ? words[2] : words[3];
   return word >> 8 >= task.drop_threshold ? task.keep_scale : 0.0f;
 }

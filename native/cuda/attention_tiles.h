@@ -26,6 +26,7 @@ struct AttentionTask {
   // Dropout: an element is kept when its 24 random bits reach the threshold.
   const uint64_t* seed;  // null without dropout
   uint64_t stream;
+  uint64_t first_map_element;
   uint32_t drop_threshold;
   float keep_scale;           // 1/(1 − probability)
   const float* teacher_maps;  // null without a map loss
@@ -77,6 +78,7 @@ __device__ __forceinline__ int64_t head_map(const AttentionTask& task, const Att
 /// Bit i says whether map element first + i is kept; 32 elements, for which nine blocks of the generator are made.
 __device__ __forceinline__ uint32_t attention_keep_bits(const AttentionTask& task, uint64_t seed, uint64_t first) {
   uint64_t bits = 0;
+  first += task.first_map_element;
 #pragma unroll 3
   for (int b = 0; b < 9; ++b) {
     uint32_t words[4];

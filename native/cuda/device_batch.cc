@@ -8,7 +8,12 @@
 namespace limbeck::cuda {
 
 DeviceBatch::DeviceBatch(Context& context, const TransformerConfig& config, const Batch& batch, bool for_backward)
-    : num_tokens(batch.num_tokens), num_sequences(batch.num_sequences), max_length(0), map_elements(0) {
+    : num_tokens(batch.num_tokens),
+      num_sequences(batch.num_sequences),
+      max_length(0),
+      map_elements(0),
+      tokens_before(batch.tokens_before),
+      squares_before(batch.squares_before) {
   const int64_t N = num_tokens, S = num_sequences;
   const bool has_types = config.type_vocab_size > 0;
   const int64_t count = N * (has_types ? 3 : 2) + S + 1;

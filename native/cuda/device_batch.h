@@ -36,12 +36,13 @@ class DeviceBatch {
   void upload_orders(Context& context);
 
   int64_t num_tokens, num_sequences, max_length;
-  int64_t map_elements;             // Σ t²: floats of the maps of one head
-  const int32_t* input_ids;         // [N]
-  const int32_t* position_ids;      // [N]
-  const int32_t* token_type_ids;    // [N] or null: the model has none
-  const int32_t* sequence_offsets;  // [S + 1]
-  const int64_t* map_offsets;       // [S + 1]
+  int64_t map_elements;                           // Σ t²: floats of the maps of one head
+  int64_t tokens_before = 0, squares_before = 0;  // see model/batch.h
+  const int32_t* input_ids;                       // [N]
+  const int32_t* position_ids;                    // [N]
+  const int32_t* token_type_ids;                  // [N] or null: the model has none
+  const int32_t* sequence_offsets;                // [S + 1]
+  const int64_t* map_offsets;                     // [S + 1]
   /// Of what the model has, for backward.
   std::unique_ptr<PendingOrder> word_order, position_order, token_type_order;
 

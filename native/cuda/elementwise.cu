@@ -245,6 +245,7 @@ struct Dropout {
   DropoutRule rule;
   const uint64_t* seed;
   uint64_t stream;
+  int64_t first;  // packs need a multiple of 4
 
   template <int kCount>
   struct Loaded {
@@ -261,16 +262,17 @@ struct Dropout {
   template <int kCount>
   __device__ void store(int64_t, int64_t i, Loaded<kCount>& loaded) const {
     uint32_t words[4];
+    const int64_t element = first + i;
     if constexpr (kCount == 1) {
-      philox_block(loaded.seed, stream, static_cast<uint64_t>(i) / 4, words);
-      const uint32_t j = static_cast<uint32_t>(i % 4);
+      philox_block(loaded.seed, stream, static_cast<uint64_t>(element) / 4, words);
+      const uint32_t j = static_cast<uint32_t>(element % 4);
       loaded.x[0] *= rule.factor(j == 0 ? words[0] : j == 1 ? words[1] : j == 2 ? words[2] : words[3]);
     } else {
 #pragma unroll
-      for (int first = 0; first < kCount; first += 4) {
-        philox_block(loaded.seed, stream, static_cast<uint64_t>(i + first) / 4, words);
+      for (int block = 0; block < kCount; block += 4) {
+        philox_block(loaded.seed, stream, static_cast<uint64_t>(element + block) / 4, words);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) loaded.x[first + j] *= rule.factor(words[j]);
+        for (int j = 0; j < 4; ++j) loaded.x[block + j] *= rule.factor(words[j]);
       }
     }
     cuda::store(x + i, loaded.x);
@@ -379,9 +381,11 @@ void add_row_sums(Context& context, const T* x, int64_t row_stride, int64_t num_
 }
 
 template <typename T>
-void dropout(Context& context, T* x, int64_t count, float probability, const uint64_t* seed, uint64_t stream) {
+void dropout(Context& context, T* x, int64_t count, float probability, const uint64_t* seed, uint64_t stream,
+             int64_t first) {
   if (probability <= 0) return;
-  for_each<kPack<T>>(context, Dropout<T>{x, DropoutRule(probability), seed, stream}, count, is_aligned(x));
+  for_each<kPack<T>>(context, Dropout<T>{x, DropoutRule(probability), seed, stream, first}, count,
+                     is_aligned(x) && first % 4 == 0);
 }
 
 template <typename T>
@@ -422,7 +426,7 @@ void add_columns(Context& context, const T* x, T* y, int64_t y_stride, int64_t f
   template void activation_forward(Context&, Activation, const T*, T*, int64_t, int64_t);                    \
   template void activation_backward(Context&, Activation, const T*, const T*, T*, float*, int64_t, int64_t); \
   template void add_row_sums(Context&, const T*, int64_t, int64_t, int64_t, float*);                         \
-  template void dropout(Context&, T*, int64_t, float, const uint64_t*, uint64_t);                            \
+  template void dropout(Context&, T*, int64_t, float, const uint64_t*, uint64_t, int64_t);                   \
   template void add_in_place(Context&, const T*, T*, int64_t);                                               \
   template void gather_rows(Context&, const T*, const int32_t*, T*, int64_t, int64_t);                       \
   template void scatter_rows_add(Context&, const T*, const int32_t*, T*, int64_t, int64_t);                  \

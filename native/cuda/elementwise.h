@@ -21,10 +21,11 @@ void activation_backward(Context& context, Activation activation, const T* x, co
 template <typename T>
 void add_row_sums(Context& context, const T* x, int64_t row_stride, int64_t num_rows, int64_t num_columns, float* out);
 
-/// Inverted dropout in place, with the mask of ops/activation.h: element i is kept by (seed, stream, i).
+/// Inverted dropout in place, with the mask of ops/activation.h: element i is kept by (seed, stream, first + i).
 ///   seed [1] in device memory, so that a captured graph can be run with another
 template <typename T>
-void dropout(Context& context, T* x, int64_t count, float probability, const uint64_t* seed, uint64_t stream);
+void dropout(Context& context, T* x, int64_t count, float probability, const uint64_t* seed, uint64_t stream,
+             int64_t first = 0);
 
 /// y[i] += x[i].
 template <typename T>

@@ -316,6 +316,23 @@ void Transformer<T>::norm_backward(Context& context, const Norm& norm, const T* 
   }
 }
 
+template <typename T>
+void Transformer<T>::drop(Context& context, const Activations<T>& activations, T* x, float probability,
+                          uint64_t dropout_stream) const {
+  if (activations.dropout_seed == nullptr) return;
+  const DeviceBatch& batch = *activations.batch;
+  const int64_t d = config.hidden_size;
+  dropout<T>(context, x, batch.num_tokens * d, probability, activations.dropout_seed, dropout_stream,
+             batch.tokens_before * d);
+}
+
+template <typename T>
+AttentionDropout Transformer<T>::dropout_of_attention(const Activations<T>& activations, int64_t layer) const {
+  if (activations.dropout_seed == nullptr) return {};
+  return {config.attention_dropout, activations.dropout_seed, attention_stream(layer),
+          config.num_attention_heads * activations.batch->squares_before};
+}
+
 // Without a backward pass, GELU may take the place of its input.
 template <typename T>
 BlockActivations<T> Transformer<T>::allocate_block(Context& context, int64_t N, bool for_backward) const {
@@ -355,6 +372,7 @@ Activations<T> Transformer<T>::forward(Context& context, const DeviceBatch& batc
   Activations<T> activations{};
   activations.batch = &batch;
   activations.dropout_seed = options.dropout_seed;
+  activations.recomputes_blocks = options.for_backward && options.recomputes_blocks;
 
   // Hidden states that nobody asked for take turns in two buffers.
   T* spare[2] = {nullptr, nullptr};
@@ -380,15 +398,14 @@ Activations<T> Transformer<T>::forward(Context& context, const DeviceBatch& batc
     norm_forward(context, embedding_norm_, activations.embedded, activations.hidden[0], activations.embedded_mean,
                  activations.embedded_rstd, N);
   }
-  if (options.dropout_seed != nullptr && config.embedding_dropout > 0) {
-    dropout<T>(context, activations.hidden[0], N * d, config.embedding_dropout, options.dropout_seed, kEmbeddingStream);
-  }
+  drop(context, activations, activations.hidden[0], config.embedding_dropout, kEmbeddingStream);
 
-  // For inference one block's buffers serve all blocks.
+  // For inference, and where blocks are computed again, one block's buffers serve all blocks.
+  const bool keeps_blocks = options.for_backward && !options.recomputes_blocks;
   T* final_input = norm_after ? activations.hidden[static_cast<size_t>(L)] : arena.template allocate<T>(N * d);
   for (int64_t l = 0; l < L; ++l) {
     BlockActivations<T> a =
-        options.for_backward || l == 0 ? allocate_block(context, N, options.for_backward) : activations.blocks[0];
+        keeps_blocks || l == 0 ? allocate_block(context, N, options.for_backward) : activations.blocks[0];
     a.input = activations.hidden[static_cast<size_t>(l)];
     a.output = l + 1 == L ? final_input : activations.hidden[static_cast<size_t>(l + 1)];
     block_forward(context, activations, l, a);
@@ -431,12 +448,16 @@ void Transformer<T>::backward(Context& context, const Activations<T>& activation
                   inputs.d_final, d_stream, N, false);
   }
   for (int64_t l = L - 1; l >= 0; --l) {
+    if (activations.recomputes_blocks && l + 1 < L) {
+      // The buffers hold the block after this one; its output is there.
+      BlockActivations<T> block = activations.blocks[static_cast<size_t>(l)];
+      if (!norm_after) block.output = nullptr;
+      block_forward(context, activations, l, block);
+    }
     block_backward(context, activations, inputs, l, d_stream);
     if (const T* d_hidden = entry(inputs.d_hidden, l)) add_in_place<T>(context, d_hidden, d_stream, N * d);
   }
-  if (activations.dropout_seed != nullptr && config.embedding_dropout > 0) {
-    dropout<T>(context, d_stream, N * d, config.embedding_dropout, activations.dropout_seed, kEmbeddingStream);
-  }
+  drop(context, activations, d_stream, config.embedding_dropout, kEmbeddingStream);
   if (norm_after) {
     norm_backward(context, embedding_norm_, activations.embedded, activations.embedded_mean, activations.embedded_rstd,
                   d_stream, d_stream, N, false);
@@ -466,10 +487,7 @@ void Transformer<T>::block_forward(Context& context, const Activations<T>& activ
   linear_forward<T>(context, attention_input, block.qkv.weight, block.qkv.bias, nullptr, a.qkv, N, d,
                     config.qkv_size());
   turn_heads(context, block, batch, a);
-  AttentionDropout attention_dropout;
-  if (activations.dropout_seed != nullptr) {
-    attention_dropout = {config.attention_dropout, activations.dropout_seed, attention_stream(layer)};
-  }
+  const AttentionDropout attention_dropout = dropout_of_attention(activations, layer);
   attention_forward<T>(context, attention_shape(batch, layer), a.qkv, a.attended, a.lse, attention_dropout);
   add_branch(context, activations, block.attention_output, a.attended, config.attention_size(), a.input, a.residual, N,
              attention_output_stream(layer));
@@ -488,6 +506,7 @@ void Transformer<T>::block_forward(Context& context, const Activations<T>& activ
     activation_forward<T>(context, config.hidden_act, a.mlp_input, a.mlp_activated, N, I);
   }
   T* sum = norm_after ? a.output_sum : a.output;
+  if (sum == nullptr) return;
   add_branch(context, activations, block.mlp_output, a.mlp_activated, I, norm_after ? a.mlp_normed : a.residual, sum, N,
              mlp_output_stream(layer));
   if (norm_after) norm_forward(context, block.mlp_norm, sum, a.output, a.mlp_mean, a.mlp_rstd, N);
@@ -545,10 +564,7 @@ void Transformer<T>::block_backward(Context& context, const Activations<T>& acti
     add_row_sums<T>(context, d_branch, d, N, d, block.attention_output.d_bias);
   }
   T* d_qkv = arena.template allocate<T>(N * config.qkv_size());
-  AttentionDropout attention_dropout;
-  if (activations.dropout_seed != nullptr) {
-    attention_dropout = {config.attention_dropout, activations.dropout_seed, attention_stream(layer)};
-  }
+  const AttentionDropout attention_dropout = dropout_of_attention(activations, layer);
   attention_backward<T>(context, attention_shape(batch, layer), a.qkv, a.attended, a.lse, d_attended, d_qkv,
                         entry(inputs.teacher_maps, layer), inputs.map_loss_scale, attention_dropout);
   turn_heads_backward(context, block, batch, a, d_qkv);
@@ -612,7 +628,7 @@ void Transformer<T>::add_branch(Context& context, const Activations<T>& activati
   const bool drops = activations.dropout_seed != nullptr && config.hidden_dropout > 0;
   linear_forward<T>(context, x, linear.weight, linear.bias, drops ? nullptr : stream, sum, N, in_features, d);
   if (!drops) return;
-  dropout<T>(context, sum, N * d, config.hidden_dropout, activations.dropout_seed, dropout_stream);
+  drop(context, activations, sum, config.hidden_dropout, dropout_stream);
   add_in_place<T>(context, stream, sum, N * d);
 }
 
@@ -624,7 +640,7 @@ const T* Transformer<T>::branch_gradient(Context& context, const Activations<T>&
   if (!drops) return d_stream;
   const int64_t count = activations.batch->num_tokens * config.hidden_size;
   copy_on_device(context, buffer, d_stream, count);
-  dropout<T>(context, buffer, count, config.hidden_dropout, activations.dropout_seed, dropout_stream);
+  drop(context, activations, buffer, config.hidden_dropout, dropout_stream);
   return buffer;
 }
 

@@ -64,10 +64,12 @@ struct Activations {
   const T* final_input;            // [N, d] what final_norm reads
   float *final_mean, *final_rstd;  // [N]
   const uint64_t* dropout_seed;    // [1] device memory, or null = none
+  bool recomputes_blocks;          // see model/transformer.h
 };
 
 struct ForwardOptions {
   bool for_backward = false;
+  bool recomputes_blocks = false;  // as in model/transformer.h
   const uint64_t* dropout_seed = nullptr;
   std::vector<bool> keep_maps, keep_values;  // [L] or empty = none
   std::vector<bool> keep_hidden;             // [L + 1] or empty = the last alone
@@ -172,7 +174,12 @@ class Transformer final : public Model {
                     int64_t num_rows) const;
   void norm_backward(Context& context, const Norm& norm, const T* x, const float* mean, const float* rstd, const T* d_y,
                      T* d_x, int64_t num_rows, bool accumulate) const;
+  /// Dropout of x [N, d] in place, when the pass has any, with the mask of these rows in the whole batch.
+  void drop(Context& context, const Activations<T>& activations, T* x, float probability,
+            uint64_t dropout_stream) const;
+  AttentionDropout dropout_of_attention(const Activations<T>& activations, int64_t layer) const;
   BlockActivations<T> allocate_block(Context& context, int64_t num_rows, bool for_backward) const;
+  /// Without `output` (norm before the branches), what backward needs and no more.
   void block_forward(Context& context, const Activations<T>& activations, int64_t layer, BlockActivations<T>& a) const;
   void block_backward(Context& context, const Activations<T>& activations, const BackwardInputs<T>& inputs,
                       int64_t layer, T* d_stream) const;

@@ -61,10 +61,12 @@ std::vector<T> gather_host(const T* x, const std::vector<int32_t>& rows, int64_t
 
 template <typename T>
 struct TransformerTrainer<T>::Step {
-  explicit Step(const ApiStep& request) : request(request), teacher(request.teacher) {}
+  Step(const ApiStep& request, bool is_first, bool is_last)
+      : request(request), teacher(request.teacher), is_first(is_first), is_last(is_last) {}
 
   const ApiStep& request;
   const ApiTeacher* teacher;
+  const bool is_first, is_last;  // of the parts of the step
   // Host memory that the stream reads.
   std::vector<int32_t> rows, labels;  // [R] tokens with a label, and the labels
   StepScalars scalars{};
@@ -73,7 +75,7 @@ struct TransformerTrainer<T>::Step {
   std::vector<int32_t> top_k_indices;
   std::vector<float> top_k_values, log_sum_exp;
   std::unique_ptr<DeviceBatch> batch;
-  double host_sums[kNumTerms + 2] = {};  // terms, gradient squares, loss
+  double host_sums[kNumTerms + 2] = {};  // terms, gradient squares, loss: before this part, and after it
 
   // On the device, made by each pass.
   StepScalars* device_scalars = nullptr;
@@ -92,6 +94,8 @@ struct TransformerTrainer<T>::Step {
   StepTerms terms{};
   double means[kNumTerms] = {};  // what turns a sum into its term
 
+  bool is_whole() const { return is_first && is_last; }
+  bool has_head_loss() const { return !rows.empty() && (request.ce != 0 || request.kd != 0); }
   bool has_teacher_model() const { return teacher != nullptr && teacher->model != nullptr; }
   const Transformer<T>& teacher_model() const { return static_cast<const Transformer<T>&>(*teacher->model); }
   int64_t teacher_hidden_size() const {
@@ -100,12 +104,12 @@ struct TransformerTrainer<T>::Step {
   /// Not where the host has work while the GPU runs: arrays to copy in the midst, orders of many rows to make. Small
   /// steps are those that a graph makes faster.
   bool is_graphable() const {
-    return drawn.empty() && request.batch.num_tokens <= kMaxGraphTokens &&
+    return is_whole() && drawn.empty() && request.batch.num_tokens <= kMaxGraphTokens &&
            (teacher == nullptr || teacher->model != nullptr);
   }
   /// Whether the gradient of embeddings.word is zero in all rows but those of inputs, labels and negatives.
   bool touches_few(const TransformerConfig& config) const {
-    return !drawn.empty() && config.item_feature_size == 0 && config.hidden_size % 4 == 0;
+    return is_whole() && !drawn.empty() && config.item_feature_size == 0 && config.hidden_size % 4 == 0;
   }
   int64_t num_rows() const { return static_cast<int64_t>(rows.size()); }
 };
@@ -126,19 +130,16 @@ TransformerTrainer<T>::TransformerTrainer(Transformer<T>& model, const ApiOptimi
 }
 
 template <typename T>
-ApiStepResult TransformerTrainer<T>::run(const ApiStep& request, bool updates) {
+void TransformerTrainer<T>::gather_labels(Step& step) {
   const TransformerConfig& config = model_.config;
+  const ApiStep& request = step.request;
   const int64_t N = request.batch.num_tokens;
-  Step step(request);
   for (int64_t i = 0; i < N; ++i) {
     if (request.labels[i] == kIgnoredLabel) continue;
     step.rows.push_back(static_cast<int32_t>(i));
     step.labels.push_back(request.labels[i]);
   }
-  if (step.rows.empty()) {
-    throw Error("ERR_INVALID_ARGUMENT", "Every label of the batch is -100: there is nothing to learn from.");
-  }
-  if (request.sampled_negatives > 0) {
+  if (request.sampled_negatives > 0 && !step.rows.empty()) {
     step.drawn = draw_negatives(request.sampled_negatives, config.vocab_size,
                                 static_cast<uint64_t>(std::max<int64_t>(request.dropout_seed, 0)));
     std::vector<bool> is_drawn(static_cast<size_t>(config.vocab_size), false);
@@ -155,6 +156,45 @@ ApiStepResult TransformerTrainer<T>::run(const ApiStep& request, bool updates) {
       is_planned_ = false;
     }
   }
+}
+
+template <typename T>
+ApiStepResult TransformerTrainer<T>::run(const ApiStep* parts, int64_t num_parts, bool updates) {
+  if (parts[0].step_labels < 1) {
+    throw Error("ERR_INVALID_ARGUMENT", "Every label of the batch is -100: there is nothing to learn from.");
+  }
+  double sums[kNumTerms + 2] = {};
+  ApiStepResult result{};
+  for (int64_t i = 0; i < num_parts; ++i) {
+    Step step(parts[i], i == 0, i + 1 == num_parts);
+    std::copy(std::begin(sums), std::end(sums), step.host_sums);
+    run_part(step, updates);
+    std::copy(std::begin(step.host_sums), std::end(step.host_sums), sums);
+    result.num_labels += step.num_rows();
+    result.ce = sums[kCe] * step.means[kCe];
+    result.kd = sums[kKd] * step.means[kKd];
+    result.hidden = sums[kHidden] * step.means[kHidden];
+    result.attention = sums[kAttention] * step.means[kAttention];
+    result.relation = sums[kRelation] * step.means[kRelation];
+  }
+  result.grad_norm = std::sqrt(sums[kNumTerms]);
+  result.loss = sums[kNumTerms + 1];
+  if (!updates) return result;
+  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
+    throw Error("ERR_NOT_FINITE", "Step " + std::to_string(step_count + 1) + " gave loss " +
+                                      std::to_string(result.loss) + " and gradient norm " +
+                                      std::to_string(result.grad_norm) +
+                                      "; the parameters were left as they were. Use a lower learning rate.");
+  }
+  ++step_count;
+  return result;
+}
+
+template <typename T>
+void TransformerTrainer<T>::run_part(Step& step, bool updates) {
+  const TransformerConfig& config = model_.config;
+  const ApiStep& request = step.request;
+  gather_labels(step);
   if (request.hidden != 0) {
     for (int64_t i = 0; i < step.teacher->num_pairs; ++i) {
       ensure_projection(i, step.teacher_hidden_size(), config.hidden_size);
@@ -172,7 +212,7 @@ ApiStepResult TransformerTrainer<T>::run(const ApiStep& request, bool updates) {
 
   // Steps of one shape put the same work on the stream: from the third on it is run as one graph.
   const std::vector<int64_t> key = graph_key(step, updates);
-  const bool is_repeated = key == last_key_ && last_generation_ == model_.engine.arena_generation;
+  const bool is_repeated = step.is_whole() && key == last_key_ && last_generation_ == model_.engine.arena_generation;
   last_key_.clear();
   model_.engine.run(
       [&](Context& context) {
@@ -190,29 +230,10 @@ ApiStepResult TransformerTrainer<T>::run(const ApiStep& request, bool updates) {
         copy_to_host(context, step.host_sums, step.sums, kNumTerms + 2);
       },
       is_repeated);
-  last_key_ = key;
-  touched_words_.set_touched(step.touches_few(config) ? N + step.num_rows() + static_cast<int64_t>(step.drawn.size())
-                                                      : -1);
+  if (step.is_whole()) last_key_ = key;
+  const int64_t num_ids = request.batch.num_tokens + step.num_rows() + static_cast<int64_t>(step.drawn.size());
+  touched_words_.set_touched(step.touches_few(config) ? num_ids : -1);
   last_generation_ = model_.engine.arena_generation;
-
-  ApiStepResult result{};
-  result.ce = step.host_sums[kCe] * step.means[kCe];
-  result.kd = step.host_sums[kKd] * step.means[kKd];
-  result.hidden = step.host_sums[kHidden] * step.means[kHidden];
-  result.attention = step.host_sums[kAttention] * step.means[kAttention];
-  result.relation = step.host_sums[kRelation] * step.means[kRelation];
-  result.grad_norm = std::sqrt(step.host_sums[kNumTerms]);
-  result.loss = step.host_sums[kNumTerms + 1];
-  result.num_labels = step.num_rows();
-  if (!updates) return result;
-  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
-    throw Error("ERR_NOT_FINITE", "Step " + std::to_string(step_count + 1) + " gave loss " +
-                                      std::to_string(result.loss) + " and gradient norm " +
-                                      std::to_string(result.grad_norm) +
-                                      "; the parameters were left as they were. Use a lower learning rate.");
-  }
-  ++step_count;
-  return result;
 }
 
 // What the loss is made of: the sums of the device over what they are averaged over, and their weights.
@@ -220,7 +241,7 @@ template <typename T>
 void TransformerTrainer<T>::set_terms(Step& step) const {
   const TransformerConfig& config = model_.config;
   const ApiStep& request = step.request;
-  const double N = static_cast<double>(request.batch.num_tokens), R = static_cast<double>(step.num_rows());
+  const double N = static_cast<double>(request.step_tokens), R = static_cast<double>(request.step_labels);
   const double pairs = step.teacher == nullptr ? 1 : static_cast<double>(step.teacher->num_pairs);
   const auto set = [&](Term term, float weight, double count) {
     if (weight == 0) return;
@@ -256,6 +277,7 @@ std::vector<int64_t> TransformerTrainer<T>::graph_key(const Step& step, bool upd
                               static_cast<int64_t>(step.drawn.size()),
                               touched_words_.num_touched(),
                               request.dropout_seed >= 0,
+                              request.activation_checkpointing,
                               reinterpret_cast<int64_t>(plan_.tensors)};
   for (float weight : {request.ce, request.kd, request.hidden, request.attention, request.relation, request.temperature,
                        request.fusion, request.gate}) {
@@ -273,8 +295,9 @@ std::vector<int64_t> TransformerTrainer<T>::graph_key(const Step& step, bool upd
 template <typename T>
 void TransformerTrainer<T>::upload(Context& context, Step& step) {
   const ApiBatch& request = step.request.batch;
-  const Batch batch{request.input_ids, request.sequence_offsets, request.token_type_ids, request.num_tokens,
-                    request.num_sequences};
+  const Batch batch{request.input_ids,     request.sequence_offsets, request.token_type_ids,
+                    request.num_tokens,    request.num_sequences,    nullptr,
+                    request.tokens_before, request.squares_before};
   const int64_t R = step.num_rows();
   step.batch = std::make_unique<DeviceBatch>(context, model_.config, batch, true);
   step.device_scalars = to_device(context, &step.scalars, 1);
@@ -293,25 +316,30 @@ void TransformerTrainer<T>::upload(Context& context, Step& step) {
 template <typename T>
 void TransformerTrainer<T>::compute(Context& context, Step& step, bool updates) {
   const ApiStep& request = step.request;
+  if (step.is_first) {
+    clear(context, step);
+  } else {
+    copy_to_device(context, step.sums, step.host_sums, kNumTerms + 2);
+  }
   forward(context, step);
-  if (request.ce != 0 || request.kd != 0) head_loss(context, step);
+  if (step.has_head_loss()) head_loss(context, step);
   if (request.hidden != 0) hidden_loss(context, step);
   if (request.attention != 0) attention_loss(context, step);
   if (request.relation != 0) relation_loss(context, step);
   if (!step.is_graphable()) step.batch->upload_orders(context);
   model_.backward(context, step.student, step.backward);
   model_.backward_word_table(context, step.backward.d_word_table);
+  if (!step.is_last) return;
   sum_terms(context, step.sums, step.terms, step.loss);
   squared_norm(context, plan_, step.squares);
   if (updates) update(context, step);
 }
 
-// Clears what is added to, and runs both models; attention maps and values are kept only where a loss reads them.
+// What the parts of a step add to.
 template <typename T>
-void TransformerTrainer<T>::forward(Context& context, Step& step) {
+void TransformerTrainer<T>::clear(Context& context, Step& step) {
   const TransformerConfig& config = model_.config;
-  const ApiStep& request = step.request;
-  const int64_t N = request.batch.num_tokens, d = config.hidden_size, L = config.num_hidden_layers;
+  const int64_t N = step.request.batch.num_tokens, d = config.hidden_size;
   set_zero(context, step.sums, kNumTerms + 2);
   model_.zero_gradients(context, !touched_words_.exists());
   if (touched_words_.exists()) {
@@ -325,9 +353,17 @@ void TransformerTrainer<T>::forward(Context& context, Step& step) {
     }
   }
   for (const auto& projection : projections_) set_zero(context, projection->gradient, projection->count());
+}
 
+// Runs both models; attention maps and values are kept only where a loss reads them.
+template <typename T>
+void TransformerTrainer<T>::forward(Context& context, Step& step) {
+  const TransformerConfig& config = model_.config;
+  const ApiStep& request = step.request;
+  const int64_t N = request.batch.num_tokens, d = config.hidden_size, L = config.num_hidden_layers;
   ForwardOptions options;
   options.for_backward = true;
+  options.recomputes_blocks = request.activation_checkpointing != 0;
   if (request.dropout_seed >= 0) options.dropout_seed = &step.device_scalars->dropout_seed;
   options.keep_maps.assign(static_cast<size_t>(L), false);
   options.keep_values.assign(static_cast<size_t>(L), false);
@@ -360,7 +396,7 @@ void TransformerTrainer<T>::forward(Context& context, Step& step) {
   step.backward.d_hidden.assign(static_cast<size_t>(L + 1), nullptr);
   step.backward.teacher_maps.assign(static_cast<size_t>(L), nullptr);
   step.backward.d_values.assign(static_cast<size_t>(L), nullptr);
-  if (request.ce == 0 && request.kd == 0) set_zero(context, step.backward.d_final, N * d);
+  if (!step.has_head_loss()) set_zero(context, step.backward.d_final, N * d);
   // The gradient of the word table goes straight to embeddings.word unless the table is v + A·u.
   step.backward.d_word_table = model_.gradient("embeddings.word");
   if (config.item_feature_size > 0) {
@@ -391,7 +427,7 @@ void TransformerTrainer<T>::head_loss(Context& context, Step& step) {
   const LossHeadOptions options{request.ce, request.kd, request.temperature, request.fusion, request.gate};
   const OutputTable<T> table = model_.output_table(step.student.word_table);
   T* d_rows = is_whole ? step.backward.d_final : context.arena.template allocate<T>(R * d);
-  const float row_scale = 1.0f / static_cast<float>(R);
+  const float row_scale = 1.0f / static_cast<float>(request.step_labels);
   if (!step.drawn.empty()) {
     const auto count = static_cast<int64_t>(step.drawn.size()), padded = divide_up(count, 64) * 64;
     const bool has_bias = table.bias != nullptr;

@@ -15,8 +15,8 @@ namespace limbeck::cuda {
 struct Trainer {
   virtual ~Trainer() = default;
   virtual Model& model() = 0;
-  virtual ApiStepResult compute_gradients(const ApiStep& step) = 0;
-  virtual ApiStepResult step(const ApiStep& step) = 0;
+  virtual ApiStepResult compute_gradients(const ApiStep* parts, int64_t num_parts) = 0;
+  virtual ApiStepResult step(const ApiStep* parts, int64_t num_parts) = 0;
   virtual bool projection_shape(int64_t index, int64_t* rows, int64_t* columns) const = 0;
   virtual void ensure_projection(int64_t index, int64_t rows, int64_t columns) = 0;
   virtual void read_array(ApiArray array, int64_t index, float* out) = 0;
@@ -32,8 +32,10 @@ class TransformerTrainer final : public Trainer {
   TransformerTrainer(Transformer<T>& model, const ApiOptimizer& options);
 
   Model& model() override { return model_; }
-  ApiStepResult compute_gradients(const ApiStep& step) override { return run(step, false); }
-  ApiStepResult step(const ApiStep& step) override { return run(step, true); }
+  ApiStepResult compute_gradients(const ApiStep* parts, int64_t num_parts) override {
+    return run(parts, num_parts, false);
+  }
+  ApiStepResult step(const ApiStep* parts, int64_t num_parts) override { return run(parts, num_parts, true); }
   bool projection_shape(int64_t index, int64_t* rows, int64_t* columns) const override;
   void ensure_projection(int64_t index, int64_t rows, int64_t columns) override;
   void read_array(ApiArray array, int64_t index, float* out) override;
@@ -48,14 +50,17 @@ class TransformerTrainer final : public Trainer {
     T* compute;                                 // the rounded copy; for T = float it is weight
     int64_t count() const { return rows * columns; }
   };
-  /// What one step reads and gives, on the host and on the device.
+  /// What one step, or a part of it, reads and gives, on the host and on the device.
   struct Step;
 
-  ApiStepResult run(const ApiStep& request, bool updates);
+  ApiStepResult run(const ApiStep* parts, int64_t num_parts, bool updates);
+  void run_part(Step& step, bool updates);
+  void gather_labels(Step& step);
   void set_terms(Step& step) const;
   std::vector<int64_t> graph_key(const Step& step, bool updates) const;
   void upload(Context& context, Step& step);
   void compute(Context& context, Step& step, bool updates);
+  void clear(Context& context, Step& step);
   void forward(Context& context, Step& step);
   void head_loss(Context& context, Step& step);
   TeacherLogits<T> teacher_logits(Context& context, Step& step);

@@ -15,6 +15,9 @@ struct Batch {
   int64_t num_sequences;            // S
   /// [N, d] or null: rows that replace those of the word table; input_ids is not read then. Inference only.
   const float* input_vectors = nullptr;
+  /// Where this is a part of a larger batch: tokens of the sequences before it, and their lengths squared, summed.
+  /// Dropout masks are those of the larger batch.
+  int64_t tokens_before = 0, squares_before = 0;
 };
 
 /// Throws Error("ERR_INVALID_ARGUMENT") unless the offsets ascend from 0 to N, no sequence is empty or longer than the

@@ -317,8 +317,14 @@ void Transformer::activation_backward(Context& context, const float* x, const fl
 }
 
 AttentionShape Transformer::attention_shape(const Batch& batch, int64_t layer) const {
-  return {batch.num_sequences, batch.sequence_offsets, config_.num_attention_heads,     config_.num_key_value_heads,
-          config_.head_dim,    config_.causal,         config_.sliding_window_of(layer)};
+  return {batch.num_sequences,
+          batch.sequence_offsets,
+          config_.num_attention_heads,
+          config_.num_key_value_heads,
+          config_.head_dim,
+          config_.causal,
+          config_.sliding_window_of(layer),
+          config_.num_attention_heads * batch.squares_before};
 }
 
 void Transformer::turn_heads(Context& context, const Block& block, float* x, const int32_t* position_ids,
@@ -364,6 +370,14 @@ AttentionShape Transformer::relation_shape(const Batch& batch, int64_t num_heads
   return {batch.num_sequences, batch.sequence_offsets, num_heads, num_heads, width / num_heads, config_.causal};
 }
 
+void Transformer::drop(Context& context, const Activations& activations, float* x, float probability,
+                       uint64_t dropout_stream) const {
+  if (activations.dropout_seed < 0) return;
+  const int64_t d = config_.hidden_size;
+  dropout(context, x, activations.batch.num_tokens * d, probability, static_cast<uint64_t>(activations.dropout_seed),
+          dropout_stream, static_cast<uint64_t>(activations.batch.tokens_before * d));
+}
+
 // Without a backward pass, GELU may take the place of its input.
 BlockActivations Transformer::allocate_block(Arena& arena, int64_t N, bool for_backward) const {
   const int64_t d = config_.hidden_size;
@@ -399,6 +413,7 @@ Activations Transformer::forward(Context& context, Arena& arena, const Batch& ba
   Activations activations{};
   activations.batch = batch;
   activations.dropout_seed = options.dropout_seed;
+  activations.recomputes_blocks = options.for_backward && options.recomputes_blocks;
   activations.position_ids = arena.allocate<int32_t>(N);
   fill_position_ids(config_, batch, activations.position_ids);
   activations.hidden = arena.allocate<float*>(L + 1);
@@ -434,17 +449,16 @@ Activations Transformer::forward(Context& context, Arena& arena, const Batch& ba
     norm_forward(context, embedding_norm_, embedded, activations.hidden[0], activations.embedded_mean,
                  activations.embedded_rstd, N);
   }
-  if (options.dropout_seed >= 0 && config_.embedding_dropout > 0) {
-    dropout(context, activations.hidden[0], N * d, config_.embedding_dropout,
-            static_cast<uint64_t>(options.dropout_seed), kEmbeddingStream);
-  }
+  drop(context, activations, activations.hidden[0], config_.embedding_dropout, kEmbeddingStream);
 
-  // For inference one block's buffers serve all blocks; the hidden states are kept in any case.
+  // For inference, and where blocks are computed again, one block's buffers serve all blocks; the hidden states are
+  // kept in any case.
+  const bool keeps_blocks = options.for_backward && !options.recomputes_blocks;
   activations.blocks = arena.allocate<BlockActivations>(L);
   float* final_input = norm_after ? activations.hidden[L] : arena.allocate<float>(N * d);
   for (int64_t l = 0; l < L; ++l) {
     activations.blocks[l] =
-        options.for_backward || l == 0 ? allocate_block(arena, N, options.for_backward) : activations.blocks[0];
+        keeps_blocks || l == 0 ? allocate_block(arena, N, options.for_backward) : activations.blocks[0];
     BlockActivations& block = activations.blocks[l];
     block.input = activations.hidden[l];
     block.output = l + 1 == L ? final_input : activations.hidden[l + 1];
@@ -506,7 +520,7 @@ void Transformer::add_branch(Context& context, const Activations& activations, c
   linear_columns(context, linear, x, sum, N, in_features, 0, d, d, {drops ? nullptr : stream},
                  activations.dropout_seed);
   if (!drops) return;
-  dropout(context, sum, N * d, config_.hidden_dropout, static_cast<uint64_t>(activations.dropout_seed), dropout_stream);
+  drop(context, activations, sum, config_.hidden_dropout, dropout_stream);
   add_in_place(context, stream, sum, N * d);
 }
 
@@ -525,6 +539,7 @@ void Transformer::feed_forward(Context& context, const Activations& activations,
   linear_columns(context, block.mlp_input, a.mlp_normed, a.mlp_input, N, d, 0, config_.mlp_input_size(),
                  config_.mlp_input_size(), {nullptr, a.mlp_activated, config_.hidden_act}, activations.dropout_seed);
   float* sum = norm_after ? a.output_sum : a.output;
+  if (sum == nullptr) return;
   add_branch(context, activations, block.mlp_output, a.mlp_activated, config_.intermediate_size,
              norm_after ? a.mlp_normed : a.residual, sum, N, mlp_output_stream(layer));
   if (norm_after) norm_forward(context, block.mlp_norm, sum, a.output, a.mlp_mean, a.mlp_rstd, N);
@@ -588,6 +603,13 @@ void Transformer::backward(Context& context, Arena& arena, const Activations& ac
   }
   for (int64_t l = L - 1; l >= 0; --l) {
     const Arena::Scope block_scope(arena);
+    if (activations.recomputes_blocks && l + 1 < L) {
+      // The buffers hold the block after this one. Its output is there, and its maps were only read by the loss.
+      BlockActivations block = activations.blocks[l];
+      block.maps = nullptr;
+      if (!norm_after) block.output = nullptr;
+      block_forward(context, activations, l, block);
+    }
     block_backward(context, arena, activations, l, d_stream,
                    inputs.teacher_maps != nullptr ? inputs.teacher_maps[l] : nullptr, inputs.map_loss_scale,
                    inputs.d_values != nullptr ? inputs.d_values[l] : nullptr);
@@ -595,10 +617,7 @@ void Transformer::backward(Context& context, Arena& arena, const Activations& ac
       add_in_place(context, inputs.d_hidden[l], d_stream, N * d);
     }
   }
-  if (activations.dropout_seed >= 0 && config_.embedding_dropout > 0) {
-    dropout(context, d_stream, N * d, config_.embedding_dropout, static_cast<uint64_t>(activations.dropout_seed),
-            kEmbeddingStream);
-  }
+  drop(context, activations, d_stream, config_.embedding_dropout, kEmbeddingStream);
   if (adapter_ != nullptr) return;  // the embeddings are frozen
   if (norm_after) {
     float* d_embedded = zeros(arena, N * d);
@@ -637,9 +656,7 @@ void Transformer::block_backward(Context& context, Arena& arena, const Activatio
     std::memcpy(d_stream, d_sum, static_cast<size_t>(N * d) * sizeof(float));
   }
   float* d_branch = copy_rows(arena, d_stream, N * d);
-  if (drops && config_.hidden_dropout > 0) {
-    dropout(context, d_branch, N * d, config_.hidden_dropout, seed, mlp_output_stream(layer));
-  }
+  drop(context, activations, d_branch, config_.hidden_dropout, mlp_output_stream(layer));
   float* d_activated = arena.allocate<float>(N * config_.intermediate_size);
   linear_backward(context, a.mlp_activated, block.mlp_output.weight, d_branch, d_activated, block.mlp_output.d_weight,
                   block.mlp_output.d_bias, N, config_.intermediate_size, d);
@@ -662,9 +679,7 @@ void Transformer::block_backward(Context& context, Arena& arena, const Activatio
 
   // Attention; d_stream is now the gradient of input + attention output.
   std::memcpy(d_branch, d_stream, static_cast<size_t>(N * d) * sizeof(float));
-  if (drops && config_.hidden_dropout > 0) {
-    dropout(context, d_branch, N * d, config_.hidden_dropout, seed, attention_output_stream(layer));
-  }
+  drop(context, activations, d_branch, config_.hidden_dropout, attention_output_stream(layer));
   float* d_attended = arena.allocate<float>(N * config_.attention_size());
   linear_backward(context, a.attended, block.attention_output.weight, d_branch, d_attended,
                   block.attention_output.d_weight, block.attention_output.d_bias, N, config_.attention_size(), d);

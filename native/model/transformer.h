@@ -55,10 +55,14 @@ struct Activations {
   const float* final_input;              // [N, d] what final_norm reads
   float *final_mean, *final_rstd;        // [N]
   int64_t dropout_seed;                  // < 0 = none
+  bool recomputes_blocks;                // `blocks` have the last one's buffers, but for input, output, maps and values
 };
 
 struct ForwardOptions {
   bool for_backward = false;
+  /// For backward: keep the inputs of the blocks alone, and compute each block again on the way back (Chen et al. 2016,
+  /// arXiv:1604.06174).
+  bool recomputes_blocks = false;
   int64_t dropout_seed = -1;  // < 0 = no dropout
   /// [L] or null: 1 = keep the attention maps of that block.
   const uint8_t* keep_maps = nullptr;
@@ -213,7 +217,11 @@ class Transformer {
   /// d_qkv [N, (H + 2KV)·hd]: in, the gradient of what attention read; out, of the product's result.
   void turn_heads_backward(Context& context, const Activations& activations, const Block& block,
                            const BlockActivations& a, float* d_qkv) const;
+  /// Dropout of x [N, d] in place, when the pass has any, with the mask of these rows in the whole batch.
+  void drop(Context& context, const Activations& activations, float* x, float probability,
+            uint64_t dropout_stream) const;
   BlockActivations allocate_block(Arena& arena, int64_t num_rows, bool for_backward) const;
+  /// Without `output` (norm before the branches), what backward needs and no more.
   void block_forward(Context& context, const Activations& activations, int64_t layer, BlockActivations& block) const;
   void last_block_forward(Context& context, Arena& arena, const Activations& activations,
                           BlockActivations& block) const;

@@ -238,6 +238,12 @@ StepRequest read_step_request(const Napi::Value& value, const Transformer& stude
   request.inputs.dropout_seed = fields.integer("dropoutSeed", -kMaxSafeInteger, kMaxSafeInteger);
   request.inputs.weights = read_losses(fields.get("losses"));
   request.inputs.sampled_negatives = fields.integer("sampledNegatives", 0, kMaxInt32);
+  if (!fields.get("microBatchTokens").IsUndefined()) {
+    request.inputs.micro_batch_tokens = fields.integer("microBatchTokens", 1, kMaxInt32);
+  }
+  if (!fields.get("activationCheckpointing").IsUndefined()) {
+    request.inputs.activation_checkpointing = fields.boolean("activationCheckpointing");
+  }
   request.teachers = read_teachers(fields.get("teacher"), student, queue, batch);
   return request;
 }

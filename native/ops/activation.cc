@@ -68,11 +68,12 @@ void swiglu_backward(Context& context, const float* gate_up, const float* d_y, f
   });
 }
 
-void dropout(Context& context, float* x, int64_t count, float probability, uint64_t seed, uint64_t stream) {
+void dropout(Context& context, float* x, int64_t count, float probability, uint64_t seed, uint64_t stream,
+             uint64_t first) {
   if (probability <= 0) return;
   const auto kernel = cpu_kernels().dropout;
   for_each_piece(context, count, [&](int64_t begin, int64_t size) {
-    kernel(x + begin, static_cast<uint64_t>(begin), size, probability, seed, stream);
+    kernel(x + begin, first + static_cast<uint64_t>(begin), size, probability, seed, stream);
   });
 }
 

@@ -28,8 +28,9 @@ void swiglu_backward(Context& context, const float* gate_up, const float* d_y, f
                      int64_t intermediate_size);
 
 /// Inverted dropout in place: element i is kept with probability 1 − probability and scaled by 1/(1 − probability);
-/// the mask is a function of (seed, stream, i), so that the backward pass calls this again on the gradient.
-void dropout(Context& context, float* x, int64_t count, float probability, uint64_t seed, uint64_t stream);
+/// the mask is a function of (seed, stream, first + i), so that the backward pass calls this again on the gradient.
+void dropout(Context& context, float* x, int64_t count, float probability, uint64_t seed, uint64_t stream,
+             uint64_t first = 0);
 
 /// y[i] += x[i].
 void add_in_place(Context& context, const float* x, float* y, int64_t count);

@@ -65,7 +65,7 @@ void for_each_task(Context& context, const AttentionShape& shape, const float* q
                              shape.num_key_value_heads, shape.head_dim, index % shape.num_key_value_heads, shape.causal,
                              // What sees everything is spared the bounds of the window.
                              shape.sliding_window < length ? shape.sliding_window : 0, dropout_probability, seed,
-                             stream, static_cast<uint64_t>(offsets[sequence])};
+                             stream, static_cast<uint64_t>(shape.first_map_element + offsets[sequence])};
     run(task, sequence, scratch + worker * per_worker);
   });
 }

@@ -14,7 +14,8 @@ struct AttentionShape {
   int64_t num_key_value_heads;      // KV; query head h uses key-value head h / (H / KV)
   int64_t head_dim;
   bool causal;
-  int64_t sliding_window = 0;  // a row sees itself and the window − 1 rows before it; 0 = all. Causal only
+  int64_t sliding_window = 0;     // a row sees itself and the window − 1 rows before it; 0 = all. Causal only
+  int64_t first_map_element = 0;  // of the first sequence: what dropout counts map elements from
 };
 
 /// Number of floats of one layer's attention maps: Σ over sequences of H·t².

@@ -12,8 +12,6 @@ namespace limbeck {
 
 namespace {
 
-constexpr int32_t kIgnoredLabel = -100;
-
 OptimizerOptions no_optimizer() {
   OptimizerOptions options;
   options.kind = OptimizerKind::kNone;

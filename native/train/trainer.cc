@@ -11,13 +11,13 @@
 #include "ops/loss_head.h"
 #include "ops/optimizer.h"
 #include "ops/value_relation.h"
+#include "train/micro_batches.h"
 #include "train/sampled_table.h"
 
 namespace limbeck {
 
 namespace {
 
-constexpr int32_t kIgnoredLabel = -100;
 // Streams of the initial projections, away from those of Transformer::initialize.
 constexpr uint64_t kProjectionStream = uint64_t{1} << 40;
 
@@ -264,7 +264,7 @@ std::vector<Trainer::Taught> Trainer::run_teachers(Context& context, Arena& aren
       keep_values[static_cast<size_t>(pair.second - 1)] |= weights.relation != 0;
     }
     teachers.back().activations =
-        signal.model->forward(context, arena, inputs.batch, {false, -1, keep_maps.data(), keep_values.data()});
+        signal.model->forward(context, arena, inputs.batch, {false, false, -1, keep_maps.data(), keep_values.data()});
   }
   return teachers;
 }
@@ -276,6 +276,8 @@ void Trainer::head_loss(Context& context, Arena& arena, const StepInputs& inputs
   const LossWeights& weights = inputs.weights;
   const std::vector<int64_t> rows = labelled_rows(inputs);
   const int64_t d = config.hidden_size, V = config.vocab_size, R = static_cast<int64_t>(rows.size());
+  if (R == 0) return;
+  const double label_scale = 1.0 / static_cast<double>(inputs.step_labels);
   float* d_output_table = config.tie_word_embeddings ? d_word_table : gradient_of(*model_, "head.output.weight");
   float* d_output_bias = config.masked_lm_head ? gradient_of(*model_, "head.bias") : nullptr;
 
@@ -305,26 +307,26 @@ void Trainer::head_loss(Context& context, Arena& arena, const StepInputs& inputs
     const int64_t count = static_cast<int64_t>(sampled.indices.size());
     float* d_sampled = d_output_table != nullptr ? zeros(arena, count * d) : nullptr;
     float* d_sampled_bias = d_output_bias != nullptr ? zeros(arena, count) : nullptr;
-    sums = loss_head(context, head.output, part.weight, part.bias, sampled.labels.data(), first, options, 1.0 / R,
+    sums = loss_head(context, head.output, part.weight, part.bias, sampled.labels.data(), first, options, label_scale,
                      sampled.allowed.data(), d_rows, d_sampled, d_sampled_bias, R, d, count);
     if (d_sampled != nullptr) {
       scatter_table_gradient(sampled, d_sampled, d_sampled_bias, d_output_table, d_output_bias, d);
     }
   } else {
-    sums = loss_head(context, head.output, table.weight, table.bias, labels, first, options, 1.0 / R, nullptr, d_rows,
-                     d_output_table, d_output_bias, R, d, V);
+    sums = loss_head(context, head.output, table.weight, table.bias, labels, first, options, label_scale, nullptr,
+                     d_rows, d_output_table, d_output_bias, R, d, V);
   }
-  result.ce = sums.ce_sum / static_cast<double>(R);
-  result.kd = first_weight * sums.kd_sum / static_cast<double>(R);
+  result.ce += label_scale * sums.ce_sum;
+  result.kd += label_scale * first_weight * sums.kd_sum;
 
   float* d_more = heard.size() > 1 ? arena.allocate<float>(R * d) : nullptr;  // [R, d]
   options.ce_weight = 0;
   for (size_t i = 1; i < heard.size(); ++i) {
     const float weight = heard[i]->signal->weight;
     options.kd_weight = weights.kd * weight;
-    sums = loss_head(context, head.output, table.weight, table.bias, labels, logits_of(*heard[i]), options, 1.0 / R,
+    sums = loss_head(context, head.output, table.weight, table.bias, labels, logits_of(*heard[i]), options, label_scale,
                      nullptr, d_more, d_output_table, d_output_bias, R, d, V);
-    result.kd += weight * sums.kd_sum / static_cast<double>(R);
+    result.kd += label_scale * weight * sums.kd_sum;
     for (int64_t j = 0; j < R * d; ++j) d_rows[j] += d_more[j];
   }
 
@@ -351,7 +353,7 @@ double Trainer::hidden_loss(Context& context, Arena& arena, const StepInputs& in
     const float* hidden = activations_.hidden[student_layer];
     float* difference = arena.allocate<float>(N * d_teacher);  // [N, d_teacher]
     linear_forward(context, hidden, map.weight.get(), nullptr, difference, N, d, d_teacher);
-    const double count = static_cast<double>(N) * static_cast<double>(d_teacher);
+    const double count = static_cast<double>(inputs.step_tokens) * static_cast<double>(d_teacher);
     total += squared_error(context, difference, target, N * d_teacher) / count / pairs;
     // d/d(projected) of w·Σ difference²/(count·pairs); the scale goes onto `difference` itself.
     const double weight = static_cast<double>(inputs.weights.hidden) * signal.weight;
@@ -381,9 +383,9 @@ double Trainer::attention_loss(Context& context, Arena& arena, const StepInputs&
   for (const Taught& teacher : teachers) {
     const TeacherSignal& signal = *teacher.signal;
     if (!has_layers(signal, signal.attentions)) continue;
-    const double teacher_scale = signal.weight / (static_cast<double>(inputs.batch.num_tokens) *
-                                                  static_cast<double>(config.num_attention_heads) *
-                                                  static_cast<double>(signal.layer_map.size()));
+    const double teacher_scale =
+        signal.weight / (static_cast<double>(inputs.step_tokens) * static_cast<double>(config.num_attention_heads) *
+                         static_cast<double>(signal.layer_map.size()));
     if (first_scale == 0) first_scale = teacher_scale;
     const float share = static_cast<float>(teacher_scale / first_scale);
     for (size_t i = 0; i < signal.layer_map.size(); ++i) {
@@ -417,8 +419,9 @@ double Trainer::relation_loss(Context& context, Arena& arena, const StepInputs& 
   const TransformerConfig& config = model_->config();
   const int64_t N = inputs.batch.num_tokens, width = config.num_key_value_heads * config.head_dim;
   const AttentionShape shape = model_->relation_shape(inputs.batch, signal.relation_heads);
-  const double scale = signal.weight / (static_cast<double>(N) * static_cast<double>(signal.relation_heads) *
-                                        static_cast<double>(signal.layer_map.size()));
+  const double scale =
+      signal.weight / (static_cast<double>(inputs.step_tokens) * static_cast<double>(signal.relation_heads) *
+                       static_cast<double>(signal.layer_map.size()));
   const int64_t map_floats = attention_map_floats(shape);
   float* maps = arena.allocate<float>(map_floats);
   double total = 0;
@@ -445,16 +448,10 @@ double Trainer::relation_loss(Context& context, Arena& arena, const StepInputs& 
 }
 
 StepResult Trainer::compute_gradients(Context& context, Arena& arena, const StepInputs& inputs) {
-  const TransformerConfig& config = model_->config();
   if (model_->adapter_version() != adapter_version_) {
     invalid("The model got or lost an adapter since this trainer was made: make another one.");
   }
   check_step(*model_, inputs);
-  const LossWeights& weights = inputs.weights;
-  const int64_t N = inputs.batch.num_tokens, d = config.hidden_size, V = config.vocab_size;
-  const int64_t L = config.num_hidden_layers;
-
-  arena.reset();
   Parameters& parameters = model_->trainable();
   std::memset(parameters.gradients(), 0, static_cast<size_t>(parameters.flat_count()) * sizeof(float));
   for (Projection& projection : projections_) {
@@ -462,6 +459,30 @@ StepResult Trainer::compute_gradients(Context& context, Arena& arena, const Step
       std::memset(projection.gradient.get(), 0, static_cast<size_t>(projection.count()) * sizeof(float));
     }
   }
+  StepResult result;
+  for (const MicroBatch& part : split_step(inputs, model_->config())) {
+    arena.reset();
+    add_gradients(context, arena, part.inputs(), result);
+  }
+  const LossWeights& weights = inputs.weights;
+  result.loss = weights.ce * result.ce + weights.kd * result.kd + weights.hidden * result.hidden +
+                weights.attention * result.attention + weights.relation * result.relation;
+
+  double square = std::pow(global_norm(context, parameters.gradients(), parameters.flat_count()), 2);
+  for (const Projection& projection : projections_) {
+    if (projection.gradient != nullptr) {
+      square += std::pow(global_norm(context, projection.gradient.get(), projection.count()), 2);
+    }
+  }
+  result.grad_norm = std::sqrt(square);
+  return result;
+}
+
+void Trainer::add_gradients(Context& context, Arena& arena, const StepInputs& inputs, StepResult& result) {
+  const TransformerConfig& config = model_->config();
+  const LossWeights& weights = inputs.weights;
+  const int64_t N = inputs.batch.num_tokens, d = config.hidden_size, V = config.vocab_size;
+  const int64_t L = config.num_hidden_layers;
 
   // Forward passes; attention maps are kept only where the loss reads them.
   std::vector<uint8_t> keep_maps(static_cast<size_t>(L), 0);
@@ -473,12 +494,12 @@ StepResult Trainer::compute_gradients(Context& context, Arena& arena, const Step
       keep_values[block] |= weights.relation != 0;
     }
   }
-  activations_ =
-      model_->forward(context, arena, inputs.batch, {true, inputs.dropout_seed, keep_maps.data(), keep_values.data()});
+  activations_ = model_->forward(
+      context, arena, inputs.batch,
+      {true, inputs.activation_checkpointing, inputs.dropout_seed, keep_maps.data(), keep_values.data()});
   const std::vector<Taught> teachers = run_teachers(context, arena, inputs);
 
-  StepResult result;
-  result.num_labels = static_cast<int64_t>(labelled_rows(inputs).size());
+  result.num_labels += static_cast<int64_t>(labelled_rows(inputs).size());
   float* d_final = zeros(arena, N * d);  // [N, d]
   // The gradient of the word table goes straight to embeddings.word unless the table is v + A·u.
   float* d_word_table = config.item_feature_size > 0 ? zeros(arena, V * d) : gradient_of(*model_, "embeddings.word");
@@ -497,23 +518,12 @@ StepResult Trainer::compute_gradients(Context& context, Arena& arena, const Step
   std::vector<const float*> teacher_maps(static_cast<size_t>(L), nullptr);
   float map_loss_scale = 0;
   if (weights.attention != 0) {
-    result.attention = attention_loss(context, arena, inputs, teachers, teacher_maps.data(), &map_loss_scale);
+    result.attention += attention_loss(context, arena, inputs, teachers, teacher_maps.data(), &map_loss_scale);
   }
 
   model_->backward(context, arena, activations_,
                    {d_final, d_hidden.data(), teacher_maps.data(), map_loss_scale, d_word_table, d_values.data()});
   model_->backward_word_table(context, d_word_table);
-  result.loss = weights.ce * result.ce + weights.kd * result.kd + weights.hidden * result.hidden +
-                weights.attention * result.attention + weights.relation * result.relation;
-
-  double square = std::pow(global_norm(context, parameters.gradients(), parameters.flat_count()), 2);
-  for (const Projection& projection : projections_) {
-    if (projection.gradient != nullptr) {
-      square += std::pow(global_norm(context, projection.gradient.get(), projection.count()), 2);
-    }
-  }
-  result.grad_norm = std::sqrt(square);
-  return result;
 }
 
 StepResult Trainer::step(Context& context, Arena& arena, const StepInputs& inputs) {

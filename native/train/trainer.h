@@ -53,6 +53,8 @@ struct TeacherSignal {
   int64_t num_classes = 0;
 };
 
+constexpr int32_t kIgnoredLabel = -100;
+
 struct StepInputs {
   Batch batch;
   const int32_t* labels;  // [N], -100 = ignored
@@ -61,6 +63,13 @@ struct StepInputs {
   LossWeights weights;
   std::vector<TeacherSignal> teachers;
   int64_t sampled_negatives = 0;  // 0 = full softmax
+  /// Whole sequences of at most so many tokens are computed at once, and their gradients added up; 0 = all at once. A
+  /// longer sequence is computed alone.
+  int64_t micro_batch_tokens = 0;
+  /// Keep the inputs of the blocks alone and compute the rest again on the way back: the same bits, see ForwardOptions.
+  bool activation_checkpointing = false;
+  /// Tokens and labels that losses are averaged over: those of the whole step. MicroBatch sets them.
+  int64_t step_tokens = 0, step_labels = 0;
 };
 
 /// Each term before its weight, summed over teachers by theirs; `loss` is the weighted sum.
@@ -95,7 +104,8 @@ class Trainer {
 
   Transformer& model() { return *model_; }
   const Transformer& model() const { return *model_; }
-  /// Of the last compute_gradients(); valid until its arena is reset.
+  /// Of the last compute_gradients(), or of the last of its micro batches; valid until its arena is reset. With
+  /// activation_checkpointing, all blocks have the buffers of one.
   const Activations& activations() const { return activations_; }
   /// Sized by the first call for `index`; the entries of the teachers' layer maps, one after the other, use one each.
   Projection& projection(size_t index, int64_t rows, int64_t columns);
@@ -117,6 +127,8 @@ class Trainer {
     bool has_run;
     size_t first_projection;
   };
+  /// Adds the gradients of a micro batch to those that are there, and its terms, not yet weighted, to `result`.
+  void add_gradients(Context& context, Arena& arena, const StepInputs& inputs, StepResult& result);
   std::vector<Taught> run_teachers(Context& context, Arena& arena, const StepInputs& inputs) const;
   /// Value of cross-entropy and distillation; d_final [N, d] +=.
   void head_loss(Context& context, Arena& arena, const StepInputs& inputs, const std::vector<Taught>& teachers,

@@ -61,7 +61,7 @@ export async function fineTuneSequenceModel(
   const rankings = [context.rankings ?? []].flat();
   checkTeacher(model, settings, teacher);
   const { maxPositionEmbeddings: maxHistory, numHiddenLayers, hiddenSize } = model.config;
-  const { seed, batchTokens, losses, interpolation } = settings;
+  const { seed, batchTokens, microBatchTokens, losses, interpolation } = settings;
   const windows = teacher?.windows ?? trainingWindows(data.train, maxHistory);
   if (windows.inputIds.length === 0) {
     throw new LimbeckError('ERR_EMPTY_DATA', 'Expected histories of at least two items to train on, got none');
@@ -117,6 +117,7 @@ export async function fineTuneSequenceModel(
         schedule: settings,
         patience: settings.patience,
         seed,
+        memory: { microBatchTokens, activationCheckpointing: settings.activationCheckpointing },
         request: (position) => {
           const step = batchesOf(position.epoch)[position.index];
           const indices = step?.indices ?? new Int32Array(0);

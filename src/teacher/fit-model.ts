@@ -1,5 +1,5 @@
 /** The training loop of every model: language models, sequence teachers and sequence students. */
-import type { NativeTrainer, NativeTransformer, StepRequest, StepResult } from '../binding.js';
+import type { NativeTrainer, NativeTransformer, StepMemory, StepRequest, StepResult } from '../binding.js';
 import { hashSeed } from './batches.js';
 import { type Hooks, type ProgressEvent, throwIfAborted } from './hooks.js';
 import {
@@ -72,6 +72,8 @@ export interface FitOptions {
   /** Epochs without a better validation value after which training stops; 0 = never. */
   readonly patience: number;
   readonly seed: number;
+  /** Of every step. */
+  readonly memory?: StepMemory;
   readonly request: (position: StepPosition) => StepRequest | Promise<StepRequest>;
   /** Whether the next step's request may be made while a step runs: it does not depend on what that one changes. */
   readonly readsAhead?: boolean;
@@ -183,7 +185,7 @@ async function runEpochs(options: FitOptions, requests: Requests, hooks: Hooks):
       const asked = performance.now();
       const request = await requests.next(position);
       const begun = performance.now();
-      const running = trainer.step(request);
+      const running = trainer.step({ ...request, ...options.memory });
       if (options.readsAhead && state.index + 1 < steps) requests.makeAhead(positionAt(options, state, 1, totalSteps));
       const result = await running;
       waitMs += begun - asked;

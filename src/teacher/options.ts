@@ -62,6 +62,20 @@ export const optimizationShape = {
     .int()
     .min(2)
     .max(1 << 24),
+  /**
+   * Tokens of a step that are in memory at once, as whole sequences; a longer sequence is computed alone. Gradients are
+   * added up, and the step is that of the whole batch but for rounding. @defaultValue all
+   */
+  microBatchTokens: z
+    .int()
+    .min(1)
+    .max(1 << 24)
+    .optional(),
+  /**
+   * Of each block, keep the input alone until the way back, where the rest is computed again (Chen et al. 2016,
+   * arXiv:1604.06174): less memory, more time, the same bits.
+   */
+  activationCheckpointing: z.boolean().default(false),
   optimizer: z.enum(['adamw', 'sgd']).default('adamw'),
   /** Decoupled, on tensors of rank ≥ 2 only. */
   weightDecay: z.number().min(0).max(1).default(0.01),

@@ -121,7 +121,7 @@ async function fitPieces(
   settings: ResolvedLanguageModelTraining,
   context: TrainLanguageModelContext,
 ): Promise<FitResult> {
-  const { seed, batchTokens, epochs, patience, maskProbability } = settings;
+  const { seed, batchTokens, microBatchTokens, epochs, patience, maskProbability } = settings;
   const { teaching } = context;
   const batchesOf = perEpoch((epoch) =>
     batchesByTokens(train.offsets, batchTokens, shuffled(train.offsets.length - 1, seed, epoch)),
@@ -138,6 +138,7 @@ async function fitPieces(
         schedule: settings,
         patience,
         seed,
+        memory: { microBatchTokens, activationCheckpointing: settings.activationCheckpointing },
         request: async (position) => {
           const indices = batchesOf(position.epoch)[position.index] ?? new Int32Array(0);
           const { batch, labels } = model.label(await train.read(indices), {

@@ -114,7 +114,7 @@ void check_row_sums(int64_t num_rows, int64_t width, int64_t between) {
 }
 
 template <typename T>
-void check_dropout(int64_t count, int64_t offset) {
+void check_dropout(int64_t count, int64_t offset, int64_t first) {
   constexpr uint64_t kSeed = 0x123456789ABCDEFu, kStream = (uint64_t{7} << 40) + 3;
   TestDevice device;
   const DeviceArray<uint64_t> seed(std::vector<uint64_t>{kSeed});
@@ -124,9 +124,9 @@ void check_dropout(int64_t count, int64_t offset) {
     ThreadPool pool(1);
     Arena arena;
     limbeck::Context cpu{pool, arena};
-    limbeck::dropout(cpu, expected.data(), count, probability, kSeed, kStream);
+    limbeck::dropout(cpu, expected.data(), count, probability, kSeed, kStream, static_cast<uint64_t>(first));
     const DeviceArray<T> x(converted<T>(host_x));
-    dropout(device.context, x.data() + offset, count, probability, seed.data(), kStream);
+    dropout(device.context, x.data() + offset, count, probability, seed.data(), kStream, first);
     std::vector<float> out = x.floats();
     out.erase(out.begin(), out.begin() + offset);
     CHECK(same_bits(out, rounded<T>(expected)));
@@ -246,8 +246,10 @@ TEST("cuda add_row_sums equals the sum of columns, the same bits each time") {
 TEST("cuda dropout keeps the elements that the CPU keeps") {
   for (const int64_t count : kCounts) {
     for (const int64_t offset : {0, 1}) {
-      check_dropout<float>(count, offset);
-      check_dropout<bf16>(count, offset);
+      for (const int64_t first : {0, 3, 1000}) {
+        check_dropout<float>(count, offset, first);
+        check_dropout<bf16>(count, offset, first);
+      }
     }
   }
 }

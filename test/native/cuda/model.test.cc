@@ -11,7 +11,7 @@
 #include "cuda/api.h"
 #include "model/inference.h"
 #include "test.h"
-#include "train/trainer.h"
+#include "train/micro_batches.h"
 
 // Whole models: what the library answers through its interface is compared with the CPU's passes, which are compared
 // with float64 elsewhere.
@@ -253,9 +253,10 @@ void check_forward(const TransformerConfig& config, api::ApiPrecision precision,
   }
 }
 
-/// A cosine below 1 − tolerance² / 2 or so would show in the distance as well.
+/// A cosine below 1 − tolerance² / 2 or so would show in the distance as well. The GPU takes its steps in micro batches
+/// of so many tokens, the CPU whole.
 void check_training(const TransformerConfig& config, api::ApiPrecision precision, double tolerance, bool has_teacher,
-                    int64_t sampled_negatives, float dropout) {
+                    int64_t sampled_negatives, float dropout, int64_t micro_batch_tokens = 0) {
   TransformerConfig student_config = config;
   student_config.embedding_dropout = student_config.attention_dropout = student_config.hidden_dropout = dropout;
   const Pair student(student_config, precision, 5);
@@ -310,6 +311,21 @@ void check_training(const TransformerConfig& config, api::ApiPrecision precision
     inputs.teachers = {signal};
     step.teacher = &api_signal;
   }
+  StepInputs cut = inputs;
+  cut.micro_batch_tokens = micro_batch_tokens;
+  const std::vector<MicroBatch> parts = split_step(cut, config);
+  std::vector<api::ApiStep> steps;
+  for (const MicroBatch& part : parts) {
+    const StepInputs own = part.inputs();
+    steps.push_back(step);
+    steps.back().batch = {own.batch.input_ids,     own.batch.sequence_offsets, own.batch.token_type_ids,
+                          own.batch.num_tokens,    own.batch.num_sequences,    own.batch.tokens_before,
+                          own.batch.squares_before};
+    steps.back().labels = own.labels;
+    steps.back().step_tokens = own.step_tokens;
+    steps.back().step_labels = own.step_labels;
+  }
+  const auto num_parts = static_cast<int64_t>(steps.size());
 
   Runtime runtime;
   const int64_t count = student.host->parameters().flat_count();
@@ -326,7 +342,7 @@ void check_training(const TransformerConfig& config, api::ApiPrecision precision
   };
   const StepResult expected = host.compute_gradients(runtime.context, runtime.arena, inputs);
   api::ApiStepResult result{};
-  done(library().compute_gradients(trainer, &step, &result, &error), error);
+  done(library().compute_gradients(trainer, steps.data(), num_parts, &result, &error), error);
   compare(expected, result);
   done(library().get_gradients(student.model, flat.data(), &error), error);
   CHECK(distance(flat.data(), student.host->parameters().gradients(), count) < tolerance);
@@ -353,7 +369,7 @@ void check_training(const TransformerConfig& config, api::ApiPrecision precision
   std::vector<float> before(student.host->parameters().values(), student.host->parameters().values() + count);
   for (int i = 0; i < 3; ++i) {
     const StepResult host_result = host.step(runtime.context, runtime.arena, inputs);
-    done(library().step(trainer, &step, &result, &error), error);
+    done(library().step(trainer, steps.data(), num_parts, &result, &error), error);
     compare(host_result, result);
   }
   CHECK(library().get_step_count(trainer) == 3);
@@ -375,9 +391,16 @@ void check_training(const TransformerConfig& config, api::ApiPrecision precision
 
   // The same state gives the same bits.
   std::vector<float> again(flat.size());
-  done(library().compute_gradients(trainer, &step, &result, &error), error);
+  done(library().compute_gradients(trainer, steps.data(), num_parts, &result, &error), error);
   done(library().get_gradients(student.model, flat.data(), &error), error);
-  done(library().compute_gradients(trainer, &step, &result, &error), error);
+  done(library().compute_gradients(trainer, steps.data(), num_parts, &result, &error), error);
+  done(library().get_gradients(student.model, again.data(), &error), error);
+  CHECK(std::memcmp(flat.data(), again.data(), flat.size() * sizeof(float)) == 0);
+
+  // So does computing the blocks again.
+  for (api::ApiStep& part : steps) part.activation_checkpointing = 1;
+  std::fill(again.begin(), again.end(), 0.0f);  // as what lies between the parameters
+  done(library().compute_gradients(trainer, steps.data(), num_parts, &result, &error), error);
   done(library().get_gradients(student.model, again.data(), &error), error);
   CHECK(std::memcmp(flat.data(), again.data(), flat.size() * sizeof(float)) == 0);
   library().destroy_trainer(trainer);
@@ -415,11 +438,21 @@ TEST("model: sampled softmax equals the CPU's") {
   check_training(sequence_config(), kFloat32, 2e-5, false, 9, 0);
   check_training(sequence_config(), kFloat32, 2e-5, false, 60, 0.1f);
 }
+TEST("model: a step in micro batches equals the CPU's whole one") {
+  // Sequences of 7, 1, 18 and 11 tokens, of which the second has no label.
+  for (const int64_t tokens : {1, 12, 20}) {
+    check_training(base_config(), kFloat32, 2e-5, true, 0, 0.2f, tokens);
+    check_training(bert_config(), kFloat32, 2e-5, true, 0, 0.2f, tokens);
+    check_training(llama_config(), kFloat32, 2e-5, true, 0, 0.2f, tokens);
+    check_training(sequence_config(), kFloat32, 2e-5, false, 9, 0.2f, tokens);
+  }
+}
 TEST("model: training in bf16 is near the CPU's") {
   check_training(base_config(), kBFloat16, 5e-2, true, 0, 0);
   check_training(bert_config(), kBFloat16, 5e-2, true, 0, 0);
   check_training(llama_config(), kBFloat16, 5e-2, true, 0, 0);
   check_training(sequence_config(), kBFloat16, 5e-2, false, 9, 0);
+  check_training(llama_config(), kBFloat16, 5e-2, true, 0, 0.2f, 12);
 }
 
 TEST("model: a loss that is not finite leaves the parameters") {
@@ -436,11 +469,12 @@ TEST("model: a loss that is not finite leaves the parameters") {
   api::ApiStep step{};
   step.batch = data.api_view(config);
   step.labels = data.labels.data();
+  step.step_tokens = step.step_labels = step.batch.num_tokens;
   step.learning_rate = 1e-3f;
   step.dropout_seed = -1;
   step.ce = step.temperature = step.fusion = step.gate = 1;
   api::ApiStepResult result{};
-  CHECK(library().step(trainer, &step, &result, &error) == -1);
+  CHECK(library().step(trainer, &step, 1, &result, &error) == -1);
   CHECK(std::string(error.code) == "ERR_NOT_FINITE");
   std::vector<float> after(static_cast<size_t>(count));
   done(library().get_parameters(pair.model, after.data(), &error), error);

@@ -1,17 +1,25 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import {
-  type LossOptions,
   loadBinding,
   type NativeEngine,
   type NativeTrainer,
   type NativeTransformer,
   type OptimizerOptions,
   type StepRequest,
-  type TeacherSignal,
   type TransformerConfig,
 } from '../../../src/binding.js';
 import { interpolateParameters, projectTeacher } from '../../../src/student/transfer.js';
 import { describeEmulated, emulatedEngine } from '../../support/emulated-cuda.js';
+import {
+  extractedStates,
+  LAYERS,
+  NO_LOSS,
+  POSSIBLE,
+  TEACHER,
+  teacherOn,
+  tinyStep,
+  withDropout,
+} from '../../support/tiny-losses.js';
 import { createTinyModel, expectClose, TINY_MODELS, tinyBatch, wave } from '../../support/tiny-models.js';
 
 const OPTIMIZER: OptimizerOptions = {
@@ -24,150 +32,12 @@ const OPTIMIZER: OptimizerOptions = {
   maxGradNorm: 0.5,
 };
 
-const NO_LOSS: LossOptions = {
-  ce: 0,
-  kd: 0,
-  hidden: 0,
-  attention: 0,
-  relation: 0,
-  temperature: 2,
-  fusion: 0.75,
-  gate: 0.5,
-};
-
 /** A model and its trainer, with the same values on every engine. */
 interface Student {
   readonly engine: NativeEngine;
   readonly model: NativeTransformer;
   readonly trainer: NativeTrainer;
 }
-
-type Signal = (student: Student, numTokens: number) => Promise<TeacherSignal> | TeacherSignal;
-
-const TEACHER: TransformerConfig = { ...TINY_MODELS.gpt2, hiddenSize: 24, headDim: 12, numHiddenLayers: 3 };
-
-function teacherOn(engine: NativeEngine, { typeVocabSize }: TransformerConfig): NativeTransformer {
-  return createTinyModel(engine, { ...TEACHER, typeVocabSize }, 8);
-}
-
-/** What the teacher says, computed on the processor, so that all students hear the same. */
-async function extracted({ typeVocabSize, ...config }: TransformerConfig, relationHeads: number) {
-  const engine = loadBinding().createEngine({ threads: 1 });
-  try {
-    const { labels, ...batch } = tinyBatch({ ...config, typeVocabSize });
-    return await teacherOn(engine, { ...config, typeVocabSize }).forward({
-      ...batch,
-      hiddenStates: [3, 1],
-      attentions: [3, 1],
-      valueRelations: [3, 1],
-      relationHeads,
-      logits: 'dense',
-    });
-  } finally {
-    engine.dispose();
-  }
-}
-
-const LAYERS: TeacherSignal['layerMap'] = [
-  [2, 3],
-  [1, 1],
-];
-
-const extractedStates = (config: TransformerConfig) => async () => ({
-  layerMap: LAYERS,
-  hidden: (await extracted(config, 2)).hiddenStates,
-});
-
-/** Each loss, with each form of what it is told. */
-const LOSSES: [
-  string,
-  Partial<LossOptions>,
-  ((config: TransformerConfig) => Signal) | undefined,
-  Partial<StepRequest>?,
-][] = [
-  ['ce', { ce: 1 }, undefined],
-  ['ce with dropout', { ce: 1 }, undefined, { dropoutSeed: 5 }],
-  ['ce over sampled negatives', { ce: 1 }, undefined, { sampledNegatives: 9, dropoutSeed: 4 }],
-  [
-    'everything of a model',
-    { ce: 0.5, kd: 0.5, hidden: 0.3, attention: 0.2, relation: 0.4 },
-    (config) =>
-      ({ engine }) => ({
-        model: teacherOn(engine, config),
-        layerMap: LAYERS,
-        relationHeads: 2,
-      }),
-  ],
-  [
-    'kd of dense logits',
-    { kd: 1 },
-    (config) => async () => ({
-      layerMap: [],
-      logits: { dense: (await extracted(config, 2)).logits ?? new Float32Array() },
-    }),
-  ],
-  [
-    'kd of the best logits',
-    { ce: 0.1, kd: 1, fusion: 1 },
-    (config) => (_, numTokens) => ({
-      layerMap: [],
-      logits: {
-        topK: 3,
-        indices: Int32Array.from({ length: numTokens * 3 }, (_, i) => (i * 5 + (i % 3)) % config.vocabSize),
-        values: wave(numTokens * 3, 2),
-        logSumExp: new Float32Array(numTokens).fill(4),
-      },
-    }),
-  ],
-  [
-    'kd of packed logits',
-    { kd: 1 },
-    ({ vocabSize }) =>
-      (_, numTokens) => ({
-        layerMap: [],
-        logits: {
-          topK: 3,
-          packed: loadBinding().packTopK({
-            indices: Int32Array.from({ length: numTokens * 3 }, (_value, i) => (i * 5 + (i % 3)) % vocabSize),
-            values: wave(numTokens * 3, 2),
-            logSumExp: new Float32Array(numTokens).fill(4),
-            topK: 3,
-            vocabSize,
-          }),
-        },
-      }),
-  ],
-  [
-    'kd of states and a head',
-    { kd: 1 },
-    (config) =>
-      async ({ engine }) => ({
-        layerMap: [],
-        logits: {
-          hidden: (await extracted(config, 2)).hiddenStates[0] ?? new Float32Array(),
-          head: teacherOn(engine, config),
-        },
-      }),
-  ],
-  ['states', { hidden: 1 }, extractedStates],
-  [
-    'maps',
-    { attention: 1 },
-    (config) => async () => ({
-      layerMap: LAYERS,
-      attentions: (await extracted(config, 2)).attentions,
-    }),
-  ],
-  [
-    'relations',
-    { relation: 1 },
-    (config) => async () => ({
-      layerMap: LAYERS,
-      relations: (await extracted(config, 4)).valueRelations,
-      relationHeads: 4,
-    }),
-  ],
-];
 
 describeEmulated('training on the GPU', () => {
   let cpu: NativeEngine;
@@ -189,45 +59,11 @@ describeEmulated('training on the GPU', () => {
     return [start(cpu), start(gpu)];
   }
 
-  /** Dropout everywhere, which only shows with a seed. */
-  const withDropout = (config: TransformerConfig) => ({
-    ...config,
-    embeddingDropout: 0.1,
-    attentionDropout: 0.2,
-    hiddenDropout: 0.15,
-  });
-
-  async function request(
-    student: Student,
-    config: TransformerConfig,
-    losses: Partial<LossOptions>,
-    signal: ((config: TransformerConfig) => Signal) | undefined,
-    others: Partial<StepRequest> = {},
-  ): Promise<StepRequest> {
-    const batch = tinyBatch(config);
-    const teacher = await signal?.(config)(student, batch.inputIds.length);
-    return {
-      ...batch,
-      learningRate: 0.01,
-      dropoutSeed: -1,
-      losses: { ...NO_LOSS, ...losses },
-      sampledNegatives: 0,
-      ...(teacher === undefined ? {} : { teacher }),
-      ...others,
-    };
-  }
-
   function expectSameParameters(actual: NativeTransformer, expected: NativeTransformer, tolerance: number): void {
     for (const { name } of expected.parameters()) {
       expectClose(actual.getParameter(name), expected.getParameter(name), tolerance, name);
     }
   }
-
-  const CASES = (Object.keys(TINY_MODELS) as (keyof typeof TINY_MODELS)[]).flatMap((kind) =>
-    LOSSES.map(([name, losses, signal, others]) => [kind, name, losses, signal, others] as const),
-  );
-  // The teacher has two heads; maps of four have nothing to be compared with.
-  const POSSIBLE = CASES.filter(([kind, , { attention = 0 }]) => kind !== 'llama' || attention === 0);
 
   test.each(POSSIBLE)(
     'of %s by %s has the gradients and takes the steps of the processor',
@@ -236,7 +72,7 @@ describeEmulated('training on the GPU', () => {
       const pair = students(config);
       const [expected, actual] = await Promise.all(
         pair.map(async (student) => {
-          const step = await request(student, config, losses, signal, others);
+          const step = await tinyStep(student.engine, config, losses, signal, others);
           const first = await student.trainer.computeGradients(step);
           const names = student.model.parameters().map(({ name }) => name);
           const gradients = new Map(names.map((name) => [name, student.model.getGradient(name)]));
@@ -270,13 +106,35 @@ describeEmulated('training on the GPU', () => {
     },
   );
 
+  test.each(POSSIBLE.filter(([kind]) => kind === 'gpt2'))(
+    'of %s by %s in micro batches, without what blocks keep, has the gradients of the whole batch on the processor',
+    async (kind, _, losses, signal, others) => {
+      const config = withDropout(TINY_MODELS[kind]);
+      const [whole, cut] = students(config);
+      const memory = [{}, { microBatchTokens: 6, activationCheckpointing: true }];
+      const results = [];
+      for (const [i, student] of [whole, cut].entries()) {
+        const step = await tinyStep(student.engine, config, losses, signal, { dropoutSeed: 7, ...others });
+        results.push(await student.trainer.computeGradients({ ...step, ...memory[i] }));
+      }
+      const [expected, actual] = results;
+      for (const key of ['loss', 'ce', 'kd', 'hidden', 'attention', 'relation', 'gradNorm', 'numLabels'] as const) {
+        const value = expected?.[key] ?? Number.NaN;
+        expect(Math.abs((actual?.[key] ?? Number.NaN) - value), key).toBeLessThan(1e-4 * Math.max(1, Math.abs(value)));
+      }
+      const names = whole.model.parameters().map(({ name }) => name);
+      const flat = ({ model }: Student) => Float32Array.from(names.flatMap((name) => [...model.getGradient(name)]));
+      expectClose(flat(cut), flat(whole), 2e-5, 'gradients');
+    },
+  );
+
   test.each([{ optimizer: 'sgd' }, { optimizer: 'sgd', momentum: 0, maxGradNorm: 0 }, { maxGradNorm: 0 }] as const)(
     'with %j takes the steps of the processor',
     async (options) => {
       const config = TINY_MODELS.gpt2;
       const pair = students(config, options);
       for (const student of pair) {
-        const step = await request(student, config, { ce: 1, hidden: 0.5 }, extractedStates);
+        const step = await tinyStep(student.engine, config, { ce: 1, hidden: 0.5 }, extractedStates);
         for (let i = 0; i < 3; i++) await student.trainer.step(step);
       }
       expectSameParameters(pair[1].model, pair[0].model, 2e-4);
@@ -297,11 +155,16 @@ describeEmulated('training on the GPU', () => {
     const actual = { engine, model, trainer: engine.createTrainer(model, OPTIMIZER) };
     const results = [];
     for (const student of [expected, actual]) {
-      const step = await request(student, config, { ce: 1, kd: 0.5, hidden: 0.5, relation: 0.5 }, (c) => () => ({
-        model: teacherOn(student.engine, c),
-        layerMap: LAYERS,
-        relationHeads: 2,
-      }));
+      const step = await tinyStep(
+        student.engine,
+        config,
+        { ce: 1, kd: 0.5, hidden: 0.5, relation: 0.5 },
+        (c) => () => ({
+          model: teacherOn(student.engine, c),
+          layerMap: LAYERS,
+          relationHeads: 2,
+        }),
+      );
       const first = await student.trainer.computeGradients(step);
       const gradient = student.model.getGradient('layers.0.attention.qkv.weight');
       for (let i = 0; i < 3; i++) await student.trainer.step(step);
@@ -325,7 +188,7 @@ describeEmulated('training on the GPU', () => {
     const config = TINY_MODELS.gpt2;
     const [, one] = students(config);
     const [, other] = students(config);
-    const step = await request(one, config, { ce: 1, hidden: 1 }, extractedStates);
+    const step = await tinyStep(one.engine, config, { ce: 1, hidden: 1 }, extractedStates);
     for (let i = 0; i < 2; i++) await one.trainer.step(step);
     for (const { name } of one.model.parameters()) other.model.setParameter(name, one.model.getParameter(name));
     for (const i of [0, 1]) other.trainer.setProjection(i, 24, 16, one.trainer.getProjection(i));
@@ -349,7 +212,7 @@ describeEmulated('training on the GPU', () => {
     const runs = await Promise.all(
       [0, 1].map(async () => {
         const [, student] = students(config);
-        const step = await request(student, config, { ce: 1 }, undefined, { dropoutSeed: 3 });
+        const step = await tinyStep(student.engine, config, { ce: 1 }, undefined, { dropoutSeed: 3 });
         const results = [await student.trainer.step(step), await student.trainer.step(step)];
         return { results, table: student.model.itemTable() };
       }),
@@ -421,7 +284,7 @@ describeEmulated('training on the GPU', () => {
     const config = TINY_MODELS.gpt2;
     const values = [];
     for (const student of students(config)) {
-      const step = await request(student, config, { ce: 1 }, undefined, { learningRate: 0.1 });
+      const step = await tinyStep(student.engine, config, { ce: 1 }, undefined, { learningRate: 0.1 });
       await student.trainer.step(step);
       const first = await read(student.engine, student.model);
       await student.trainer.step(step);
@@ -435,7 +298,7 @@ describeEmulated('training on the GPU', () => {
     const config = TINY_MODELS.bert;
     const pair = students(config);
     for (const student of pair) {
-      const step = await request(student, config, { ce: 1 }, undefined);
+      const step = await tinyStep(student.engine, config, { ce: 1 }, undefined);
       await student.trainer.step(step);
       student.model.setParameter('layers.1.mlp.output.weight', wave(16 * 40, 3));
       await student.trainer.step(step);
@@ -484,7 +347,7 @@ describeEmulated('training on the GPU', () => {
     const config = TINY_MODELS.gpt2;
     const [, student] = students(config);
     const before = student.model.getParameter('embeddings.word');
-    const step = await request(student, config, { ce: 1 }, undefined);
+    const step = await tinyStep(student.engine, config, { ce: 1 }, undefined);
     // What the processor takes and a GPU does not: several teachers, weights, lists of another vocabulary.
     const heard = (weight: number) => ({ weight, layerMap: [], model: teacherOn(gpu, config) });
     const [numTokens, topK] = [step.inputIds.length, 2];

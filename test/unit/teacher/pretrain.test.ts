@@ -118,33 +118,54 @@ describe('training', () => {
     expect((await model.loss(CORPUS.validation)).loss).toBe(before);
   });
 
-  test('goes on from a checkpoint with the bits of an uninterrupted run', async () => {
-    const options = { ...TINY.training, epochs: 3 };
-    const whole = await untrained();
-    const expected = await trainLanguageModel(engine, whole, CORPUS, options);
+  test.each([{}, { microBatchTokens: 20, activationCheckpointing: true }])(
+    'with %j goes on from a checkpoint with the bits of an uninterrupted run',
+    async (memory) => {
+      const options = { ...TINY.training, epochs: 3, ...memory };
+      const whole = await untrained();
+      const expected = await trainLanguageModel(engine, whole, CORPUS, options);
 
-    const checkpoint = { path: join(folder, 'state'), fingerprint: 'f', everySteps: 2 };
-    const controller = new AbortController();
-    const stopped = trainLanguageModel(engine, await untrained(), CORPUS, options, {
-      checkpoint,
-      signal: controller.signal,
-      onProgress: ({ done, total }) => done === Math.ceil(total / 2) && controller.abort(),
-    });
-    await expect(stopped).rejects.toThrow(code('ERR_ABORTED'));
-    expect(existsSync(checkpoint.path)).toBe(true);
+      const checkpoint = { path: join(folder, 'state'), fingerprint: 'f', everySteps: 2 };
+      const controller = new AbortController();
+      const stopped = trainLanguageModel(engine, await untrained(), CORPUS, options, {
+        checkpoint,
+        signal: controller.signal,
+        onProgress: ({ done, total }) => done === Math.ceil(total / 2) && controller.abort(),
+      });
+      await expect(stopped).rejects.toThrow(code('ERR_ABORTED'));
+      expect(existsSync(checkpoint.path)).toBe(true);
 
-    const resumed = await untrained();
-    let firstDone = 0;
-    const found = await trainLanguageModel(engine, resumed, CORPUS, options, {
-      checkpoint,
-      onProgress: ({ done }) => {
-        firstDone ||= done;
-      },
+      const resumed = await untrained();
+      let firstDone = 0;
+      const found = await trainLanguageModel(engine, resumed, CORPUS, options, {
+        checkpoint,
+        onProgress: ({ done }) => {
+          firstDone ||= done;
+        },
+      });
+      expect(firstDone).toBeGreaterThan(1);
+      expect(withoutTime(found.epochs)).toEqual(withoutTime(expected.epochs));
+      expect(copyParameters(resumed.native)).toEqual(copyParameters(whole.native));
+      expect(existsSync(checkpoint.path)).toBe(false);
+    },
+  );
+
+  test('in micro batches learns what it learns from whole ones', async () => {
+    const losses = async (memory: object) => {
+      const { epochs } = await trainLanguageModel(engine, await untrained(), CORPUS, {
+        ...TINY.training,
+        epochs: 2,
+        ...memory,
+      });
+      return epochs.map(({ trainLoss, validationLoss }) => [trainLoss, validationLoss]);
+    };
+    const [whole, cut] = [await losses({}), await losses({ microBatchTokens: 30 })];
+    expect(cut).not.toEqual(whole);
+    cut.flat().forEach((loss, i) => {
+      expect(loss).toBeCloseTo(whole.flat()[i] ?? Number.NaN, 3);
     });
-    expect(firstDone).toBeGreaterThan(1);
-    expect(withoutTime(found.epochs)).toEqual(withoutTime(expected.epochs));
-    expect(copyParameters(resumed.native)).toEqual(copyParameters(whole.native));
-    expect(existsSync(checkpoint.path)).toBe(false);
+    expect(await losses({ activationCheckpointing: true })).toEqual(whole);
+    await expect(losses({ microBatchTokens: 0 })).rejects.toThrow(code('ERR_INVALID_ARGUMENT'));
   });
 
   test('a teacher over the same vocabulary enters the loss by its weights at each step', async () => {
