@@ -3,6 +3,7 @@ import {
   loadBinding,
   type NativeEngine,
   type OptimizerOptions,
+  type StepMemory,
   type StepRequest,
   type StepResult,
   type TransformerConfig,
@@ -16,7 +17,7 @@ import {
   tinyStep,
   withDropout,
 } from '../../support/tiny-losses.js';
-import { createTinyModel, TINY_MODELS } from '../../support/tiny-models.js';
+import { createTinyModel, expectClose, TINY_MODELS } from '../../support/tiny-models.js';
 
 const OPTIMIZER: OptimizerOptions = {
   optimizer: 'adamw',
@@ -101,6 +102,28 @@ describe('activation checkpointing', () => {
       expect(await gradientsOf(config, { ...step, activationCheckpointing: true }, on)).toEqual(kept);
     }
     half.dispose();
+  });
+
+  test('and micro batches train an adapter as they train a model', async () => {
+    const config = { ...TINY_MODELS.gpt2, numHiddenLayers: 3 };
+    const step = await tinyStep(engine, config, { ce: 1 }, undefined);
+    const stateAfter = async (memory: StepMemory) => {
+      const model = createTinyModel(engine, config, 2);
+      const targets = [0, 1, 2].map((l) => ({
+        name: `${l}`,
+        linear: `layers.${l}.mlp.output`,
+        firstRow: 0,
+        numRows: 16,
+      }));
+      model.attachAdapter({ rank: 2, scale: 1, dropout: 0.1, seed: 3, targets });
+      const trainer = engine.createTrainer(model, { ...OPTIMIZER, optimizer: 'sgd' });
+      await trainer.step({ ...step, ...memory });
+      return trainer.getState().first;
+    };
+    const kept = await stateAfter({});
+    expect(kept.some((value) => value !== 0)).toBe(true);
+    expect(await stateAfter({ activationCheckpointing: true })).toEqual(kept);
+    expectClose(await stateAfter({ microBatchTokens: 6 }), kept, 1e-5);
   });
 
   test('is a yes or a no', async () => {
