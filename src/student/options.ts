@@ -19,6 +19,14 @@ export const scheduleSchema = z.union([
 ]);
 export type Schedule = z.input<typeof scheduleSchema>;
 
+const temperatureSchema = scheduleSchema.refine(
+  (schedule) => {
+    const ends = typeof schedule === 'number' ? [schedule] : [schedule.from, schedule.to];
+    return ends.every((value) => value > 0 && value <= 100);
+  },
+  { message: 'expected a temperature above 0, of at most 100' },
+);
+
 /** Shape of a sequence model: a causal transformer over the items of a history. */
 export const sequenceArchitectureSchema = z
   .strictObject({
@@ -47,14 +55,14 @@ export const sequenceArchitectureSchema = z
     path: ['hiddenSize'],
   });
 
-/** Weights of w_ce·CE + w_kd·τ²·KL + w_h·MSE + w_a·KL of attention maps. */
+/** Weights of w_ce·CE + w_kd·τ²·KL + w_h·MSE + w_a·KL of attention maps, and τ; what is a schedule may change by the step. */
 export const distillationLossesShape = {
   ce: scheduleSchema.default(1),
   kd: scheduleSchema.default(0),
   hidden: scheduleSchema.default(0),
   attention: scheduleSchema.default(0),
   /** τ of the soft labels. */
-  temperature: z.number().gt(0).max(100).default(1),
+  temperature: temperatureSchema.default(1),
   /** Soft labels mix the logits of teacher (this share) and student. */
   fusion: scheduleSchema.default(1),
   /** Weight of the KD term where the teacher ranks the label worse than the student does; 1 = no gate. */

@@ -25,7 +25,7 @@ export function lossesAt(losses: ResolvedFineTuneOptions['losses'], { step, tota
     kd: at(losses.kd),
     hidden: at(losses.hidden),
     attention: at(losses.attention),
-    temperature: losses.temperature,
+    temperature: at(losses.temperature),
     fusion: at(losses.fusion),
     gate: losses.gate,
   };

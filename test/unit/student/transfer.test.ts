@@ -1,10 +1,12 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { loadBinding, type NativeEngine, type NativeTransformer } from '../../../src/binding.js';
 import { initialiseStudent, uniformLayerMap, uniformLayerPairs } from '../../../src/student/initialise.js';
+import { fineTuneOptionsSchema } from '../../../src/student/options.js';
 import { sequenceConfig } from '../../../src/student/sequence-model.js';
 import {
   featureAxes,
   interpolateParameters,
+  lossesAt,
   projectTeacher,
   scheduleAt,
   setFeatureMappings,
@@ -25,6 +27,8 @@ function model(hiddenSize: number, numHiddenLayers: number, seed: number): Nativ
   return native;
 }
 
+const POSITION = { epoch: 1, index: 0, step: 0, totalSteps: 100, learningRate: 0.1, dropoutSeed: 0 };
+
 const parametersOf = (native: NativeTransformer) =>
   native.parameters().map(({ name }) => [name, Array.from(native.getParameter(name))] as const);
 
@@ -36,6 +40,26 @@ describe('schedules', () => {
   test('go linearly from one value to another, and stay there', () => {
     const schedule = { from: 1, to: 0, until: 0.5 };
     expect([0, 25, 50, 99].map((step) => scheduleAt(schedule, step, 100))).toEqual([1, 0.5, 0, 0]);
+  });
+
+  test('weights and the temperature follow theirs', () => {
+    const { losses } = fineTuneOptionsSchema.parse({
+      losses: { ce: 0.5, kd: { from: 1, to: 0 }, temperature: { from: 4, to: 1, until: 0.5 } },
+    });
+    const at = (step: number) => {
+      const { ce, kd, temperature } = lossesAt(losses, { ...POSITION, step });
+      return [ce, kd, temperature];
+    };
+    expect([0, 25, 50, 75].map(at)).toEqual([
+      [0.5, 1, 4],
+      [0.5, 0.75, 2.5],
+      [0.5, 0.5, 1],
+      [0.5, 0.25, 1],
+    ]);
+  });
+
+  test.each([0, -1, 101, { from: 0, to: 1 }, { from: 2, to: 0 }])('a temperature of %j is refused', (temperature) => {
+    expect(fineTuneOptionsSchema.safeParse({ losses: { temperature } }).success).toBe(false);
   });
 });
 
