@@ -31,7 +31,7 @@ export function uniformLayerMap(studentLayers: number, teacherLayers: number): n
 
 /**
  * Teacher blocks that a language student starts from: evenly spread from the first to the last one. Without the first
- * block little is left of a language model, whatever other blocks are kept (`docs/language-models.md`).
+ * block little is left of a language model, whatever other blocks are kept (`docs/language-students.md`).
  *
  * @see Shleifer & Rush 2020, arXiv:2010.13002
  */
