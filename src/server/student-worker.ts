@@ -7,13 +7,14 @@ import { readlinkSync } from 'node:fs';
 import { constants, setPriority } from 'node:os';
 import { basename } from 'node:path';
 import { parentPort, workerData } from 'node:worker_threads';
-import { createEngine } from '../index.js';
 import type { LoadMessage, StudentSource } from './load-student.js';
 
 /** To take 10,000 at once would keep the thread that answers for a dozen milliseconds. */
-const ITEMS_A_MESSAGE = 500;
+const ITEMS_A_MESSAGE = 50;
 
 yieldToRequests();
+// Not before: opening the modules is work, too.
+const { createEngine } = await import('../index.js');
 const { directory, version } = workerData as StudentSource;
 const engine = await createEngine({ device: 'cpu', threads: 1 });
 try {
