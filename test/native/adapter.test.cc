@@ -10,6 +10,7 @@
 #include "core/rng.h"
 #include "model/generate.h"
 #include "model/project.h"
+#include "model_configs.h"
 #include "retrieve/text_encoder.h"
 #include "test.h"
 #include "train/importance.h"
@@ -19,25 +20,9 @@ using namespace limbeck;
 
 namespace {
 
-TransformerConfig gpt2_like() {
-  TransformerConfig config{};
-  config.vocab_size = 19;
-  config.hidden_size = 12;
-  config.num_hidden_layers = 2;
-  config.num_attention_heads = config.num_key_value_heads = 2;
-  config.head_dim = 6;
-  config.intermediate_size = 20;
-  config.max_position_embeddings = 10;
-  config.norm = NormKind::kLayerNorm;
-  config.norm_placement = NormPlacement::kBefore;
-  config.norm_eps = 1e-5f;
-  config.positions = PositionKind::kLearned;
-  config.causal = true;
-  config.hidden_act = Activation::kGeluTanh;
-  config.qkv_bias = config.attention_output_bias = config.mlp_bias = true;
-  config.tie_word_embeddings = true;
-  return config;
-}
+constexpr ModelSizes kSizes{19, 12, 2, 2, 20, 10};
+
+TransformerConfig gpt2_like() { return gpt2_config(kSizes); }
 
 /// Grouped heads, gate and up in one product, norms of queries and keys.
 TransformerConfig qwen3_like() {
@@ -55,15 +40,7 @@ TransformerConfig qwen3_like() {
   return config;
 }
 
-TransformerConfig bert_like() {
-  TransformerConfig config = gpt2_like();
-  config.norm_placement = NormPlacement::kAfter;
-  config.causal = false;
-  config.hidden_act = Activation::kGeluErf;
-  config.type_vocab_size = 2;
-  config.masked_lm_head = true;
-  return config;
-}
+TransformerConfig bert_like() { return bert_config(kSizes); }
 
 const std::vector<TransformerConfig>& configs() {
   static const std::vector<TransformerConfig> list = {gpt2_like(), qwen3_like(), bert_like()};

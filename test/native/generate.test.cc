@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/rng.h"
+#include "model_configs.h"
 #include "ops/linear.h"
 #include "test.h"
 
@@ -17,25 +18,7 @@ using namespace limbeck;
 
 namespace {
 
-TransformerConfig gpt2_like() {
-  TransformerConfig config{};
-  config.vocab_size = 61;
-  config.hidden_size = 24;
-  config.num_hidden_layers = 3;
-  config.num_attention_heads = config.num_key_value_heads = 4;
-  config.head_dim = 6;
-  config.intermediate_size = 40;
-  config.max_position_embeddings = 32;
-  config.norm = NormKind::kLayerNorm;
-  config.norm_placement = NormPlacement::kBefore;
-  config.norm_eps = 1e-5f;
-  config.positions = PositionKind::kLearned;
-  config.causal = true;
-  config.hidden_act = Activation::kGeluTanh;
-  config.qkv_bias = config.attention_output_bias = config.mlp_bias = true;
-  config.tie_word_embeddings = true;
-  return config;
-}
+TransformerConfig gpt2_like() { return gpt2_config({61, 24, 3, 4, 40, 32}); }
 
 TransformerConfig llama_like(int64_t num_key_value_heads) {
   TransformerConfig config = gpt2_like();

@@ -5,31 +5,14 @@
 #include <utility>
 #include <vector>
 
+#include "model_configs.h"
 #include "test.h"
 
 using namespace limbeck;
 
 namespace {
 
-TransformerConfig gpt2_like() {
-  TransformerConfig config{};
-  config.vocab_size = 64;
-  config.hidden_size = 128;
-  config.num_hidden_layers = 6;
-  config.num_attention_heads = config.num_key_value_heads = 4;
-  config.head_dim = 32;
-  config.intermediate_size = 512;
-  config.max_position_embeddings = 32;
-  config.norm = NormKind::kLayerNorm;
-  config.norm_placement = NormPlacement::kBefore;
-  config.norm_eps = 1e-5f;
-  config.positions = PositionKind::kLearned;
-  config.rope_theta = 10000;
-  config.causal = true;
-  config.hidden_act = Activation::kGeluTanh;
-  config.tie_word_embeddings = true;
-  return config;
-}
+TransformerConfig gpt2_like() { return gpt2_config({64, 128, 6, 4, 512, 32}); }
 
 /// Sequences of these lengths, every token labelled with its own id.
 struct Sequences {

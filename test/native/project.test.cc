@@ -8,31 +8,16 @@
 #include <vector>
 
 #include "core/rng.h"
+#include "model_configs.h"
 #include "test.h"
 
 using namespace limbeck;
 
 namespace {
 
-TransformerConfig gpt2_like() {
-  TransformerConfig config{};
-  config.vocab_size = 30;
-  config.hidden_size = 24;
-  config.num_hidden_layers = 4;
-  config.num_attention_heads = config.num_key_value_heads = 4;
-  config.head_dim = 6;
-  config.intermediate_size = 40;
-  config.max_position_embeddings = 16;
-  config.norm = NormKind::kLayerNorm;
-  config.norm_placement = NormPlacement::kBefore;
-  config.norm_eps = 1e-5f;
-  config.positions = PositionKind::kLearned;
-  config.causal = true;
-  config.hidden_act = Activation::kGeluTanh;
-  config.qkv_bias = config.attention_output_bias = config.mlp_bias = true;
-  config.tie_word_embeddings = true;
-  return config;
-}
+constexpr ModelSizes kSizes{30, 24, 4, 4, 40, 16};
+
+TransformerConfig gpt2_like() { return gpt2_config(kSizes); }
 
 TransformerConfig llama_like() {
   TransformerConfig config = gpt2_like();
@@ -48,15 +33,7 @@ TransformerConfig llama_like() {
   return config;
 }
 
-TransformerConfig bert_like() {
-  TransformerConfig config = gpt2_like();
-  config.norm_placement = NormPlacement::kAfter;
-  config.causal = false;
-  config.hidden_act = Activation::kGeluErf;
-  config.type_vocab_size = 2;
-  config.masked_lm_head = true;
-  return config;
-}
+TransformerConfig bert_like() { return bert_config(kSizes); }
 
 TransformerConfig student_like() {
   TransformerConfig config = gpt2_like();

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/rng.h"
+#include "model_configs.h"
 #include "test.h"
 
 using namespace limbeck;
@@ -13,23 +14,7 @@ using namespace limbeck;
 namespace {
 
 TransformerConfig shape(int64_t hidden_size, int64_t num_layers, int64_t num_heads) {
-  TransformerConfig config{};
-  config.vocab_size = 13;
-  config.hidden_size = hidden_size;
-  config.num_hidden_layers = num_layers;
-  config.num_attention_heads = config.num_key_value_heads = num_heads;
-  config.head_dim = hidden_size / num_heads;
-  config.intermediate_size = 10;
-  config.max_position_embeddings = 8;
-  config.norm = NormKind::kLayerNorm;
-  config.norm_placement = NormPlacement::kBefore;
-  config.norm_eps = 1e-5f;
-  config.positions = PositionKind::kLearned;
-  config.causal = true;
-  config.hidden_act = Activation::kGeluTanh;
-  config.qkv_bias = config.attention_output_bias = config.mlp_bias = true;
-  config.tie_word_embeddings = true;
-  return config;
+  return gpt2_config({13, hidden_size, num_layers, num_heads, 10, 8});
 }
 
 const std::vector<int32_t> kIds = {1, 5, 3, 7, 2, 2, 9, 4, 10};

@@ -10,6 +10,7 @@
 #include "core/rng.h"
 #include "cuda/api.h"
 #include "model/inference.h"
+#include "model_configs.h"
 #include "test.h"
 #include "train/micro_batches.h"
 
@@ -33,23 +34,8 @@ void done(int32_t status, const api::ApiError& error) {
 }
 
 TransformerConfig base_config() {
-  TransformerConfig config{};
-  config.vocab_size = 61;
-  config.hidden_size = 24;
-  config.num_hidden_layers = 3;
-  config.num_attention_heads = config.num_key_value_heads = 3;
-  config.head_dim = 8;
-  config.intermediate_size = 40;
-  config.max_position_embeddings = 32;
-  config.norm = NormKind::kLayerNorm;
-  config.norm_placement = NormPlacement::kBefore;
-  config.norm_eps = 1e-5f;
-  config.positions = PositionKind::kLearned;
+  TransformerConfig config = gpt2_config({61, 24, 3, 3, 40, 32});
   config.rope_theta = 10000;
-  config.causal = true;
-  config.hidden_act = Activation::kGeluTanh;
-  config.qkv_bias = config.attention_output_bias = config.mlp_bias = true;
-  config.tie_word_embeddings = true;
   return config;
 }
 
