@@ -180,7 +180,7 @@ constexpr int kBatches = 4;  // taken in turns
 void train_step(cuda::Trainer* trainer, const cuda::ApiStep& step) {
   cuda::ApiError error{};
   cuda::ApiStepResult result{};
-  check(api->step(trainer, &step, &result, &error), error);
+  check(api->step(trainer, &step, 1, &result, &error), error);
   if (!std::isfinite(result.loss) || result.loss <= 0) throw std::runtime_error("the loss is not finite and positive");
 }
 
@@ -188,6 +188,7 @@ cuda::ApiStep make_step(const Tokens& tokens) {
   cuda::ApiStep step{};
   step.batch = tokens.batch();
   step.labels = tokens.labels.data();
+  step.step_tokens = step.step_labels = static_cast<int64_t>(tokens.labels.size());
   step.learning_rate = 1e-4f;
   step.dropout_seed = -1;
   step.ce = step.temperature = step.fusion = step.gate = 1;
