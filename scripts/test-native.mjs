@@ -10,6 +10,7 @@ import { buildCuda, findNvcc, hasCmake } from './build-cuda.mjs';
 import { hashFiles, listFiles, runOnChange } from './stamps.mjs';
 
 const NO_TEST_MATCHES = 2;
+const CUDA_BENCHES = ['bench_cuda', 'bench_cuda_ops'];
 
 const root = resolve(import.meta.dirname, '..');
 const build = join(root, 'build/native-tests');
@@ -30,7 +31,8 @@ if (process.platform === 'linux') {
   const core = join(build, 'liblimbeck_core.a'); // built with the same sanitizers
   const options = ['-DLIMBECK_CUDA_EMULATED=ON', '-DLIMBECK_SANITIZE=ON', `-DLIMBECK_CORE_LIBRARY=${core}`];
   run('cmake', ['-S', join(root, 'native/cuda'), '-B', cudaBuild, ...options]);
-  run('cmake', ['--build', cudaBuild, '--target', 'cuda_tests', '--parallel', String(availableParallelism())]);
+  const targets = ['cuda_tests', 'limbeck_cuda', ...CUDA_BENCHES];
+  run('cmake', ['--build', cudaBuild, '--target', ...targets, '--parallel', String(availableParallelism())]);
   programs.push(join(cudaBuild, 'cuda_tests'));
 }
 const statuses = programs.map((program) => {
@@ -41,7 +43,24 @@ const statuses = programs.map((program) => {
 const failed = statuses.find((status) => status !== 0 && status !== NO_TEST_MATCHES);
 if (failed !== undefined) process.exit(failed);
 if (!statuses.includes(0)) process.exit(NO_TEST_MATCHES);
+if (process.platform === 'linux' && process.argv.length === 2) runCudaBenches();
 compileKernels();
+
+/** The benches of the GPU run where few notice when they break: here their smallest shapes, once, on the emulator. */
+function runCudaBenches() {
+  const library = join(cudaBuild, 'liblimbeck_cuda.so');
+  for (const name of CUDA_BENCHES) {
+    const options = ['--library', library, '--tiny', '--once'];
+    const { status, stdout, stderr, error } = spawnSync(join(cudaBuild, name), options, { encoding: 'utf8' });
+    if (error !== undefined) throw error;
+    const failed = stdout.split('\n').filter((line) => line.includes('"error"'));
+    if (status !== 0 || failed.length > 0) {
+      console.error(`${name} --tiny failed (${status}):\n${failed.join('\n')}\n${stderr}`);
+      process.exit(1);
+    }
+  }
+  console.log('The benches of the CUDA engine run on the emulator.');
+}
 
 /** For one kind of GPU alone, which finds what does not compile; again only when a source changed. */
 function compileKernels() {
