@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <new>
@@ -17,13 +18,15 @@ struct Graph {
   std::vector<std::function<void()>> work;
 };
 struct GraphExec {
-  std::vector<std::function<void()>> work;
+  std::shared_ptr<const std::vector<std::function<void()>>> work;  // outlives it while it is on a stream
 };
 struct Stream {
   std::unique_ptr<Graph> capture;
 };
 struct Event {
-  std::chrono::steady_clock::time_point time;
+  std::shared_ptr<std::chrono::steady_clock::time_point> time =
+      std::make_shared<std::chrono::steady_clock::time_point>();
+  uint64_t num_before = 0;  // pieces of work that it waits for
 };
 
 Machine& machine() {
@@ -57,6 +60,44 @@ cudaError_t remember(cudaError_t error) {
   return error;
 }
 
+/// What a lazy machine has not done yet.
+struct Backlog {
+  std::deque<std::function<void()>> work;
+  uint64_t num_given = 0, num_done = 0;
+
+  void add(std::function<void()> piece) {
+    work.push_back(std::move(piece));
+    ++num_given;
+  }
+  void do_until(uint64_t count) {
+    while (num_done < count) {
+      const std::function<void()> piece = std::move(work.front());
+      work.pop_front();
+      ++num_done;
+      piece();
+    }
+  }
+};
+Backlog& backlog() {
+  static Backlog the_backlog;
+  return the_backlog;
+}
+
+/// Now, or in its turn.
+void do_in_turn(std::function<void()> work) {
+  {
+    const Lock lock(mutex());
+    if (machine().is_lazy) return backlog().add(std::move(work));
+    backlog().do_until(backlog().num_given);
+  }
+  work();
+}
+
+void do_all() {
+  const Lock lock(mutex());
+  backlog().do_until(backlog().num_given);
+}
+
 cudaError_t driver_error() {
   if (machine().driver_version == 0) return cudaErrorInsufficientDriver;  // what the runtime says without a driver
   if (machine().driver_version < 13000) return cudaErrorInsufficientDriver;
@@ -79,6 +120,20 @@ cudaError_t call_device() {
   return remember(error != cudaSuccess ? error : is_lost ? cudaErrorLaunchFailure : cudaSuccess);
 }
 
+cudaError_t wait_for_all() {
+  do_all();
+  return call_device();
+}
+
+/// A lazy machine does one piece of work when it is asked.
+cudaError_t query(uint64_t num_before) {
+  const Lock lock(mutex());
+  Backlog& pending = backlog();
+  if (pending.num_done < num_before) pending.do_until(pending.num_done + 1);
+  const cudaError_t error = call_device();
+  return error != cudaSuccess ? error : remember(pending.num_done < num_before ? cudaErrorNotReady : cudaSuccess);
+}
+
 }  // namespace
 
 size_t allocated_bytes() {
@@ -94,13 +149,13 @@ void reveal(void* address, size_t size_bytes) {
     unpoison(address, size_bytes);
     std::memset(address, 0xFF, size_bytes);
   };
-  reveal_now();
+  do_in_turn(reveal_now);
   if (capturing != nullptr) capturing->capture->work.push_back(reveal_now);
 }
 
 void hide(void* address, size_t size_bytes) {
   const auto hide_now = [=] { poison(address, size_bytes); };
-  hide_now();
+  do_in_turn(hide_now);
   if (capturing != nullptr) capturing->capture->work.push_back(hide_now);
 }
 
@@ -110,7 +165,7 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
   if (stream != nullptr && stream->capture != nullptr) {
     stream->capture->work.push_back(std::move(work));
   } else {
-    work();
+    do_in_turn(std::move(work));
   }
   return cudaSuccess;
 }
@@ -168,7 +223,7 @@ cudaError_t cudaGetDevice(int* device) {
   return remember(driver_error());
 }
 
-cudaError_t cudaDeviceSynchronize() { return call_device(); }
+cudaError_t cudaDeviceSynchronize() { return wait_for_all(); }
 
 cudaError_t cudaGetLastError() {
   const cudaError_t error = last_error;
@@ -224,6 +279,7 @@ cudaError_t cudaMalloc(void** pointer, size_t size_bytes) {
 
 cudaError_t cudaFree(void* pointer) {
   if (pointer == nullptr) return cudaSuccess;
+  do_all();
   const Lock lock(mutex());
   const auto found = allocations().find(pointer);
   if (found == allocations().end()) return remember(cudaErrorInvalidValue);
@@ -261,7 +317,7 @@ cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t size_bytes, cudaMemcpyKind) {
-  const cudaError_t error = call_device();
+  const cudaError_t error = wait_for_all();
   if (error == cudaSuccess && size_bytes > 0) std::memcpy(to, from, size_bytes);
   return error;
 }
@@ -284,7 +340,7 @@ cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_
 }
 
 cudaError_t cudaMemset(void* to, int value, size_t size_bytes) {
-  const cudaError_t error = call_device();
+  const cudaError_t error = wait_for_all();
   if (error == cudaSuccess && size_bytes > 0) std::memset(to, value, size_bytes);
   return error;
 }
@@ -309,10 +365,13 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (stream != nullptr && stream->capture != nullptr) return remember(cudaErrorStreamCaptureUnsupported);
-  return call_device();
+  return wait_for_all();
 }
 
-cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  if (stream != nullptr && stream->capture != nullptr) return remember(cudaErrorStreamCaptureUnsupported);
+  return query(backlog().num_given);
+}
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return call_device(); }
 
@@ -331,15 +390,23 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  return enqueue(stream, [event] { event->time = std::chrono::steady_clock::now(); });
+  const cudaError_t error = enqueue(stream, [time = event->time] { *time = std::chrono::steady_clock::now(); });
+  event->num_before = backlog().num_given;
+  return error;
 }
 
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return call_device(); }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  {
+    const Lock lock(mutex());
+    backlog().do_until(event->num_before);
+  }
+  return call_device();
+}
 
-cudaError_t cudaEventQuery(cudaEvent_t) { return call_device(); }
+cudaError_t cudaEventQuery(cudaEvent_t event) { return query(event->num_before); }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
-  *milliseconds = std::chrono::duration<float, std::milli>(end->time - begin->time).count();
+  *milliseconds = std::chrono::duration<float, std::milli>(*end->time - *begin->time).count();
   return call_device();
 }
 
@@ -364,7 +431,7 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
-  *exec = new GraphExec{graph->work};
+  *exec = new GraphExec{std::make_shared<const std::vector<std::function<void()>>>(graph->work)};
   return cudaSuccess;
 }
 
@@ -374,8 +441,8 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
-  return enqueue(stream, [exec] {
-    for (const std::function<void()>& work : exec->work) work();
+  return enqueue(stream, [work = exec->work] {
+    for (const std::function<void()>& piece : *work) piece();
   });
 }
 

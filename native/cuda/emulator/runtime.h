@@ -1,7 +1,8 @@
 #pragma once
 
 // The functions of the CUDA runtime that we call, over the memory of the process. Streams do their work at once, or
-// write it down while a graph is captured. See NVIDIA's CUDA Runtime API for what each means.
+// write it down while a graph is captured; on a machine that is lazy, as late as they may. See NVIDIA's CUDA Runtime
+// API for what each means.
 
 #include <cstddef>
 #include <cstdint>
@@ -134,6 +135,9 @@ struct Machine {
   size_t used_by_others_bytes = 0;
   bool has_cublas = true;
   size_t failing_allocation_bytes = std::numeric_limits<size_t>::max();  // larger ones fail, whatever is free
+  /// Work waits until the host waits for it, or asks whether it is done. In the order in which it was given, whatever
+  /// its stream.
+  bool is_lazy = false;
   int64_t calls_until_lost = -1;  // this many launches, copies and waits succeed, then the device is lost; −1: never
 
   void reset() { *this = Machine(); }
