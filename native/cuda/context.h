@@ -8,6 +8,7 @@
 namespace limbeck::cuda {
 
 class CublasLt;
+class Uploads;
 
 /// What an op needs besides its arguments. All pointers of ops are to device memory unless their name begins with
 /// `host`. Ops return before their work is done; all work of a context is in the order of its one stream.
@@ -18,6 +19,8 @@ struct Context {
   int num_multiprocessors;
   /// Measuring: the arena counts what a pass would take, and nothing is launched, copied or read.
   bool is_dry = false;
+  /// What copy_to_device() goes through; null: straight from the array, which must then outlive the work.
+  Uploads* uploads = nullptr;
 };
 
 }  // namespace limbeck::cuda

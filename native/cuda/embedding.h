@@ -39,8 +39,7 @@ struct DeviceEmbeddingOrder {
   int64_t max_words, max_pieces, max_split_ids, max_partial_sums;  // follow from num_rows and num_embeddings
 };
 
-/// Allocates for any batch of so many rows; upload() copies one order into it (host memory must live until the stream
-/// has passed).
+/// Allocates for any batch of so many rows; upload() copies one order into it.
 DeviceEmbeddingOrder allocate_embedding_order(Context& context, int64_t num_rows, int64_t num_embeddings);
 void upload(Context& context, const EmbeddingOrder& order, DeviceEmbeddingOrder& device);
 
@@ -51,7 +50,7 @@ class PendingOrder {
   PendingOrder(Context& context, const int32_t* host_ids, int64_t num_rows, int64_t num_embeddings);
   /// For ops that come after upload().
   const DeviceEmbeddingOrder& device() const { return device_; }
-  /// Waits for it and copies it; this must outlive the pass.
+  /// Waits for it and copies it.
   void upload(Context& context);
 
  private:

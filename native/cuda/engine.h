@@ -6,6 +6,7 @@
 #include "cuda/context.h"
 #include "cuda/cublas_lt.h"
 #include "cuda/device_arena.h"
+#include "cuda/uploads.h"
 
 namespace limbeck::cuda {
 
@@ -37,7 +38,7 @@ struct Engine {
     try {
       body(context);
     } catch (...) {
-      cudaStreamSynchronize(stream);  // copies may still read host memory that the body owned
+      cudaStreamSynchronize(stream);  // copies may still write host memory that the body owned
       throw;
     }
     synchronize();
@@ -53,7 +54,9 @@ struct Engine {
   }
 
   Context context() { return context(arena, false); }
-  Context context(DeviceArena& memory, bool is_dry) { return {stream, memory, *blas, num_multiprocessors, is_dry}; }
+  Context context(DeviceArena& memory, bool is_dry) {
+    return {stream, memory, *blas, num_multiprocessors, is_dry, &uploads};
+  }
   void make_current();
   /// Makes `pinned` at least so large; nothing may be on its way.
   void require_pinned(size_t size_bytes);
@@ -67,6 +70,7 @@ struct Engine {
   cudaStream_t copy_stream = nullptr;  // of results on their way to the host
   char* pinned = nullptr;              // [pinned_bytes] for them
   size_t pinned_bytes = 0;
+  Uploads uploads;
   std::unique_ptr<CublasLt> blas;
   DeviceArena arena;
   int64_t arena_generation = 0;  // goes up when the arena moves

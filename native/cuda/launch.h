@@ -2,6 +2,7 @@
 
 #include "cuda/check.h"
 #include "cuda/context.h"
+#include "cuda/uploads.h"
 
 namespace limbeck::cuda {
 
@@ -46,11 +47,22 @@ inline void copy(Context& context, void* to, const void* from, size_t size_bytes
 }
 }  // namespace detail
 
-/// Host memory must live, and stay as it is, until the stream has passed.
+/// Does not wait for the stream, and host_from may change as soon as it returns (see Context::uploads).
 template <typename T>
 void copy_to_device(Context& context, T* to, const T* host_from, int64_t count) {
-  detail::copy(context, to, host_from, static_cast<size_t>(count) * sizeof(T), cudaMemcpyHostToDevice);
+  const size_t size_bytes = static_cast<size_t>(count) * sizeof(T);
+  if (context.uploads == nullptr) {
+    detail::copy(context, to, host_from, size_bytes, cudaMemcpyHostToDevice);
+  } else if (!context.is_dry) {
+    context.uploads->copy(context.stream, to, host_from, size_bytes);
+  }
 }
+/// Reads host_pinned when the stream comes to it: a graph does so in every run.
+template <typename T>
+void copy_pinned_to_device(Context& context, T* to, const T* host_pinned, int64_t count) {
+  detail::copy(context, to, host_pinned, static_cast<size_t>(count) * sizeof(T), cudaMemcpyHostToDevice);
+}
+/// Host memory must live until the stream has passed.
 template <typename T>
 void copy_to_host(Context& context, T* host_to, const T* from, int64_t count) {
   detail::copy(context, host_to, from, static_cast<size_t>(count) * sizeof(T), cudaMemcpyDeviceToHost);

@@ -337,7 +337,7 @@ UpdatePlan plan_update(Context& context, const std::vector<OptimizerTensor>& ten
   const int64_t num_tensors = static_cast<int64_t>(tensors.size()), num_words = static_cast<int64_t>(chunks.size());
   OptimizerTensor* device_tensors = context.arena.allocate<OptimizerTensor>(num_tensors);
   int64_t* device_chunks = context.arena.allocate<int64_t>(num_words);
-  // Pageable memory is copied before the call returns.
+  // Pageable memory is copied before the call returns, by the context's uploads or by the driver.
   if (num_tensors > 0) copy_to_device(context, device_tensors, tensors.data(), num_tensors);
   if (num_words > 0) copy_to_device(context, device_chunks, chunks.data(), num_words);
   return {device_tensors, device_chunks, num_words / 2};

@@ -181,7 +181,7 @@ void TransformerRecommender<T>::make(Plan& plan) {
         }
       }
       if (!has_encoder) {
-        copy_to_device(context, inputs, plan.host_inputs, num_inputs);
+        copy_pinned_to_device(context, inputs, plan.host_inputs, num_inputs);
         const Activations<T> activations = model_.forward(context, batch, {});
         gather_rows<T>(context, activations.hidden[static_cast<size_t>(config.num_hidden_layers)],
                        inputs + 2 * length + 2, query, 1, d);

@@ -28,7 +28,7 @@ constexpr int64_t kMaxGraphTokens = 8192;
 enum Term { kCe, kKd, kHidden, kAttention, kRelation };
 static_assert(kRelation + 1 == kNumTerms);
 
-/// A device copy of what the host has; the host's memory must outlive the pass.
+/// A device copy of what the host has.
 template <typename T>
 T* to_device(Context& context, const T* host, int64_t count) {
   T* device = context.arena.allocate<T>(count);

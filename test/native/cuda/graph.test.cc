@@ -25,7 +25,7 @@ TEST("graph: runs again what was recorded, with what the memory then holds") {
   Graph graph;
   CHECK(!graph.is_captured());
   graph.capture(context, [&] {
-    copy_to_device(context, scale.data(), host_scale, 1);
+    copy_pinned_to_device(context, scale.data(), host_scale, 1);
     launch(context, add_scaled, 1, 32, 0, x.data(), scale.data(), y.data(), 3);
   });
   CHECK(graph.is_captured());
