@@ -402,7 +402,7 @@ void bench_loss(Run& run) {
         options.temperature = 2;
       }
       bf16* d_hidden = fill.uniform<bf16>(c.rows * c.width);
-      float* d_table = fill.zeros<float>(c.vocab * c.width);
+      float* d_table = fill.zeros<float>(padded * c.width);
       double* sums = fill.zeros<double>(2);
       const float scale = 1.0f / static_cast<float>(c.rows);
       return [=, &context] {

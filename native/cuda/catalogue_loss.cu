@@ -442,8 +442,8 @@ void catalogue_loss(Context& context, const bf16* hidden, const OutputTable<bf16
     for_each_of_rows<8>(context, ScaledRows{products, chunk.factors, d_hidden + begin * hidden_size, hidden_size}, rows,
                         hidden_size, true);
     if (d_table) {
-      gemm<bf16, float>(context, {vocab_size, hidden_size, rows, true, false, stride, hidden_size, hidden_size},
-                        chunk.exps, chunk.scaled_hidden, nullptr, d_table, d_table);
+      gemm<bf16, float>(context, {stride, hidden_size, rows, true, false, stride, hidden_size, hidden_size}, chunk.exps,
+                        chunk.scaled_hidden, nullptr, d_table, d_table);
     }
     if (d_bias) {
       for_each_of_rows_summing<8>(context, WeightedRows{chunk.exps, chunk.factors, stride}, rows, vocab_size, true,

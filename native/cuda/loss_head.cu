@@ -119,7 +119,7 @@ void loss_head(Context& context, const T* hidden, const OutputTable<T>& table, c
     gemm<T, T>(context, {rows, hidden_size, stride, false, false, stride, hidden_size, hidden_size}, logits,
                table.weight, nullptr, nullptr, d_hidden + begin * hidden_size);
     if (d_table) {
-      gemm<T, float>(context, {vocab_size, hidden_size, rows, true, false, stride, hidden_size, hidden_size}, logits,
+      gemm<T, float>(context, {stride, hidden_size, rows, true, false, stride, hidden_size, hidden_size}, logits,
                      chunk_hidden, nullptr, d_table, d_table);
     }
     if (d_bias) add_row_sums(context, logits, stride, rows, vocab_size, d_bias);

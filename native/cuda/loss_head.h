@@ -37,8 +37,9 @@ struct OutputTable {
 /// ops/loss_head.h: sums [2] += Σ CE and Σ gate·τ²·KL over rows; gradients are of
 /// row_scale·(ce_weight·ce_sum + kd_weight·kd_sum).
 ///   hidden [num_rows, hidden_size], labels [num_rows] (checked on the host)
-///   d_hidden [num_rows, hidden_size] = or null: value only; d_table fp32 [vocab_size, hidden_size] +=; d_bias fp32
-///   [vocab_size] += or null
+///   d_hidden [num_rows, hidden_size] = or null: value only; d_bias fp32 [vocab_size] += or null
+///   d_table fp32 [padded_vocab_size, hidden_size] += : zeros to the rows beyond vocab_size, as a product with an odd
+///   number of rows takes a slower kernel
 ///   allowed null, or [vocab_size] bytes: 0 = this column takes part only in rows of which it is the label
 ///   chunk_rows 0 = as many as about 2.8 GB of logits hold; of the functions below, too
 template <typename T>

@@ -82,7 +82,7 @@ struct BackwardInputs {
   std::vector<const float*> teacher_maps;  // [L], entries or null
   float map_loss_scale = 0;
   std::vector<const T*> d_values;  // [L], entries [N, KV·hd] or null
-  float* d_word_table;             // [V, d] += gradient of word_table
+  float* d_word_table;             // [padded V, d] += gradient of word_table
 };
 
 /// Rows of `hidden` on their way to logits, see HeadActivations of model/transformer.h.

@@ -106,7 +106,7 @@ void sampled_loss_head(Context& context, const T* hidden, const OutputTable<T>& 
     launch_loss_rows(context, chunk, TeacherRows<NoTeacher>{}, logits);
     gemm<T, T>(context, {rows, hidden_size, stride, false, false, stride, hidden_size, hidden_size}, logits,
                drawn.weight, nullptr, nullptr, d_hidden + begin * hidden_size);
-    gemm<T, float>(context, {count, hidden_size, rows, true, false, stride, hidden_size, hidden_size}, logits,
+    gemm<T, float>(context, {stride, hidden_size, rows, true, false, stride, hidden_size, hidden_size}, logits,
                    chunk_hidden, nullptr, d_drawn, d_drawn);
     if (d_drawn_bias) add_row_sums(context, logits, stride, rows, count, d_drawn_bias);
   }

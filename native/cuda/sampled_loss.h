@@ -13,7 +13,8 @@ struct SampledLabels {
 };
 
 ///   drawn    the drawn rows of the table, see sample_table()
-///   d_hidden [num_rows, hidden_size] = ; d_drawn fp32 [count, hidden_size] +=, d_drawn_bias += or null
+///   d_hidden [num_rows, hidden_size] = ; d_drawn fp32 [padded count, hidden_size] +=, zeros to the rows beyond count;
+///   d_drawn_bias [count] += or null
 ///   d_labels [num_rows, hidden_size] = , d_labels_bias fp32 [num_rows] = : zeros where the label was drawn
 ///   chunk_rows as of loss_head()
 template <typename T>

@@ -400,8 +400,9 @@ void TransformerTrainer<T>::forward(Context& context, Step& step) {
   // The gradient of the word table goes straight to embeddings.word unless the table is v + A·u.
   step.backward.d_word_table = model_.gradient("embeddings.word");
   if (config.item_feature_size > 0) {
-    step.backward.d_word_table = context.arena.template allocate<float>(config.vocab_size * d);
-    set_zero(context, step.backward.d_word_table, config.vocab_size * d);
+    const int64_t count = model_.padded_vocab_size() * d;
+    step.backward.d_word_table = context.arena.template allocate<float>(count);
+    set_zero(context, step.backward.d_word_table, count);
   }
   step.d_output_table = config.tie_word_embeddings ? step.backward.d_word_table : model_.gradient("head.output.weight");
   step.d_output_bias = model_.gradient("head.bias");
@@ -433,13 +434,13 @@ void TransformerTrainer<T>::head_loss(Context& context, Step& step) {
     const bool has_bias = table.bias != nullptr;
     T* weight = context.arena.template allocate<T>(padded * d);
     T* bias = has_bias ? context.arena.template allocate<T>(padded) : nullptr;
-    float* d_weight = context.arena.template allocate<float>(count * d);
+    float* d_weight = context.arena.template allocate<float>(padded * d);
     float* d_bias = has_bias ? context.arena.template allocate<float>(count) : nullptr;
     T* label_weight = context.arena.template allocate<T>(R * d);
     T* label_bias = has_bias ? context.arena.template allocate<T>(R) : nullptr;
     T* d_labels = context.arena.template allocate<T>(R * d);
     float* d_labels_bias = context.arena.template allocate<float>(R);
-    set_zero(context, d_weight, count * d);
+    set_zero(context, d_weight, padded * d);
     if (has_bias) set_zero(context, d_bias, count);
     sample_table<T>(context, table, step.device_drawn, count, weight, bias, d);
     gather_rows<T>(context, table.weight, step.device_labels, label_weight, R, d);

@@ -62,7 +62,7 @@ struct Problem {
     const DeviceArray<uint8_t> allowed(std::vector<uint8_t>(static_cast<size_t>(c.vocab_size), 1));
     const DeviceArray<float2> losses(c.num_rows);
     const DeviceArray<bf16> d_hidden(c.num_rows * c.hidden_size);
-    const DeviceArray<float> d_table(std::vector<float>(table.size(), kInitialGradient));
+    const DeviceArray<float> d_table(std::vector<float>(rows.size(), kInitialGradient));
     const DeviceArray<float> d_bias(std::vector<float>(static_cast<size_t>(c.vocab_size), kInitialGradient));
     const DeviceArray<double> sums(std::vector<double>(2, 0));
     const OutputTable<bf16> output{device_table.data(), c.with_bias ? device_bias.data() : nullptr, c.vocab_size,
@@ -90,6 +90,8 @@ struct Problem {
     }
     results.d_hidden = d_hidden.floats();
     results.d_table = d_table.get();
+    for (size_t i = table.size(); i < rows.size(); ++i) CHECK(results.d_table[i] == kInitialGradient);
+    results.d_table.resize(table.size());
     results.d_bias = d_bias.get();
     return results;
   }
@@ -217,7 +219,7 @@ TEST("cuda: a measured catalogue loss takes what a run takes, and runs nothing")
       bias(converted<bf16>(random_floats(padded(vocab), 3)));
   const DeviceArray<int32_t> labels(std::vector<int32_t>(rows, 7));
   const DeviceArray<bf16> d_hidden(rows * width);
-  const DeviceArray<float> d_table(vocab * width), d_bias(vocab);
+  const DeviceArray<float> d_table(padded(vocab) * width), d_bias(vocab);
   const DeviceArray<float2> losses(rows);
   for (Context* context : {&dry, &wet}) {
     catalogue_loss(*context, hidden.data(), {table.data(), bias.data(), vocab, padded(vocab)}, labels.data(), kScale,
