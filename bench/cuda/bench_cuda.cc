@@ -252,7 +252,7 @@ void bench_extract(Run& run) {
         }
         const int64_t num_tokens = batch_size * length;
         std::vector<float> hidden(static_cast<size_t>(num_tokens * config.hidden_size));
-        float* const hidden_out[1] = {hidden.data()};
+        void* const hidden_out[1] = {hidden.data()};
         const int64_t layer = config.num_hidden_layers;
         size_t turn = 0;
         const std::vector<double> times = run.time_rounds(

@@ -243,6 +243,7 @@ void CudaEngine::close() {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (engine_ == nullptr) return;
   // What uses a model goes before it.
+  passes_.free_all(api_.destroy_forward);
   recommenders_.free_all(api_.destroy_recommender);
   trainers_.free_all(api_.destroy_trainer);
   models_.free_all(api_.destroy_model);
@@ -287,7 +288,7 @@ void CudaEngine::release(Handles<T>& handles, T* handle) {
 
 bool CudaEngine::is_idle() {
   const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-  return lock.owns_lock() && engine_ != nullptr;
+  return lock.owns_lock() && engine_ != nullptr && passes_.alive.empty();
 }
 
 void CudaEngine::pca(const float* x, int64_t num_rows, int64_t num_columns, int64_t num_components, uint64_t seed,
@@ -332,15 +333,22 @@ void CudaModel::interpolate(const CudaModel& source, float alpha) {
 }
 
 ForwardOutputs CudaModel::forward(const Transformer& layout, const ForwardInputs& inputs) {
+  return begin_forward(layout, inputs)->finish();
+}
+
+std::unique_ptr<CudaPass> CudaModel::begin_forward(const Transformer& layout, const ForwardInputs& inputs) {
   check_forward(layout, inputs);
-  ForwardOutputs outputs = allocate_outputs(layout, inputs);
-  const std::vector<float*> hidden = pointers(outputs.hidden_states), attentions = pointers(outputs.attentions),
-                            relations = pointers(outputs.value_relations);
+  std::unique_ptr<CudaPass> pass(new CudaPass(engine_, allocate_outputs(layout, inputs)));
+  ForwardOutputs& outputs = pass->outputs_;
+  std::vector<void*> hidden;
+  for (const FloatBuffer& states : outputs.hidden_states) hidden.push_back(states.data());
+  const std::vector<float*> attentions = pointers(outputs.attentions), relations = pointers(outputs.value_relations);
   cuda::ApiForward request{};
   request.batch = api_batch(inputs.batch);
   request.hidden_states = data_or_null(inputs.hidden_states);
   request.num_hidden_states = static_cast<int64_t>(inputs.hidden_states.size());
   request.pooling = api_pooling(inputs.pooling);
+  request.hidden_type = cuda::ApiPrecision::kFloat32;
   request.hidden_out = data_or_null(hidden);
   request.attentions = data_or_null(inputs.attentions);
   request.num_attentions = static_cast<int64_t>(inputs.attentions.size());
@@ -363,8 +371,24 @@ ForwardOutputs CudaModel::forward(const Transformer& layout, const ForwardInputs
     request.labels = inputs.labels;
     request.loss_sum = &outputs.loss_sum;
   }
-  engine_->run([&](cuda::ApiError* error) { return engine_->api_.forward(model_, &request, error); });
-  return outputs;
+  pass->pass_ = engine_->make(
+      engine_->passes_, [&](cuda::ApiError* error) { return engine_->api_.begin_forward(model_, &request, error); });
+  return pass;
+}
+
+CudaPass::~CudaPass() { destroy(); }
+
+ForwardOutputs CudaPass::finish() {
+  engine_->run([&](cuda::ApiError* error) { return engine_->api_.finish_forward(pass_, error); });
+  destroy();
+  return std::move(outputs_);
+}
+
+// After a call at work, which may be writing its results.
+void CudaPass::destroy() {
+  const std::lock_guard<std::mutex> lock(engine_->mutex_);
+  if (engine_->passes_.alive.erase(pass_) > 0) engine_->api_.destroy_forward(pass_);
+  pass_ = nullptr;
 }
 
 CudaRecommender::CudaRecommender(std::shared_ptr<CudaEngine> engine, CudaModel& model) : engine_(std::move(engine)) {

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda/api.h"
@@ -52,7 +53,7 @@ class CudaEngine {
   const CudaDevice& device() const { return device_; }
   Precision precision() const { return precision_; }
 
-  /// Whether a call would begin at once.
+  /// Whether a call would begin at once: none is at work, and no pass is.
   bool is_idle();
 
   /// limbeck::pca() and pca_transform() of ops/pca.h on the GPU, in fp32.
@@ -66,6 +67,7 @@ class CudaEngine {
 
  private:
   friend class CudaModel;
+  friend class CudaPass;
   friend class CudaTrainer;
   friend class CudaRecommender;
   /// What the library made and did not destroy yet.
@@ -96,9 +98,32 @@ class CudaEngine {
   std::mutex mutex_;  // held while the library works
   cuda::Engine* engine_ = nullptr;
   std::mutex released_mutex_;
+  Handles<cuda::Pass> passes_;
   Handles<cuda::Model> models_;
   Handles<cuda::Trainer> trainers_;
   Handles<cuda::Recommender> recommenders_;
+};
+
+/// A forward pass at work. Passes are finished in the order in which they were begun.
+class CudaPass {
+ public:
+  /// Gives up what was not finished.
+  ~CudaPass();
+  CudaPass(const CudaPass&) = delete;
+  CudaPass& operator=(const CudaPass&) = delete;
+
+  /// Waits for its results. Once.
+  ForwardOutputs finish();
+
+ private:
+  friend class CudaModel;
+  CudaPass(std::shared_ptr<CudaEngine> engine, ForwardOutputs outputs)
+      : engine_(std::move(engine)), outputs_(std::move(outputs)) {}
+  void destroy();
+
+  std::shared_ptr<CudaEngine> engine_;
+  ForwardOutputs outputs_;  // written until the pass is finished or destroyed
+  cuda::Pass* pass_ = nullptr;
 };
 
 /// Parameters of one transformer on the GPU.
@@ -119,6 +144,8 @@ class CudaModel {
   void set_item_features(const float* features);
   /// run_forward() on the GPU, checks included. `layout` has this model's configuration; its values are not read.
   ForwardOutputs forward(const Transformer& layout, const ForwardInputs& inputs);
+  /// The same in two: the next pass may be begun while this one is at work. Inputs are the caller's again.
+  std::unique_ptr<CudaPass> begin_forward(const Transformer& layout, const ForwardInputs& inputs);
   /// θ ← θ + alpha·(source − θ), both of one configuration.
   void interpolate(const CudaModel& source, float alpha);
 

@@ -123,8 +123,18 @@ int32_t set_item_features(Model* model, const float* features, ApiError* error) 
 }
 
 int32_t forward(Model* model, const ApiForward* request, ApiError* error) {
-  return attempt(error, [&] { model->infer(*request); });
+  return attempt(error, [&] { model->begin(*request)->finish(); });
 }
+
+Pass* begin_forward(Model* model, const ApiForward* request, ApiError* error) {
+  return guarded(error, static_cast<Pass*>(nullptr), [&] { return model->begin(*request).release(); });
+}
+
+int32_t finish_forward(Pass* pass, ApiError* error) {
+  return attempt(error, [&] { pass->finish(); });
+}
+
+void destroy_forward(Pass* pass) { delete pass; }
 
 int32_t interpolate(Model* model, const Model* source, float alpha, ApiError* error) {
   return attempt(error, [&] { model->interpolate(*source, alpha); });
@@ -220,35 +230,22 @@ int32_t pca_transform(Engine* engine, const ApiPcaTransform* request, ApiError* 
 }
 
 constexpr Api kApi = {
-    kApiVersion,
-    sizeof(Api),
-    describe_runtime,
-    describe_device,
-    create_engine,
-    destroy_engine,
-    set_tuning,
-    create_model,
-    destroy_model,
-    set_parameters,
-    get_parameters,
-    get_gradients,
-    set_item_features,
-    forward,
-    interpolate,
-    create_trainer,
-    destroy_trainer,
-    compute_gradients,
-    step,
-    get_step_count,
-    set_step_count,
-    projection_shape,
-    ensure_projection,
-    read_array,
-    write_array,
-    create_recommender,
-    destroy_recommender,
-    recommend,
-    pca,
+    kApiVersion,        sizeof(Api),
+    describe_runtime,   describe_device,
+    create_engine,      destroy_engine,
+    set_tuning,         create_model,
+    destroy_model,      set_parameters,
+    get_parameters,     get_gradients,
+    set_item_features,  forward,
+    begin_forward,      finish_forward,
+    destroy_forward,    interpolate,
+    create_trainer,     destroy_trainer,
+    compute_gradients,  step,
+    get_step_count,     set_step_count,
+    projection_shape,   ensure_projection,
+    read_array,         write_array,
+    create_recommender, destroy_recommender,
+    recommend,          pca,
     pca_transform,
 };
 

@@ -11,7 +11,7 @@
 
 namespace limbeck::cuda {
 
-constexpr uint32_t kApiVersion = 2;
+constexpr uint32_t kApiVersion = 3;
 
 struct ApiError {
   char code[32];  // "ERR_…"
@@ -39,6 +39,7 @@ enum class ApiPrecision : int32_t { kFloat32, kBFloat16 };
 struct Engine;   // one GPU, its stream, its libraries
 struct Model;    // parameters of one transformer there
 struct Trainer;  // optimiser state of a model
+struct Pass;     // a forward pass at work
 
 struct ApiBatch {
   const int32_t* input_ids;         // [N]
@@ -56,7 +57,8 @@ struct ApiForward {
   const int64_t* hidden_states;  // [num_hidden_states] each 0 … L
   int64_t num_hidden_states;
   ApiPooling pooling;
-  float* const* hidden_out;   // each [N or S, d]
+  ApiPrecision hidden_type;   // of hidden_out: float, or bfloat16 rounded to the nearest, without pooling alone
+  void* const* hidden_out;    // each [N or S, d]
   const int64_t* attentions;  // [num_attentions] each 1 … L
   int64_t num_attentions;
   float* const* attentions_out;    // each Σ H·t²
@@ -180,6 +182,13 @@ struct Api {
   /// [V, f]
   int32_t (*set_item_features)(Model* model, const float* features, ApiError* error);
   int32_t (*forward)(Model* model, const ApiForward* request, ApiError* error);
+  /// The same in two: returns when the pass is on its way, so that the next ones may be begun; other calls of the
+  /// engine may come between, in whose order it reads the model. Inputs are the caller's again; outputs are written
+  /// until finish_forward() has returned, which waits for them, or destroy_forward(), which comes in any case, before
+  /// the engine is destroyed.
+  Pass* (*begin_forward)(Model* model, const ApiForward* request, ApiError* error);
+  int32_t (*finish_forward)(Pass* pass, ApiError* error);
+  void (*destroy_forward)(Pass* pass);
   /// θ ← θ + alpha·(source − θ), both of one configuration and engine.
   int32_t (*interpolate)(Model* model, const Model* source, float alpha, ApiError* error);
 

@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "cuda/check.h"
 #include "cuda/driver.h"
+#include "cuda/results.h"
 
 namespace limbeck::cuda {
 
@@ -11,29 +12,21 @@ Engine::Engine(int32_t device, ApiPrecision precision) : device(device), precisi
   blas = std::make_unique<CublasLt>();
   check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   check_cuda(cudaStreamCreateWithFlags(&copy_stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  results = std::make_unique<Results>(*this);
 }
 
 // Streams of a lost device cannot be destroyed; what they return is of no use then.
 Engine::~Engine() {
   cudaSetDevice(device);
+  results.reset();
   if (stream != nullptr) {
     cudaStreamSynchronize(stream);
     cudaStreamDestroy(stream);
   }
   if (copy_stream != nullptr) cudaStreamDestroy(copy_stream);
-  if (pinned != nullptr) cudaFreeHost(pinned);
 }
 
 void Engine::make_current() { check_cuda(cudaSetDevice(device), "cudaSetDevice"); }
-
-void Engine::require_pinned(size_t size_bytes) {
-  if (size_bytes <= pinned_bytes) return;
-  if (pinned != nullptr) check_cuda(cudaFreeHost(pinned), "cudaFreeHost");
-  pinned = nullptr;
-  pinned_bytes = 0;
-  check_cuda(cudaHostAlloc(&pinned, size_bytes, cudaHostAllocDefault), "cudaHostAlloc");
-  pinned_bytes = size_bytes;
-}
 
 void Engine::synchronize() { check_cuda(cudaStreamSynchronize(stream), "the work of the GPU"); }
 

@@ -10,6 +10,8 @@
 
 namespace limbeck::cuda {
 
+class Results;
+
 /// One GPU, its stream, its libraries, and the memory of the running pass.
 struct Engine {
   /// Throws Error("ERR_CUDA_UNAVAILABLE") with what is missing.
@@ -18,11 +20,18 @@ struct Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  /// body(context), once to measure the memory that it takes and once for good: what would not fit is refused before
-  /// anything is launched, with Error("ERR_OUT_OF_MEMORY"). Returns after the stream has passed.
-  ///   is_measured  the last pass took the same memory
+  /// enqueue(), and waits for the stream.
   template <typename Body>
   void run(Body&& body, bool is_measured = false) {
+    enqueue(body, is_measured);
+    synchronize();
+  }
+  /// body(context), once to measure the memory that it takes and once for good: what would not fit is refused before
+  /// anything is launched, with Error("ERR_OUT_OF_MEMORY"). Returns when all is on the stream. The arena is then that
+  /// of the next call, whose work comes after on the same stream.
+  ///   is_measured  the last pass took the same memory
+  template <typename Body>
+  void enqueue(Body&& body, bool is_measured = false) {
     make_current();
     if (!is_measured) {
       DeviceArena dry_arena(true);
@@ -30,6 +39,7 @@ struct Engine {
       body(dry);
       if (dry_arena.peak_bytes() > arena.capacity_bytes()) {
         ++arena_generation;
+        synchronize();  // work that is enqueued has its memory there
         arena.reserve(dry_arena.peak_bytes());
       }
     }
@@ -41,7 +51,6 @@ struct Engine {
       cudaStreamSynchronize(stream);  // copies may still write host memory that the body owned
       throw;
     }
-    synchronize();
   }
   /// Memory that lives as long as its arena: allocate(arena), once to measure and once for good.
   template <typename Allocate>
@@ -58,8 +67,6 @@ struct Engine {
     return {stream, memory, *blas, num_multiprocessors, is_dry, &uploads};
   }
   void make_current();
-  /// Makes `pinned` at least so large; nothing may be on its way.
-  void require_pinned(size_t size_bytes);
   /// Waits for the stream. Throws Error("ERR_CUDA") or Error("ERR_DEVICE_LOST") for what failed since the last call.
   void synchronize();
 
@@ -68,12 +75,11 @@ struct Engine {
   int num_multiprocessors = 0;
   cudaStream_t stream = nullptr;
   cudaStream_t copy_stream = nullptr;  // of results on their way to the host
-  char* pinned = nullptr;              // [pinned_bytes] for them
-  size_t pinned_bytes = 0;
   Uploads uploads;
   std::unique_ptr<CublasLt> blas;
   DeviceArena arena;
   int64_t arena_generation = 0;  // goes up when the arena moves
+  std::unique_ptr<Results> results;
 };
 
 }  // namespace limbeck::cuda

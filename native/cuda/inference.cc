@@ -14,10 +14,9 @@ namespace limbeck::cuda {
 namespace {
 
 constexpr int32_t kIgnoredLabel = -100;
-// Tokens of one piece: enough to fill the GPU, few enough that the results of one piece cross the bus while the next is
-// computed.
-constexpr int64_t kPieceTokens = 16384;
-constexpr size_t kPieceBytes = size_t{128} << 20;  // of results
+// Tokens of one piece. Results of a pass cross the bus while the next one is computed, so a pass need not be cut for
+// that, and its products fill the GPU the better, the more rows they have.
+constexpr int64_t kPieceTokens = 32768;
 
 /// Some sequences of the batch, computed together.
 struct Piece {
@@ -36,21 +35,35 @@ struct Piece {
   }
 };
 
+/// Hidden states cross the bus as they are, where they are bfloat16 or wanted so; the host widens them.
+template <typename T>
+bool is_bfloat16_on_bus(const ApiForward& request) {
+  if (request.pooling != ApiPooling::kNone) return false;
+  return std::is_same_v<T, bf16> || request.hidden_type == ApiPrecision::kBFloat16;
+}
+
 /// Bytes of everything that the request wants of a piece.
+template <typename T>
 size_t result_bytes(const TransformerConfig& config, const ApiForward& request, const Piece& piece) {
   const auto floats = [](int64_t count) { return Results::padded_bytes(static_cast<size_t>(count) * sizeof(float)); };
   const int64_t rows = request.pooling == ApiPooling::kNone ? piece.num_tokens : piece.num_sequences;
   const int64_t logit_rows = request.logit_rows != nullptr ? request.num_logit_rows : piece.num_tokens;
-  size_t bytes = static_cast<size_t>(request.num_hidden_states) * floats(rows * config.hidden_size);
+  const size_t bytes_a_state =
+      is_bfloat16_on_bus<T>(request)
+          ? Results::padded_bytes(static_cast<size_t>(rows * config.hidden_size) * sizeof(bf16))
+          : floats(rows * config.hidden_size);
+  size_t bytes = static_cast<size_t>(request.num_hidden_states) * bytes_a_state;
   const int64_t elements = piece.map_elements();
   bytes += static_cast<size_t>(request.num_attentions) * floats(config.num_attention_heads * elements);
   bytes += static_cast<size_t>(request.num_value_relations) * floats(request.relation_heads * elements);
   if (request.logits_out != nullptr) bytes += floats(logit_rows * config.vocab_size);
   if (request.top_k > 0) bytes += 2 * floats(logit_rows * request.top_k) + floats(logit_rows);
-  return bytes + Results::padded_bytes(2 * sizeof(double));
+  if (request.labels != nullptr) bytes += Results::padded_bytes(2 * sizeof(double));
+  return bytes;
 }
 
 /// The batch cut between sequences.
+template <typename T>
 std::vector<Piece> cut(const TransformerConfig& config, const ApiForward& request) {
   const ApiBatch& batch = request.batch;
   // Rows of logits come in an order of their own.
@@ -65,7 +78,7 @@ std::vector<Piece> cut(const TransformerConfig& config, const ApiForward& reques
       with.num_tokens += length;
       with.num_sequences += 1;
       with.offsets.push_back(static_cast<int32_t>(with.num_tokens));
-      fits = with.num_tokens <= kPieceTokens && result_bytes(config, request, with) <= kPieceBytes;
+      fits = with.num_tokens <= kPieceTokens && result_bytes<T>(config, request, with) <= Results::kMaxPieceBytes;
     }
     if (!fits) pieces.push_back({s, 0, begin, 0, map_elements, {0}, {}, {}, {}});
     Piece& piece = pieces.back();
@@ -141,11 +154,10 @@ class Inference {
       const int64_t layer = request_.hidden_states[i];
       const T* hidden = activations.hidden[static_cast<size_t>(layer)];
       if (request_.pooling == ApiPooling::kNone) {
-        float* out = results_.add(request_.hidden_out[i] + piece.first_token * d, N * d);
-        convert<T, float>(context, hidden, out, N * d);
+        token_states(context, hidden, request_.hidden_out[i], piece.first_token * d, N * d);
         continue;
       }
-      float* pooled = results_.add(request_.hidden_out[i] + piece.first_sequence * d, S * d);
+      float* pooled = results_.add(static_cast<float*>(request_.hidden_out[i]) + piece.first_sequence * d, S * d);
       if (request_.pooling == ApiPooling::kMean) {
         pool_mean<T>(context, hidden, batch.sequence_offsets, pooled, S, d);
       } else if (request_.pooling == ApiPooling::kAttention) {
@@ -156,6 +168,21 @@ class Inference {
       } else {
         pool_token<T>(context, hidden, batch.sequence_offsets, request_.pooling == ApiPooling::kLast, pooled, S, d);
       }
+    }
+  }
+
+  /// hidden [count] → host_out, from `first` on
+  void token_states(Context& context, const T* hidden, void* host_out, int64_t first, int64_t count) {
+    const bool as_bfloat16 = request_.hidden_type == ApiPrecision::kBFloat16;
+    float* floats = static_cast<float*>(host_out) + first;
+    bf16* halves = static_cast<bf16*>(host_out) + first;
+    if constexpr (std::is_same_v<T, bf16>) {
+      bf16* out = as_bfloat16 ? results_.add(halves, count) : results_.add_widened(floats, count);
+      copy_on_device(context, out, hidden, count);
+    } else if (as_bfloat16) {
+      convert<float, bf16>(context, hidden, results_.add(halves, count), count);
+    } else {
+      copy_on_device(context, results_.add(floats, count), hidden, count);
     }
   }
 
@@ -209,39 +236,76 @@ class Inference {
   ForwardOptions options_;
 };
 
+/// What the pass of begin_forward() keeps until it is finished.
+template <typename T>
+class InferencePass final : public Pass {
+ public:
+  InferencePass(const Transformer<T>& model, const ApiForward& request)
+      : results_(*model.engine.results),
+        stream_(model.engine.stream),
+        loss_sum_(request.loss_sum),
+        pieces_(cut<T>(model.config, request)) {
+    size_t slot_bytes = 0;
+    for (const Piece& piece : pieces_) {
+      slot_bytes = std::max(slot_bytes, result_bytes<T>(model.config, request, piece));
+    }
+    sums_.assign(2 * pieces_.size(), 0.0);
+    batches_.resize(pieces_.size());
+    results_.reserve(pieces_.size(), slot_bytes);
+    Inference<T> inference(model, request, results_);
+    try {
+      model.engine.enqueue([&](Context& context) {
+        for (size_t i = 0; i < pieces_.size(); ++i) run_piece(context, model, request, inference, i);
+      });
+    } catch (...) {
+      results_.drop(this);
+      throw;
+    }
+  }
+  ~InferencePass() override {
+    results_.drop(this);
+    if (!is_finished_) cudaStreamSynchronize(stream_);  // copies may still read host memory of the batches
+  }
+
+  void finish() override {
+    results_.collect(this);
+    is_finished_ = true;
+    if (loss_sum_ == nullptr) return;
+    *loss_sum_ = 0;
+    for (size_t i = 0; i < pieces_.size(); ++i) *loss_sum_ += sums_[2 * i];
+  }
+
+ private:
+  void run_piece(Context& context, const Transformer<T>& model, const ApiForward& request, Inference<T>& inference,
+                 size_t index) {
+    const Piece& piece = pieces_[index];
+    results_.begin(context, this);
+    const DeviceArena::Scope scope(context.arena);
+    const int32_t* types = request.batch.token_type_ids;
+    const Batch batch{request.batch.input_ids + piece.first_token, piece.offsets.data(),
+                      types == nullptr ? nullptr : types + piece.first_token, piece.num_tokens, piece.num_sequences};
+    batches_[index] = std::make_unique<DeviceBatch>(context, model.config, batch, false);
+    inference.run(context, piece, *batches_[index], sums_.data() + 2 * index);
+    results_.end(context);
+  }
+
+  Results& results_;
+  cudaStream_t stream_;
+  bool is_finished_ = false;
+  double* loss_sum_;
+  std::vector<Piece> pieces_;
+  std::vector<double> sums_;                           // [pieces, 2]
+  std::vector<std::unique_ptr<DeviceBatch>> batches_;  // their host memory outlives the pass
+};
+
 }  // namespace
 
 template <typename T>
-void Transformer<T>::infer(const ApiForward& request) {
-  const std::vector<Piece> pieces = cut(config, request);
-  size_t slot_bytes = 0;
-  for (const Piece& piece : pieces) slot_bytes = std::max(slot_bytes, result_bytes(config, request, piece));
-  std::vector<double> sums(2 * pieces.size(), 0.0);
-  std::vector<std::unique_ptr<DeviceBatch>> batches(pieces.size());  // their host memory outlives the pass
-  Results results(engine);
-  Inference<T> inference(*this, request, results);
-  engine.run([&](Context& context) {
-    results.plan(context, slot_bytes);
-    for (size_t i = 0; i < pieces.size(); ++i) {
-      const Piece& piece = pieces[i];
-      results.begin();
-      const DeviceArena::Scope scope(context.arena);
-      const int32_t* types = request.batch.token_type_ids;
-      const Batch batch{request.batch.input_ids + piece.first_token, piece.offsets.data(),
-                        types == nullptr ? nullptr : types + piece.first_token, piece.num_tokens, piece.num_sequences};
-      batches[i] = std::make_unique<DeviceBatch>(context, config, batch, false);
-      inference.run(context, piece, *batches[i], sums.data() + 2 * i);
-      results.end(context);
-    }
-    results.finish();
-  });
-  if (request.loss_sum != nullptr) {
-    *request.loss_sum = 0;
-    for (size_t i = 0; i < pieces.size(); ++i) *request.loss_sum += sums[2 * i];
-  }
+std::unique_ptr<Pass> Transformer<T>::begin(const ApiForward& request) {
+  return std::make_unique<InferencePass<T>>(*this, request);
 }
 
-template void Transformer<float>::infer(const ApiForward&);
-template void Transformer<bf16>::infer(const ApiForward&);
+template std::unique_ptr<Pass> Transformer<float>::begin(const ApiForward&);
+template std::unique_ptr<Pass> Transformer<bf16>::begin(const ApiForward&);
 
 }  // namespace limbeck::cuda

@@ -16,6 +16,13 @@
 
 namespace limbeck::cuda {
 
+/// The opaque Pass of api.h: a forward pass whose results are under way. What is not finished is forgotten.
+struct Pass {
+  virtual ~Pass() = default;
+  /// Waits until they are in the caller's arrays.
+  virtual void finish() = 0;
+};
+
 /// The opaque Model of api.h: a transformer whose elements are those of its engine's precision.
 struct Model {
   Model(Engine& engine, const TransformerConfig& config) : engine(engine), config(config) {}
@@ -24,7 +31,8 @@ struct Model {
   virtual void get_parameters(float* flat) = 0;
   virtual void get_gradients(float* flat) = 0;
   virtual void set_item_features(const float* features) = 0;
-  virtual void infer(const ApiForward& request) = 0;
+  /// Puts a forward pass on the stream. Outputs of the request are written until the pass is finished or destroyed.
+  virtual std::unique_ptr<Pass> begin(const ApiForward& request) = 0;
   virtual void interpolate(const Model& source, float alpha) = 0;
 
   Engine& engine;
@@ -105,7 +113,7 @@ class Transformer final : public Model {
   void get_parameters(float* flat) override;
   void get_gradients(float* flat) override;
   void set_item_features(const float* features) override;
-  void infer(const ApiForward& request) override;
+  std::unique_ptr<Pass> begin(const ApiForward& request) override;
   void interpolate(const Model& source, float alpha) override;
 
   const T* word_table(Context& context) const;

@@ -11,6 +11,7 @@
 #include "cuda/api.h"
 #include "model/inference.h"
 #include "model_configs.h"
+#include "ops/half.h"
 #include "test.h"
 #include "train/micro_batches.h"
 
@@ -190,7 +191,7 @@ void check_forward(const TransformerConfig& config, api::ApiPrecision precision,
 
     const int64_t rows = pooling == Pooling::kNone ? N : S;
     std::vector<std::vector<float>> hidden(3, std::vector<float>(static_cast<size_t>(rows * d), NAN));
-    float* hidden_out[] = {hidden[0].data(), hidden[1].data(), hidden[2].data()};
+    void* hidden_out[] = {hidden[0].data(), hidden[1].data(), hidden[2].data()};
     std::vector<float> attention(static_cast<size_t>(expected.attentions[0].count()), NAN);
     float* attentions_out[] = {attention.data()};
     std::vector<std::vector<float>> relation(
@@ -555,8 +556,173 @@ void check_requests(TransformerConfig config) {
   }
 }
 
+/// A request with arrays of its own, poisoned.
+struct ForwardCase {
+  ForwardCase(const TransformerConfig& config, const BatchData& data, Pooling pooling, int64_t num_states,
+              api::ApiPrecision hidden_type)
+      : values(static_cast<size_t>(num_states) * state_count(config, data, pooling) *
+                   (hidden_type == api::ApiPrecision::kFloat32 ? sizeof(float) : sizeof(uint16_t)),
+               static_cast<char>(0xFF)),
+        layers(static_cast<size_t>(num_states)),
+        indices(data.ids.size() * kBest, -7),
+        maps(static_cast<size_t>(map_count(config, data)), NAN),
+        best(indices.size(), NAN),
+        log_sum_exp(data.ids.size(), NAN) {
+    for (size_t i = 0; i < layers.size(); ++i) {
+      layers[i] = static_cast<int64_t>(i) % (config.num_hidden_layers + 1);
+      hidden.push_back(values.data() + i * (values.size() / layers.size()));
+    }
+    request.batch = data.api_view(config);
+    request.hidden_states = layers.data();
+    request.num_hidden_states = num_states;
+    request.pooling = static_cast<api::ApiPooling>(pooling);
+    request.hidden_type = hidden_type;
+    request.hidden_out = hidden.data();
+    request.attentions = &kMapLayer;
+    request.num_attentions = 1;
+    request.attentions_out = maps_out;
+    request.top_k = kBest;
+    request.top_k_indices = indices.data();
+    request.top_k_values = best.data();
+    request.log_sum_exp = log_sum_exp.data();
+    request.labels = data.labels.data();
+    request.loss_sum = &loss_sum;
+  }
+  ForwardCase(const ForwardCase&) = delete;
+  static size_t state_count(const TransformerConfig& config, const BatchData& data, Pooling pooling) {
+    const size_t rows = pooling == Pooling::kNone ? data.ids.size() : data.offsets.size() - 1;
+    return rows * static_cast<size_t>(config.hidden_size);
+  }
+  static int64_t map_count(const TransformerConfig& config, const BatchData& data) {
+    int64_t count = 0;
+    for (size_t s = 0; s + 1 < data.offsets.size(); ++s) {
+      const int64_t length = data.offsets[s + 1] - data.offsets[s];
+      count += config.num_attention_heads * length * length;
+    }
+    return count;
+  }
+  bool operator==(const ForwardCase& other) const {
+    const auto same = [](const auto& a, const auto& b) {
+      return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0;
+    };
+    return same(values, other.values) && same(maps, other.maps) && same(indices, other.indices) &&
+           same(best, other.best) && same(log_sum_exp, other.log_sum_exp) && loss_sum == other.loss_sum;
+  }
+
+  static constexpr int64_t kBest = 4, kMapLayer = 2;
+  std::vector<char> values;  // hidden states, one after the other
+  std::vector<int64_t> layers;
+  std::vector<void*> hidden;
+  std::vector<int32_t> indices;
+  std::vector<float> maps, best, log_sum_exp;
+  float* maps_out[1] = {maps.data()};
+  double loss_sum = NAN;
+  api::ApiForward request{};
+};
+
+/// A batch of the lengths of make_batch(), or of others, with other ids.
+BatchData rotated(const BatchData& data, size_t by, const TransformerConfig& config) {
+  BatchData other = data;
+  for (size_t i = 0; i < data.ids.size(); ++i) {
+    other.ids[i] = static_cast<int32_t>((data.ids[i] + static_cast<int32_t>(7 * by)) % config.vocab_size);
+  }
+  if (by % 2 == 1) {  // 18, 11, 8
+    other.offsets = {0, 18, 29, 37};
+    for (int32_t& label : other.labels) label = std::max(label, 0);
+  }
+  return other;
+}
+
+/// Passes begun before those before are finished, `depth` at once, give what they give one by one.
+void check_passes_in_flight(const TransformerConfig& config, api::ApiPrecision precision, Pooling pooling,
+                            int64_t num_states, api::ApiPrecision hidden_type, size_t depth) {
+  const Pair pair(config, precision, 5);
+  const BatchData data = make_batch(config);
+  constexpr size_t kPasses = 5;
+  std::vector<BatchData> batches;
+  for (size_t i = 0; i < kPasses; ++i) batches.push_back(rotated(data, i, config));
+  std::vector<std::unique_ptr<ForwardCase>> expected, actual;
+  api::ApiError error{};
+  for (const BatchData& batch : batches) {
+    // An odd number of states makes the sizes of passes differ.
+    const int64_t states = num_states + static_cast<int64_t>(expected.size() % 2);
+    expected.push_back(std::make_unique<ForwardCase>(config, batch, pooling, states, hidden_type));
+    actual.push_back(std::make_unique<ForwardCase>(config, batch, pooling, states, hidden_type));
+    done(library().forward(pair.model, &expected.back()->request, &error), error);
+    CHECK(std::isfinite(expected.back()->loss_sum) && expected.back()->loss_sum > 0);
+    for (const float value : expected.back()->log_sum_exp) CHECK(std::isfinite(value));
+  }
+  CHECK(!(*expected[0] == *expected[2]));
+  std::vector<api::Pass*> passes;
+  const auto finish = [&](size_t i) {
+    done(library().finish_forward(passes[i], &error), error);
+    library().destroy_forward(passes[i]);
+    CHECK(*actual[i] == *expected[i]);
+  };
+  for (size_t i = 0; i < kPasses; ++i) {
+    BatchData inputs = batches[i];
+    actual[i]->request.batch = inputs.api_view(config);
+    actual[i]->request.labels = inputs.labels.data();
+    passes.push_back(made(library().begin_forward(pair.model, &actual[i]->request, &error), error));
+    // The inputs are the caller's again.
+    std::fill(inputs.ids.begin(), inputs.ids.end(), 0);
+    std::fill(inputs.labels.begin(), inputs.labels.end(), 0);
+    if (i + 1 >= depth) finish(i + 1 - depth);
+  }
+  for (size_t i = kPasses - (depth - 1); i < kPasses; ++i) finish(i);
+}
+
 }  // namespace
 
+TEST("model: passes in flight give what they give one by one") {
+  for (const api::ApiPrecision precision : {kFloat32, kBFloat16}) {
+    check_passes_in_flight(base_config(), precision, Pooling::kNone, 3, kFloat32, 2);
+    check_passes_in_flight(bert_config(), precision, Pooling::kMean, 2, kFloat32, 3);
+    check_passes_in_flight(llama_config(), precision, Pooling::kNone, 2, kBFloat16, 5);
+  }
+}
+TEST("model: a pass in pieces, more of them than there are slots") {
+  // Tokens of a piece follow from its results: 1.9 MB a token in fp32.
+  check_passes_in_flight(base_config(), kFloat32, Pooling::kNone, 20'000, kFloat32, 2);
+  check_passes_in_flight(base_config(), kBFloat16, Pooling::kNone, 40'000, kFloat32, 3);
+  check_passes_in_flight(base_config(), kFloat32, Pooling::kNone, 60'000, kBFloat16, 2);
+}
+TEST("model: hidden states as bfloat16 are those in float, rounded") {
+  for (const api::ApiPrecision precision : {kFloat32, kBFloat16}) {
+    const TransformerConfig config = base_config();
+    const Pair pair(config, precision, 5);
+    const BatchData data = make_batch(config);
+    ForwardCase floats(config, data, Pooling::kNone, 4, kFloat32), halves(config, data, Pooling::kNone, 4, kBFloat16);
+    api::ApiError error{};
+    done(library().forward(pair.model, &floats.request, &error), error);
+    done(library().forward(pair.model, &halves.request, &error), error);
+    const size_t count = floats.values.size() / sizeof(float);
+    CHECK(count * sizeof(uint16_t) == halves.values.size());
+    const auto* wide = reinterpret_cast<const float*>(floats.values.data());
+    std::vector<uint16_t> rounded(count);
+    to_bfloat16(wide, rounded.data(), static_cast<int64_t>(count));
+    CHECK(std::memcmp(rounded.data(), halves.values.data(), halves.values.size()) == 0);
+  }
+}
+TEST("model: a pass that is given up leaves its arrays and the next pass alone") {
+  const TransformerConfig config = base_config();
+  const Pair pair(config, kBFloat16, 5);
+  const BatchData data = make_batch(config);
+  ForwardCase expected(config, data, Pooling::kNone, 3, kFloat32), actual(config, data, Pooling::kNone, 3, kFloat32),
+      untouched(config, data, Pooling::kNone, 3, kFloat32);
+  api::ApiError error{};
+  done(library().forward(pair.model, &expected.request, &error), error);
+  for (int i = 0; i < 6; ++i) {
+    ForwardCase given_up(config, data, Pooling::kNone, 3, kFloat32);
+    library().destroy_forward(made(library().begin_forward(pair.model, &given_up.request, &error), error));
+    CHECK(given_up.values == untouched.values);
+    CHECK(std::isnan(given_up.loss_sum));
+  }
+  api::Pass* pass = made(library().begin_forward(pair.model, &actual.request, &error), error);
+  done(library().finish_forward(pass, &error), error);
+  library().destroy_forward(pass);
+  CHECK(actual == expected);
+}
 TEST("model: a request is the forward pass and the best items") {
   check_requests(sequence_config());
   TransformerConfig config = small_sequence_config(64, 2);
