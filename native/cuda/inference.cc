@@ -18,21 +18,23 @@ constexpr int32_t kIgnoredLabel = -100;
 // that, and its products fill the GPU the better, the more rows they have.
 constexpr int64_t kPieceTokens = 32768;
 
+struct PieceSize {
+  int64_t num_sequences = 0, num_tokens = 0;
+  int64_t map_elements = 0;  // Σ t²
+
+  PieceSize with(int64_t length) const {
+    return {num_sequences + 1, num_tokens + length, map_elements + length * length};
+  }
+};
+
 /// Some sequences of the batch, computed together.
 struct Piece {
-  int64_t first_sequence, num_sequences, first_token, num_tokens;
-  int64_t map_elements_before;   // Σ t² of the sequences before
+  int64_t first_sequence, first_token;
+  int64_t map_elements_before;  // Σ t² of the sequences before
+  PieceSize size;
   std::vector<int32_t> offsets;  // [num_sequences + 1] from 0
   std::vector<int32_t> rows;     // tokens whose logits are wanted, from the piece's first token; empty = all
   std::vector<int32_t> label_rows, labels;
-  int64_t map_elements() const {
-    int64_t total = 0;
-    for (size_t s = 0; s + 1 < offsets.size(); ++s) {
-      const int64_t length = int64_t{offsets[s + 1]} - offsets[s];
-      total += length * length;
-    }
-    return total;
-  }
 };
 
 /// Hidden states cross the bus as they are, where they are bfloat16 or wanted so; the host widens them.
@@ -44,18 +46,17 @@ bool is_bfloat16_on_bus(const ApiForward& request) {
 
 /// Bytes of everything that the request wants of a piece.
 template <typename T>
-size_t result_bytes(const TransformerConfig& config, const ApiForward& request, const Piece& piece) {
+size_t result_bytes(const TransformerConfig& config, const ApiForward& request, const PieceSize& size) {
   const auto floats = [](int64_t count) { return Results::padded_bytes(static_cast<size_t>(count) * sizeof(float)); };
-  const int64_t rows = request.pooling == ApiPooling::kNone ? piece.num_tokens : piece.num_sequences;
-  const int64_t logit_rows = request.logit_rows != nullptr ? request.num_logit_rows : piece.num_tokens;
+  const int64_t rows = request.pooling == ApiPooling::kNone ? size.num_tokens : size.num_sequences;
+  const int64_t logit_rows = request.logit_rows != nullptr ? request.num_logit_rows : size.num_tokens;
   const size_t bytes_a_state =
       is_bfloat16_on_bus<T>(request)
           ? Results::padded_bytes(static_cast<size_t>(rows * config.hidden_size) * sizeof(bf16))
           : floats(rows * config.hidden_size);
   size_t bytes = static_cast<size_t>(request.num_hidden_states) * bytes_a_state;
-  const int64_t elements = piece.map_elements();
-  bytes += static_cast<size_t>(request.num_attentions) * floats(config.num_attention_heads * elements);
-  bytes += static_cast<size_t>(request.num_value_relations) * floats(request.relation_heads * elements);
+  bytes += static_cast<size_t>(request.num_attentions) * floats(config.num_attention_heads * size.map_elements);
+  bytes += static_cast<size_t>(request.num_value_relations) * floats(request.relation_heads * size.map_elements);
   if (request.logits_out != nullptr) bytes += floats(logit_rows * config.vocab_size);
   if (request.top_k > 0) bytes += 2 * floats(logit_rows * request.top_k) + floats(logit_rows);
   if (request.labels != nullptr) bytes += Results::padded_bytes(2 * sizeof(double));
@@ -74,24 +75,20 @@ std::vector<Piece> cut(const TransformerConfig& config, const ApiForward& reques
     const int64_t begin = batch.sequence_offsets[s], length = batch.sequence_offsets[s + 1] - begin;
     bool fits = !pieces.empty();
     if (fits && !is_one) {
-      Piece with = pieces.back();
-      with.num_tokens += length;
-      with.num_sequences += 1;
-      with.offsets.push_back(static_cast<int32_t>(with.num_tokens));
-      fits = with.num_tokens <= kPieceTokens && result_bytes<T>(config, request, with) <= Results::kMaxPieceBytes;
+      const PieceSize size = pieces.back().size.with(length);
+      fits = size.num_tokens <= kPieceTokens && result_bytes<T>(config, request, size) <= Results::kMaxPieceBytes;
     }
-    if (!fits) pieces.push_back({s, 0, begin, 0, map_elements, {0}, {}, {}, {}});
+    if (!fits) pieces.push_back({s, begin, map_elements, {}, {0}, {}, {}, {}});
     Piece& piece = pieces.back();
-    piece.num_sequences += 1;
-    piece.num_tokens += length;
-    piece.offsets.push_back(static_cast<int32_t>(piece.num_tokens));
+    piece.size = piece.size.with(length);
+    piece.offsets.push_back(static_cast<int32_t>(piece.size.num_tokens));
     map_elements += length * length;
   }
   for (Piece& piece : pieces) {
     if (request.logit_rows != nullptr) {
       piece.rows.assign(request.logit_rows, request.logit_rows + request.num_logit_rows);
     }
-    for (int64_t i = 0; request.labels != nullptr && i < piece.num_tokens; ++i) {
+    for (int64_t i = 0; request.labels != nullptr && i < piece.size.num_tokens; ++i) {
       const int32_t label = request.labels[piece.first_token + i];
       if (label == kIgnoredLabel) continue;
       piece.label_rows.push_back(static_cast<int32_t>(i));
@@ -149,7 +146,7 @@ class Inference {
 
   void hidden_states(Context& context, const Piece& piece, const DeviceBatch& batch,
                      const Activations<T>& activations) {
-    const int64_t d = config_.hidden_size, N = piece.num_tokens, S = piece.num_sequences;
+    const int64_t d = config_.hidden_size, N = piece.size.num_tokens, S = piece.size.num_sequences;
     for (int64_t i = 0; i < request_.num_hidden_states; ++i) {
       const int64_t layer = request_.hidden_states[i];
       const T* hidden = activations.hidden[static_cast<size_t>(layer)];
@@ -199,7 +196,7 @@ class Inference {
 
   void logits(Context& context, const Piece& piece, const Activations<T>& activations) {
     const int64_t d = config_.hidden_size, V = config_.vocab_size, K = request_.top_k;
-    const int64_t R = piece.rows.empty() ? piece.num_tokens : static_cast<int64_t>(piece.rows.size());
+    const int64_t R = piece.rows.empty() ? piece.size.num_tokens : static_cast<int64_t>(piece.rows.size());
     const int64_t first = piece.rows.empty() ? piece.first_token : 0;
     const T* hidden = rows_of_last_layer(context, activations, piece.rows);
     const T* head = model_.head_forward(context, hidden, R).output;  // [R, d]
@@ -241,16 +238,12 @@ template <typename T>
 class InferencePass final : public Pass {
  public:
   InferencePass(const Transformer<T>& model, const ApiForward& request)
-      : results_(*model.engine.results),
-        stream_(model.engine.stream),
-        loss_sum_(request.loss_sum),
-        pieces_(cut<T>(model.config, request)) {
+      : results_(*model.engine.results), loss_sum_(request.loss_sum), pieces_(cut<T>(model.config, request)) {
     size_t slot_bytes = 0;
     for (const Piece& piece : pieces_) {
-      slot_bytes = std::max(slot_bytes, result_bytes<T>(model.config, request, piece));
+      slot_bytes = std::max(slot_bytes, result_bytes<T>(model.config, request, piece.size));
     }
     sums_.assign(2 * pieces_.size(), 0.0);
-    batches_.resize(pieces_.size());
     results_.reserve(pieces_.size(), slot_bytes);
     Inference<T> inference(model, request, results_);
     try {
@@ -262,14 +255,10 @@ class InferencePass final : public Pass {
       throw;
     }
   }
-  ~InferencePass() override {
-    results_.drop(this);
-    if (!is_finished_) cudaStreamSynchronize(stream_);  // copies may still read host memory of the batches
-  }
+  ~InferencePass() override { results_.drop(this); }
 
   void finish() override {
     results_.collect(this);
-    is_finished_ = true;
     if (loss_sum_ == nullptr) return;
     *loss_sum_ = 0;
     for (size_t i = 0; i < pieces_.size(); ++i) *loss_sum_ += sums_[2 * i];
@@ -283,19 +272,17 @@ class InferencePass final : public Pass {
     const DeviceArena::Scope scope(context.arena);
     const int32_t* types = request.batch.token_type_ids;
     const Batch batch{request.batch.input_ids + piece.first_token, piece.offsets.data(),
-                      types == nullptr ? nullptr : types + piece.first_token, piece.num_tokens, piece.num_sequences};
-    batches_[index] = std::make_unique<DeviceBatch>(context, model.config, batch, false);
-    inference.run(context, piece, *batches_[index], sums_.data() + 2 * index);
+                      types == nullptr ? nullptr : types + piece.first_token, piece.size.num_tokens,
+                      piece.size.num_sequences};
+    DeviceBatch device_batch(context, model.config, batch, false);
+    inference.run(context, piece, device_batch, sums_.data() + 2 * index);
     results_.end(context);
   }
 
   Results& results_;
-  cudaStream_t stream_;
-  bool is_finished_ = false;
   double* loss_sum_;
   std::vector<Piece> pieces_;
-  std::vector<double> sums_;                           // [pieces, 2]
-  std::vector<std::unique_ptr<DeviceBatch>> batches_;  // their host memory outlives the pass
+  std::vector<double> sums_;  // [pieces, 2]
 };
 
 }  // namespace
