@@ -332,10 +332,6 @@ void CudaModel::interpolate(const CudaModel& source, float alpha) {
   engine_->run([&](cuda::ApiError* error) { return engine_->api_.interpolate(model_, source.model_, alpha, error); });
 }
 
-ForwardOutputs CudaModel::forward(const Transformer& layout, const ForwardInputs& inputs) {
-  return begin_forward(layout, inputs)->finish();
-}
-
 std::unique_ptr<CudaPass> CudaModel::begin_forward(const Transformer& layout, const ForwardInputs& inputs) {
   check_forward(layout, inputs);
   std::unique_ptr<CudaPass> pass(new CudaPass(engine_, allocate_outputs(layout, inputs)));

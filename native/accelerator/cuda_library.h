@@ -142,9 +142,8 @@ class CudaModel {
   void get_gradients(float* flat);
   /// features [V, f]
   void set_item_features(const float* features);
-  /// run_forward() on the GPU, checks included. `layout` has this model's configuration; its values are not read.
-  ForwardOutputs forward(const Transformer& layout, const ForwardInputs& inputs);
-  /// The same in two: the next pass may be begun while this one is at work. Inputs are the caller's again.
+  /// run_forward() on the GPU, checks included: returns when the pass is on its way, so that the next one may be begun.
+  /// Inputs are the caller's again. `layout` has this model's configuration; its values are not read.
   std::unique_ptr<CudaPass> begin_forward(const Transformer& layout, const ForwardInputs& inputs);
   /// θ ← θ + alpha·(source − θ), both of one configuration.
   void interpolate(const CudaModel& source, float alpha);

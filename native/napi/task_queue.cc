@@ -6,8 +6,9 @@
 namespace limbeck {
 
 namespace {
+constexpr size_t kMaxOverlapping = 2;
 constexpr char kDisposed[] = "The engine was disposed of. Create another one.";
-}
+}  // namespace
 
 std::shared_ptr<TaskQueue> TaskQueue::start(Napi::Env env, int num_threads, Precision precision,
                                             std::shared_ptr<CudaEngine> gpu) {
@@ -47,27 +48,44 @@ Napi::Promise TaskQueue::enqueue(std::unique_ptr<Task> task) {
   return promise;
 }
 
+template <typename Call>
+void TaskQueue::attempt(Task& task, Call&& call) {
+  try {
+    call();
+  } catch (...) {
+    task.error = std::current_exception();
+  }
+}
+
 void TaskQueue::work() {
-  Tasks running;  // lists, because moving a node between them allocates nothing
+  Tasks running;  // begun, the first is finished first; lists, because moving a node between them allocates nothing
   for (;;) {
+    bool begins = false;
     {
       std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, [this] { return is_stopping() || !waiting_.empty(); });
-      if (is_stopping()) return;
-      running.splice(running.begin(), waiting_, waiting_.begin());
+      if (running.empty()) wake_.wait(lock, [this] { return is_stopping() || !waiting_.empty(); });
+      if (!is_stopping() && !waiting_.empty()) {
+        begins = running.empty() ||
+                 (running.size() < kMaxOverlapping && running.back()->overlaps() && waiting_.front()->overlaps());
+      }
+      if (begins) running.splice(running.end(), waiting_, waiting_.begin());
     }
-    Task& task = *running.front();
-    try {
-      arena_.reset();
-      scratch_.reset();
-      Context context{pool_, scratch_, precision_};
-      task.run(context, arena_);
-    } catch (...) {
-      task.error = std::current_exception();
+    if (begins) {
+      Task& task = *running.back();
+      attempt(task, [&] {
+        arena_.reset();
+        scratch_.reset();
+        Context context{pool_, scratch_, precision_};
+        task.run(context, arena_);
+      });
+      if (task.overlaps() && running.size() < kMaxOverlapping) continue;  // is there another to begin?
     }
+    if (running.empty()) return;  // stopping
+    Task& first = *running.front();
+    if (first.error == nullptr) attempt(first, [&] { first.finish(); });
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      finished_.splice(finished_.end(), running);
+      finished_.splice(finished_.end(), running, running.begin());
     }
     notifier_.NonBlockingCall();
   }

@@ -76,7 +76,42 @@ class TaskQueue : public std::enable_shared_from_this<TaskQueue> {
     return enqueue(std::make_unique<Job>(env_, std::move(holds), std::move(run), std::move(convert)));
   }
 
-  /// Waits for the running task and settles it; those that have not begun are rejected with ERR_DISPOSED. Idempotent.
+  /// The same for work that the engine thread begins and then waits for: output = finish(begin()). Such tasks that
+  /// follow one another overlap, two at a time: the next one is begun before the first is finished. Tasks of the other
+  /// kind run alone.
+  template <typename Begin, typename Finish, typename Convert>
+  Napi::Promise submit_overlapping(std::vector<Hold> holds, Begin begin, Finish finish, Convert convert) {
+    using Begun = std::invoke_result_t<Begin&>;
+    using Output = std::invoke_result_t<Finish&, Begun&>;
+    struct Job final : Task {
+      Job(Napi::Env env, std::vector<Hold> holds, Begin begin, Finish finish, Convert convert)
+          : Task(env),
+            holds_(std::move(holds)),
+            begin_(std::move(begin)),
+            finish_(std::move(finish)),
+            convert_(std::move(convert)) {}
+      bool overlaps() const override { return true; }
+      void run(Context&, Arena&) override { begun_.emplace(begin_()); }
+      void finish() override {
+        Begun begun = std::move(*begun_);
+        begun_.reset();
+        output_.emplace(finish_(begun));
+      }
+      Napi::Value convert(Napi::Env env) override { return convert_(env, *output_); }
+      std::vector<Hold> holds_;
+      Begin begin_;
+      Finish finish_;
+      Convert convert_;
+      std::optional<Begun> begun_;
+      std::optional<Output> output_;
+    };
+    check_running();
+    return enqueue(
+        std::make_unique<Job>(env_, std::move(holds), std::move(begin), std::move(finish), std::move(convert)));
+  }
+
+  /// Waits for the running tasks and settles them; those that have not begun are rejected with ERR_DISPOSED.
+  /// Idempotent.
   void stop();
   /// Throws Error("ERR_DISPOSED") after stop().
   void check_running() const;
@@ -86,6 +121,9 @@ class TaskQueue : public std::enable_shared_from_this<TaskQueue> {
     explicit Task(Napi::Env env) : deferred(Napi::Promise::Deferred::New(env)) {}
     virtual ~Task() = default;
     virtual void run(Context& context, Arena& arena) = 0;
+    /// On the engine thread, after a run() that did not fail; between them come those of other tasks that overlap.
+    virtual void finish() {}
+    virtual bool overlaps() const { return false; }
     virtual Napi::Value convert(Napi::Env env) = 0;
     Napi::Promise::Deferred deferred;
     std::exception_ptr error;
@@ -99,6 +137,8 @@ class TaskQueue : public std::enable_shared_from_this<TaskQueue> {
   Napi::Promise enqueue(std::unique_ptr<Task> task);
   void settle(std::unique_ptr<Task> task);
   void work();
+  template <typename Call>
+  static void attempt(Task& task, Call&& call);
   void join();
   void close();
   static void on_environment_end(void* queue);

@@ -270,10 +270,9 @@ void SharedModel::parameters_changed_on_gpu() {
   is_host_old_ = true;
 }
 
-ForwardOutputs SharedModel::forward(Context& context, Arena& arena, const ForwardInputs& inputs) {
-  if (!has_gpu()) return run_forward(context, arena, transformer_, inputs);
-  check_forward(transformer_, inputs);
-  return on_gpu().forward(transformer_, inputs);
+std::unique_ptr<CudaPass> SharedModel::begin_forward(const ForwardInputs& inputs) {
+  check_forward(transformer_, inputs);  // before an upload
+  return on_gpu().begin_forward(transformer_, inputs);
 }
 
 void TransformerObject::define(Napi::Env env) {
@@ -545,10 +544,20 @@ Napi::Value TransformerObject::copy(const Napi::CallbackInfo& info) {
 Napi::Value TransformerObject::forward(const Napi::CallbackInfo& info) {
   const std::shared_ptr<SharedModel> model = state();
   auto request = std::make_shared<ForwardRequest>(read_forward_request(Fields(info[0], ""), model->config()));
+  const auto convert = [request](Napi::Env env, ForwardOutputs& outputs) {
+    return forward_result(env, *request, outputs);
+  };
+  if (model->has_gpu()) {
+    return queue().submit_overlapping(
+        {Hold(model)}, [model, request] { return model->begin_forward(request->view()); },
+        [](std::unique_ptr<CudaPass>& pass) { return pass->finish(); }, convert);
+  }
   return queue().submit(
       {Hold(model)},
-      [model, request](Context& context, Arena& arena) { return model->forward(context, arena, request->view()); },
-      [request](Napi::Env env, ForwardOutputs& outputs) { return forward_result(env, *request, outputs); });
+      [model, request](Context& context, Arena& arena) {
+        return run_forward(context, arena, model->host(), request->view());
+      },
+      convert);
 }
 
 Napi::Value TransformerObject::project(const Napi::CallbackInfo& info) {

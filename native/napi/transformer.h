@@ -43,7 +43,8 @@ class SharedModel : public Shareable {
   void parameters_changed_on_gpu();
   void gradients_changed_on_gpu() { has_gpu_gradients_ = true; }
 
-  ForwardOutputs forward(Context& context, Arena& arena, const ForwardInputs& inputs);
+  /// With a GPU only: passes overlap.
+  std::unique_ptr<CudaPass> begin_forward(const ForwardInputs& inputs);
 
  private:
   std::shared_ptr<CudaEngine> gpu_;

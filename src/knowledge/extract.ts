@@ -82,6 +82,8 @@ const CPU_BATCH_TOKENS = 4096;
 /** Below, a GPU waits for the host between passes. */
 const GPU_BATCH_TOKENS = 32_768;
 const MAX_RESULT_BYTES = 2 ** 30;
+/** A GPU works on two passes at once, and begins a third as soon as the first is done: it waits in the engine. */
+const GPU_PASSES_AHEAD = 3;
 
 export type ExtractOptions = z.input<typeof extractOptionsSchema>;
 type Settings = z.output<typeof extractOptionsSchema>;
@@ -212,7 +214,7 @@ async function keepTeacher(model: LanguageModel, directory: string): Promise<voi
 
 /**
  * While one batch runs in the engine, the next one is tokenised and the results of the one before are written: no more
- * than the results of two are in memory.
+ * than the results of two are in memory, or of three where a GPU computes one while those of another cross the bus.
  */
 async function extractMissingShards(
   model: LanguageModel,
@@ -241,7 +243,8 @@ async function extractMissingShards(
   const tensors = tensorsOf(model, settings);
   const request = forwardRequest(model, settings);
   texts.start(missing);
-  let running: { batch: Batch; output: Promise<LanguageModelOutput> } | undefined;
+  const running: { batch: Batch; output: Promise<LanguageModelOutput> }[] = [];
+  const passesAhead = model.native.device === 'cuda' ? GPU_PASSES_AHEAD : 1;
   let writer: SafetensorsWriter | undefined;
   let finishing: Promise<void> | undefined;
 
@@ -269,13 +272,18 @@ async function extractMissingShards(
   };
   try {
     for await (const batch of endingEmpty(batchesOf(model, missing, settings, texts))) {
-      const before = running && { batch: running.batch, output: await running.output };
-      running = batch && { batch, output: handled(model.forward({ inputIds: batch.inputIds }, request, hooks)) };
-      if (before) await write(before.batch, before.output);
+      if (batch === undefined) {
+        for (let next = running.shift(); next; next = running.shift()) await write(next.batch, await next.output);
+        continue;
+      }
+      const before = running.length === passesAhead ? running.shift() : undefined;
+      const output = await before?.output;
+      running.push({ batch, output: handled(model.forward({ inputIds: batch.inputIds }, request, hooks)) });
+      if (before && output) await write(before.batch, output);
     }
     await finishing;
   } finally {
-    await Promise.allSettled([running?.output, finishing]);
+    await Promise.allSettled([...running.map(({ output }) => output), finishing]);
     await writer?.discard();
   }
   return manifest;
