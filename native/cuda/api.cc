@@ -160,6 +160,14 @@ int32_t step(Trainer* trainer, const ApiStep* parts, int64_t num_parts, ApiStepR
   return attempt(error, [&] { *result = trainer->step(parts, num_parts); });
 }
 
+int32_t begin_step(Trainer* trainer, const ApiStep* parts, int64_t num_parts, ApiError* error) {
+  return attempt(error, [&] { trainer->begin_step(parts, num_parts); });
+}
+
+int32_t finish_step(Trainer* trainer, ApiStepResult* result, ApiError* error) {
+  return attempt(error, [&] { *result = trainer->finish_step(); });
+}
+
 int64_t get_step_count(const Trainer* trainer) { return trainer->step_count; }
 
 void set_step_count(Trainer* trainer, int64_t step_count) { trainer->step_count = step_count; }
@@ -241,6 +249,7 @@ constexpr Api kApi = {
     destroy_forward,    interpolate,
     create_trainer,     destroy_trainer,
     compute_gradients,  step,
+    begin_step,         finish_step,
     get_step_count,     set_step_count,
     projection_shape,   ensure_projection,
     read_array,         write_array,

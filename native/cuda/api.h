@@ -112,6 +112,8 @@ struct ApiStep {
   int32_t activation_checkpointing;  // not 0 = blocks are computed again on the way back
 };
 
+constexpr int kMaxStepsInFlight = 2;
+
 struct ApiStepResult {
   double loss, ce, kd, hidden, attention, relation;
   double grad_norm;  // before clipping
@@ -199,6 +201,14 @@ struct Api {
                                ApiError* error);
   /// "ERR_NOT_FINITE", parameters untouched, when loss or norm is not finite.
   int32_t (*step)(Trainer* trainer, const ApiStep* parts, int64_t num_parts, ApiStepResult* result, ApiError* error);
+  /// step() in two: begin returns when the step is on its way, so that the host may prepare and begin the next while
+  /// the GPU works, up to kMaxStepsInFlight; the arguments are the caller's again. finish waits for the oldest. After a
+  /// step that was not finite those begun after it change nothing and fail alike, and the next to be begun follows the
+  /// last good one. Other calls that read or change the model come after the steps that were begun;
+  /// compute_gradients(), step() and set_step_count() want them finished.
+  int32_t (*begin_step)(Trainer* trainer, const ApiStep* parts, int64_t num_parts, ApiError* error);
+  int32_t (*finish_step)(Trainer* trainer, ApiStepResult* result, ApiError* error);
+  /// Of the steps that were finished.
   int64_t (*get_step_count)(const Trainer* trainer);
   void (*set_step_count)(Trainer* trainer, int64_t step_count);
   /// Rows (d_teacher) and columns (d_student) of projection `index`; −1 without error when there is none.

@@ -29,7 +29,7 @@ struct Engine {
   /// body(context), once to measure the memory that it takes and once for good: what would not fit is refused before
   /// anything is launched, with Error("ERR_OUT_OF_MEMORY"). Returns when all is on the stream. The arena is then that
   /// of the next call, whose work comes after on the same stream.
-  ///   is_measured  the last pass took the same memory
+  ///   is_measured  a pass took the same memory, and the arena has it still
   template <typename Body>
   void enqueue(Body&& body, bool is_measured = false) {
     make_current();

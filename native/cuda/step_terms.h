@@ -12,6 +12,9 @@ struct StepTerms {
 };
 
 /// loss [1] = Σ scale·sums.   sums [kNumTerms]
-void sum_terms(Context& context, const double* sums, const StepTerms& terms, double* loss);
+/// For a step that updates, `failed` [1], not null: becomes 1 when loss or `squares` [1] is not finite, and stays so.
+/// While it is 1 from a step before, squares = infinity, so that this one changes nothing either.
+void sum_terms(Context& context, const double* sums, const StepTerms& terms, double* loss, double* squares,
+               double* failed);
 
 }  // namespace limbeck::cuda

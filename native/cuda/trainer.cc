@@ -12,7 +12,6 @@
 #include "cuda/gemm.h"
 #include "cuda/launch.h"
 #include "cuda/sampled_loss.h"
-#include "cuda/step_terms.h"
 #include "train/sampled_indices.h"
 
 namespace limbeck::cuda {
@@ -24,6 +23,7 @@ constexpr int32_t kIgnoredLabel = -100;
 constexpr uint64_t kProjectionStream = uint64_t{1} << 40;
 
 constexpr int64_t kMaxGraphTokens = 8192;
+constexpr size_t kMaxMeasured = 64;  // shapes of steps whose memory is known
 
 enum Term { kCe, kKd, kHidden, kAttention, kRelation };
 static_assert(kRelation + 1 == kNumTerms);
@@ -66,8 +66,7 @@ struct TransformerTrainer<T>::Step {
 
   const ApiStep& request;
   const ApiTeacher* teacher;
-  const bool is_first, is_last;  // of the parts of the step
-  // Host memory that the stream reads.
+  const bool is_first, is_last;       // of the parts of the step
   std::vector<int32_t> rows, labels;  // [R] tokens with a label, and the labels
   StepScalars scalars{};
   std::vector<int32_t> drawn;          // [C] negatives of sampled softmax, ascending
@@ -75,13 +74,9 @@ struct TransformerTrainer<T>::Step {
   std::vector<int32_t> top_k_indices;
   std::vector<float> top_k_values, log_sum_exp;
   std::unique_ptr<DeviceBatch> batch;
-  double host_sums[kNumTerms + 2] = {};  // terms, gradient squares, loss: before this part, and after it
 
   // On the device, made by each pass.
   StepScalars* device_scalars = nullptr;
-  double* sums = nullptr;                         // [kNumTerms]
-  double* squares = nullptr;                      // [1]
-  double* loss = nullptr;                         // [1]
   const int32_t* device_rows = nullptr;           // [R]
   const int32_t* device_labels = nullptr;         // [R]
   const int32_t* device_drawn = nullptr;          // [C]
@@ -121,12 +116,31 @@ TransformerTrainer<T>::TransformerTrainer(Transformer<T>& model, const ApiOptimi
   model.engine.reserve(memory_, [&](DeviceArena& memory) {
     if (options.kind != ApiOptimizerKind::kNone) first_ = memory.allocate<float>(count);
     if (options.kind == ApiOptimizerKind::kAdamW) second_ = memory.allocate<float>(count);
+    sums_ = memory.allocate<double>(kNumSums);
   });
+  squares_ = sums_ + kNumTerms;
+  loss_ = squares_ + 1;
+  failed_ = loss_ + 1;
   model.require_gradients();
   Context context = model.engine.context();
   if (first_ != nullptr) set_zero(context, first_, count);
   if (second_ != nullptr) set_zero(context, second_, count);
+  set_zero(context, sums_, kNumSums);
   model.engine.synchronize();
+  check_cuda(cudaHostAlloc(&host_sums_, kMaxStepsInFlight * kNumSums * sizeof(double), cudaHostAllocDefault),
+             "cudaHostAlloc");
+  for (cudaEvent_t& done : done_) {
+    check_cuda(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), "cudaEventCreate");
+  }
+}
+
+template <typename T>
+TransformerTrainer<T>::~TransformerTrainer() {
+  cudaStreamSynchronize(model_.engine.stream);  // steps that no one finished
+  for (cudaEvent_t done : done_) {
+    if (done != nullptr) cudaEventDestroy(done);
+  }
+  if (host_sums_ != nullptr) cudaFreeHost(host_sums_);
 }
 
 template <typename T>
@@ -160,27 +174,60 @@ void TransformerTrainer<T>::gather_labels(Step& step) {
 
 template <typename T>
 ApiStepResult TransformerTrainer<T>::run(const ApiStep* parts, int64_t num_parts, bool updates) {
+  if (!begun_.empty()) throw Error("ERR_INVALID_ARGUMENT", "Finish the steps that were begun before.");
+  begin(parts, num_parts, updates);
+  return finish_step();
+}
+
+template <typename T>
+void TransformerTrainer<T>::begin(const ApiStep* parts, int64_t num_parts, bool updates) {
   if (parts[0].step_labels < 1) {
     throw Error("ERR_INVALID_ARGUMENT", "Every label of the batch is -100: there is nothing to learn from.");
   }
-  double sums[kNumTerms + 2] = {};
-  ApiStepResult result{};
+  if (begun_.size() == kMaxStepsInFlight) {
+    throw Error("ERR_INVALID_ARGUMENT", "At most " + std::to_string(kMaxStepsInFlight) +
+                                            " steps may be on their way: finish one of those that were begun.");
+  }
+  BegunStep begun{next_slot_, updates, false, 0, {}};
   for (int64_t i = 0; i < num_parts; ++i) {
     Step step(parts[i], i == 0, i + 1 == num_parts);
-    std::copy(std::begin(sums), std::end(sums), step.host_sums);
     run_part(step, updates);
-    std::copy(std::begin(step.host_sums), std::end(step.host_sums), sums);
-    result.num_labels += step.num_rows();
-    result.ce = sums[kCe] * step.means[kCe];
-    result.kd = sums[kKd] * step.means[kKd];
-    result.hidden = sums[kHidden] * step.means[kHidden];
-    result.attention = sums[kAttention] * step.means[kAttention];
-    result.relation = sums[kRelation] * step.means[kRelation];
+    begun.num_labels += step.num_rows();
+    std::copy(std::begin(step.means), std::end(step.means), begun.means);
   }
-  result.grad_norm = std::sqrt(sums[kNumTerms]);
-  result.loss = sums[kNumTerms + 1];
-  if (!updates) return result;
-  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
+  Context context = model_.engine.context();
+  copy_to_host(context, host_sums_ + next_slot_ * kNumSums, sums_, kNumSums);
+  check_cuda(cudaEventRecord(done_[next_slot_], context.stream), "cudaEventRecord");
+  next_slot_ = (next_slot_ + 1) % kMaxStepsInFlight;
+  begun_.push_back(begun);
+}
+
+template <typename T>
+ApiStepResult TransformerTrainer<T>::finish_step() {
+  if (begun_.empty()) throw Error("ERR_INVALID_ARGUMENT", "No step was begun.");
+  const BegunStep begun = begun_.front();
+  begun_.pop_front();
+  if (begun.is_void) {
+    throw Error("ERR_NOT_FINITE", "A step before was not finite; this one, begun after it, changed nothing.");
+  }
+  model_.engine.make_current();
+  check_cuda(cudaEventSynchronize(done_[begun.slot]), "the work of the GPU");
+  const double* sums = host_sums_ + begun.slot * kNumSums;
+  ApiStepResult result{};
+  result.num_labels = begun.num_labels;
+  result.ce = sums[kCe] * begun.means[kCe];
+  result.kd = sums[kKd] * begun.means[kKd];
+  result.hidden = sums[kHidden] * begun.means[kHidden];
+  result.attention = sums[kAttention] * begun.means[kAttention];
+  result.relation = sums[kRelation] * begun.means[kRelation];
+  result.grad_norm = std::sqrt(sums[squares_ - sums_]);
+  result.loss = sums[loss_ - sums_];
+  if (!begun.updates) return result;
+  if (sums[failed_ - sums_] != 0) {
+    // The steps after it changed nothing, and what their losses are is not known.
+    for (BegunStep& later : begun_) later.is_void = true;
+    Context context = model_.engine.context();
+    set_zero(context, failed_, 1);
     throw Error("ERR_NOT_FINITE", "Step " + std::to_string(step_count + 1) + " gave loss " +
                                       std::to_string(result.loss) + " and gradient norm " +
                                       std::to_string(result.grad_norm) +
@@ -201,7 +248,8 @@ void TransformerTrainer<T>::run_part(Step& step, bool updates) {
     }
   }
   if (!is_planned_) plan();
-  const double next = static_cast<double>(step_count + 1);
+  const auto num_begun = std::count_if(begun_.begin(), begun_.end(), [](const auto& begun) { return !begun.is_void; });
+  const double next = static_cast<double>(step_count + num_begun + 1);
   step.scalars.learning_rate = request.learning_rate;
   step.scalars.max_grad_norm = options_.max_grad_norm;
   step.scalars.first_correction = static_cast<float>(1 - std::pow(static_cast<double>(options_.beta1), next));
@@ -212,9 +260,11 @@ void TransformerTrainer<T>::run_part(Step& step, bool updates) {
 
   // Steps of one shape put the same work on the stream: from the third on it is run as one graph.
   const std::vector<int64_t> key = graph_key(step, updates);
-  const bool is_repeated = step.is_whole() && key == last_key_ && last_generation_ == model_.engine.arena_generation;
+  Engine& engine = model_.engine;
+  const bool is_repeated = step.is_whole() && key == last_key_ && last_generation_ == engine.arena_generation;
   last_key_.clear();
-  model_.engine.run(
+  const auto measured = measured_.find(key);
+  engine.enqueue(
       [&](Context& context) {
         upload(context, step);
         if (step.is_graphable()) step.batch->upload_orders(context);
@@ -227,13 +277,16 @@ void TransformerTrainer<T>::run_part(Step& step, bool updates) {
           graph_.clear();
           compute(context, step, updates);
         }
-        copy_to_host(context, step.host_sums, step.sums, kNumTerms + 2);
       },
-      is_repeated);
+      measured != measured_.end() && measured->second <= engine.arena.capacity_bytes());
+  if (measured == measured_.end()) {
+    if (measured_.size() == kMaxMeasured) measured_.clear();
+    measured_[key] = engine.arena.capacity_bytes();
+  }
   if (step.is_whole()) last_key_ = key;
   const int64_t num_ids = request.batch.num_tokens + step.num_rows() + static_cast<int64_t>(step.drawn.size());
   touched_words_.set_touched(step.touches_few(config) ? num_ids : -1);
-  last_generation_ = model_.engine.arena_generation;
+  last_generation_ = engine.arena_generation;
 }
 
 // What the loss is made of: the sums of the device over what they are averaged over, and their weights.
@@ -269,6 +322,8 @@ std::vector<int64_t> TransformerTrainer<T>::graph_key(const Step& step, bool upd
     map_elements += length * length;
   }
   std::vector<int64_t> key = {updates,
+                              step.is_first,
+                              step.is_last,
                               request.batch.num_tokens,
                               request.batch.num_sequences,
                               max_length,
@@ -287,7 +342,12 @@ std::vector<int64_t> TransformerTrainer<T>::graph_key(const Step& step, bool upd
   }
   if (step.teacher == nullptr) return key;
   key.push_back(reinterpret_cast<int64_t>(step.teacher->model));
-  key.push_back(step.teacher->relation_heads);
+  key.push_back(reinterpret_cast<int64_t>(step.teacher->head));
+  for (int64_t value : {step.teacher->relation_heads, step.teacher->teacher_hidden_size, step.teacher->top_k,
+                        int64_t{step.teacher->dense_logits != nullptr}, int64_t{step.teacher->hidden != nullptr},
+                        int64_t{step.teacher->attentions != nullptr}, int64_t{step.teacher->relations != nullptr}}) {
+    key.push_back(value);
+  }
   key.insert(key.end(), step.teacher->layer_map, step.teacher->layer_map + 2 * step.teacher->num_pairs);
   return key;
 }
@@ -308,19 +368,12 @@ void TransformerTrainer<T>::upload(Context& context, Step& step) {
     step.device_drawn_columns = to_device(context, step.drawn_columns.data(), R);
     step.label_order = std::make_unique<PendingOrder>(context, step.labels.data(), R, model_.config.vocab_size);
   }
-  step.sums = context.arena.template allocate<double>(kNumTerms + 2);
-  step.squares = step.sums + kNumTerms;
-  step.loss = step.squares + 1;
 }
 
 template <typename T>
 void TransformerTrainer<T>::compute(Context& context, Step& step, bool updates) {
   const ApiStep& request = step.request;
-  if (step.is_first) {
-    clear(context, step);
-  } else {
-    copy_to_device(context, step.sums, step.host_sums, kNumTerms + 2);
-  }
+  if (step.is_first) clear(context, step);
   forward(context, step);
   if (step.has_head_loss()) head_loss(context, step);
   if (request.hidden != 0) hidden_loss(context, step);
@@ -330,8 +383,8 @@ void TransformerTrainer<T>::compute(Context& context, Step& step, bool updates) 
   model_.backward(context, step.student, step.backward);
   model_.backward_word_table(context, step.backward.d_word_table);
   if (!step.is_last) return;
-  sum_terms(context, step.sums, step.terms, step.loss);
-  squared_norm(context, plan_, step.squares);
+  squared_norm(context, plan_, squares_);
+  sum_terms(context, sums_, step.terms, loss_, squares_, updates ? failed_ : nullptr);
   if (updates) update(context, step);
 }
 
@@ -340,7 +393,7 @@ template <typename T>
 void TransformerTrainer<T>::clear(Context& context, Step& step) {
   const TransformerConfig& config = model_.config;
   const int64_t N = step.request.batch.num_tokens, d = config.hidden_size;
-  set_zero(context, step.sums, kNumTerms + 2);
+  set_zero(context, sums_, kNumTerms + 2);
   model_.zero_gradients(context, !touched_words_.exists());
   if (touched_words_.exists()) {
     float* d_words = model_.gradient("embeddings.word");
@@ -447,7 +500,7 @@ void TransformerTrainer<T>::head_loss(Context& context, Step& step) {
     if (has_bias) gather_rows<T>(context, table.bias, step.device_labels, label_bias, R, 1);
     sampled_loss_head<T>(context, head.output, {weight, bias, count, padded},
                          {step.device_drawn_columns, label_weight, label_bias}, request.ce, row_scale, d_rows, d_weight,
-                         d_bias, d_labels, d_labels_bias, step.sums, R, d);
+                         d_bias, d_labels, d_labels_bias, sums_, R, d);
     scatter_table_gradient(context, d_weight, d_bias, step.device_drawn, count, step.d_output_table, step.d_output_bias,
                            d);
     step.label_order->upload(context);
@@ -455,7 +508,7 @@ void TransformerTrainer<T>::head_loss(Context& context, Step& step) {
     if (has_bias) embedding_backward<float>(context, step.label_order->device(), d_labels_bias, step.d_output_bias, 1);
   } else {
     loss_head<T>(context, head.output, table, step.device_labels, teacher, options, row_scale, nullptr, d_rows,
-                 step.d_output_table, step.d_output_bias, step.sums, R, d);
+                 step.d_output_table, step.d_output_bias, sums_, R, d);
   }
   model_.head_backward(context, head, d_rows, d_rows, R);
   if (!is_whole) {
@@ -522,7 +575,7 @@ void TransformerTrainer<T>::hidden_loss(Context& context, Step& step) {
     const T* hidden = step.student.hidden[static_cast<size_t>(student_layer)];
     T* difference = context.arena.template allocate<T>(N * d_teacher);  // [N, d_teacher]
     linear_forward<T>(context, hidden, map.compute, nullptr, nullptr, difference, N, d, d_teacher);
-    squared_error<T>(context, difference, target, N * d_teacher, gradient_scale, step.sums + kHidden);
+    squared_error<T>(context, difference, target, N * d_teacher, gradient_scale, sums_ + kHidden);
     linear_backward<T>(context, hidden, map.compute, difference, d_student, map.gradient, N, d, d_teacher);
     const T*& d_hidden = step.backward.d_hidden[static_cast<size_t>(student_layer)];
     if (student_layer == model_.config.num_hidden_layers) {
@@ -549,7 +602,7 @@ void TransformerTrainer<T>::attention_loss(Context& context, Step& step) {
     }
     maps = step.has_teacher_model() ? step.taught.blocks[static_cast<size_t>(signal.layer_map[2 * i + 1] - 1)].maps
                                     : to_device(context, signal.attentions[i], elements);
-    attention_map_divergence(context, maps, step.student.blocks[block].maps, elements, step.sums + kAttention);
+    attention_map_divergence(context, maps, step.student.blocks[block].maps, elements, sums_ + kAttention);
   }
 }
 
@@ -582,7 +635,7 @@ void TransformerTrainer<T>::relation_loss(Context& context, Step& step) {
     const T* values = step.student.blocks[block].values;  // [N, width]
     float* maps = context.arena.template allocate<float>(elements);
     value_relation_forward<T>(context, shape, values, maps);
-    attention_map_divergence(context, target, maps, elements, step.sums + kRelation);
+    attention_map_divergence(context, target, maps, elements, sums_ + kRelation);
     value_relation_backward<T>(context, shape, values, maps, target, static_cast<float>(step.terms.scale[kRelation]),
                                d_values);
     step.backward.d_values[block] = d_values;
@@ -592,10 +645,9 @@ void TransformerTrainer<T>::relation_loss(Context& context, Step& step) {
 template <typename T>
 void TransformerTrainer<T>::update(Context& context, Step& step) {
   if (options_.kind == ApiOptimizerKind::kAdamW) {
-    adamw(context, plan_, {options_.beta1, options_.beta2, options_.epsilon}, step.device_scalars, step.squares,
-          step.loss);
+    adamw(context, plan_, {options_.beta1, options_.beta2, options_.epsilon}, step.device_scalars, squares_, loss_);
   } else if (options_.kind == ApiOptimizerKind::kSgd) {
-    sgd(context, plan_, options_.momentum, step.device_scalars, step.squares, step.loss);
+    sgd(context, plan_, options_.momentum, step.device_scalars, squares_, loss_);
   }
 }
 

@@ -9,6 +9,7 @@
 
 #include "core/rng.h"
 #include "cuda/api.h"
+#include "cuda/device_code.h"
 #include "model/inference.h"
 #include "model_configs.h"
 #include "ops/half.h"
@@ -471,6 +472,272 @@ TEST("model: a loss that is not finite leaves the parameters") {
   CHECK(std::memcmp(values.data(), after.data(), values.size() * sizeof(float)) == 0);
   CHECK(library().get_step_count(trainer) == 0);
   library().destroy_trainer(trainer);
+}
+
+namespace {
+
+/// Streams that do their work as late as they may: where there is a GPU, it decides.
+struct LazyMachine {
+#ifdef LIMBECK_CUDA_EMULATED
+  explicit LazyMachine(bool is_lazy) { api::emulator::machine().is_lazy = is_lazy; }
+  ~LazyMachine() { api::emulator::machine().reset(); }
+#else
+  explicit LazyMachine(bool) {}
+  ~LazyMachine() {}
+#endif
+};
+
+struct StepKind {
+  bool has_teacher_model = false, has_teacher_arrays = false;
+  int64_t sampled_negatives = 0, micro_batch_tokens = 0;
+  float dropout = 0;
+};
+
+/// What a trainer has become.
+struct Trained {
+  std::vector<float> parameters, first, second;
+  std::vector<api::ApiStepResult> results;
+  bool operator==(const Trained& other) const {
+    const auto same = [](const auto& a, const auto& b) {
+      return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0;
+    };
+    return same(parameters, other.parameters) && same(first, other.first) && same(second, other.second) &&
+           same(results, other.results);
+  }
+};
+
+/// A student that takes steps, up to `in_flight` at once.
+class SteppingStudent {
+ public:
+  SteppingStudent(TransformerConfig config, api::ApiPrecision precision, const StepKind& kind)
+      : kind_(kind), config_(with_dropout(config, kind.dropout)), student_(config_, precision, 5) {
+    if (kind.has_teacher_model) teacher_ = std::make_unique<Pair>(config, precision, 9, student_.engine);
+    api::ApiError error{};
+    const api::ApiOptimizer options{api::ApiOptimizerKind::kAdamW, 0.9f, 0.99f, 1e-8f, 0.1f, 0, 0.5f};
+    trainer_ = made(library().create_trainer(student_.model, &options, &error), error);
+  }
+  ~SteppingStudent() { library().destroy_trainer(trainer_); }
+
+  /// Step `index`, with ids of its own; a long one has more tokens. The arrays are gone when it returns.
+  void begin(int index, bool is_long = false, float weight = 1, float learning_rate = 1e-3f) {
+    BatchData data = make_batch(config_);
+    if (is_long) {
+      const BatchData more = data;
+      const auto before = static_cast<int32_t>(data.ids.size());
+      data.ids.insert(data.ids.end(), more.ids.begin(), more.ids.end());
+      data.types.insert(data.types.end(), more.types.begin(), more.types.end());
+      data.labels.insert(data.labels.end(), more.labels.begin(), more.labels.end());
+      for (size_t s = 1; s < more.offsets.size(); ++s) data.offsets.push_back(before + more.offsets[s]);
+    }
+    for (size_t i = 0; i < data.ids.size(); ++i) {
+      data.ids[i] = static_cast<int32_t>((data.ids[i] + 7 * index) % config_.vocab_size);
+      if (data.labels[i] >= 0) data.labels[i] = static_cast<int32_t>((data.labels[i] + 5 * index) % config_.vocab_size);
+    }
+    StepInputs inputs{};
+    inputs.batch = data.view(config_);
+    inputs.labels = data.labels.data();
+    inputs.micro_batch_tokens = kind_.micro_batch_tokens;
+    std::vector<float> hidden, values, log_sum_exp;
+    std::vector<int32_t> indices;
+    const auto N = static_cast<int64_t>(data.ids.size());
+    TeacherSignal signal;
+    if (kind_.has_teacher_arrays) {
+      hidden = random_values(N * 24, 900 + static_cast<uint64_t>(index), 1);
+      values = random_values(N * 3, 800, 1);
+      log_sum_exp.assign(static_cast<size_t>(N), 6);
+      for (int64_t i = 0; i < 3 * N; ++i) indices.push_back(static_cast<int32_t>(7 * (i % 3) + index % 5));
+      signal.layer_map = {{2, 2}};
+      signal.hidden = {hidden.data()};
+      signal.teacher_hidden_size = 24;
+      signal.top_k_indices = indices.data();
+      signal.top_k_values = values.data();
+      signal.log_sum_exp = log_sum_exp.data();
+      signal.top_k = 3;
+      inputs.teachers = {signal};
+    }
+    const std::vector<MicroBatch> parts = split_step(inputs, config_);
+    const int64_t layer_map[] = {2, 2};
+    std::vector<api::ApiStep> steps;
+    std::vector<StepInputs> owned;
+    std::vector<api::ApiTeacher> teachers(parts.size());
+    std::vector<std::vector<const float*>> states(parts.size());
+    for (const MicroBatch& part : parts) {
+      const size_t i = steps.size();
+      owned.push_back(part.inputs());
+      const StepInputs& own = owned.back();
+      api::ApiStep step{};
+      step.batch = {own.batch.input_ids,     own.batch.sequence_offsets, own.batch.token_type_ids, own.batch.num_tokens,
+                    own.batch.num_sequences, own.batch.tokens_before,    own.batch.squares_before};
+      step.labels = own.labels;
+      step.step_tokens = own.step_tokens;
+      step.step_labels = own.step_labels;
+      step.learning_rate = learning_rate * static_cast<float>(1 + index);
+      step.dropout_seed = kind_.dropout > 0 || kind_.sampled_negatives > 0 ? index : -1;
+      step.sampled_negatives = kind_.sampled_negatives;
+      step.ce = weight;
+      step.temperature = step.fusion = step.gate = 1;
+      api::ApiTeacher& teacher = teachers[i];
+      if (kind_.has_teacher_model || kind_.has_teacher_arrays) {
+        step.kd = 0.5f;
+        step.hidden = 0.3f;
+        step.teacher = &teacher;
+        teacher.layer_map = layer_map;
+        teacher.num_pairs = 1;
+      }
+      if (kind_.has_teacher_model) teacher.model = teacher_->model;
+      if (kind_.has_teacher_arrays) {
+        const TeacherSignal& part_signal = own.teachers[0];
+        states[i] = {part_signal.hidden[0]};
+        teacher.hidden = states[i].data();
+        teacher.teacher_hidden_size = 24;
+        teacher.top_k_indices = part_signal.top_k_indices;
+        teacher.top_k_values = part_signal.top_k_values;
+        teacher.log_sum_exp = part_signal.log_sum_exp;
+        teacher.top_k = 3;
+      }
+      steps.push_back(step);
+    }
+    api::ApiError error{};
+    done(library().begin_step(trainer_, steps.data(), static_cast<int64_t>(steps.size()), &error), error);
+  }
+  void finish() {
+    api::ApiError error{};
+    api::ApiStepResult result{};
+    done(library().finish_step(trainer_, &result, &error), error);
+    results_.push_back(result);
+  }
+  /// The code of its error.
+  std::string fail_to_finish() {
+    api::ApiError error{};
+    api::ApiStepResult result{};
+    CHECK(library().finish_step(trainer_, &result, &error) == -1);
+    return error.code;
+  }
+  Trained trained() {
+    Trained out;
+    const auto count = static_cast<size_t>(student_.host->parameters().flat_count());
+    out.parameters.assign(count, 0.0f);
+    out.first = out.second = out.parameters;
+    api::ApiError error{};
+    done(library().get_parameters(student_.model, out.parameters.data(), &error), error);
+    done(library().read_array(trainer_, api::ApiArray::kFirst, 0, out.first.data(), &error), error);
+    done(library().read_array(trainer_, api::ApiArray::kSecond, 0, out.second.data(), &error), error);
+    out.results = results_;
+    return out;
+  }
+  int64_t step_count() const { return library().get_step_count(trainer_); }
+
+ private:
+  static TransformerConfig with_dropout(TransformerConfig config, float dropout) {
+    config.embedding_dropout = config.attention_dropout = config.hidden_dropout = dropout;
+    return config;
+  }
+
+  const StepKind kind_;
+  const TransformerConfig config_;
+  const Pair student_;
+  std::unique_ptr<Pair> teacher_;
+  api::Trainer* trainer_;
+  std::vector<api::ApiStepResult> results_;
+};
+
+/// Seven steps of two lengths: from the third of one length on, what can be runs as a graph.
+Trained take_steps(const TransformerConfig& config, api::ApiPrecision precision, const StepKind& kind, bool two_at_once,
+                   bool is_lazy) {
+  const LazyMachine machine(is_lazy);
+  SteppingStudent student(config, precision, kind);
+  for (int i = 0; i < 7; ++i) {
+    student.begin(i, i == 3);
+    if (i > 0 || !two_at_once) student.finish();
+  }
+  if (two_at_once) student.finish();
+  CHECK(student.step_count() == 7);
+  return student.trained();
+}
+
+void check_two_in_flight(const TransformerConfig& config, api::ApiPrecision precision, const StepKind& kind) {
+  const Trained one_by_one = take_steps(config, precision, kind, false, false);
+  CHECK(one_by_one.results.size() == 7 && one_by_one.results[6].loss > 0);
+  CHECK(take_steps(config, precision, kind, true, true) == one_by_one);
+}
+
+}  // namespace
+
+TEST("model: two steps in flight give the bits of one at a time") {
+  StepKind plain, sampled, sampled_parts, taught, parts;
+  sampled.sampled_negatives = sampled_parts.sampled_negatives = 9;
+  sampled_parts.micro_batch_tokens = 12;
+  taught.has_teacher_model = true;
+  taught.dropout = 0.2f;
+  parts.has_teacher_arrays = true;
+  parts.micro_batch_tokens = 20;
+  TransformerConfig small = base_config(), items = sequence_config(), few_items = sequence_config();
+  small.num_hidden_layers = items.num_hidden_layers = few_items.num_hidden_layers = 2;
+  few_items.item_feature_size = 0;  // gradients are touched in few rows
+  check_two_in_flight(small, kBFloat16, plain);
+  check_two_in_flight(small, kFloat32, taught);
+  check_two_in_flight(small, kFloat32, parts);
+  check_two_in_flight(items, kFloat32, sampled_parts);
+  check_two_in_flight(few_items, kFloat32, sampled);
+}
+
+TEST("model: after a step that was not finite, one that was begun changes nothing") {
+  const LazyMachine machine(true);
+  TransformerConfig config = base_config();
+  config.num_hidden_layers = 2;
+  SteppingStudent student(config, kFloat32, {}), good(config, kFloat32, {});
+  student.begin(0);
+  student.finish();
+  good.begin(0);
+  good.finish();
+  student.begin(20, false, INFINITY);
+  student.begin(21);
+  CHECK(student.fail_to_finish() == "ERR_NOT_FINITE");
+  CHECK(student.step_count() == 1);
+  CHECK(student.trained() == good.trained());
+  student.begin(30);  // follows the last good one
+  CHECK(student.fail_to_finish() == "ERR_NOT_FINITE");
+  student.finish();
+  good.begin(30);
+  good.finish();
+  CHECK(student.step_count() == 2);
+  CHECK(student.trained() == good.trained());
+  // Again as graphs, which another weight would end: a step that goes too far is finite itself.
+  for (int i = 31; i < 34; ++i) {
+    student.begin(i);
+    student.finish();
+    good.begin(i);
+    good.finish();
+  }
+  good.begin(40, false, 1, 1e30f);
+  good.finish();
+  student.begin(40, false, 1, 1e30f);
+  student.begin(41);
+  student.finish();
+  student.begin(42);
+  CHECK(student.fail_to_finish() == "ERR_NOT_FINITE");
+  CHECK(student.fail_to_finish() == "ERR_NOT_FINITE");
+  CHECK(student.step_count() == 6);
+  CHECK(student.trained() == good.trained());
+}
+
+TEST("model: a step in flight is seen by what comes after, and must be finished before the next but one") {
+  const LazyMachine machine(true);
+  SteppingStudent student(base_config(), kFloat32, {}), other(base_config(), kFloat32, {});
+  CHECK(student.fail_to_finish() == "ERR_INVALID_ARGUMENT");
+  other.begin(0);
+  other.finish();
+  other.begin(1);
+  other.finish();
+  student.begin(0);
+  student.begin(1);
+  CHECK_ERROR("ERR_CUDA", student.begin(2));
+  CHECK(student.step_count() == 0);
+  CHECK(student.trained().parameters == other.trained().parameters);
+  student.finish();
+  student.finish();
+  CHECK(student.trained() == other.trained());
+  student.begin(2);  // and no one finishes it
 }
 
 TEST("model: interpolation on the GPU is θ + alpha·(source − θ)") {
