@@ -194,6 +194,11 @@ cuda::ApiTeacher api_teacher(const TeacherSignal& signal, const std::vector<int6
   return teacher;
 }
 
+StepResult step_result(const cuda::ApiStepResult& result) {
+  return {result.loss,      result.ce,       result.kd,        result.hidden,
+          result.attention, result.relation, result.grad_norm, result.num_labels};
+}
+
 }  // namespace
 
 CudaInfo cuda_info(const std::string& path) {
@@ -288,7 +293,7 @@ void CudaEngine::release(Handles<T>& handles, T* handle) {
 
 bool CudaEngine::is_idle() {
   const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-  return lock.owns_lock() && engine_ != nullptr && passes_.alive.empty();
+  return lock.owns_lock() && engine_ != nullptr && passes_.alive.empty() && num_steps_ == 0;
 }
 
 void CudaEngine::pca(const float* x, int64_t num_rows, int64_t num_columns, int64_t num_components, uint64_t seed,
@@ -414,7 +419,8 @@ CudaTrainer::CudaTrainer(std::shared_ptr<CudaEngine> engine, CudaModel& model, c
 
 CudaTrainer::~CudaTrainer() { engine_->release(engine_->trainers_, trainer_); }
 
-StepResult CudaTrainer::run_step(StepFunction function, const StepInputs& inputs, const CudaTeacher& models) {
+template <typename Call>
+void CudaTrainer::run_step(const StepInputs& inputs, const CudaTeacher& models, Call&& call) {
   std::vector<int64_t> layer_map;  // [pairs, 2]
   if (!inputs.teachers.empty()) {
     for (const auto& [student_layer, teacher_layer] : inputs.teachers[0].layer_map) {
@@ -438,20 +444,32 @@ StepResult CudaTrainer::run_step(StepFunction function, const StepInputs& inputs
     }
     steps.push_back(step);
   }
-  cuda::ApiStepResult result{};
-  engine_->run([&](cuda::ApiError* error) {
-    return function(trainer_, steps.data(), static_cast<int64_t>(steps.size()), &result, error);
-  });
-  return {result.loss,      result.ce,       result.kd,        result.hidden,
-          result.attention, result.relation, result.grad_norm, result.num_labels};
+  engine_->run([&](cuda::ApiError* error) { return call(steps.data(), static_cast<int64_t>(steps.size()), error); });
 }
 
 StepResult CudaTrainer::compute_gradients(const StepInputs& inputs, const CudaTeacher& teacher) {
-  return run_step(engine_->api_.compute_gradients, inputs, teacher);
+  cuda::ApiStepResult result{};
+  run_step(inputs, teacher, [&](const cuda::ApiStep* parts, int64_t num_parts, cuda::ApiError* error) {
+    return engine_->api_.compute_gradients(trainer_, parts, num_parts, &result, error);
+  });
+  return step_result(result);
 }
 
-StepResult CudaTrainer::step(const StepInputs& inputs, const CudaTeacher& teacher) {
-  return run_step(engine_->api_.step, inputs, teacher);
+void CudaTrainer::begin_step(const StepInputs& inputs, const CudaTeacher& teacher) {
+  run_step(inputs, teacher, [&](const cuda::ApiStep* parts, int64_t num_parts, cuda::ApiError* error) {
+    const int32_t status = engine_->api_.begin_step(trainer_, parts, num_parts, error);
+    if (status == 0) ++engine_->num_steps_;
+    return status;
+  });
+}
+
+StepResult CudaTrainer::finish_step() {
+  cuda::ApiStepResult result{};
+  engine_->run([&](cuda::ApiError* error) {
+    --engine_->num_steps_;
+    return engine_->api_.finish_step(trainer_, &result, error);
+  });
+  return step_result(result);
 }
 
 int64_t CudaTrainer::step_count() const {

@@ -53,7 +53,7 @@ class CudaEngine {
   const CudaDevice& device() const { return device_; }
   Precision precision() const { return precision_; }
 
-  /// Whether a call would begin at once: none is at work, and no pass is.
+  /// Whether a call would begin at once: none is at work, and no pass or step is.
   bool is_idle();
 
   /// limbeck::pca() and pca_transform() of ops/pca.h on the GPU, in fp32.
@@ -97,6 +97,7 @@ class CudaEngine {
 
   std::mutex mutex_;  // held while the library works
   cuda::Engine* engine_ = nullptr;
+  int64_t num_steps_ = 0;  // steps that were begun and not finished; guarded by mutex_
   std::mutex released_mutex_;
   Handles<cuda::Pass> passes_;
   Handles<cuda::Model> models_;
@@ -195,9 +196,11 @@ class CudaTrainer {
   CudaTrainer& operator=(const CudaTrainer&) = delete;
 
   /// As Trainer::compute_gradients() and step(), without the checks: see check_step(). Of inputs.teachers, of
-  /// which there is at most one, model and head only say that they are there.
+  /// which there is at most one, model and head only say that they are there. A step is in two, as cuda/api.h has it:
+  /// up to cuda::kMaxStepsInFlight may be on their way.
   StepResult compute_gradients(const StepInputs& inputs, const CudaTeacher& teacher);
-  StepResult step(const StepInputs& inputs, const CudaTeacher& teacher);
+  void begin_step(const StepInputs& inputs, const CudaTeacher& teacher);
+  StepResult finish_step();
 
   int64_t step_count() const;
   void set_step_count(int64_t step_count);
@@ -210,9 +213,9 @@ class CudaTrainer {
   void write(cuda::ApiArray array, int64_t index, const float* in);
 
  private:
-  using StepFunction = int32_t (*)(cuda::Trainer*, const cuda::ApiStep*, int64_t num_parts, cuda::ApiStepResult*,
-                                   cuda::ApiError*);
-  StepResult run_step(StepFunction function, const StepInputs& inputs, const CudaTeacher& teacher);
+  /// call(parts, num_parts, error)
+  template <typename Call>
+  void run_step(const StepInputs& inputs, const CudaTeacher& teacher, Call&& call);
 
   std::shared_ptr<CudaEngine> engine_;
   const TransformerConfig config_;  // of the model

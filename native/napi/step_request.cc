@@ -196,6 +196,10 @@ CudaTeacher TeacherInput::on_gpu() const {
   return {model != nullptr ? &model->on_gpu() : nullptr, head != nullptr ? &head->on_gpu() : nullptr};
 }
 
+void StepRequest::unpack(Context& context, const SharedModel& student) {
+  for (TeacherInput& teacher : teachers) teacher.unpack(context, batch.num_tokens(), student.config().vocab_size);
+}
+
 StepInputs StepRequest::view() const {
   StepInputs view = inputs;
   view.batch = batch.view();

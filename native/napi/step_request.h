@@ -42,6 +42,8 @@ struct StepRequest {
   StepInputs inputs;  // without its pointers
   std::vector<TeacherInput> teachers;
 
+  /// On the engine thread: TeacherInput::unpack() of all.
+  void unpack(Context& context, const SharedModel& student);
   StepInputs view() const;
   /// The models of the teacher. Throws Error("ERR_INVALID_ARGUMENT") for what a GPU does not take: several teachers, a
   /// weight, lists of logits that end early.

@@ -76,12 +76,12 @@ class TaskQueue : public std::enable_shared_from_this<TaskQueue> {
     return enqueue(std::make_unique<Job>(env_, std::move(holds), std::move(run), std::move(convert)));
   }
 
-  /// The same for work that the engine thread begins and then waits for: output = finish(begin()). Such tasks that
-  /// follow one another overlap, two at a time: the next one is begun before the first is finished. Tasks of the other
-  /// kind run alone.
+  /// The same for work that the engine thread begins and then waits for: output = finish(begin(context)). Such tasks
+  /// that follow one another overlap, two at a time: the next one is begun before the first is finished. Tasks of the
+  /// other kind run alone.
   template <typename Begin, typename Finish, typename Convert>
   Napi::Promise submit_overlapping(std::vector<Hold> holds, Begin begin, Finish finish, Convert convert) {
-    using Begun = std::invoke_result_t<Begin&>;
+    using Begun = std::invoke_result_t<Begin&, Context&>;
     using Output = std::invoke_result_t<Finish&, Begun&>;
     struct Job final : Task {
       Job(Napi::Env env, std::vector<Hold> holds, Begin begin, Finish finish, Convert convert)
@@ -91,7 +91,7 @@ class TaskQueue : public std::enable_shared_from_this<TaskQueue> {
             finish_(std::move(finish)),
             convert_(std::move(convert)) {}
       bool overlaps() const override { return true; }
-      void run(Context&, Arena&) override { begun_.emplace(begin_()); }
+      void run(Context& context, Arena&) override { begun_.emplace(begin_(context)); }
       void finish() override {
         Begun begun = std::move(*begun_);
         begun_.reset();

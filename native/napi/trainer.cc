@@ -126,8 +126,11 @@ StepResult SharedTrainer::compute_gradients(Context& context, Arena& arena, cons
 }
 
 StepResult SharedTrainer::step(Context& context, Arena& arena, const StepRequest& request) {
+  return on_host_->step(context, arena, request.view());
+}
+
+void SharedTrainer::begin_step(const StepRequest& request) {
   const StepInputs inputs = request.view();
-  if (on_host_) return on_host_->step(context, arena, inputs);
   check_step(model_->layout(), inputs);
   model_->on_gpu();  // brought up to date
   const CudaTeacher teacher = request.on_gpu();
@@ -135,7 +138,7 @@ StepResult SharedTrainer::step(Context& context, Arena& arena, const StepRequest
   // Whatever comes of it: a step may fail half-way.
   model_->gradients_changed_on_gpu();
   model_->parameters_changed_on_gpu();
-  return trainer.step(inputs, teacher);
+  trainer.begin_step(inputs, teacher);
 }
 
 int64_t SharedTrainer::step_count() { return on_host_ ? on_host_->step_count() : on_gpu().step_count(); }
@@ -232,28 +235,48 @@ Napi::Object TrainerObject::create(Napi::Env env, std::shared_ptr<TaskQueue> que
   return wrap(env, std::move(queue), std::move(trainer), size_bytes);
 }
 
-Napi::Value TrainerObject::run(const Napi::Value& request, Step step) {
-  const std::shared_ptr<SharedTrainer> trainer = state();
+StepRequest TrainerObject::read_request(const Napi::Value& request, std::vector<Hold>& holds) {
+  const std::shared_ptr<SharedTrainer>& trainer = state();
   StepRequest inputs = read_step_request(request, trainer->model()->layout(), queue());
-  std::vector<Hold> holds = inputs.holds();
+  holds = inputs.holds();
   holds.emplace_back(trainer);
   holds.emplace_back(trainer->model());
+  return inputs;
+}
+
+Napi::Value TrainerObject::compute_gradients(const Napi::CallbackInfo& info) {
+  std::vector<Hold> holds;
+  StepRequest request = read_request(info[0], holds);
   return queue().submit(
       std::move(holds),
-      [trainer, step, inputs = std::move(inputs)](Context& context, Arena& arena) mutable {
-        for (TeacherInput& teacher : inputs.teachers) {
-          teacher.unpack(context, inputs.batch.num_tokens(), trainer->model()->config().vocab_size);
-        }
-        return ((*trainer).*step)(context, arena, inputs);
+      [trainer = state(), request = std::move(request)](Context& context, Arena& arena) mutable {
+        request.unpack(context, *trainer->model());
+        return trainer->compute_gradients(context, arena, request);
       },
       step_result);
 }
 
-Napi::Value TrainerObject::compute_gradients(const Napi::CallbackInfo& info) {
-  return run(info[0], &SharedTrainer::compute_gradients);
+Napi::Value TrainerObject::step(const Napi::CallbackInfo& info) {
+  std::vector<Hold> holds;
+  StepRequest request = read_request(info[0], holds);
+  if (!state()->model()->has_gpu()) {
+    return queue().submit(
+        std::move(holds),
+        [trainer = state(), request = std::move(request)](Context& context, Arena& arena) mutable {
+          request.unpack(context, *trainer->model());
+          return trainer->step(context, arena, request);
+        },
+        step_result);
+  }
+  return queue().submit_overlapping(
+      std::move(holds),
+      [trainer = state(), request = std::move(request)](Context& context) mutable {
+        request.unpack(context, *trainer->model());
+        trainer->begin_step(request);
+        return trainer;
+      },
+      [](const std::shared_ptr<SharedTrainer>& trainer) { return trainer->finish_step(); }, step_result);
 }
-
-Napi::Value TrainerObject::step(const Napi::CallbackInfo& info) { return run(info[0], &SharedTrainer::step); }
 
 Napi::Value TrainerObject::set_projection(const Napi::CallbackInfo& info) {
   SharedTrainer& trainer = idle();

@@ -21,7 +21,11 @@ class SharedTrainer : public Shareable {
 
   const std::shared_ptr<SharedModel>& model() const { return model_; }
   StepResult compute_gradients(Context& context, Arena& arena, const StepRequest& request);
+  /// On the processor.
   StepResult step(Context& context, Arena& arena, const StepRequest& request);
+  /// On a GPU, in two: see CudaTrainer::begin_step().
+  void begin_step(const StepRequest& request);
+  StepResult finish_step() { return on_gpu().finish_step(); }
 
   int64_t step_count();
   void set_step_count(int64_t step_count);
@@ -60,8 +64,7 @@ class TrainerObject : public EngineObject<TrainerObject, SharedTrainer> {
 
  private:
   friend class JsClass<TrainerObject>;
-  using Step = StepResult (SharedTrainer::*)(Context&, Arena&, const StepRequest&);
-  Napi::Value run(const Napi::Value& request, Step step);
+  StepRequest read_request(const Napi::Value& request, std::vector<Hold>& holds);
   Napi::Value set_projection(const Napi::CallbackInfo& info);
   Napi::Value get_projection(const Napi::CallbackInfo& info);
   Napi::Value get_projection_gradient(const Napi::CallbackInfo& info);

@@ -549,7 +549,7 @@ Napi::Value TransformerObject::forward(const Napi::CallbackInfo& info) {
   };
   if (model->has_gpu()) {
     return queue().submit_overlapping(
-        {Hold(model)}, [model, request] { return model->begin_forward(request->view()); },
+        {Hold(model)}, [model, request](Context&) { return model->begin_forward(request->view()); },
         [](std::unique_ptr<CudaPass>& pass) { return pass->finish(); }, convert);
   }
   return queue().submit(
