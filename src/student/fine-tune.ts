@@ -136,6 +136,7 @@ export async function fineTuneSequenceModel(
             sampledNegatives: settings.sampledNegatives,
           };
         },
+        readsAhead: true,
         ...(projected && interpolation
           ? {
               afterStep: ({ step, totalSteps }: StepPosition) =>

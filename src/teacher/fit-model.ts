@@ -75,7 +75,10 @@ export interface FitOptions {
   /** Of every step. */
   readonly memory?: StepMemory;
   readonly request: (position: StepPosition) => StepRequest | Promise<StepRequest>;
-  /** Whether the next step's request may be made while a step runs: it does not depend on what that one changes. */
+  /**
+   * Whether the requests of the next steps may be made while a step runs: they do not depend on what that one changes. On
+   * a GPU steps then overlap, unless something comes after each.
+   */
   readonly readsAhead?: boolean;
   readonly afterStep?: ((position: StepPosition) => Promise<void>) | undefined;
   /** Less is better; the parameters of the best epoch are kept. */
@@ -117,11 +120,93 @@ const noSums = (): Sums => ({ loss: 0, ce: 0, kd: 0, hidden: 0, attention: 0 });
  * @throws LimbeckError ERR_ABORTED, ERR_NOT_FINITE, ERR_CHECKPOINT_MISMATCH, ERR_NO_SPACE, ERR_IO, ERR_OUT_OF_MEMORY
  */
 export async function fitModel(options: FitOptions, hooks: Hooks = {}): Promise<FitResult> {
-  const requests = new Requests(options.request);
+  const steps = new Steps(options);
   try {
-    return await runEpochs(options, requests, hooks);
+    return await runEpochs(options, steps, hooks);
   } finally {
-    await requests.settle();
+    await steps.settle();
+  }
+}
+
+interface BegunStep {
+  readonly position: StepPosition;
+  readonly result: Promise<StepResult>;
+}
+
+/** Two that the GPU has, and one that waits: so the GPU never does. */
+const MAX_STEPS_IN_FLIGHT = 3;
+
+/** The steps of a run in order; where it is free to, it begins some before those before them have ended. */
+class Steps {
+  readonly #options: FitOptions;
+  readonly #requests: Requests;
+  readonly #maxInFlight: number;
+  readonly #begun: BegunStep[] = [];
+  stepMs = 0;
+  waitMs = 0;
+
+  constructor(options: FitOptions) {
+    this.#options = options;
+    this.#requests = new Requests(options.request);
+    const overlaps = options.model.device === 'cuda' && options.readsAhead && !options.afterStep;
+    this.#maxInFlight = overlaps ? MAX_STEPS_IN_FLIGHT : 1;
+  }
+
+  /**
+   * Ends the step that comes next.
+   *
+   * @param positionOf of the step so many behind it
+   * @param numFree steps from it on that may overlap
+   * @param numReadable steps from it on whose requests may be made now
+   */
+  async next(
+    positionOf: (ahead: number) => StepPosition,
+    numFree: number,
+    numReadable: number,
+  ): Promise<{
+    position: StepPosition;
+    result: StepResult;
+  }> {
+    let hasRequest = true;
+    while (hasRequest && this.#begun.length < Math.min(this.#maxInFlight, numFree)) {
+      hasRequest = await this.#begin(positionOf, numReadable);
+    }
+    const { position, result: promise } = this.#begun[0] as BegunStep;
+    const begun = performance.now();
+    const result = await promise;
+    this.#begun.shift();
+    this.stepMs += performance.now() - begun;
+    return { position, result };
+  }
+
+  /** Whether it did: a request made ahead that failed is for its own turn to throw. */
+  async #begin(positionOf: (ahead: number) => StepPosition, numReadable: number): Promise<boolean> {
+    const { trainer, memory, readsAhead } = this.#options;
+    const ahead = this.#begun.length;
+    const position = positionOf(ahead);
+    const asked = performance.now();
+    let request: StepRequest;
+    try {
+      request = await this.#requests.next(position);
+    } catch (error) {
+      if (ahead === 0) throw error;
+      return false;
+    }
+    const waited = performance.now() - asked;
+    // While a step runs, time to read is not lost.
+    if (ahead === 0) this.waitMs += waited;
+    else this.stepMs += waited;
+    const result = trainer.step({ ...request, ...memory });
+    result.catch(() => {}); // next() throws it, unless a step before fails
+    this.#begun.push({ position, result });
+    if (readsAhead && ahead + 1 < numReadable) this.#requests.makeAhead(positionOf(ahead + 1));
+    return true;
+  }
+
+  /** Waits for what no one will take: what it reads or writes may be closed then. */
+  async settle(): Promise<void> {
+    await Promise.allSettled(this.#begun.map(({ result }) => result));
+    await this.#requests.settle();
   }
 }
 
@@ -153,7 +238,7 @@ class Requests {
   }
 }
 
-async function runEpochs(options: FitOptions, requests: Requests, hooks: Hooks): Promise<FitResult> {
+async function runEpochs(options: FitOptions, running: Steps, hooks: Hooks): Promise<FitResult> {
   const { model, trainer, checkpoint, epochs } = options;
   const projections = options.projections ?? [];
   let totalSteps = 0;
@@ -174,22 +259,16 @@ async function runEpochs(options: FitOptions, requests: Requests, hooks: Hooks):
     if (checkpoint) await saveTrainingCheckpoint(checkpoint, { model, trainer, projections, best, state });
   };
 
-  let stepMs = 0;
-  let waitMs = 0;
   while (state.epoch <= epochs && !isExhausted(state, options.patience)) {
     const steps = options.stepsOf(state.epoch);
     let start = performance.now();
     while (state.index < steps) {
       throwIfAborted(hooks.signal);
-      const position = positionAt(options, state, 0, totalSteps);
-      const asked = performance.now();
-      const request = await requests.next(position);
-      const begun = performance.now();
-      const running = trainer.step({ ...request, ...options.memory });
-      if (options.readsAhead && state.index + 1 < steps) requests.makeAhead(positionAt(options, state, 1, totalSteps));
-      const result = await running;
-      waitMs += begun - asked;
-      stepMs += performance.now() - begun;
+      const numLeft = steps - state.index;
+      // A checkpoint is of the step that it follows.
+      const numFree = checkpoint ? checkpoint.everySteps - (state.step % checkpoint.everySteps) : numLeft;
+      const positionOf = (ahead: number) => positionAt(options, state, ahead, totalSteps);
+      const { position, result } = await running.next(positionOf, Math.min(numFree, numLeft), numLeft);
       await options.afterStep?.(position);
       addTo(state.sums, result);
       state.index++;
@@ -234,8 +313,8 @@ async function runEpochs(options: FitOptions, requests: Requests, hooks: Hooks):
     epochs: state.records,
     bestEpoch: state.bestEpoch,
     stepCount: state.step,
-    stepSeconds: stepMs / 1000,
-    waitSeconds: waitMs / 1000,
+    stepSeconds: running.stepMs / 1000,
+    waitSeconds: running.waitMs / 1000,
   };
 }
 

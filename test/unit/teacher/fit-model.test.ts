@@ -316,3 +316,97 @@ describe('reading ahead', () => {
     expect(reading).toBe(0);
   });
 });
+
+describe('steps in flight', () => {
+  /** On a GPU. Steps end one after the other, some time after they were begun; `most` were on their way at once. */
+  function onGpu(changes: Partial<FitOptions> = {}) {
+    const made = run({ readsAhead: true, stepsOf: () => 7, epochs: 2, ...changes });
+    const { model, trainer } = made.options;
+    const log = { begun: 0, ended: 0, most: 0 };
+    let turn: Promise<unknown> = Promise.resolve();
+    const step: typeof trainer.step = (request) => {
+      log.begun++;
+      log.most = Math.max(log.most, log.begun - log.ended);
+      const result = turn.then(async () => {
+        await new Promise((resolve) => setImmediate(resolve));
+        return trainer.step(request).finally(() => log.ended++);
+      });
+      turn = result.catch(() => {});
+      return result;
+    };
+    const options: FitOptions = { ...made.options, model: { ...model, device: 'cuda' }, trainer: { ...trainer, step } };
+    return { made: { ...made, options }, log };
+  }
+
+  test('some are begun before those before them end, with the same results', async () => {
+    const { made, log } = onGpu();
+    const reported: number[] = [];
+    const onProgress = ({ done }: ProgressEvent) => reported.push(done);
+    expect(await outcome(made, { onProgress })).toEqual(await outcome(run({ stepsOf: () => 7, epochs: 2 })));
+    expect(log).toEqual({ begun: 14, ended: 14, most: 3 });
+    expect(made.positions.map(({ step }) => step)).toEqual(Array.from({ length: 14 }, (_, step) => step));
+    expect(reported).toEqual([...Array.from({ length: 14 }, (_, step) => step + 1), 14]);
+  });
+
+  test('not on the processor, nor where something comes after each, nor where requests cannot be made ahead', async () => {
+    for (const changes of [{ afterStep: async () => {} }, { readsAhead: false }]) {
+      const { made, log } = onGpu(changes);
+      await fitModel(made.options);
+      expect(log.most).toBe(1);
+    }
+    const { made, log } = onGpu();
+    await fitModel({ ...made.options, model: { ...made.options.model, device: 'cpu' } });
+    expect(log.most).toBe(1);
+  });
+
+  test('none is when an epoch is validated or a checkpoint is written', async () => {
+    const checkpoint = { path: join(folder, 'flight.bin'), fingerprint: 'f', everySteps: 3 };
+    const { made, log } = onGpu({ checkpoint });
+    const { validate, trainer } = made.options;
+    const saved: number[] = [];
+    const options: FitOptions = {
+      ...made.options,
+      trainer: {
+        ...trainer,
+        getState: () => {
+          saved.push(log.ended);
+          expect(log.begun).toBe(log.ended);
+          return trainer.getState();
+        },
+      },
+      validate: () => {
+        expect(log.begun).toBe(log.ended);
+        return validate();
+      },
+    };
+    await fitModel(options);
+    expect(saved).toEqual([3, 6, 7, 9, 12, 14]);
+    expect(log.most).toBe(3);
+  });
+
+  test('a failure is told in its turn, and nothing is at work when the run ends', async () => {
+    const { made, log } = onGpu();
+    const reported: number[] = [];
+    const request: FitOptions['request'] = async (position) => {
+      if (position.step === 4) throw new Error('no data');
+      return made.options.request(position);
+    };
+    const onProgress = ({ done }: ProgressEvent) => reported.push(done);
+    await expect(fitModel({ ...made.options, request }, { onProgress })).rejects.toThrow('no data');
+    expect(reported).toEqual([1, 2, 3, 4]);
+    const controller = new AbortController();
+    const aborted = onGpu();
+    const running = fitModel(aborted.made.options, {
+      signal: controller.signal,
+      onProgress: ({ done }) => done === 2 && controller.abort(),
+    });
+    await expect(running).rejects.toThrow(expect.objectContaining({ code: 'ERR_ABORTED' }));
+    expect(aborted.log.begun).toBe(aborted.log.ended);
+    const { trainer } = made.options;
+    let steps = 0;
+    const step: typeof trainer.step = (asked) =>
+      ++steps === 2 ? Promise.reject(new Error('lost')) : trainer.step(asked);
+    await expect(fitModel({ ...made.options, trainer: { ...trainer, step } })).rejects.toThrow('lost');
+    expect(log.begun).toBe(log.ended);
+  });
+});
