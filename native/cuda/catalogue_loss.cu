@@ -447,7 +447,7 @@ void catalogue_loss(Context& context, const bf16* hidden, const OutputTable<bf16
     }
     if (d_bias) {
       for_each_of_rows_summing<8>(context, WeightedRows{chunk.exps, chunk.factors, stride}, rows, vocab_size, true,
-                                  d_bias, nullptr);
+                                  {{0, vocab_size, d_bias}});
     }
   }
 }

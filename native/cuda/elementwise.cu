@@ -167,13 +167,14 @@ struct SwigluBackward {
 };
 
 template <typename T, typename Function>
-void gelu_backward(Context& context, const T* x, const T* d_y, T* d_x, float* d_bias, int64_t num_rows, int64_t width) {
+void gelu_backward(Context& context, const T* x, const T* d_y, T* d_x, float* d_bias, int64_t num_rows, int64_t width,
+                   PendingSums* pending) {
   const bool is_packed = is_aligned(x) && is_aligned(d_y) && is_aligned(d_x);
   const GeluBackward<T, Function> body{x, d_y, d_x, width};
   if (d_bias == nullptr) {
     for_each<kPack<T>>(context, body, num_rows * width, is_packed);
   } else {
-    for_each_of_rows_summing<kPack<T>>(context, body, num_rows, width, is_packed, d_bias, nullptr);
+    for_each_of_rows_summing<kPack<T>>(context, body, num_rows, width, is_packed, {{0, width, d_bias}}, pending);
   }
 }
 
@@ -184,6 +185,7 @@ struct RowSums {
   static constexpr int kSets = 1;
   const T* x;
   int64_t row_stride;
+  int64_t gap_begin, gap;  // columns from gap_begin on lie so much further to the right
 
   template <int kCount>
   struct Loaded {
@@ -192,7 +194,7 @@ struct RowSums {
   template <int kCount>
   __device__ Loaded<kCount> load(int64_t row, int64_t column) const {
     Loaded<kCount> loaded;
-    cuda::load(x + row * row_stride + column, loaded.x);
+    cuda::load(x + row * row_stride + column + (column < gap_begin ? 0 : gap), loaded.x);
     return loaded;
   }
   template <int kCount>
@@ -208,33 +210,43 @@ constexpr int kFinishGroups = 16;
 /// Few rows in one go: group g of a block adds up rows g, g + kFinishGroups, …, then the groups are added in order.
 template <typename T>
 __global__ void __launch_bounds__(kFinishColumns* kFinishGroups)
-    add_few_rows(const T* x, int64_t row_stride, int num_rows, int64_t num_columns, int64_t split, float* out,
-                 float* other) {
+    add_few_rows(const __grid_constant__ FewRowsSums<T> sums) {
   __shared__ float shared[kFinishGroups][kFinishColumns];
+  const int block = static_cast<int>(blockIdx.x);
+  int index = 0;
+  while (index + 1 < sums.count && block >= sums.first_blocks[index + 1]) ++index;
+  const FewRowsSum<T>& few = sums.sums[index];
+  const T* x = few.x;
+  const int64_t row_stride = few.row_stride;
+  const int num_rows = static_cast<int>(few.num_rows);
   const int lane = static_cast<int>(threadIdx.x) % kFinishColumns;
   const int group = static_cast<int>(threadIdx.x) / kFinishColumns;
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * kFinishColumns + lane;
+  const int64_t column = static_cast<int64_t>(block - sums.first_blocks[index]) * kFinishColumns + lane;
+  const bool is_inside = column < few.num_columns;
   float sum = 0;
-  if (column < num_columns) {
+  if (is_inside) {
 #pragma unroll 8
     for (int row = group; row < num_rows; row += kFinishGroups) sum += to_float(x[row * row_stride + column]);
   }
   shared[group][lane] = sum;
   __syncthreads();
-  if (group > 0 || column >= num_columns) return;
+  if (group > 0 || !is_inside) return;
 #pragma unroll
   for (int g = 1; g < kFinishGroups; ++g) sum += shared[g][lane];
-  float* target = column < split ? out + column : other + (column - split);
-  *target += sum;
+  few.out[column] += sum;
 }
 
 template <typename T>
-void launch_few_rows(Context& context, const T* x, int64_t row_stride, int64_t num_rows, int64_t num_columns,
-                     int64_t split, float* out, float* other) {
-  if (num_rows == 0 || num_columns == 0) return;
-  launch(context, add_few_rows<T>, dim3(static_cast<unsigned>(divide_up(num_columns, kFinishColumns))),
-         dim3(kFinishColumns * kFinishGroups), 0, x, row_stride, static_cast<int>(num_rows), num_columns, split, out,
-         other);
+void add_sum(FewRowsSums<T>& sums, int& num_blocks, const FewRowsSum<T>& sum) {
+  sums.first_blocks[sums.count] = num_blocks;
+  sums.sums[sums.count++] = sum;
+  num_blocks += static_cast<int>(divide_up(sum.num_columns, kFinishColumns));
+}
+
+template <typename T>
+void launch_few_rows(Context& context, const FewRowsSums<T>& sums, int num_blocks) {
+  launch(context, add_few_rows<T>, dim3(static_cast<unsigned>(num_blocks)), dim3(kFinishColumns * kFinishGroups), 0,
+         sums);
 }
 
 // ---- Dropout, sums and copies.
@@ -320,9 +332,15 @@ void copy_rows(Context& context, const CopyRows<T, T, kAdd>& body, int64_t num_r
 
 }  // namespace
 
-void add_partial_sums(Context& context, const float* partials, int64_t num_partials, int64_t num_columns, int64_t split,
-                      float* out, float* other) {
-  launch_few_rows(context, partials, num_columns, num_partials, num_columns, split, out, other);
+void PendingSums::add(Context& context, const FewRowsSum<float>& sum) {
+  if (sum.num_rows == 0 || sum.num_columns == 0) return;
+  if (sums_.count == sums_.kMost) finish(context);
+  add_sum(sums_, num_blocks_, sum);
+}
+
+void PendingSums::finish(Context& context) {
+  if (sums_.count > 0) launch_few_rows(context, sums_, num_blocks_);
+  sums_.count = num_blocks_ = 0;
 }
 
 template <typename T>
@@ -346,14 +364,14 @@ void activation_forward(Context& context, Activation activation, const T* x, T* 
 
 template <typename T>
 void activation_backward(Context& context, Activation activation, const T* x, const T* d_y, T* d_x, float* d_bias,
-                         int64_t num_rows, int64_t intermediate_size) {
+                         int64_t num_rows, int64_t intermediate_size, PendingSums* pending) {
   const int64_t width = intermediate_size;
   switch (activation) {
     case Activation::kGeluTanh:
-      gelu_backward<T, GeluTanh<T>>(context, x, d_y, d_x, d_bias, num_rows, width);
+      gelu_backward<T, GeluTanh<T>>(context, x, d_y, d_x, d_bias, num_rows, width, pending);
       break;
     case Activation::kGeluErf:
-      gelu_backward<T, GeluErf<T>>(context, x, d_y, d_x, d_bias, num_rows, width);
+      gelu_backward<T, GeluErf<T>>(context, x, d_y, d_x, d_bias, num_rows, width, pending);
       break;
     case Activation::kSwiglu: {
       const bool is_packed = is_aligned(x) && is_aligned(d_y) && is_aligned(d_x);
@@ -361,7 +379,8 @@ void activation_backward(Context& context, Activation activation, const T* x, co
       if (d_bias == nullptr) {
         for_each_of_rows<kPack<T>>(context, body, num_rows, width, is_packed);
       } else {
-        for_each_of_rows_summing<kPack<T>>(context, body, num_rows, width, is_packed, d_bias, d_bias + width);
+        for_each_of_rows_summing<kPack<T>>(context, body, num_rows, width, is_packed, {{0, 2 * width, d_bias}},
+                                           pending);
       }
       break;
     }
@@ -369,15 +388,24 @@ void activation_backward(Context& context, Activation activation, const T* x, co
 }
 
 template <typename T>
-void add_row_sums(Context& context, const T* x, int64_t row_stride, int64_t num_rows, int64_t num_columns, float* out) {
+void add_row_sums(Context& context, const T* x, int64_t row_stride, int64_t num_rows, int64_t num_columns, float* out,
+                  PendingSums* pending, const ColumnGap& gap) {
+  const int64_t gap_size = gap.end - gap.begin, before = gap_size > 0 ? gap.begin : num_columns;
+  const int64_t after = num_columns - before - gap_size;
   constexpr int64_t kFewRows = 64;
   if (num_rows <= kFewRows) {
-    launch_few_rows(context, x, row_stride, num_rows, num_columns, num_columns, out, nullptr);
+    FewRowsSums<T> sums;
+    int num_blocks = 0;
+    add_sum(sums, num_blocks, {x, row_stride, num_rows, before, out});
+    if (after > 0) add_sum(sums, num_blocks, {x + gap.end, row_stride, num_rows, after, out + gap.end});
+    if (num_rows > 0) launch_few_rows(context, sums, num_blocks);
     return;
   }
-  const bool is_packed = is_aligned(x) && row_stride % kPack<T> == 0;
-  for_each_of_rows_summing<kPack<T>>(context, RowSums<T>{x, row_stride}, num_rows, num_columns, is_packed, out,
-                                     nullptr);
+  const bool is_packed =
+      is_aligned(x) && row_stride % kPack<T> == 0 && gap.begin % kPack<T> == 0 && gap.end % kPack<T> == 0;
+  const RowSums<T> body{x, row_stride, before, gap_size};
+  for_each_of_rows_summing<kPack<T>>(context, body, num_rows, before + after, is_packed,
+                                     {{0, before, out}, {before, after, out + gap.end}}, pending);
 }
 
 template <typename T>
@@ -422,15 +450,16 @@ void add_columns(Context& context, const T* x, T* y, int64_t y_stride, int64_t f
   copy_rows<T, true>(context, {x, y + first, width, y_stride, nullptr, nullptr}, num_rows, width);
 }
 
-#define LIMBECK_INSTANTIATE(T)                                                                               \
-  template void activation_forward(Context&, Activation, const T*, T*, int64_t, int64_t);                    \
-  template void activation_backward(Context&, Activation, const T*, const T*, T*, float*, int64_t, int64_t); \
-  template void add_row_sums(Context&, const T*, int64_t, int64_t, int64_t, float*);                         \
-  template void dropout(Context&, T*, int64_t, float, const uint64_t*, uint64_t, int64_t);                   \
-  template void add_in_place(Context&, const T*, T*, int64_t);                                               \
-  template void gather_rows(Context&, const T*, const int32_t*, T*, int64_t, int64_t);                       \
-  template void scatter_rows_add(Context&, const T*, const int32_t*, T*, int64_t, int64_t);                  \
-  template void copy_columns(Context&, const T*, int64_t, int64_t, T*, int64_t, int64_t);                    \
+#define LIMBECK_INSTANTIATE(T)                                                                                       \
+  template void activation_forward(Context&, Activation, const T*, T*, int64_t, int64_t);                            \
+  template void activation_backward(Context&, Activation, const T*, const T*, T*, float*, int64_t, int64_t,          \
+                                    PendingSums*);                                                                   \
+  template void add_row_sums(Context&, const T*, int64_t, int64_t, int64_t, float*, PendingSums*, const ColumnGap&); \
+  template void dropout(Context&, T*, int64_t, float, const uint64_t*, uint64_t, int64_t);                           \
+  template void add_in_place(Context&, const T*, T*, int64_t);                                                       \
+  template void gather_rows(Context&, const T*, const int32_t*, T*, int64_t, int64_t);                               \
+  template void scatter_rows_add(Context&, const T*, const int32_t*, T*, int64_t, int64_t);                          \
+  template void copy_columns(Context&, const T*, int64_t, int64_t, T*, int64_t, int64_t);                            \
   template void add_columns(Context&, const T*, T*, int64_t, int64_t, int64_t, int64_t);
 LIMBECK_INSTANTIATE(float)
 LIMBECK_INSTANTIATE(bf16)

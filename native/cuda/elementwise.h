@@ -1,6 +1,6 @@
 #pragma once
 
-#include "cuda/context.h"
+#include "cuda/pending_sums.h"
 #include "ops/activation.h"
 
 namespace limbeck::cuda {
@@ -12,14 +12,20 @@ void activation_forward(Context& context, Activation activation, const T* x, T* 
                         int64_t intermediate_size);
 
 ///   d_x = , in the shape of x; of GELU it may alias d_y.
-///   d_bias null, or += the column sums of d_x [columns of x]
+///   d_bias null, or += the column sums of d_x [columns of x], at once or with those that are `pending`
 template <typename T>
 void activation_backward(Context& context, Activation activation, const T* x, const T* d_y, T* d_x, float* d_bias,
-                         int64_t num_rows, int64_t intermediate_size);
+                         int64_t num_rows, int64_t intermediate_size, PendingSums* pending = nullptr);
+
+/// Columns [begin, end) that are left out; none.
+struct ColumnGap {
+  int64_t begin = 0, end = 0;
+};
 
 /// out[j] += Σ over rows of x[row·row_stride + j], in an order that the shape alone decides.
 template <typename T>
-void add_row_sums(Context& context, const T* x, int64_t row_stride, int64_t num_rows, int64_t num_columns, float* out);
+void add_row_sums(Context& context, const T* x, int64_t row_stride, int64_t num_rows, int64_t num_columns, float* out,
+                  PendingSums* pending = nullptr, const ColumnGap& gap = {});
 
 /// Inverted dropout in place, with the mask of ops/activation.h: element i is kept by (seed, stream, first + i).
 ///   seed [1] in device memory, so that a captured graph can be run with another

@@ -146,30 +146,32 @@ constexpr int64_t kShortProduct = 256;
 // The library would give the column sums, too, but rounded to bf16, and not added to what is there.
 template <typename T>
 void linear_gelu_backward(Context& context, const T* d_y, const T* weight, const T* gelu_input, T* d_gelu_input,
-                          float* d_bias, int64_t num_rows, int64_t in_features, int64_t out_features) {
+                          float* d_bias, int64_t num_rows, int64_t in_features, int64_t out_features,
+                          PendingSums* pending) {
   const GemmShape shape{num_rows, in_features, out_features, false, false, out_features, in_features, in_features};
   const bool is_done =
       out_features > kShortProduct && multiply_with_gelu<T>(context, shape, d_y, weight, nullptr, d_gelu_input,
                                                             Gelu::kBackward, const_cast<T*>(gelu_input));
   // Which of the two ways it will be is not known when the memory is measured.
   if ((is_done || context.is_dry) && d_bias != nullptr) {
-    add_row_sums<T>(context, d_gelu_input, in_features, num_rows, in_features, d_bias);
+    add_row_sums<T>(context, d_gelu_input, in_features, num_rows, in_features, d_bias, pending);
   }
   if (is_done) return;
   gemm<T, T>(context, shape, d_y, weight, nullptr, nullptr, d_gelu_input);
   activation_backward<T>(context, Activation::kGeluTanh, gelu_input, d_gelu_input, d_gelu_input, d_bias, num_rows,
-                         in_features);
+                         in_features, pending);
 }
 
 template void gemm(Context&, const GemmShape&, const float*, const float*, const float*, const float*, float*);
 template void gemm(Context&, const GemmShape&, const bf16*, const bf16*, const bf16*, const bf16*, bf16*);
 template void gemm(Context&, const GemmShape&, const bf16*, const bf16*, const float*, const float*, float*);
 
-#define LIMBECK_INSTANTIATE(T)                                                                                   \
-  template void linear_forward(Context&, const T*, const T*, const T*, const T*, T*, int64_t, int64_t, int64_t); \
-  template void linear_backward(Context&, const T*, const T*, const T*, T*, float*, int64_t, int64_t, int64_t);  \
-  template void linear_gelu_forward(Context&, const T*, const T*, const T*, T*, T*, int64_t, int64_t, int64_t);  \
-  template void linear_gelu_backward(Context&, const T*, const T*, const T*, T*, float*, int64_t, int64_t, int64_t);
+#define LIMBECK_INSTANTIATE(T)                                                                                      \
+  template void linear_forward(Context&, const T*, const T*, const T*, const T*, T*, int64_t, int64_t, int64_t);    \
+  template void linear_backward(Context&, const T*, const T*, const T*, T*, float*, int64_t, int64_t, int64_t);     \
+  template void linear_gelu_forward(Context&, const T*, const T*, const T*, T*, T*, int64_t, int64_t, int64_t);     \
+  template void linear_gelu_backward(Context&, const T*, const T*, const T*, T*, float*, int64_t, int64_t, int64_t, \
+                                     PendingSums*);
 LIMBECK_INSTANTIATE(float)
 LIMBECK_INSTANTIATE(bf16)
 #undef LIMBECK_INSTANTIATE

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "cuda/context.h"
+#include "cuda/pending_sums.h"
 
 namespace limbeck::cuda {
 
@@ -40,9 +40,10 @@ void linear_gelu_forward(Context& context, const T* x, const T* weight, const T*
 /// Of y = GELU(gelu_input)·weightᵀ, the linear layer that follows; its d_weight is linear_backward()'s.
 ///   weight [out_features, in_features]; gelu_input [num_rows, in_features]
 ///   d_gelu_input [num_rows, in_features] = (d_y·weight)·GELU'(gelu_input), not in the place of gelu_input
-///   d_bias null, or += its column sums [in_features]
+///   d_bias null, or += its column sums [in_features], at once or with those that are `pending`
 template <typename T>
 void linear_gelu_backward(Context& context, const T* d_y, const T* weight, const T* gelu_input, T* d_gelu_input,
-                          float* d_bias, int64_t num_rows, int64_t in_features, int64_t out_features);
+                          float* d_bias, int64_t num_rows, int64_t in_features, int64_t out_features,
+                          PendingSums* pending = nullptr);
 
 }  // namespace limbeck::cuda

@@ -306,13 +306,15 @@ void Transformer<T>::norm_forward(Context& context, const Norm& norm, const T* x
 
 template <typename T>
 void Transformer<T>::norm_backward(Context& context, const Norm& norm, const T* x, const float* mean, const float* rstd,
-                                   const T* d_y, T* d_x, int64_t num_rows, bool accumulate) const {
+                                   const T* d_y, T* d_x, int64_t num_rows, bool accumulate, float* d_x_sums,
+                                   PendingSums* pending) const {
   const int64_t d = config.hidden_size;
   if (config.norm == NormKind::kLayerNorm) {
     layer_norm_backward<T>(context, x, norm.weight, mean, rstd, d_y, d_x, norm.d_weight, norm.d_bias, num_rows, d,
-                           accumulate);
+                           accumulate, d_x_sums, pending);
   } else {
-    rms_norm_backward<T>(context, x, norm.weight, rstd, d_y, d_x, norm.d_weight, num_rows, d, accumulate);
+    rms_norm_backward<T>(context, x, norm.weight, rstd, d_y, d_x, norm.d_weight, num_rows, d, accumulate, d_x_sums,
+                         pending);
   }
 }
 
@@ -445,7 +447,7 @@ void Transformer<T>::backward(Context& context, const Activations<T>& activation
   T* d_stream = inputs.d_final;  // [N, d] gradient of what the block in hand gave out
   if (!norm_after) {
     norm_backward(context, final_norm_, activations.final_input, activations.final_mean, activations.final_rstd,
-                  inputs.d_final, d_stream, N, false);
+                  inputs.d_final, d_stream, N, false, output_bias_of_norm(activations, inputs, L - 1));
   }
   for (int64_t l = L - 1; l >= 0; --l) {
     if (activations.recomputes_blocks && l + 1 < L) {
@@ -523,11 +525,15 @@ void Transformer<T>::block_backward(Context& context, const Activations<T>& acti
   const DeviceBatch& batch = *activations.batch;
   const int64_t N = batch.num_tokens, d = config.hidden_size, I = config.intermediate_size;
   const bool norm_after = config.norm_placement == NormPlacement::kAfter;
+  PendingSums pending;                              // gradients of gains and biases
   T* d_normed = arena.template allocate<T>(N * d);  // also the branch's gradient under dropout, before that is spent
+
+  const bool drops = drops_branches(activations);
 
   // Feed-forward.
   if (norm_after) {
-    norm_backward(context, block.mlp_norm, a.output_sum, a.mlp_mean, a.mlp_rstd, d_stream, d_stream, N, false);
+    norm_backward(context, block.mlp_norm, a.output_sum, a.mlp_mean, a.mlp_rstd, d_stream, d_stream, N, false,
+                  drops ? nullptr : block.mlp_output.d_bias, &pending);
   }
   const T* d_branch = branch_gradient(context, activations, d_stream, d_normed, mlp_output_stream(layer));
   T* d_activated = arena.template allocate<T>(N * I);
@@ -536,23 +542,28 @@ void Transformer<T>::block_backward(Context& context, const Activations<T>& acti
     linear_backward<T>(context, a.mlp_activated, block.mlp_output.weight, d_branch, nullptr, block.mlp_output.d_weight,
                        N, I, d);
     linear_gelu_backward<T>(context, d_branch, block.mlp_output.weight, a.mlp_input, d_mlp_input,
-                            block.mlp_input.d_bias, N, I, d);
+                            block.mlp_input.d_bias, N, I, d, &pending);
   } else {
     linear_backward<T>(context, a.mlp_activated, block.mlp_output.weight, d_branch, d_activated,
                        block.mlp_output.d_weight, N, I, d);
     if (config.hidden_act == Activation::kSwiglu) d_mlp_input = arena.template allocate<T>(N * 2 * I);
     activation_backward<T>(context, config.hidden_act, a.mlp_input, d_activated, d_mlp_input, block.mlp_input.d_bias, N,
-                           I);
+                           I, &pending);
   }
-  if (block.mlp_output.d_bias != nullptr) add_row_sums<T>(context, d_branch, d, N, d, block.mlp_output.d_bias);
+  const bool is_summed = norm_after ? !drops : output_bias_of_norm(activations, inputs, layer) != nullptr;
+  if (block.mlp_output.d_bias != nullptr && !is_summed) {
+    add_row_sums<T>(context, d_branch, d, N, d, block.mlp_output.d_bias, &pending);
+  }
   linear_backward<T>(context, a.mlp_normed, block.mlp_input.weight, d_mlp_input, d_normed, block.mlp_input.d_weight, N,
                      d, config.mlp_input_size());
+  float* d_attention_bias = drops ? nullptr : block.attention_output.d_bias;
   if (norm_after) {
     add_in_place<T>(context, d_stream, d_normed, N * d);
     norm_backward(context, block.attention_norm, a.residual, a.attention_mean, a.attention_rstd, d_normed, d_stream, N,
-                  false);
+                  false, d_attention_bias, &pending);
   } else {
-    norm_backward(context, block.mlp_norm, a.residual, a.mlp_mean, a.mlp_rstd, d_normed, d_stream, N, true);
+    norm_backward(context, block.mlp_norm, a.residual, a.mlp_mean, a.mlp_rstd, d_normed, d_stream, N, true,
+                  d_attention_bias, &pending);
   }
 
   // Attention; d_stream is now the gradient of input + attention output.
@@ -560,27 +571,28 @@ void Transformer<T>::block_backward(Context& context, const Activations<T>& acti
   T* d_attended = arena.template allocate<T>(N * config.attention_size());
   linear_backward<T>(context, a.attended, block.attention_output.weight, d_branch, d_attended,
                      block.attention_output.d_weight, N, config.attention_size(), d);
-  if (block.attention_output.d_bias != nullptr) {
-    add_row_sums<T>(context, d_branch, d, N, d, block.attention_output.d_bias);
+  if (block.attention_output.d_bias != nullptr && drops) {
+    add_row_sums<T>(context, d_branch, d, N, d, block.attention_output.d_bias, &pending);
   }
   T* d_qkv = arena.template allocate<T>(N * config.qkv_size());
   const AttentionDropout attention_dropout = dropout_of_attention(activations, layer);
   attention_backward<T>(context, attention_shape(batch, layer), a.qkv, a.attended, a.lse, d_attended, d_qkv,
                         entry(inputs.teacher_maps, layer), inputs.map_loss_scale, attention_dropout);
-  turn_heads_backward(context, block, batch, a, d_qkv);
+  turn_heads_backward(context, block, batch, a, d_qkv, &pending);
   if (const T* d_values = entry(inputs.d_values, layer)) {
     const int64_t width = config.num_key_value_heads * config.head_dim;
     add_columns<T>(context, d_values, d_qkv, config.qkv_size(), config.qkv_size() - width, N, width);
   }
   linear_backward<T>(context, norm_after ? a.input : a.attention_normed, block.qkv.weight, d_qkv, d_normed,
                      block.qkv.d_weight, N, d, config.qkv_size());
-  if (block.qkv.d_bias != nullptr) qkv_bias_backward(context, d_qkv, block.qkv.d_bias, N);
+  if (block.qkv.d_bias != nullptr) qkv_bias_backward(context, d_qkv, block.qkv.d_bias, N, &pending);
   if (norm_after) {
     add_in_place<T>(context, d_normed, d_stream, N * d);
   } else {
     norm_backward(context, block.attention_norm, a.input, a.attention_mean, a.attention_rstd, d_normed, d_stream, N,
-                  true);
+                  true, output_bias_of_norm(activations, inputs, layer - 1), &pending);
   }
+  pending.finish(context);
 }
 
 template <typename T>
@@ -604,7 +616,7 @@ void Transformer<T>::turn_heads(Context& context, const Block& block, const Devi
 // d_qkv [N, (H + 2KV)·hd]: in, the gradient of what attention read; out, of the product's result.
 template <typename T>
 void Transformer<T>::turn_heads_backward(Context& context, const Block& block, const DeviceBatch& batch,
-                                         const BlockActivations<T>& a, T* d_qkv) const {
+                                         const BlockActivations<T>& a, T* d_qkv, PendingSums* pending) const {
   const int64_t N = batch.num_tokens, hd = config.head_dim, stride = config.qkv_size();
   const int64_t H = config.num_attention_heads, KV = config.num_key_value_heads;
   if (config.positions == PositionKind::kRotary) {
@@ -613,9 +625,9 @@ void Transformer<T>::turn_heads_backward(Context& context, const Block& block, c
   if (config.qk_norm) {
     const int64_t raw_stride = (H + KV) * hd;
     rms_norm_heads_backward<T>(context, a.raw_qk, raw_stride, block.query_norm.weight, a.query_rstd, d_qkv, stride,
-                               block.query_norm.d_weight, N, H, hd);
+                               block.query_norm.d_weight, N, H, hd, pending);
     rms_norm_heads_backward<T>(context, a.raw_qk + H * hd, raw_stride, block.key_norm.weight, a.key_rstd,
-                               d_qkv + H * hd, stride, block.key_norm.d_weight, N, KV, hd);
+                               d_qkv + H * hd, stride, block.key_norm.d_weight, N, KV, hd, pending);
   }
 }
 
@@ -625,19 +637,32 @@ void Transformer<T>::add_branch(Context& context, const Activations<T>& activati
                                 int64_t in_features, const T* stream, T* sum, int64_t N,
                                 uint64_t dropout_stream) const {
   const int64_t d = config.hidden_size;
-  const bool drops = activations.dropout_seed != nullptr && config.hidden_dropout > 0;
+  const bool drops = drops_branches(activations);
   linear_forward<T>(context, x, linear.weight, linear.bias, drops ? nullptr : stream, sum, N, in_features, d);
   if (!drops) return;
   drop(context, activations, sum, config.hidden_dropout, dropout_stream);
   add_in_place<T>(context, stream, sum, N * d);
 }
 
+template <typename T>
+bool Transformer<T>::drops_branches(const Activations<T>& activations) const {
+  return activations.dropout_seed != nullptr && config.hidden_dropout > 0;
+}
+
+template <typename T>
+float* Transformer<T>::output_bias_of_norm(const Activations<T>& activations, const BackwardInputs<T>& inputs,
+                                           int64_t layer) const {
+  // Norm after: the norm is the block's own. A gradient from outside is added when the norm's work is done.
+  if (layer < 0 || config.norm_placement == NormPlacement::kAfter || drops_branches(activations)) return nullptr;
+  if (layer + 1 < config.num_hidden_layers && entry(inputs.d_hidden, layer + 1) != nullptr) return nullptr;
+  return blocks_[static_cast<size_t>(layer)].mlp_output.d_bias;
+}
+
 /// The gradient of a branch before its dropout: d_stream itself, or in `buffer` with its mask.
 template <typename T>
 const T* Transformer<T>::branch_gradient(Context& context, const Activations<T>& activations, const T* d_stream,
                                          T* buffer, uint64_t dropout_stream) const {
-  const bool drops = activations.dropout_seed != nullptr && config.hidden_dropout > 0;
-  if (!drops) return d_stream;
+  if (!drops_branches(activations)) return d_stream;
   const int64_t count = activations.batch->num_tokens * config.hidden_size;
   copy_on_device(context, buffer, d_stream, count);
   drop(context, activations, buffer, config.hidden_dropout, dropout_stream);
@@ -645,16 +670,16 @@ const T* Transformer<T>::branch_gradient(Context& context, const Activations<T>&
 }
 
 template <typename T>
-void Transformer<T>::qkv_bias_backward(Context& context, const T* d_qkv, float* d_bias, int64_t num_rows) const {
+void Transformer<T>::qkv_bias_backward(Context& context, const T* d_qkv, float* d_bias, int64_t num_rows,
+                                       PendingSums* pending) const {
   const int64_t size = config.qkv_size();
   if (config.positions == PositionKind::kRotary || config.qk_norm) {
-    return add_row_sums<T>(context, d_qkv, size, num_rows, size, d_bias);
+    return add_row_sums<T>(context, d_qkv, size, num_rows, size, d_bias, pending);
   }
   // The gradient of a key bias is exactly zero, see model/transformer.cc.
   const int64_t keys = config.attention_size();
   const int64_t values = keys + config.num_key_value_heads * config.head_dim;
-  add_row_sums<T>(context, d_qkv, size, num_rows, keys, d_bias);
-  add_row_sums<T>(context, d_qkv + values, size, num_rows, size - values, d_bias + values);
+  add_row_sums<T>(context, d_qkv, size, num_rows, size, d_bias, pending, {keys, values});
 }
 
 template <typename T>

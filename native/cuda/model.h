@@ -11,6 +11,7 @@
 #include "cuda/engine.h"
 #include "cuda/loss_head.h"
 #include "cuda/optimizer.h"
+#include "cuda/pending_sums.h"
 #include "model/config.h"
 #include "model/parameters.h"
 
@@ -180,8 +181,10 @@ class Transformer final : public Model {
 
   void norm_forward(Context& context, const Norm& norm, const T* x, T* y, float* mean, float* rstd,
                     int64_t num_rows) const;
+  /// d_x_sums, pending: see layer_norm_backward()
   void norm_backward(Context& context, const Norm& norm, const T* x, const float* mean, const float* rstd, const T* d_y,
-                     T* d_x, int64_t num_rows, bool accumulate) const;
+                     T* d_x, int64_t num_rows, bool accumulate, float* d_x_sums = nullptr,
+                     PendingSums* pending = nullptr) const;
   /// Dropout of x [N, d] in place, when the pass has any, with the mask of these rows in the whole batch.
   void drop(Context& context, const Activations<T>& activations, T* x, float probability,
             uint64_t dropout_stream) const;
@@ -193,12 +196,16 @@ class Transformer final : public Model {
                       int64_t layer, T* d_stream) const;
   void turn_heads(Context& context, const Block& block, const DeviceBatch& batch, const BlockActivations<T>& a) const;
   void turn_heads_backward(Context& context, const Block& block, const DeviceBatch& batch, const BlockActivations<T>& a,
-                           T* d_qkv) const;
+                           T* d_qkv, PendingSums* pending) const;
   void add_branch(Context& context, const Activations<T>& activations, const Linear& linear, const T* x,
                   int64_t in_features, const T* stream, T* sum, int64_t num_rows, uint64_t dropout_stream) const;
   const T* branch_gradient(Context& context, const Activations<T>& activations, const T* d_stream, T* buffer,
                            uint64_t dropout_stream) const;
-  void qkv_bias_backward(Context& context, const T* d_qkv, float* d_bias, int64_t num_rows) const;
+  void qkv_bias_backward(Context& context, const T* d_qkv, float* d_bias, int64_t num_rows, PendingSums* pending) const;
+  bool drops_branches(const Activations<T>& activations) const;
+  /// The gradient of the bias that block `layer` adds last, where the norm that writes the gradient of the block's
+  /// output can sum it up on the way; else null.
+  float* output_bias_of_norm(const Activations<T>& activations, const BackwardInputs<T>& inputs, int64_t layer) const;
 
   std::vector<Tensor> tensors_;
   std::unordered_map<std::string, size_t> index_;

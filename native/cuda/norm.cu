@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "cuda/elementwise.h"
 #include "cuda/norm.h"
 #include "cuda/packs.h"
 #include "cuda/reduce.h"
@@ -203,20 +204,25 @@ void forward(Context& context, const RowsOfHeads& rows, const T* x, int64_t x_st
 
 /// d_x = (d_y·gamma − mean(d_y·gamma) − normed·mean(d_y·gamma·normed))·rstd, normed = (x − mean)·rstd; without the
 /// first mean for RMS norm. Each block takes every gridDim.x-th group of rows and adds up the gradients of the gains.
-///   partials [gridDim.x, kCentred ? 2 : 1, width] = d_gamma, d_beta of the block's rows
+///   partials [gridDim.x, sets, width] = d_gamma, d_beta (where kCentred) and, with sums_d_x, Σ d_x of the block's rows
 template <typename T, bool kCentred, int kThreads, int kPacks>
 __global__ void __launch_bounds__(kBlockThreads, 2)
     norm_backward(RowsOfHeads rows, const T* x, int64_t x_stride, const float* gamma, const float* mean,
                   const float* rstd, const T* d_y, T* d_x, int64_t d_stride, float* partials, int width,
-                  bool accumulate) {
-  constexpr int kCount = kPack<T>, kGroups = kBlockThreads / kThreads, kSets = kCentred ? 2 : 1;
+                  bool accumulate, bool sums_d_x) {
+  constexpr int kCount = kPack<T>, kGroups = kBlockThreads / kThreads, kGainSets = kCentred ? 2 : 1;
   // Where registers allow, what d_x holds is on its way together with the rest.
   constexpr bool kEarly = kPacks * kCount <= 24;
   __shared__ float shared[2][kBlockThreads / 32];  // in turns: a barrier lies between two uses of either
   __shared__ float sums[kBlockThreads * kCount];
+  // Sums of d_x, each thread's own: there are no registers left for them.
+  constexpr int kQuads = kPacks * kCount / 4;
+  __shared__ float4 d_x_sums[kQuads * kBlockThreads];
   const int lane = static_cast<int>(threadIdx.x) % kThreads, group = static_cast<int>(threadIdx.x) / kThreads;
   const float scale = 1.0f / static_cast<float>(width);
   float gamma_sums[kPacks][kCount] = {}, beta_sums[kPacks][kCount] = {};
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q) d_x_sums[q * kBlockThreads + threadIdx.x] = make_float4(0, 0, 0, 0);
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * kGroups; first < rows.count;
        first += static_cast<int64_t>(gridDim.x) * kGroups) {
     const int64_t row = first + group;
@@ -276,17 +282,30 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
         out[i] = fmaf(inner, factor, out[i]);
       }
       store(d_x + d_offset + column, out);
+      if (sums_d_x) {
+#pragma unroll
+        for (int q = 0; q < kCount / 4; ++q) {
+          float4& sum = d_x_sums[(k * (kCount / 4) + q) * kBlockThreads + threadIdx.x];
+          sum = make_float4(sum.x + out[4 * q], sum.y + out[4 * q + 1], sum.z + out[4 * q + 2], sum.w + out[4 * q + 3]);
+        }
+      }
     }
   }
   // The groups of the block, in order.
+  const int num_sets = kGainSets + (sums_d_x ? 1 : 0);
 #pragma unroll
-  for (int set = 0; set < kSets; ++set) {
+  for (int set = 0; set <= kGainSets; ++set) {
+    if (set == num_sets) break;
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
       __syncthreads();
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        sums[i * kBlockThreads + threadIdx.x] = set == 0 ? gamma_sums[k][i] : beta_sums[k][i];
+        const float4& quad = d_x_sums[(k * kCount + i) / 4 * kBlockThreads + threadIdx.x];
+        const float output = i % 4 == 0 ? quad.x : i % 4 == 1 ? quad.y : i % 4 == 2 ? quad.z : quad.w;
+        sums[i * kBlockThreads + threadIdx.x] = set == kGainSets ? output
+                                                : set == 0       ? gamma_sums[k][i]
+                                                                 : beta_sums[k][i];
       }
       __syncthreads();
       for (int index = static_cast<int>(threadIdx.x); index < kThreads * kCount; index += kBlockThreads) {
@@ -295,7 +314,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
         float sum = 0;
 #pragma unroll
         for (int g = 0; g < kGroups; ++g) sum += sums[i * kBlockThreads + g * kThreads + column_lane];
-        if (column < width) partials[(static_cast<int64_t>(blockIdx.x) * kSets + set) * width + column] = sum;
+        if (column < width) partials[(static_cast<int64_t>(blockIdx.x) * num_sets + set) * width + column] = sum;
       }
     }
   }
@@ -363,9 +382,9 @@ struct GainGradients {
 template <typename T, bool kCentred>
 void backward(Context& context, const RowsOfHeads& rows, const T* x, int64_t x_stride, const float* gamma,
               const float* mean, const float* rstd, const T* d_y, T* d_x, int64_t d_stride, float* d_gamma,
-              float* d_beta, int64_t width, bool accumulate) {
+              float* d_beta, int64_t width, bool accumulate, float* d_x_sums, PendingSums* pending) {
   if (rows.count == 0 || width == 0) return;
-  constexpr int kSets = kCentred ? 2 : 1;
+  constexpr int kGainSets = kCentred ? 2 : 1;
   const bool is_packed = is_aligned(x) && is_aligned(d_y) && is_aligned(d_x) && is_aligned(gamma) &&
                          width % kPack<T> == 0 && x_stride % kPack<T> == 0 && d_stride % kPack<T> == 0;
   const auto launch_packed = [&](auto shape) {
@@ -374,19 +393,25 @@ void backward(Context& context, const RowsOfHeads& rows, const T* x, int64_t x_s
     // Blocks that keep few sums fit a multiprocessor in greater number.
     constexpr int64_t kMostBlocks = kPacks * kPack<T> <= 8 ? 1024 : kPacks * kPack<T> <= 16 ? 512 : 256;
     const int64_t blocks = std::min(kMostBlocks, divide_up(rows.count, 2 * kGroups));
-    const DeviceArena::Scope scope(context.arena);
-    float* partials = context.arena.allocate<float>(blocks * kSets * width);
+    const int64_t row_size = (kGainSets + (d_x_sums != nullptr ? 1 : 0)) * width;
+    OpSums sums(context, pending);
+    float* partials = context.arena.allocate<float>(blocks * row_size);
     launch(context, norm_backward<T, kCentred, kThreads, kPacks>, dim3(static_cast<unsigned>(blocks)),
            dim3(kBlockThreads), 0, rows, x, x_stride, gamma, mean, rstd, d_y, d_x, d_stride, partials,
-           static_cast<int>(width), accumulate);
-    add_partial_sums(context, partials, blocks, kSets * width, width, d_gamma, d_beta);
+           static_cast<int>(width), accumulate, d_x_sums != nullptr);
+    sums.add(partials, row_size, blocks, width, d_gamma);
+    if constexpr (kCentred) sums.add(partials + width, row_size, blocks, width, d_beta);
+    sums.add(partials + kGainSets * width, row_size, blocks, width, d_x_sums);
+    sums.finish();
   };
   if (is_packed && with_row_shape<T>(width, launch_packed)) return;
   // The sums come first: d_x may take the place of d_y.
   const GainGradients<T, kCentred> gains{rows, x, d_y, x_stride, d_stride, width, mean, rstd};
-  for_each_of_rows_summing<kPack<T>>(context, gains, rows.count, width, is_packed, d_gamma, d_beta);
+  for_each_of_rows_summing<kPack<T>>(context, gains, rows.count, width, is_packed,
+                                     {{0, width, d_gamma}, {width, kCentred ? width : 0, d_beta}}, pending);
   launch(context, norm_backward_plain<T, kCentred>, dim3(static_cast<unsigned>(rows.count)), dim3(kBlockThreads), 0,
          rows, x, x_stride, gamma, mean, rstd, d_y, d_x, d_stride, static_cast<int>(width), accumulate);
+  if (d_x_sums != nullptr) add_row_sums<T>(context, d_x, d_stride, rows.count, width, d_x_sums, pending);
 }
 
 }  // namespace
@@ -400,9 +425,9 @@ void layer_norm_forward(Context& context, const T* x, const float* gamma, const 
 template <typename T>
 void layer_norm_backward(Context& context, const T* x, const float* gamma, const float* mean, const float* rstd,
                          const T* d_y, T* d_x, float* d_gamma, float* d_beta, int64_t num_rows, int64_t hidden_size,
-                         bool accumulate) {
+                         bool accumulate, float* d_x_sums, PendingSums* pending) {
   backward<T, true>(context, {num_rows, 1}, x, hidden_size, gamma, mean, rstd, d_y, d_x, hidden_size, d_gamma, d_beta,
-                    hidden_size, accumulate);
+                    hidden_size, accumulate, d_x_sums, pending);
 }
 
 template <typename T>
@@ -414,9 +439,10 @@ void rms_norm_forward(Context& context, const T* x, const float* gamma, T* y, fl
 
 template <typename T>
 void rms_norm_backward(Context& context, const T* x, const float* gamma, const float* rstd, const T* d_y, T* d_x,
-                       float* d_gamma, int64_t num_rows, int64_t hidden_size, bool accumulate) {
+                       float* d_gamma, int64_t num_rows, int64_t hidden_size, bool accumulate, float* d_x_sums,
+                       PendingSums* pending) {
   backward<T, false>(context, {num_rows, 1}, x, hidden_size, gamma, nullptr, rstd, d_y, d_x, hidden_size, d_gamma,
-                     nullptr, hidden_size, accumulate);
+                     nullptr, hidden_size, accumulate, d_x_sums, pending);
 }
 
 template <typename T>
@@ -429,23 +455,23 @@ void rms_norm_heads_forward(Context& context, const T* x, int64_t x_stride, cons
 template <typename T>
 void rms_norm_heads_backward(Context& context, const T* x, int64_t x_stride, const float* gamma, const float* rstd,
                              T* d_y, int64_t d_stride, float* d_gamma, int64_t num_rows, int64_t num_heads,
-                             int64_t head_dim) {
+                             int64_t head_dim, PendingSums* pending) {
   backward<T, false>(context, {num_rows * num_heads, static_cast<uint32_t>(num_heads)}, x, x_stride, gamma, nullptr,
-                     rstd, d_y, d_y, d_stride, d_gamma, nullptr, head_dim, false);
+                     rstd, d_y, d_y, d_stride, d_gamma, nullptr, head_dim, false, nullptr, pending);
 }
 
 #define LIMBECK_INSTANTIATE(T)                                                                                        \
   template void layer_norm_forward(Context&, const T*, const float*, const float*, T*, float*, float*, int64_t,       \
                                    int64_t, float);                                                                   \
   template void layer_norm_backward(Context&, const T*, const float*, const float*, const float*, const T*, T*,       \
-                                    float*, float*, int64_t, int64_t, bool);                                          \
+                                    float*, float*, int64_t, int64_t, bool, float*, PendingSums*);                    \
   template void rms_norm_forward(Context&, const T*, const float*, T*, float*, int64_t, int64_t, float);              \
   template void rms_norm_backward(Context&, const T*, const float*, const float*, const T*, T*, float*, int64_t,      \
-                                  int64_t, bool);                                                                     \
+                                  int64_t, bool, float*, PendingSums*);                                               \
   template void rms_norm_heads_forward(Context&, const T*, int64_t, const float*, T*, int64_t, float*, int64_t,       \
                                        int64_t, int64_t, float);                                                      \
   template void rms_norm_heads_backward(Context&, const T*, int64_t, const float*, const float*, T*, int64_t, float*, \
-                                        int64_t, int64_t, int64_t);
+                                        int64_t, int64_t, int64_t, PendingSums*);
 LIMBECK_INSTANTIATE(float)
 LIMBECK_INSTANTIATE(bf16)
 #undef LIMBECK_INSTANTIATE

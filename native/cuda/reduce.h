@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 
 #include "cuda/launch.h"
 #include "cuda/packs.h"
+#include "cuda/pending_sums.h"
 
 namespace limbeck::cuda {
 
@@ -30,11 +32,6 @@ __device__ __forceinline__ Number block_sum(Number x, Number* shared) {
   for (int i = 1; i < kThreads / 32; ++i) sum += shared[i];
   return sum;
 }
-
-/// The second stage of sums over rows: columns before `split` are added to `out`, the others to `other`, each in the
-/// order of the partial sums.   partials [num_partials, num_columns]
-void add_partial_sums(Context& context, const float* partials, int64_t num_partials, int64_t num_columns, int64_t split,
-                      float* out, float* other);
 
 // Sums over rows of what a body gives. Besides those of rows.h it has
 //
@@ -103,8 +100,16 @@ __global__ void __launch_bounds__(kSumThreads, Body::kSets == 1 ? 4 : 2)
 /// Rows are cut into chunks by the shape alone, so that about so many blocks are made.
 inline constexpr int64_t kSumBlocks = 1024;
 
+/// Where sums of columns [first, first + count) of [kSets·width] are added.
+struct SumTarget {
+  int64_t first, count;
+  float* out;
+};
+using SumTargets = std::initializer_list<SumTarget>;
+
 template <int kCount, typename Body>
-void add_sums_of_rows(Context& context, const Body& body, int64_t num_rows, int64_t width, float* out, float* other) {
+void add_sums_of_rows(Context& context, const Body& body, int64_t num_rows, int64_t width, SumTargets targets,
+                      PendingSums* pending) {
   const int64_t num_packs = divide_up(width, kCount);
   int log_lanes = 0;
   while (log_lanes < 5 && (int64_t{1} << log_lanes) < num_packs) ++log_lanes;
@@ -113,24 +118,25 @@ void add_sums_of_rows(Context& context, const Body& body, int64_t num_rows, int6
   const int64_t most_chunks = std::max<int64_t>(1, kSumBlocks / tiles);
   const int64_t least_rows = groups * 4;
   const int64_t chunk_rows = std::max(least_rows, divide_up(num_rows, most_chunks));
-  const int64_t chunks = divide_up(num_rows, chunk_rows);
-  const DeviceArena::Scope scope(context.arena);
-  float* partials = context.arena.allocate<float>(chunks * Body::kSets * width);
+  const int64_t chunks = divide_up(num_rows, chunk_rows), row_size = Body::kSets * width;
+  OpSums sums(context, pending);
+  float* partials = context.arena.allocate<float>(chunks * row_size);
   launch(context, sum_rows<kCount, Body>, dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(chunks)),
          dim3(kSumThreads), 0, body, num_rows, chunk_rows, width, log_lanes, partials);
-  add_partial_sums(context, partials, chunks, Body::kSets * width, width, out, other);
+  for (const SumTarget& target : targets) sums.add(partials + target.first, row_size, chunks, target.count, target.out);
+  sums.finish();
 }
 
-/// out [width] += the sums over rows of set 0, other [width] += those of set 1 (where there is one).
+/// out of each target += sums over rows, at once or with those that are `pending`.
 /// is_packed: as for_each_of_rows
 template <int kCount, typename Body>
 void for_each_of_rows_summing(Context& context, const Body& body, int64_t num_rows, int64_t width, bool is_packed,
-                              float* out, float* other) {
+                              SumTargets targets, PendingSums* pending = nullptr) {
   if (num_rows == 0 || width == 0) return;
   if (is_packed && width % kCount == 0) {
-    add_sums_of_rows<kCount>(context, body, num_rows, width, out, other);
+    add_sums_of_rows<kCount>(context, body, num_rows, width, targets, pending);
   } else {
-    add_sums_of_rows<1>(context, body, num_rows, width, out, other);
+    add_sums_of_rows<1>(context, body, num_rows, width, targets, pending);
   }
 }
 

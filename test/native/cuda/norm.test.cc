@@ -125,13 +125,14 @@ void check_backward(bool is_rms, Shape shape) {
   const Norm<T> norm(is_rms, shape);
   const DeviceArray<T> x(converted<T>(norm.x)), d_y(converted<T>(norm.d_y));
   const DeviceArray<float> gamma(norm.gamma), mean(narrow(norm.mean)), rstd(narrow(norm.rstd));
-  const auto run = [&](const T* gradient, T* d_x, float* d_gamma, float* d_beta, bool accumulate) {
+  const auto run = [&](const T* gradient, T* d_x, float* d_gamma, float* d_beta, bool accumulate,
+                       float* d_x_sums = nullptr, PendingSums* pending = nullptr) {
     if (is_rms) {
       rms_norm_backward(device.context, x.data(), gamma.data(), rstd.data(), gradient, d_x, d_gamma, norm.rows,
-                        norm.width, accumulate);
+                        norm.width, accumulate, d_x_sums, pending);
     } else {
       layer_norm_backward(device.context, x.data(), gamma.data(), mean.data(), rstd.data(), gradient, d_x, d_gamma,
-                          d_beta, norm.rows, norm.width, accumulate);
+                          d_beta, norm.rows, norm.width, accumulate, d_x_sums, pending);
     }
   };
   const DeviceArray<T> added(converted<T>(norm.before_x));
@@ -149,6 +150,20 @@ void check_backward(bool is_rms, Shape shape) {
   if (norm.width > 1) CHECK(is_close(written.floats(), norm.backward(false).d_x, kTolerance<T>));
   CHECK(same_bits(again_gamma.get(), d_gamma.get()));
   if (!is_rms) CHECK(same_bits(again_beta.get(), d_beta.get()));
+
+  // With the sums of the new d_x, and together with others.
+  const DeviceArray<T> summed(converted<T>(norm.before_x));
+  const DeviceArray<float> summed_gamma(norm.before_gamma), summed_beta(norm.before_beta), d_x_sums(norm.before_beta);
+  PendingSums pending;
+  run(d_y.data(), summed.data(), summed_gamma.data(), summed_beta.data(), true, d_x_sums.data(), &pending);
+  CHECK(summed_gamma.get() == norm.before_gamma);
+  pending.finish(device.context);
+  CHECK(same_bits(summed.get(), added.get()));
+  CHECK(same_bits(summed_gamma.get(), d_gamma.get()));
+  if (!is_rms) CHECK(same_bits(summed_beta.get(), d_beta.get()));
+  std::vector<double> expected_sums = widen(norm.before_beta);
+  for (int64_t i = 0; i < norm.rows * norm.width; ++i) expected_sums[i % norm.width] += expected.d_x[i];
+  if (norm.width > 1) CHECK(is_close(d_x_sums.floats(), expected_sums, kTolerance<T>));
   // In the place of d_y.
   run(d_y.data(), d_y.data(), again_gamma.data(), again_beta.data(), false);
   CHECK(same_bits(d_y.get(), written.get()));
