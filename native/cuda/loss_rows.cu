@@ -24,11 +24,11 @@ struct Raw {
   }
 };
 
-template <int kCount, typename T>
+template <int kCount, bool kIsStreaming = false, typename T>
 __device__ __forceinline__ Raw<T, kCount> load_raw(const T* p) {
   Raw<T, kCount> raw;
 #pragma unroll
-  for (int i = 0; i < raw.kParts; ++i) raw.parts[i] = load_16(p + i * kPack<T>);
+  for (int i = 0; i < raw.kParts; ++i) raw.parts[i] = load_16<kIsStreaming>(p + i * kPack<T>);
   return raw;
 }
 
@@ -79,10 +79,18 @@ __device__ __forceinline__ void zero_pad_packs(const LossRows& a, int num_packs,
 template <int kThreads>
 constexpr int kBlockThreads = kThreads < 128 ? 128 : kThreads;
 
+constexpr double kLn2 = 0.6931471805599453;
+
+/// An exponential is exp2(x·scale − shift), one multiplication and addition: `shift` is that of the largest x so far,
+/// rounded, which is the same for all elements. That of no element can be doubled, and be subtracted from −∞.
+constexpr float kLowestShift = kLowest / 4;
+__device__ __forceinline__ float shift_of(float largest, float scale) { return fmaxf(largest * scale, kLowestShift); }
+
 /// Loss of each row, with a teacher over the whole vocabulary or none, and its gradient over the logits. A row is read
 /// twice: the second time from shared memory as far as that goes, then from the second-level cache.
 ///   logits [num_rows, stride]; kIsPlain: no column is left out, no gate, no fusion
-/// With e(x, m, τ) = exp((x − m)/τ), z the logits, u the soft labels' logits and m each one's largest:
+/// With e(x, m, τ) = exp((x − m)/τ), z the logits, u the soft labels' logits and m each one's largest (up to rounding,
+/// see shift_of()):
 ///   gradient = Σ-normalised  ce·e(z, m, 1) + kd·(e(z, m, τ) − e(u, m, τ))  − ce at the label
 ///   KL = Σ e(u)·(u − z)/τ / Σ e(u) − (log Σ e(u) + m_u/τ) + (log Σ e(z) + m_z/τ)
 template <typename T, typename Teacher, bool kIsPlain, int kThreads>
@@ -146,9 +154,14 @@ __global__ void __launch_bounds__(kBlockThreads<kThreads>, kThreads <= 128 ? 8 :
     }
   };
 
-  // First reading: largest and sums of the student (at 1 and at τ) and of the soft labels.
-  RunningSum hard;
-  float tempered_sum = 0, soft_largest = kLowest, soft_sum = 0, cross = 0;
+  // First reading: largest and sums of the student (at 1 and at τ) and of the soft labels. At τ = 2 the exponentials at
+  // 1 are the squares of those at τ.
+  const bool is_squared = is_tempered && a.temperature == 2.0f;
+  const auto hard_shift_of = [&](float largest) {
+    return is_squared ? 2 * shift_of(largest, scale_tau) : shift_of(largest, kLog2E);
+  };
+  float largest = kLowest, hard_shift = kLowestShift, hard_sum = 0, tempered_shift = kLowestShift, tempered_sum = 0;
+  float soft_largest = kLowest, soft_shift = kLowestShift, soft_sum = 0, cross = 0;
   float student_rank = 0, teacher_rank = 0;
   for (int v0 = lane; v0 < num_packs; v0 += kUnroll * kThreads) {
     Logits raw[kUnroll];
@@ -157,7 +170,8 @@ __global__ void __launch_bounds__(kBlockThreads<kThreads>, kThreads <= 128 ? 8 :
     for (int i = 0; i < kUnroll; ++i) {
       const int v = v0 + i * kThreads;
       if (v >= num_packs) break;
-      raw[i] = load_raw<W>(row + v * W);
+      // What will be read again comes from shared memory, or the second-level cache, which has no room for the rest.
+      raw[i] = kThreads > 32 && v < a.cached_logits ? load_raw<W, kStreaming>(row + v * W) : load_raw<W>(row + v * W);
       if constexpr (kHasTeacher) teacher_raw[i] = read_teacher(v);
     }
 #pragma unroll
@@ -170,31 +184,31 @@ __global__ void __launch_bounds__(kBlockThreads<kThreads>, kThreads <= 128 ? 8 :
       float z[W];
       raw[i].unpack_to(z);
       mask_columns<!kIsPlain>(a, v * W, label, z);
-      if (is_tempered) {
-        float largest = hard.largest;
+      float candidate = largest;
 #pragma unroll
-        for (int j = 0; j < W; ++j) largest = fmaxf(largest, z[j]);
-        if (largest > hard.largest) {
-          hard.sum *= exp2_approx((hard.largest - largest) * kLog2E);
-          tempered_sum *= exp2_approx((hard.largest - largest) * scale_tau);
-          hard.largest = largest;
-        }
-        if (a.temperature == 2.0f) {
+      for (int j = 0; j < W; ++j) candidate = fmaxf(candidate, z[j]);
+      if (candidate > largest) {
+        largest = candidate;
+        const float new_shift = hard_shift_of(largest), new_tempered_shift = shift_of(largest, scale_tau);
+        hard_sum *= exp2_approx(hard_shift - new_shift);
+        tempered_sum *= exp2_approx(tempered_shift - new_tempered_shift);
+        hard_shift = new_shift;
+        tempered_shift = new_tempered_shift;
+      }
+      if (is_squared) {
 #pragma unroll
-          for (int j = 0; j < W; ++j) {
-            const float e = exp2_approx((z[j] - hard.largest) * scale_tau);
-            tempered_sum += e;
-            hard.sum = fmaf(e, e, hard.sum);
-          }
-        } else {
-#pragma unroll
-          for (int j = 0; j < W; ++j) {
-            tempered_sum += exp2_approx((z[j] - hard.largest) * scale_tau);
-            hard.sum += exp2_approx((z[j] - hard.largest) * kLog2E);
-          }
+        for (int j = 0; j < W; ++j) {
+          const float e = exp2_approx(fmaf(z[j], scale_tau, -tempered_shift));
+          tempered_sum += e;
+          hard_sum = fmaf(e, e, hard_sum);
         }
       } else {
-        hard.add(z);
+#pragma unroll
+        for (int j = 0; j < W; ++j) hard_sum += exp2_approx(fmaf(z[j], kLog2E, -hard_shift));
+        if (is_tempered) {
+#pragma unroll
+          for (int j = 0; j < W; ++j) tempered_sum += exp2_approx(fmaf(z[j], scale_tau, -tempered_shift));
+        }
       }
       if constexpr (kHasTeacher) {
         if constexpr (kThreads > 32) {
@@ -213,46 +227,56 @@ __global__ void __launch_bounds__(kBlockThreads<kThreads>, kThreads <= 128 ? 8 :
           }
         }
         fuse(v * W, z, u);
-        float largest = soft_largest;
+        float soft_candidate = soft_largest;
 #pragma unroll
-        for (int j = 0; j < W; ++j) largest = fmaxf(largest, u[j]);
-        if (largest > soft_largest) {
-          const float factor = exp2_approx((soft_largest - largest) * scale_tau);
+        for (int j = 0; j < W; ++j) soft_candidate = fmaxf(soft_candidate, u[j]);
+        if (soft_candidate > soft_largest) {
+          soft_largest = soft_candidate;
+          const float new_shift = shift_of(soft_largest, scale_tau);
+          const float factor = exp2_approx(soft_shift - new_shift);
           soft_sum *= factor;
           cross *= factor;
-          soft_largest = largest;
+          soft_shift = new_shift;
         }
 #pragma unroll
         for (int j = 0; j < W; ++j) {
-          const float e = exp2_approx((u[j] - soft_largest) * scale_tau);
+          const float e = exp2_approx(fmaf(u[j], scale_tau, -soft_shift));
           soft_sum += e;
-          // An entry of −∞ has no mass, and 0·∞ must not become NaN. (e is not compared, so that NaN shows.)
-          cross = fmaf(e, u[j] == kMinusInfinity ? 0.0f : u[j] - z[j], cross);
+          // An entry u of −∞ has no mass, and 0·∞ must not become NaN, nor −∞ − −∞. (A NaN shows in the other sums.)
+          cross = fmaf(e, fmaxf(u[j] - z[j], kLowest), cross);
         }
       }
     }
   }
 
-  if (has_own_class && lane == 0) {
-    const float own[1] = {label_logit};
-    hard.add(own);
-  }
+  if (has_own_class) largest = fmaxf(largest, label_logit);
   if constexpr (kHasTeacher) {
-    float all_largest[2] = {hard.largest, soft_largest};
+    float all_largest[2] = {largest, soft_largest};
     group.largest(all_largest);
-    const float soft_factor = exp2_approx((soft_largest - all_largest[1]) * scale_tau);
-    float sums[4] = {hard.sum * exp2_approx((hard.largest - all_largest[0]) * kLog2E),
-                     tempered_sum * exp2_approx((hard.largest - all_largest[0]) * scale_tau), soft_sum * soft_factor,
+    const float all_hard_shift = hard_shift_of(all_largest[0]);
+    const float all_tempered_shift = shift_of(all_largest[0], scale_tau);
+    const float all_soft_shift = shift_of(all_largest[1], scale_tau);
+    const float soft_factor = exp2_approx(soft_shift - all_soft_shift);
+    float sums[4] = {hard_sum * exp2_approx(hard_shift - all_hard_shift),
+                     tempered_sum * exp2_approx(tempered_shift - all_tempered_shift), soft_sum * soft_factor,
                      cross * soft_factor};
     group.sum(sums);
-    hard.largest = all_largest[0];
-    soft_largest = all_largest[1];
-    hard.sum = sums[0];
+    hard_shift = all_hard_shift;
+    tempered_shift = all_tempered_shift;
+    soft_shift = all_soft_shift;
+    hard_sum = sums[0];
     tempered_sum = is_tempered ? sums[1] : sums[0];
     soft_sum = sums[2];
     cross = sums[3];
   } else {
-    hard.join(group);
+    float all_largest[1] = {largest};
+    group.largest(all_largest);
+    const float all_shift = shift_of(all_largest[0], kLog2E);
+    float sums[1] = {hard_sum * exp2_approx(hard_shift - all_shift)};
+    if (has_own_class && lane == 0) sums[0] += exp2_approx(fmaf(label_logit, kLog2E, -all_shift));
+    group.sum(sums);
+    hard_shift = all_shift;
+    hard_sum = sums[0];
   }
   float gate = 1;
   if (is_gated) {
@@ -261,12 +285,13 @@ __global__ void __launch_bounds__(kBlockThreads<kThreads>, kThreads <= 128 ? 8 :
     gate = ranks[1] > ranks[0] ? a.gate : 1.0f;
   }
   if (lane == 0) {
-    const float cross_entropy = logf(hard.sum) - (label_logit - hard.largest);
+    // The differences of large numbers are exact.
+    const float cross_entropy =
+        logf(hard_sum) + static_cast<float>(static_cast<double>(hard_shift) * kLn2 - static_cast<double>(label_logit));
     float distillation = 0;
     if constexpr (kHasTeacher) {
-      const double shift = (static_cast<double>(hard.largest) - static_cast<double>(soft_largest) +
-                            static_cast<double>(cross / soft_sum)) /
-                           static_cast<double>(a.temperature);
+      const double shift = (static_cast<double>(tempered_shift) - static_cast<double>(soft_shift)) * kLn2 +
+                           static_cast<double>(cross / soft_sum) / static_cast<double>(a.temperature);
       const float divergence = static_cast<float>(shift) + (logf(tempered_sum) - logf(soft_sum));
       distillation = gate * a.temperature * a.temperature * divergence;
     }
@@ -276,10 +301,10 @@ __global__ void __launch_bounds__(kBlockThreads<kThreads>, kThreads <= 128 ? 8 :
 
   // Second reading: each thread's own packs.
   const float ce_scale = a.row_scale * a.ce_weight;
-  float hard_scale = ce_scale / hard.sum;
+  float hard_scale = ce_scale / hard_sum;
   if (a.own_gradients && lane == 0) {
     a.own_gradients[r] =
-        has_own_class ? hard_scale * exp2_approx((label_logit - hard.largest) * kLog2E) - ce_scale : 0.0f;
+        has_own_class ? hard_scale * exp2_approx(fmaf(label_logit, kLog2E, -hard_shift)) - ce_scale : 0.0f;
   }
   [[maybe_unused]] float tempered_scale = 0, soft_scale = 0;
   if constexpr (kHasTeacher) {
@@ -321,18 +346,18 @@ __global__ void __launch_bounds__(kBlockThreads<kThreads>, kThreads <= 128 ? 8 :
       mask_columns<!kIsPlain>(a, v * W, label, z);
       if (!is_tempered) {
 #pragma unroll
-        for (int j = 0; j < W; ++j) g[j] = hard_scale * exp2_approx((z[j] - hard.largest) * kLog2E);
-      } else if (a.temperature == 2.0f) {
+        for (int j = 0; j < W; ++j) g[j] = hard_scale * exp2_approx(fmaf(z[j], kLog2E, -hard_shift));
+      } else if (is_squared) {
 #pragma unroll
         for (int j = 0; j < W; ++j) {
-          const float e = exp2_approx((z[j] - hard.largest) * scale_tau);
-          g[j] = fmaf(hard_scale * e, e, tempered_scale * e);
+          const float e = exp2_approx(fmaf(z[j], scale_tau, -tempered_shift));
+          g[j] = e * fmaf(hard_scale, e, tempered_scale);
         }
       } else {
 #pragma unroll
         for (int j = 0; j < W; ++j) {
-          g[j] = fmaf(hard_scale, exp2_approx((z[j] - hard.largest) * kLog2E),
-                      tempered_scale * exp2_approx((z[j] - hard.largest) * scale_tau));
+          g[j] = fmaf(hard_scale, exp2_approx(fmaf(z[j], kLog2E, -hard_shift)),
+                      tempered_scale * exp2_approx(fmaf(z[j], scale_tau, -tempered_shift)));
         }
       }
       if constexpr (kHasTeacher) {
@@ -340,13 +365,12 @@ __global__ void __launch_bounds__(kBlockThreads<kThreads>, kThreads <= 128 ? 8 :
         teacher_raw[i].unpack_to(u);
         fuse(v * W, z, u);
 #pragma unroll
-        for (int j = 0; j < W; ++j) g[j] = fmaf(-soft_scale, exp2_approx((u[j] - soft_largest) * scale_tau), g[j]);
+        for (int j = 0; j < W; ++j) g[j] = fmaf(-soft_scale, exp2_approx(fmaf(u[j], scale_tau, -soft_shift)), g[j]);
       }
-      if (label >= 0 && v == label / W) {
+      const int label_at = label - v * W;
+      if (label_at >= 0 && label_at < W) {
 #pragma unroll
-        for (int j = 0; j < W; ++j) {
-          if (j == label % W) g[j] -= ce_scale;
-        }
+        for (int j = 0; j < W; ++j) g[j] -= j == label_at ? ce_scale : 0.0f;
       }
       store<kStreaming>(row + v * W, g);
     }
