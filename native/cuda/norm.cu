@@ -82,73 +82,95 @@ __device__ __forceinline__ float group_sum(float x, float* shared) {
   }
 }
 
+/// Rows of a group in the forward pass: gains are loaded once for them, and more loads are in flight. Wider groups have
+/// barriers enough with one.
+template <int kThreads>
+constexpr int kForwardRows = kThreads <= 32 ? 2 : 1;
+
 /// Layer norm where kCentred, else RMS norm (then mean and beta are null).
 template <typename T, bool kCentred, int kThreads, int kPacks>
 __global__ void __launch_bounds__(kBlockThreads)
     norm_forward(RowsOfHeads rows, const T* x, int64_t x_stride, const float* gamma, const float* beta, T* y,
                  int64_t y_stride, float* mean, float* rstd, int width, float eps) {
   __shared__ float shared[2][kBlockThreads / 32];
-  constexpr int kGroups = kBlockThreads / kThreads;
+  constexpr int kGroups = kBlockThreads / kThreads, kCount = kPack<T>, kRows = kForwardRows<kThreads>;
   const int lane = static_cast<int>(threadIdx.x) % kThreads;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kGroups + threadIdx.x / kThreads;
-  const bool is_row = row < rows.count;
-  x += is_row ? rows.offset(row, x_stride, width) : 0;
-  y += is_row ? rows.offset(row, y_stride, width) : 0;
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * (kGroups * kRows) + threadIdx.x / kThreads;
 
-  float values[kPacks][kPack<T>];
+  uint4 words[kRows][kPacks];
 #pragma unroll
-  for (int k = 0; k < kPacks; ++k) {
-    const int column = (lane + k * kThreads) * kPack<T>;
-    if (is_row && column < width) {
-      load(x + column, values[k]);
-    } else {
+  for (int r = 0; r < kRows; ++r) {
+    const int64_t row = first_row + r * kGroups;
+    const bool is_row = row < rows.count;
+    const T* x_row = x + (is_row ? rows.offset(row, x_stride, width) : 0);
 #pragma unroll
-      for (int i = 0; i < kPack<T>; ++i) values[k][i] = 0;
+    for (int k = 0; k < kPacks; ++k) {
+      const int column = (lane + k * kThreads) * kCount;
+      words[r][k] = is_row && column < width ? load_16(x_row + column) : make_uint4(0, 0, 0, 0);
     }
   }
   const float scale = 1.0f / static_cast<float>(width);
-  float centre = 0;
-  if constexpr (kCentred) {
-    float sum = 0;
+  float centres[kRows], factors[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    centres[r] = 0;
+    if constexpr (kCentred) {
+      float sum = 0;
+#pragma unroll
+      for (int k = 0; k < kPacks; ++k) {
+        float values[kCount];
+        unpack<T>(words[r][k], values);
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) sum += values[i];
+      }
+      centres[r] = group_sum<kThreads>(sum, shared[0]) * scale;
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    float squares = 0;
 #pragma unroll
     for (int k = 0; k < kPacks; ++k) {
+      if ((lane + k * kThreads) * kCount >= width) continue;
+      float values[kCount];
+      unpack<T>(words[r][k], values);
 #pragma unroll
-      for (int i = 0; i < kPack<T>; ++i) sum += values[k][i];
+      for (int i = 0; i < kCount; ++i) squares = fmaf(values[i] - centres[r], values[i] - centres[r], squares);
     }
-    centre = group_sum<kThreads>(sum, shared[0]) * scale;
+    factors[r] = 1.0f / sqrtf(group_sum<kThreads>(squares, shared[1]) * scale + eps);
   }
-  float squares = 0;
 #pragma unroll
   for (int k = 0; k < kPacks; ++k) {
-    const bool is_inside = (lane + k * kThreads) * kPack<T> < width;
-#pragma unroll
-    for (int i = 0; i < kPack<T>; ++i) {
-      values[k][i] -= centre;
-      if (is_inside) squares = fmaf(values[k][i], values[k][i], squares);
-    }
-  }
-  const float factor = 1.0f / sqrtf(group_sum<kThreads>(squares, shared[1]) * scale + eps);
-  if (!is_row) return;
-#pragma unroll
-  for (int k = 0; k < kPacks; ++k) {
-    const int column = (lane + k * kThreads) * kPack<T>;
+    const int column = (lane + k * kThreads) * kCount;
     if (column >= width) break;
-    float gains[kPack<T>], out[kPack<T>];
+    float gains[kCount], shifts[kCentred ? kCount : 1];
     load(gamma + column, gains);
-    if constexpr (kCentred) {
-      float shifts[kPack<T>];
-      load(beta + column, shifts);
+    if constexpr (kCentred) load(beta + column, shifts);
 #pragma unroll
-      for (int i = 0; i < kPack<T>; ++i) out[i] = fmaf(values[k][i] * factor, gains[i], shifts[i]);
-    } else {
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t row = first_row + r * kGroups;
+      if (row >= rows.count) break;
+      float out[kCount];
+      unpack<T>(words[r][k], out);
 #pragma unroll
-      for (int i = 0; i < kPack<T>; ++i) out[i] = values[k][i] * factor * gains[i];
+      for (int i = 0; i < kCount; ++i) {
+        const float normed = (out[i] - centres[r]) * factors[r];
+        if constexpr (kCentred) {
+          out[i] = fmaf(normed, gains[i], shifts[i]);
+        } else {
+          out[i] = normed * gains[i];
+        }
+      }
+      store(y + rows.offset(row, y_stride, width) + column, out);
     }
-    store(y + column, out);
   }
-  if (lane == 0) {
-    if (mean != nullptr) mean[row] = centre;
-    if (rstd != nullptr) rstd[row] = factor;
+  if (lane != 0) return;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const int64_t row = first_row + r * kGroups;
+    if (row >= rows.count) break;
+    if (mean != nullptr) mean[row] = centres[r];
+    if (rstd != nullptr) rstd[row] = factors[r];
   }
 }
 
@@ -194,8 +216,8 @@ void forward(Context& context, const RowsOfHeads& rows, const T* x, int64_t x_st
   const auto launch_packed = [&](auto shape) {
     constexpr int kThreads = decltype(shape)::kThreads, kGroups = kBlockThreads / kThreads;
     launch(context, norm_forward<T, kCentred, kThreads, decltype(shape)::kPacks>,
-           dim3(static_cast<unsigned>(divide_up(rows.count, kGroups))), dim3(kBlockThreads), 0, rows, x, x_stride,
-           gamma, beta, y, y_stride, mean, rstd, static_cast<int>(width), eps);
+           dim3(static_cast<unsigned>(divide_up(rows.count, kGroups * kForwardRows<kThreads>))), dim3(kBlockThreads), 0,
+           rows, x, x_stride, gamma, beta, y, y_stride, mean, rstd, static_cast<int>(width), eps);
   };
   if (is_packed && with_row_shape<T>(width, launch_packed)) return;
   launch(context, norm_forward_plain<T, kCentred>, dim3(static_cast<unsigned>(rows.count)), dim3(kBlockThreads), 0,
