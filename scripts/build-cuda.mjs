@@ -9,7 +9,7 @@ import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 /** All that the library is built for; the last is compiled at the first start on anything newer. */
-const ARCHITECTURES = '80-real;86-real;89-real;90-real;90-virtual';
+const ARCHITECTURES = '80-real;86-real;89-real;90a-real;90-virtual';
 
 /**
  * @param {NodeJS.ProcessEnv} [env]

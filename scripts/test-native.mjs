@@ -74,9 +74,9 @@ function compileKernels() {
       stampFile: join(root, 'node_modules/.limbeck/cuda-check'),
       key: hashFiles(root, sources),
       output: join(root, 'build/cuda-check/liblimbeck_cuda.so'),
-      action: () => void buildCuda(root, { folder: 'build/cuda-check', architectures: '90' }),
+      action: () => void buildCuda(root, { folder: 'build/cuda-check', architectures: '90a' }),
     });
-    console.log(`The kernels compile with nvcc for sm_90${ran ? '' : ' (nothing changed since they did)'}.`);
+    console.log(`The kernels compile with nvcc for sm_90a${ran ? '' : ' (nothing changed since they did)'}.`);
   } catch (error) {
     console.error(error.message);
     process.exit(1);

@@ -103,7 +103,7 @@ if [[ -z $bin ]]; then
   bin=$PWD/build-cuda
   generator=$(command -v ninja >/dev/null && echo Ninja || echo "Unix Makefiles")
   {
-    cmake -S native/cuda -B build-cuda -G "$generator" -DLIMBECK_CUDA_EMULATED=OFF -DCMAKE_CUDA_ARCHITECTURES=90-real \
+    cmake -S native/cuda -B build-cuda -G "$generator" -DLIMBECK_CUDA_EMULATED=OFF -DCMAKE_CUDA_ARCHITECTURES=90a-real \
       -DCMAKE_BUILD_TYPE=Release &&
       limited 400 cmake --build build-cuda --parallel 16 \
         --target cuda_tests bench_cuda bench_cuda_ops limbeck_cuda

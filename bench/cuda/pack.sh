@@ -12,7 +12,7 @@ for folder in .gpu build-cuda; do
 done
 if [[ " $* " != *" --no-build "* ]]; then
   generator=$(command -v ninja >/dev/null && echo Ninja || echo "Unix Makefiles")
-  cmake -S native/cuda -B build-cuda -G "$generator" -DLIMBECK_CUDA_EMULATED=OFF -DCMAKE_CUDA_ARCHITECTURES=90-real \
+  cmake -S native/cuda -B build-cuda -G "$generator" -DLIMBECK_CUDA_EMULATED=OFF -DCMAKE_CUDA_ARCHITECTURES=90a-real \
     -DCMAKE_BUILD_TYPE=Release ${LIMBECK_CORE_LIBRARY:+-DLIMBECK_CORE_LIBRARY="$LIMBECK_CORE_LIBRARY"} >/dev/null
   cmake --build build-cuda --parallel "$jobs" --target limbeck_cuda bench_cuda bench_cuda_ops cuda_tests
 fi

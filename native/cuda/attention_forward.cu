@@ -224,6 +224,9 @@ void launch_forward(Context& context, const AttentionTask& task, const Attention
 
 void flash_attention_forward(Context& context, AttentionTask task, const AttentionShape& shape, const bf16* qkv,
                              bf16* y, float* lse) {
+  if (!task.seed && shape.head_dim > 32 && has_warpgroup_products()) {
+    return warpgroup_attention_forward(context, task, shape, qkv, y, lse);
+  }
   const bool is_short = shape.max_length <= kShortSequence;
   if (shape.head_dim > 64) {
     launch_forward<128, 4>(context, task, shape, qkv, y, lse);

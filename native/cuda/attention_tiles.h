@@ -307,6 +307,11 @@ inline constexpr int64_t kShortSequence = 64;
 
 void flash_attention_forward(Context& context, AttentionTask task, const AttentionShape& shape, const bf16* qkv,
                              bf16* y, float* lse);
+/// The forward pass without dropout where has_warpgroup_products(), for head dimensions above 32.
+void warpgroup_attention_forward(Context& context, const AttentionTask& task, const AttentionShape& shape,
+                                 const bf16* qkv, bf16* y, float* lse);
+/// The current device is of compute capability 9.0, and the library built for it (sm_90a).
+bool has_warpgroup_products();
 void flash_attention_backward(Context& context, AttentionTask task, const AttentionShape& shape, const bf16* qkv,
                               const bf16* y, const float* lse, const bf16* d_y, bf16* d_qkv);
 

@@ -33,6 +33,27 @@ using emulator::ldmatrix_x4;
 using emulator::ldmatrix_x4_trans;
 using emulator::mma_m16n8k16;
 
+/// The same at an address of whole KiB, as matrices of warpgroup products need it.
+#define LIMBECK_MATRIX_MEMORY(type, name) LIMBECK_SHARED_MEMORY(type, name)
+
+#define LIMBECK_HAS_WGMMA
+inline uint32_t matrix_address(const void* matrix) { return emulator::shared_offset(matrix); }
+template <bool kTransposed, int N>
+inline void wgmma(float (&sums)[N][4], const uint32_t (&a)[4], uint64_t b, bool adds) {
+  emulator::wgmma(sums[0], 8 * N, a, 0, b, kTransposed, adds);
+}
+template <bool kTransposed, int N>
+inline void wgmma(float (&sums)[N][4], uint64_t a, uint64_t b, bool adds) {
+  emulator::wgmma(sums[0], 8 * N, nullptr, a, b, kTransposed, adds);
+}
+using emulator::fence_async_proxy;
+using emulator::wgmma_commit;
+using emulator::wgmma_fence;
+template <int kGroups, int N>
+inline void wgmma_wait(float (&)[N][4]) {
+  emulator::finish_products(kGroups);
+}
+
 inline float to_float(float x) { return x; }
 inline float to_float(bf16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }
 
@@ -67,6 +88,11 @@ using bf16 = __nv_bfloat16;
 #define LIMBECK_SHARED_MEMORY(type, name)                                 \
   extern __shared__ __align__(128) unsigned char limbeck_shared_memory[]; \
   type* const name = reinterpret_cast<type*>(limbeck_shared_memory)
+
+/// The same at an address of whole KiB, as matrices of warpgroup products need it.
+#define LIMBECK_MATRIX_MEMORY(type, name)                                  \
+  extern __shared__ __align__(1024) unsigned char limbeck_matrix_memory[]; \
+  type* const name = reinterpret_cast<type*>(limbeck_matrix_memory)
 
 __host__ __device__ __forceinline__ float to_float(float x) { return x; }
 __host__ __device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
@@ -169,7 +195,107 @@ __device__ __forceinline__ void prefetch_l2(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" : : "l"(__cvta_generic_to_global(global)));
 }
 
+// ---- Products of a warpgroup: four warps, the first of which is a multiple of four. Only in code between #ifdef
+// LIMBECK_HAS_WGMMA, which is compiled for sm_90a.
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define LIMBECK_HAS_WGMMA
 #endif
+
+/// Of a matrix of such a product, for describe_matrix().
+__device__ __forceinline__ uint32_t matrix_address(const void* matrix) { return shared_address(matrix); }
+
+#define LIMBECK_SUMS(s) "+f"(s[0]), "+f"(s[1]), "+f"(s[2]), "+f"(s[3])
+#define LIMBECK_LEFT(a) "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
+
+/// sums = a·b, or += where `adds`, of one warpgroup: a [64, 16], b [16, 8·N], in the background. A warp has rows 16·w …
+/// of a and of the sums, as fragments of mma_m16n8k16: sums[n] is its columns 8·n … 8·n + 7. b is the matrix whose rows
+/// are b's columns, or, kTransposed, b's rows.
+///   wgmma_fence() before, where registers of a or sums were written since the last wait; neither may be touched until
+///   wgmma_wait() of a group that has it.
+template <bool kTransposed>
+__device__ __forceinline__ void wgmma(float (&sums)[8][4], const uint32_t (&a)[4], uint64_t b, bool adds) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "{%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"
+      : LIMBECK_SUMS(sums[0]), LIMBECK_SUMS(sums[1]), LIMBECK_SUMS(sums[2]), LIMBECK_SUMS(sums[3]), LIMBECK_SUMS(sums[4]), LIMBECK_SUMS(sums[5]), LIMBECK_SUMS(sums[6]), LIMBECK_SUMS(sums[7])
+      : LIMBECK_LEFT(a), "l"(b), "r"(static_cast<int>(adds)), "n"(kTransposed ? 1 : 0));
+}
+template <bool kTransposed>
+__device__ __forceinline__ void wgmma(float (&sums)[16][4], const uint32_t (&a)[4], uint64_t b, bool adds) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+      "{%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n"
+      : LIMBECK_SUMS(sums[0]), LIMBECK_SUMS(sums[1]), LIMBECK_SUMS(sums[2]), LIMBECK_SUMS(sums[3]), LIMBECK_SUMS(sums[4]), LIMBECK_SUMS(sums[5]), LIMBECK_SUMS(sums[6]), LIMBECK_SUMS(sums[7]), LIMBECK_SUMS(sums[8]), LIMBECK_SUMS(sums[9]), LIMBECK_SUMS(sums[10]), LIMBECK_SUMS(sums[11]), LIMBECK_SUMS(sums[12]), LIMBECK_SUMS(sums[13]), LIMBECK_SUMS(sums[14]), LIMBECK_SUMS(sums[15])
+      : LIMBECK_LEFT(a), "l"(b), "r"(static_cast<int>(adds)), "n"(kTransposed ? 1 : 0));
+}
+/// The same with a in shared memory, [64, …] as describe_matrix() has it.
+template <bool kTransposed>
+__device__ __forceinline__ void wgmma(float (&sums)[8][4], uint64_t a, uint64_t b, bool adds) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "%32, %33, p, 1, 1, 0, %35;\n}\n"
+      : LIMBECK_SUMS(sums[0]), LIMBECK_SUMS(sums[1]), LIMBECK_SUMS(sums[2]), LIMBECK_SUMS(sums[3]), LIMBECK_SUMS(sums[4]), LIMBECK_SUMS(sums[5]), LIMBECK_SUMS(sums[6]), LIMBECK_SUMS(sums[7])
+      : "l"(a), "l"(b), "r"(static_cast<int>(adds)), "n"(kTransposed ? 1 : 0));
+}
+template <bool kTransposed>
+__device__ __forceinline__ void wgmma(float (&sums)[16][4], uint64_t a, uint64_t b, bool adds) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+      "%64, %65, p, 1, 1, 0, %67;\n}\n"
+      : LIMBECK_SUMS(sums[0]), LIMBECK_SUMS(sums[1]), LIMBECK_SUMS(sums[2]), LIMBECK_SUMS(sums[3]), LIMBECK_SUMS(sums[4]), LIMBECK_SUMS(sums[5]), LIMBECK_SUMS(sums[6]), LIMBECK_SUMS(sums[7]), LIMBECK_SUMS(sums[8]), LIMBECK_SUMS(sums[9]), LIMBECK_SUMS(sums[10]), LIMBECK_SUMS(sums[11]), LIMBECK_SUMS(sums[12]), LIMBECK_SUMS(sums[13]), LIMBECK_SUMS(sums[14]), LIMBECK_SUMS(sums[15])
+      : "l"(a), "l"(b), "r"(static_cast<int>(adds)), "n"(kTransposed ? 1 : 0));
+}
+
+#undef LIMBECK_SUMS
+#undef LIMBECK_LEFT
+
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+/// Closes a group of products.
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+/// Waits until at most the last kGroups groups are under way; `sums` is of one that no longer is.
+template <int kGroups, int N>
+__device__ __forceinline__ void wgmma_wait(float (&sums)[N][4]) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
+  // The compiler must not read the sums before.
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    asm volatile("" : "+f"(sums[n][0]), "+f"(sums[n][1]), "+f"(sums[n][2]), "+f"(sums[n][3])::"memory");
+  }
+}
+/// What this thread wrote or copied to shared memory is there for products, after a barrier.
+__device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+#endif
+
+/// Where a product finds a matrix in shared memory: panels of 64 columns, `panel_bytes` apart, with rows of 128 bytes,
+/// each panel at an address of whole KiB, in which the 16-byte chunks c of row r are at place c ^ (r % 8). Of a matrix
+/// whose rows are summed along (a, and b unless transposed) a product reads 16 columns of one panel.
+__device__ __forceinline__ uint64_t describe_matrix(const void* matrix, int panel_bytes) {
+  constexpr uint64_t kEightRows = 1024, kSwizzle128 = 1;
+  return matrix_address(matrix) >> 4 | static_cast<uint64_t>(panel_bytes >> 4) << 16 | kEightRows >> 4 << 32 |
+         kSwizzle128 << 62;
+}
+/// The matrix `bytes` further on: 32 for the next 16 columns, 2048 for the next 16 rows.
+__device__ __forceinline__ uint64_t later_matrix(uint64_t matrix, int bytes) {
+  return matrix + static_cast<uint64_t>(bytes >> 4);
+}
 
 __device__ __forceinline__ float2 unpack_bf16(uint32_t packed) {
   return make_float2(__uint_as_float(packed << 16), __uint_as_float(packed & 0xFFFF0000u));

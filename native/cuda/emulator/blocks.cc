@@ -25,11 +25,31 @@ struct AsyncCopy {
   const void* global;  // null: zeros
 };
 
+/// A lane's part of a product of its warpgroup.
+struct Product {
+  float* sums;
+  int columns;
+  const uint32_t* a;  // null: a is in shared memory
+  uint64_t a_matrix, b_matrix;
+  bool transposed, adds;
+  uint32_t a_then[4];
+  uint64_t operands_then;  // hash of what the warp read in shared memory
+  std::vector<float> result;
+};
+
 struct Thread {
   uint3 index;
   State state;
   std::unique_ptr<Fiber> fiber;
   std::vector<std::vector<AsyncCopy>> copies;  // groups, the open one last
+  std::vector<std::vector<Product>> products;  // likewise
+  bool has_fenced = false, has_copied = false;
+
+  void reset() {
+    copies.clear();
+    products.clear();
+    has_fenced = has_copied = false;
+  }
 };
 
 struct Warp {
@@ -37,6 +57,7 @@ struct Warp {
   uint32_t ready, waiting;  // masks
   uint32_t masks[32];       // that the waiting lanes came with
   void (*finish[32])(WarpLanes&);
+  int num_products;
 };
 
 /// The block that runs.
@@ -46,6 +67,7 @@ struct Block {
   int num_threads = 0, num_at_barrier = 0, num_done = 0, num_predicates = 0, predicates_of_last = 0;
   int current = 0;
   char* shared = nullptr;
+  size_t shared_bytes = 0;
   const std::function<void()>* kernel = nullptr;
   std::exception_ptr error;
 };
@@ -58,6 +80,9 @@ Block& block() {
 void run_thread() {
   try {
     (*block().kernel)();
+    for (const auto& group : block().threads[block().current].products) {
+      if (!group.empty()) fail_in_kernel("a thread ends before its products");
+    }
   } catch (...) {
     if (!block().error) block().error = std::current_exception();
   }
@@ -135,6 +160,11 @@ void run_block(bool backward) {
       report_stuck();
     }
   }
+  for (int w = 0; w < num_warps; ++w) {
+    if (b.warps[w].num_products != b.warps[w / 4 * 4].num_products) {
+      throw std::logic_error("the warps of a warpgroup multiply different numbers of times" + place());
+    }
+  }
 }
 
 }  // namespace
@@ -189,7 +219,7 @@ void run_blocks(dim3 grid, dim3 block_size, size_t shared_bytes, const std::func
   Block& b = block();
   b.num_threads = static_cast<int>(block_size.x * block_size.y * block_size.z);
   while (static_cast<int>(b.threads.size()) < b.num_threads) {
-    b.threads.push_back({{}, State::kDone, std::make_unique<Fiber>(run_thread), {}});
+    b.threads.push_back({{}, State::kDone, std::make_unique<Fiber>(run_thread), {}, {}});
   }
   b.warps.resize((b.num_threads + 31) / 32);
   b.kernel = &kernel;
@@ -201,6 +231,7 @@ void run_blocks(dim3 grid, dim3 block_size, size_t shared_bytes, const std::func
   if (shared_bytes > 0 && posix_memalign(&shared, 1024, shared_bytes) != 0) throw std::bad_alloc();
   const std::unique_ptr<void, decltype(&std::free)> owner(shared, std::free);
   b.shared = static_cast<char*>(shared);
+  b.shared_bytes = shared_bytes;
 
   const uint64_t num_blocks = uint64_t{grid.x} * grid.y * grid.z;
   for (uint64_t i = 0; i < num_blocks; ++i) {
@@ -209,11 +240,11 @@ void run_blocks(dim3 grid, dim3 block_size, size_t shared_bytes, const std::func
                 static_cast<unsigned>(number / grid.x / grid.y)};
     if (shared_bytes > 0) std::memset(shared, 0xFF, shared_bytes);
     b.num_at_barrier = b.num_done = b.num_predicates = 0;
-    for (Warp& warp : b.warps) warp.ready = warp.waiting = 0;
+    for (Warp& warp : b.warps) warp.ready = warp.waiting = 0, warp.num_products = 0;
     for (int t = 0; t < b.num_threads; ++t) {
       const unsigned u = static_cast<unsigned>(t);
       b.threads[t].index = {u % block_size.x, u / block_size.x % block_size.y, u / block_size.x / block_size.y};
-      b.threads[t].copies.clear();
+      b.threads[t].reset();
       make_ready(t);
     }
     try {
@@ -315,8 +346,10 @@ void cp_async_commit() {
 }
 
 void finish_copies(int groups_left) {
-  auto& groups = block().threads[block().current].copies;
+  Thread& thread = block().threads[block().current];
+  auto& groups = thread.copies;
   while (static_cast<int>(groups.size()) > groups_left + 1) {
+    thread.has_copied = thread.has_copied || !groups.front().empty();
     for (const AsyncCopy& copy : groups.front()) {
       if (copy.global == nullptr) {
         std::memset(copy.shared, 0, 16);
@@ -327,5 +360,164 @@ void finish_copies(int groups_left) {
     groups.erase(groups.begin());
   }
 }
+
+// ---- Products of a warpgroup.
+
+namespace {
+
+/// The bf16 at a byte of a matrix with swizzled rows of 128 bytes.
+float matrix_element(uint64_t matrix, uint64_t byte) {
+  const uint64_t start = (matrix & 0x3FFF) << 4;
+  if (matrix >> 62 != 1 || (matrix >> 49 & 7) != 0) fail_in_kernel("a matrix must have rows of 128 swizzled bytes");
+  if (start % 1024 >= 128) fail_in_kernel("a matrix must begin in the first of eight rows, at an address of whole KiB");
+  uint64_t address = start + byte;
+  address ^= (address >> 7 & 7) << 4;
+  const Block& b = block();
+  if (address + 2 > b.shared_bytes) fail_in_kernel("a product reads beyond the shared memory");
+  uint16_t bits;
+  std::memcpy(&bits, b.shared + address, 2);
+  return __uint_as_float(static_cast<uint32_t>(bits) << 16);
+}
+uint64_t leading_bytes(uint64_t matrix) { return (matrix >> 16 & 0x3FFF) << 4; }
+uint64_t stride_bytes(uint64_t matrix) { return (matrix >> 32 & 0x3FFF) << 4; }
+
+struct Operands {
+  float a[16][16], b[256][16];  // b's columns
+  uint64_t hash = 0;
+};
+
+/// What the warp of `warp` reads in shared memory; a only where it is there.
+void read_operands(const Product& product, int warp, Operands& out) {
+  const auto read = [&](uint64_t matrix, uint64_t byte) {
+    const float x = matrix_element(matrix, byte);
+    out.hash = (out.hash ^ __float_as_uint(x)) * 0x100000001B3u;
+    return x;
+  };
+  const auto row_byte = [](uint64_t matrix, int row) {
+    return static_cast<uint64_t>(row / 8) * stride_bytes(matrix) + static_cast<uint64_t>(row % 8 * 128);
+  };
+  for (int j = 0; j < product.columns; ++j) {
+    for (int k = 0; k < 16; ++k) {
+      const uint64_t b = product.b_matrix;
+      out.b[j][k] = read(b, product.transposed ? row_byte(b, k) + static_cast<uint64_t>(j / 64) * leading_bytes(b) +
+                                                     static_cast<uint64_t>(j % 64 * 2)
+                                               : row_byte(b, j) + static_cast<uint64_t>(k * 2));
+    }
+  }
+  if (product.a != nullptr) return;
+  for (int i = 0; i < 16; ++i) {
+    for (int k = 0; k < 16; ++k) {
+      out.a[i][k] = read(product.a_matrix, row_byte(product.a_matrix, warp % 4 * 16 + i) + static_cast<uint64_t>(k * 2));
+    }
+  }
+}
+
+void finish_product(WarpLanes& lanes) {
+  Block& b = block();
+  const int warp = b.current / 32;
+  ++b.warps[warp].num_products;
+  const Product& first = *static_cast<Product*>(lanes.record[0]);
+  for (int t = 0; t < b.num_threads; ++t) {
+    if (b.threads[t].has_copied) fail_in_kernel("shared memory was copied, and no fence made it visible to products");
+  }
+  static Operands operands;
+  operands.hash = 0;
+  read_operands(first, warp, operands);
+  for (int lane = 0; lane < 32; ++lane) {
+    const Product& product = *static_cast<Product*>(lanes.record[lane]);
+    if (product.b_matrix != first.b_matrix || product.a_matrix != first.a_matrix || product.adds != first.adds) {
+      fail_in_kernel("the lanes of a warp multiply different matrices");
+    }
+    if (product.a == nullptr) continue;
+    const int g = lane / 4, t = lane % 4;
+    for (int half = 0; half < 2; ++half) {
+      for (int i = 0; i < 4; ++i) operands.a[g + i % 2 * 8][2 * t + half + i / 2 * 8] = half_of(product.a[i], half);
+    }
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    Product product = *static_cast<Product*>(lanes.record[lane]);
+    Thread& thread = b.threads[warp * 32 + lane];
+    if (!thread.has_fenced) fail_in_kernel("a product needs wgmma_fence() after a wait");
+    const int count = product.columns / 2;
+    const float* before = product.sums;
+    for (const auto& group : thread.products) {
+      for (const Product& other : group) {
+        if (other.sums == product.sums) before = other.result.data();
+      }
+    }
+    product.result.resize(count);
+    for (int i = 0; i < count; ++i) {
+      const int row = lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + 2 * (lane % 4) + i % 2;
+      float sum = product.adds ? before[i] : 0;
+      for (int k = 0; k < 16; ++k) sum += operands.a[row][k] * operands.b[column][k];
+      product.result[i] = sum;
+    }
+    if (product.a != nullptr) std::memcpy(product.a_then, product.a, sizeof(product.a_then));
+    product.operands_then = operands.hash;
+    std::memset(product.sums, 0xFF, count * sizeof(float));
+    if (thread.products.empty()) thread.products.emplace_back();
+    thread.products.back().push_back(std::move(product));
+  }
+}
+
+/// Gives a lane the sums of product i of its oldest group.
+void deliver(const Thread& thread, size_t i) {
+  const Product& product = thread.products[0][i];
+  if (product.a != nullptr && std::memcmp(product.a_then, product.a, sizeof(product.a_then)) != 0) {
+    fail_in_kernel("the left operand of a product under way was changed");
+  }
+  if (block().current % 32 == 0) {
+    static Operands operands;
+    operands.hash = 0;
+    read_operands(product, block().current / 32, operands);
+    if (operands.hash != product.operands_then) fail_in_kernel("shared memory changed under a product");
+  }
+  for (size_t group = 0; group < thread.products.size(); ++group) {
+    for (size_t j = group == 0 ? i + 1 : 0; j < thread.products[group].size(); ++j) {
+      if (thread.products[group][j].sums == product.sums) return;  // a later one goes on with these sums
+    }
+  }
+  for (size_t j = 0; j < product.result.size(); ++j) {
+    if (__float_as_uint(product.sums[j]) != 0xFFFFFFFFu) fail_in_kernel("sums of a product under way were written");
+    product.sums[j] = product.result[j];
+  }
+}
+
+}  // namespace
+
+uint32_t shared_offset(const void* pointer) {
+  const auto offset = static_cast<const char*>(pointer) - block().shared;
+  if (offset < 0 || static_cast<size_t>(offset) >= block().shared_bytes || offset % 16 != 0) {
+    fail_in_kernel("a matrix must be in shared memory, at an address of 16 bytes");
+  }
+  return static_cast<uint32_t>(offset);
+}
+
+void wgmma(float* sums, int columns, const uint32_t* a, uint64_t a_matrix, uint64_t b_matrix, bool transposed,
+           bool adds) {
+  if (columns > 256) fail_in_kernel("a product has at most 256 columns");
+  Product product{sums, columns, a, a_matrix, b_matrix, transposed, adds, {}, 0, {}};
+  wait_for_warp(0xFFFFFFFFu, &product, finish_product);
+}
+
+void wgmma_fence() { block().threads[block().current].has_fenced = true; }
+
+void wgmma_commit() {
+  auto& groups = block().threads[block().current].products;
+  if (groups.empty()) groups.emplace_back();
+  groups.emplace_back();  // the open one
+}
+
+void finish_products(int groups_left) {
+  Thread& thread = block().threads[block().current];
+  thread.has_fenced = false;
+  auto& groups = thread.products;
+  while (static_cast<int>(groups.size()) > groups_left + 1) {
+    for (size_t i = 0; i < groups.front().size(); ++i) deliver(thread, i);
+    groups.erase(groups.begin());
+  }
+}
+
+void fence_async_proxy() { block().threads[block().current].has_copied = false; }
 
 }  // namespace limbeck::cuda::emulator

@@ -272,4 +272,15 @@ void cp_async_wait() {
   finish_copies(N);
 }
 
+/// Where in the block's shared memory; matrices are described by it.
+uint32_t shared_offset(const void* pointer);
+/// Operands are read twice, at once and when the product is waited for, and must not have changed in between; until
+/// then the sums are poison. `a` null: from shared memory.
+void wgmma(float* sums, int columns, const uint32_t* a, uint64_t a_matrix, uint64_t b_matrix, bool transposed,
+           bool adds);
+void wgmma_fence();
+void wgmma_commit();
+void finish_products(int groups_left);
+void fence_async_proxy();
+
 }  // namespace limbeck::cuda::emulator

@@ -213,6 +213,13 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   return cudaSuccess;
 }
 
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  if (const cudaError_t error = driver_error(); error != cudaSuccess) return remember(error);
+  if (device < 0 || device >= machine().num_devices) return remember(cudaErrorInvalidDevice);
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? machine().major : machine().minor;
+  return cudaSuccess;
+}
+
 cudaError_t cudaSetDevice(int device) {
   if (const cudaError_t error = driver_error(); error != cudaSuccess) return remember(error);
   return remember(device < 0 || device >= machine().num_devices ? cudaErrorInvalidDevice : cudaSuccess);

@@ -266,6 +266,27 @@ TEST("cuda attention: y, log-sum-exp and maps are those of the reference, bf16")
   for (const Case& c : kCases) check_forward<bf16>(c);
 }
 
+TEST("cuda attention of longer sequences: y, log-sum-exp and maps are those of the reference, bf16") {
+  for (const Case& c : {Case{{450, 65, 1, 257}, 2, 1, 64, true},
+                        {{321, 129}, 1, 1, 64, false},
+                        {{500}, 1, 1, 64, true, 130},
+                        {{400, 3, 190}, 2, 1, 128, true},
+                        {{333}, 1, 1, 128, true, 150},
+                        {{330, 20}, 1, 1, 96, false},
+                        {{128, 128}, 2, 2, 64, true},
+                        {{128, 65, 0, 1}, 2, 1, 128, false}}) {
+    check_forward<bf16>(c);
+  }
+}
+
+#ifdef LIMBECK_CUDA_EMULATED
+TEST("cuda attention on a device without products of warpgroups, bf16") {
+  limbeck::cuda::emulator::machine().major = 8;
+  for (const Case& c : kCases) check_forward<bf16>(c);
+  limbeck::cuda::emulator::machine().reset();
+}
+#endif
+
 TEST("cuda attention: y, log-sum-exp and maps are those of the reference, fp32") {
   for (const Case& c : kCases) check_forward<float>(c);
 }

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "cuda/attention_tiles.h"
 #include "device_test.h"
 
 using namespace limbeck::cuda;
@@ -95,6 +96,69 @@ __global__ void multiply_fragments(const bf16* a, const bf16* b, const bf16* b_c
     d[at] = sums[i];
     d_again[at] = again[i];
   }
+}
+
+/// Products of a [64, 64] with [64, N], by each way to hand in the operands: d [4, 64, N].
+///   a [64, 64], b [64, N] row-major, b_columns [N, 64] = its transpose
+template <int N>
+__global__ void multiply_matrices(const bf16* a, const bf16* b, const bf16* b_columns, float* d) {
+#ifdef LIMBECK_HAS_WGMMA
+  LIMBECK_MATRIX_MEMORY(bf16, shared);
+  bf16 *const shared_a = shared, *const shared_b = shared + 64 * 64, *const shared_columns = shared_b + 64 * N;
+  const auto place = [](bf16* panel, int row, int chunk) { return panel + row * 64 + (chunk ^ row % 8) * 8; };
+  for (int i = static_cast<int>(threadIdx.x); i < 64 * 8; i += static_cast<int>(blockDim.x)) {
+    cp_async_16(place(shared_a, i / 8, i % 8), a + i * 8, true);
+  }
+  for (int i = static_cast<int>(threadIdx.x); i < 8 * N; i += static_cast<int>(blockDim.x)) {
+    const int row = i / (N / 8), chunk = i % (N / 8);  // of b, in panels of 64 columns
+    cp_async_16(place(shared_b + chunk / 8 * 64 * 64, row, chunk % 8), b + i * 8, true);
+    cp_async_16(place(shared_columns, i / 8, i % 8), b_columns + i * 8, true);
+  }
+  cp_async_commit();
+  cp_async_wait<0>();
+  fence_async_proxy();
+  __syncthreads();
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  uint32_t left[4][4];
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    ldmatrix_x4(left[k], place(shared_a, warp * 16 + lane % 16, 2 * k + lane / 16));
+  }
+  const uint64_t a_matrix = describe_matrix(shared_a, 16), rows = describe_matrix(shared_b, 64 * 128),
+                 columns = describe_matrix(shared_columns, 16);
+  float one[N / 8][4], two[N / 8][4];
+  const auto store = [&](const float(&sums)[N / 8][4], int way) {
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) {
+      const int row = warp * 16 + lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+      d[(way * 64 + row) * N + column] = sums[i / 4][i % 4];
+    }
+  };
+#pragma unroll
+  for (int i = 0; i < N / 2; ++i) one[i / 4][i % 4] = two[i / 4][i % 4] = 1;
+  wgmma_fence();
+#pragma unroll
+  for (int k = 0; k < 4; ++k) wgmma<false>(one, left[k], later_matrix(columns, 32 * k), true);
+  wgmma_commit();
+#pragma unroll
+  for (int k = 0; k < 4; ++k) wgmma<true>(two, left[k], later_matrix(rows, 2048 * k), true);
+  wgmma_commit();
+  wgmma_wait<1>(one);
+  store(one, 0);
+  wgmma_wait<0>(two);
+  store(two, 1);
+  wgmma_fence();
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    wgmma<false>(one, later_matrix(a_matrix, 32 * k), later_matrix(columns, 32 * k), k > 0);
+    wgmma<true>(two, later_matrix(a_matrix, 32 * k), later_matrix(rows, 2048 * k), k > 0);
+  }
+  wgmma_commit();
+  wgmma_wait<0>(one);
+  wgmma_wait<0>(two);
+  store(one, 2);
+  store(two, 3);
+#endif
 }
 
 __global__ void transpose_fragments(const bf16* x, uint32_t* out) {
@@ -204,6 +268,36 @@ TEST("device code: tensor cores multiply what ldmatrix and cp.async brought") {
   }
 }
 
+template <int N>
+void check_matrices() {
+  TestDevice device;
+  const std::vector<float> a = rounded<bf16>(random_floats(64 * 64, 1)), b = rounded<bf16>(random_floats(64 * N, 2));
+  std::vector<float> b_columns(64 * N);
+  for (int k = 0; k < 64; ++k) {
+    for (int j = 0; j < N; ++j) b_columns[j * 64 + k] = b[k * N + j];
+  }
+  DeviceArray<bf16> in_a(converted<bf16>(a)), in_b(converted<bf16>(b)), in_columns(converted<bf16>(b_columns));
+  DeviceArray<float> d(4 * 64 * N);
+  launch(device.context, multiply_matrices<N>, 1, 128, (64 * 64 + 2 * 64 * N) * sizeof(bf16), in_a.data(), in_b.data(),
+         in_columns.data(), d.data());
+  const std::vector<float> out = d.get();
+  for (int way = 0; way < 4; ++way) {
+    for (int i = 0; i < 64; ++i) {
+      for (int j = 0; j < N; ++j) {
+        double expected = way < 2 ? 1 : 0;
+        for (int k = 0; k < 64; ++k) expected += double{a[i * 64 + k]} * b[k * N + j];
+        CHECK(std::fabs(out[(way * 64 + i) * N + j] - expected) < 1e-4);
+      }
+    }
+  }
+}
+
+TEST("device code: a warpgroup multiplies registers and swizzled matrices, either way round") {
+  if (!has_warpgroup_products()) return;
+  check_matrices<64>();
+  check_matrices<128>();
+}
+
 TEST("device code: ldmatrix gives rows and columns, cp.async zeros for what is not valid") {
   TestDevice device;
   std::vector<float> x(256);
@@ -311,6 +405,41 @@ void read_shared(int* out) {
   shared[0] = 5;
 }
 
+enum Mistake {
+  kNone,
+  kNoFence,
+  kNoProxyFence,
+  kNoWait,
+  kReadsEarly,
+  kWritesSums,
+  kWritesLeft,
+  kWritesMatrix,
+  kOneWarp,
+  kWrongSwizzle
+};
+void multiply_wrongly(const bf16* x, float* out, Mistake mistake) {
+  LIMBECK_MATRIX_MEMORY(bf16, shared);
+  for (int i = static_cast<int>(threadIdx.x); i < 512; i += 128) cp_async_16(shared + i * 8, x + i * 8, true);
+  cp_async_commit();
+  cp_async_wait<0>();
+  if (mistake != kNoProxyFence) fence_async_proxy();
+  __syncthreads();
+  if (mistake == kOneWarp && threadIdx.x >= 32) return;
+  const uint64_t b = describe_matrix(shared, 16);
+  uint32_t left[4] = {};
+  float sums[8][4];
+  if (mistake != kNoFence) wgmma_fence();
+  wgmma<false>(sums, left, mistake == kWrongSwizzle ? b ^ uint64_t{1} << 63 : b, false);
+  wgmma_commit();
+  if (mistake == kNoWait) return;
+  if (mistake == kReadsEarly) out[threadIdx.x] = sums[0][0];
+  if (mistake == kWritesSums) sums[0][0] = 1;
+  if (mistake == kWritesLeft) left[0] = 1;
+  if (mistake == kWritesMatrix && threadIdx.x == 0) shared[5].bits ^= 1;
+  wgmma_wait<0>(sums);
+  if (mistake != kReadsEarly) out[threadIdx.x] = sums[0][0];
+}
+
 /// What a kernel's std::logic_error says, empty without one.
 std::string complaint(const std::function<void()>& body) {
   try {
@@ -337,6 +466,25 @@ TEST("emulator: mistakes of kernels are reported, and the next launch works") {
   DeviceArray<int> out(10);
   launch(c, write_indices, 1, 10, 0, out.data());
   CHECK(out.get()[9] == 9);
+}
+
+TEST("emulator: mistakes with products of a warpgroup are reported") {
+  TestDevice device;
+  DeviceArray<bf16> x(converted<bf16>(random_floats(64 * 64, 1)));
+  DeviceArray<float> out(128);
+  const auto run = [&](Mistake mistake) {
+    return complaint([&] { launch(device.context, multiply_wrongly, 1, 128, 8192, x.data(), out.data(), mistake); });
+  };
+  CHECK(run(kNone).empty() && out.get()[0] == 0);
+  CHECK(run(kReadsEarly).empty() && std::isnan(out.get()[0]));
+  CHECK(has(run(kNoFence), "needs wgmma_fence()"));
+  CHECK(has(run(kNoProxyFence), "no fence made it visible"));
+  CHECK(has(run(kNoWait), "ends before its products"));
+  CHECK(has(run(kWritesSums), "sums of a product under way were written"));
+  CHECK(has(run(kWritesLeft), "left operand of a product under way was changed"));
+  CHECK(has(run(kWritesMatrix), "shared memory changed under a product"));
+  CHECK(has(run(kOneWarp), "different numbers of times"));
+  CHECK(has(run(kWrongSwizzle), "128 swizzled bytes"));
 }
 
 TEST("emulator: without a barrier, threads see what was not written yet, from either end") {
