@@ -56,13 +56,18 @@ struct RunningSoftmax {
     }
     const bool is_larger = fmaxf(tile_largest[0] - largest[0], tile_largest[1] - largest[1]) * scale > kSlack;
     const bool rescales = __any_sync(kAllLanes, is_larger);
+    if (rescales) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float larger = fmaxf(largest[i], tile_largest[i]);
+        factors[i] = exp2_approx((largest[i] - larger) * scale);
+        largest[i] = larger;
+        sums[i] *= factors[i];
+      }
+    }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const float larger = rescales ? fmaxf(largest[i], tile_largest[i]) : largest[i];
-      factors[i] = exp2_approx((largest[i] - larger) * scale);
-      largest[i] = larger;
-      sums[i] *= factors[i];
-      const float shift = larger * scale;
+      const float shift = largest[i] * scale;
 #pragma unroll
       for (int n = 0; n < N; ++n) {
 #pragma unroll
@@ -125,34 +130,53 @@ __global__ void __launch_bounds__(F::kThreads, F::kBlocksAtOnce)
   const int64_t stride = task.row_stride();
   const bf16* const rows = qkv + part.first * stride;
   const int kv_head = part.head / (task.num_heads / task.num_kv_heads);
-  const bf16* const keys = rows + static_cast<int64_t>(task.num_heads + kv_head) * dim;
-  const bf16* const values = keys + static_cast<int64_t>(task.num_kv_heads) * dim;
 
   const int first_tile = task.keys_begin(block_row) / kKeys;
   const int end_tile = (task.keys_end(block_row, F::kRows, length) + kKeys - 1) / kKeys;
   // Of the warpgroup; it computes the tiles before its window, too, which add nothing.
   const int group_end = group_row < length ? (task.keys_end(group_row, 64, length) + kKeys - 1) / kKeys : first_tile;
 
-  const auto slot = [&](int tile) { return (tile - first_tile) % kStages * F::kTile; };
-  const auto load = [&](bf16* panels, const bf16* from, int tile) {
-    if (tile >= end_tile) return;
-    const int key = tile * kKeys;
-    load_panels_async<kKeys, kDim, F::kThreads>(panels + slot(tile), from + key * stride, stride, length - key, dim);
+  // Tile t is in slot (t − first_tile) % kStages, of keys and of values. This thread copies the same chunk of every
+  // kStep-th row.
+  constexpr int kStep = F::kThreads / 8;
+  const int row = static_cast<int>(threadIdx.x) / 8, chunk = static_cast<int>(threadIdx.x) % 8;
+  const bool has_chunk = kDim - 64 + chunk * 8 < dim;  // of the last panel; those before are full
+  bf16* const place = tile_chunk<64>(shared, row, chunk);
+  const int row_step = static_cast<int>(stride), to_values = task.num_kv_heads * dim;
+  const auto load = [&](bf16* to, const bf16* from, int num_rows) {
+#pragma unroll
+    for (int column = 0; column < kDim; column += 64) {
+#pragma unroll
+      for (int r = 0; r < kKeys; r += kStep) {
+        cp_async_16(to + column * kKeys + r * 64, from + column + r * row_step,
+                    r < num_rows && (column + 64 < kDim || has_chunk));
+      }
+    }
+  };
+  // Of the next keys to load.
+  int load_rows = length - first_tile * kKeys - row;
+  const bf16* source =
+      rows + (first_tile * kKeys + row) * stride + static_cast<int64_t>(task.num_heads + kv_head) * dim + chunk * 8;
+  const auto load_keys = [&](int slot) { load(place + F::kKeysAt + slot * F::kTile, source, load_rows); };
+  const auto advance = [&] {
+    source += kKeys * row_step;
+    load_rows -= kKeys;
   };
   load_panels_async<F::kRows, kDim, F::kThreads>(shared, rows + block_row * stride + part.head * dim, stride,
                                                  length - block_row, dim);
-  load(shared + F::kKeysAt, keys, first_tile);
+  load_keys(0);
   cp_async_commit();
 #pragma unroll
   for (int i = 0; i < kStages; ++i) {
-    load(shared + F::kValuesAt, values, first_tile + i);
-    if (i + 1 < kStages) load(shared + F::kKeysAt, keys, first_tile + i + 1);
+    if (first_tile + i < end_tile) load(place + F::kValuesAt + i * F::kTile, source + to_values, load_rows);
+    advance();
+    if (i + 1 < kStages && first_tile + i + 1 < end_tile) load_keys(i + 1);
     cp_async_commit();
   }
   const uint64_t query_matrix = describe_matrix(shared + warp / 4 * 64 * 64, 16);
   const uint64_t key_matrix = describe_matrix(shared + F::kKeysAt, 16);
-  const uint64_t value_matrix = describe_matrix(shared + F::kValuesAt, panel_bytes(F::kKeys));
-  const auto slot_bytes = [&](int tile) { return slot(tile) * static_cast<int>(sizeof(bf16)); };
+  const uint64_t value_matrix = describe_matrix(shared + F::kValuesAt, panel_bytes(kKeys));
+  constexpr int kTileBytes = F::kTile * static_cast<int>(sizeof(bf16));
   cp_async_wait<kStages>();  // queries and the first keys
   fence_async_proxy();
   __syncthreads();
@@ -181,18 +205,23 @@ __global__ void __launch_bounds__(F::kThreads, F::kBlocksAtOnce)
     round_probabilities();
   }
 
+  int slot = 0;
 #pragma unroll 1
   for (int tile = first_tile; tile < end_tile; ++tile) {
+    const int next_slot = slot + 1 == kStages ? 0 : slot + 1, last_slot = slot == 0 ? kStages - 1 : slot - 1;
     cp_async_wait<kStages - 2>();  // this tile's values, and the next keys …
     fence_async_proxy();
     __syncthreads();  // … of all threads; and nobody reads this tile's keys, or the values before
-    if (tile > first_tile) load(shared + F::kValuesAt, values, tile + kStages - 1);
-    load(shared + F::kKeysAt, keys, tile + kStages);
+    if (tile > first_tile && tile + kStages - 1 < end_tile) {
+      load(place + F::kValuesAt + last_slot * F::kTile, source - kKeys * row_step + to_values, load_rows + kKeys);
+    }
+    if (tile + kStages < end_tile) load_keys(slot);
     cp_async_commit();
+    advance();
     if (tile + 1 < group_end) {
       wgmma_fence();
-      multiply_keys<F>(scores, queries, query_matrix, later_matrix(key_matrix, slot_bytes(tile + 1)));
-      multiply_values<F>(out, probabilities, later_matrix(value_matrix, slot_bytes(tile)));
+      multiply_keys<F>(scores, queries, query_matrix, later_matrix(key_matrix, next_slot * kTileBytes));
+      multiply_values<F>(out, probabilities, later_matrix(value_matrix, slot * kTileBytes));
       wgmma_wait<1>(scores[0]);
       mask_unseen(task, scores, warp_row, (tile + 1) * kKeys, length, -INFINITY);
       const bool rescales = softmax.add(scores, scale, factors);
@@ -207,9 +236,10 @@ __global__ void __launch_bounds__(F::kThreads, F::kBlocksAtOnce)
       round_probabilities();
     } else if (tile < group_end) {
       wgmma_fence();
-      multiply_values<F>(out, probabilities, later_matrix(value_matrix, slot_bytes(tile)));
+      multiply_values<F>(out, probabilities, later_matrix(value_matrix, slot * kTileBytes));
       wgmma_wait<0>(out[0]);
     }
+    slot = next_slot;
   }
 
 #pragma unroll
