@@ -225,6 +225,7 @@ __global__ void __launch_bounds__(F::kThreads, F::kBlocksAtOnce)
       wgmma_wait<1>(scores[0]);
       mask_unseen(task, scores, warp_row, (tile + 1) * kKeys, length, -INFINITY);
       const bool rescales = softmax.add(scores, scale, factors);
+      compute_first(softmax.sums[0] + softmax.sums[1]);
       wgmma_wait<0>(out[0]);
       if (rescales) {
 #pragma unroll

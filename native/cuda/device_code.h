@@ -49,6 +49,7 @@ inline void wgmma(float (&sums)[N][4], uint64_t a, uint64_t b, bool adds) {
 using emulator::fence_async_proxy;
 using emulator::wgmma_commit;
 using emulator::wgmma_fence;
+inline void compute_first(float) {}
 template <int kGroups, int N>
 inline void wgmma_wait(float (&)[N][4]) {
   emulator::finish_products(kGroups);
@@ -278,6 +279,11 @@ __device__ __forceinline__ void wgmma_wait(float (&sums)[N][4]) {
   for (int n = 0; n < N; ++n) {
     asm volatile("" : "+f"(sums[n][0]), "+f"(sums[n][1]), "+f"(sums[n][2]), "+f"(sums[n][3])::"memory");
   }
+}
+/// What x ≥ 0, or NaN, comes from is computed before what follows: the compiler would rather wait first for products
+/// under way.
+__device__ __forceinline__ void compute_first(float x) {
+  asm volatile("{\n.reg .pred p;\nsetp.lt.f32 p, %0, 0f00000000;\n@p nanosleep.u32 0;\n}\n" ::"f"(x) : "memory");
 }
 /// What this thread wrote or copied to shared memory is there for products, after a barrier.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
