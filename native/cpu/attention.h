@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace limbeck {
@@ -28,14 +29,16 @@ inline int64_t attention_row_block(int64_t length) {
   return ((length + num_blocks - 1) / num_blocks + 5) / 6 * 6;
 }
 
-/// Scratch floats of one forward or backward task, enough for any instruction set.
+/// Scratch floats of one forward or backward task, enough for any instruction set, and for shorter sequences, too,
+/// whose row blocks may have more rows.
 inline int64_t attention_scratch_floats(int64_t length, int64_t head_dim) {
   constexpr int64_t kWidest = 16;
   const int64_t keys = (length + kWidest - 1) / kWidest * kWidest + 2 * kWidest;
   const int64_t width = (head_dim + kWidest - 1) / kWidest * kWidest;
-  const int64_t rows = attention_row_block(length);
+  const int64_t rows = length <= 512 ? std::min<int64_t>((length + 5) / 6 * 6, 96) : 48;
   // transposed keys and values, three [keys, width] matrices, three row blocks of width, two of keys, a dropout row
-  return 5 * keys * width + 3 * rows * width + 2 * rows * keys + keys;
+  const int64_t floats = 5 * keys * width + 3 * rows * width + 2 * rows * keys + keys;
+  return length <= 512 ? floats : std::max(floats, attention_scratch_floats(512, head_dim));
 }
 
 }  // namespace limbeck

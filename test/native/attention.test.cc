@@ -267,6 +267,12 @@ TEST("attention gradients match central differences of the reference, with dropo
   });
 }
 
+TEST("scratch for a sequence is enough for any shorter one") {
+  for (int64_t length = 2; length <= 3000; ++length) {
+    CHECK(attention_scratch_floats(length, 64) >= attention_scratch_floats(length - 1, 64));
+  }
+}
+
 TEST("every element of a long sequence's gradient is written") {
   Problem problem({{600, 1, 130}, 4, 2, 20, true, 0, false});
   problem.forward(2);
