@@ -243,9 +243,10 @@ void check_forward(const Case& c) {
 }
 
 template <typename T>
-void check_backward(const Case& c) {
+void check_backward(const Case& c, int num_multiprocessors = 0) {
   const Problem<T> problem(c);
   DeviceProblem<T> run(problem);
+  if (num_multiprocessors > 0) run.device.context.num_multiprocessors = num_multiprocessors;
   run.forward();
   run.backward();
   const std::vector<double> expected = problem.cpu_gradient();
@@ -299,6 +300,21 @@ TEST("cuda attention: gradients are those of the CPU, fp32") {
   for (const Case& c : kCases) check_backward<float>(c);
 }
 
+TEST("cuda attention: gradients of long sequences, a block a head, are those of the CPU") {
+  // Enough of like length for one multiprocessor.
+  for (const Case& c : {Case{{257, 300}, 2, 2, 64, true},
+                        {{700}, 1, 1, 64, true},
+                        {{600, 600, 0, 600, 600, 600}, 2, 1, 64, true},
+                        {{520, 600, 520, 1, 580, 520}, 2, 2, 64, false},
+                        {{513, 560, 530}, 4, 2, 40, false},
+                        {{640, 600}, 1, 1, 48, true, 100},
+                        {{700, 600, 590}, 2, 1, 64, true, 300},
+                        {{520}, 1, 1, 64, true, 1},
+                        {{320, 384}, 3, 1, 64, true, 257}}) {
+    check_backward<bf16>(c, 1);
+  }
+}
+
 TEST("cuda attention: rows that are not aligned to 16 bytes") {
   const Problem<bf16> problem({{70, 20}, 2, 1, 64, true});
   DeviceProblem<bf16> run(problem);
@@ -329,9 +345,12 @@ TEST("cuda attention stays exact for scores in the hundreds") {
 }
 
 TEST("cuda attention gives the same bits again, whatever was in the outputs") {
-  for (const Case& c : {Case{{130, 17, 70}, 4, 2, 64, true, 0, 0.25f, true}, {{140}, 2, 1, 128, true, 40}}) {
+  for (const Case& c : {Case{{130, 17, 70}, 4, 2, 64, true, 0, 0.25f, true},
+                        {{140}, 2, 1, 128, true, 40},
+                        {{400, 390}, 2, 1, 64, true}}) {
     const Problem<bf16> problem(c);
     DeviceProblem<bf16> one(problem, 0xFF), two(problem, 0x7B);
+    one.device.context.num_multiprocessors = two.device.context.num_multiprocessors = 1;
     for (auto* run : {&one, &two}) {
       run->forward();
       run->backward();
