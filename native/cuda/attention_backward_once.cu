@@ -14,10 +14,12 @@ namespace limbeck::cuda {
 namespace {
 
 /// A block's keys and the queries of a tile. Long sequences take eight warps, which share a multiprocessor's memory.
-template <int kWarps_, int kRowTiles_, int kBlocksAtOnce_>
+/// kIsOneVisit: one tile is all that a block has, and no registers go to what comes next.
+template <int kWarps_, int kRowTiles_, int kBlocksAtOnce_, bool kIsOneVisit_>
 struct Once {
   static constexpr int kDim = 64;
   static constexpr int kWarps = kWarps_, kThreads = 32 * kWarps, kBlocksAtOnce = kBlocksAtOnce_;
+  static constexpr bool kIsOneVisit = kIsOneVisit_;
   static constexpr int kRowTiles = kRowTiles_, kWarpKeys = 16 * kRowTiles, kKeys = kWarps * kWarpKeys;
   static constexpr int kQueries = 16 * kWarps;  // of a stage: 32 rows × 32 columns of their gradients a warp
   static constexpr int kStep = 32;              // of which so many are multiplied at a time
@@ -26,9 +28,8 @@ struct Once {
   static_assert(kQueries % 64 == 0 && 2 * kQueries == kThreads, "see the layouts below");
 
   /// [keys][values][gradients of scores][numbers of either stage][stages of queries, d_y and y]
-  static size_t shared_bytes(int num_stages) {
-    return (2 * kKeyTile + kKeys * kQueries + num_stages * kStage) * sizeof(bf16) + 4 * kQueries * sizeof(float);
-  }
+  static constexpr size_t kSharedBytes =
+      (2 * kKeyTile + kKeys * kQueries + (kIsOneVisit ? 1 : 2) * kStage) * sizeof(bf16) + 4 * kQueries * sizeof(float);
 };
 
 /// One tile of one key block: what a block does at a time.
@@ -59,10 +60,11 @@ __global__ void __launch_bounds__(B::kThreads, B::kBlocksAtOnce)
 
   // Which key blocks see a tile of queries first and last.
   const auto is_first_visit = [&](const Visit& visit) {
-    return task.keys_begin(visit.query) / B::kKeys == visit.key / B::kKeys;
+    return B::kIsOneVisit || task.keys_begin(visit.query) / B::kKeys == visit.key / B::kKeys;
   };
   const auto is_last_visit = [&](const Visit& visit) {
-    return (task.keys_end(visit.query, kQueries, length) - 1) / B::kKeys == visit.key / B::kKeys;
+    return B::kIsOneVisit ||
+           (task.keys_end(visit.query, kQueries, length) - 1) / B::kKeys == visit.key / B::kKeys;
   };
   const auto begin_query = [&](int key) { return task.first_query(key) / kQueries * kQueries; };
   const auto end_query = [&](int key) { return task.last_query(min(key + B::kKeys, length) - 1, length) + 1; };
@@ -132,15 +134,19 @@ __global__ void __launch_bounds__(B::kThreads, B::kBlocksAtOnce)
 
 #pragma unroll 1
     for (; visit.key == key; parity ^= 1) {
-      cp_async_wait<0>();
-      __syncthreads();  // this stage is there; nobody reads the one before, or the gradients of its scores
-      const Visit next = visit_after(visit);
+      Visit next = visit;
+      bool is_same_tile = false;
       float number = 0;
-      // Not yet there: the shifts of this tile, when the next visit is to the same.
-      const bool is_same_tile = next.head == visit.head && next.query == visit.query;
-      if (next.key < length) {
-        load_stage(parity ^ 1, next);
-        if (!is_same_tile) number = row_number(next);
+      if constexpr (!B::kIsOneVisit) {
+        cp_async_wait<0>();
+        __syncthreads();  // this stage is there; nobody reads the one before, or the gradients of its scores
+        next = visit_after(visit);
+        // Not yet there: the shifts of this tile, when the next visit is to the same.
+        is_same_tile = next.head == visit.head && next.query == visit.query;
+        if (next.key < length) {
+          load_stage(parity ^ 1, next);
+          if (!is_same_tile) number = row_number(next);
+        }
       }
       const bf16* const query_tile = stages + parity * B::kStage;
       const bf16* const d_out_tile = query_tile + B::kQueryTile;
@@ -333,6 +339,7 @@ __global__ void __launch_bounds__(B::kThreads, B::kBlocksAtOnce)
         }
       }
 
+      if constexpr (B::kIsOneVisit) break;
       if (is_same_tile && thread >= kQueries) number = row_shift[thread - kQueries];
       if (is_same_tile && thread < kQueries) number = row_lse[thread];
       row_numbers[(parity ^ 1) * 2 * kQueries + thread] = number;
@@ -352,6 +359,7 @@ __global__ void __launch_bounds__(B::kThreads, B::kBlocksAtOnce)
     __syncwarp();
     store_tile_rows<B::kWarpKeys, kDim>(key_tile, tile_row, d_qkv + key_offset, stride, length - key, dim);
     store_tile_rows<B::kWarpKeys, kDim>(value_tile, tile_row, d_qkv + value_offset, stride, length - key, dim);
+    if constexpr (B::kIsOneVisit) break;
     if (visit.key < length) {
       __syncthreads();
       load_keys(visit.key);
@@ -372,14 +380,13 @@ void launch_backward(Context& context, AttentionTask task, const AttentionShape&
   }
   task.blocks_per_head = 1;
   const int64_t num_blocks = shape.num_sequences * shape.num_key_value_heads;
-  const bool is_one_visit = shape.max_length <= B::kQueries && shape.num_attention_heads == shape.num_key_value_heads;
   launch(context, attention_backward_kernel<B>, dim3(static_cast<unsigned>(num_blocks)), dim3(B::kThreads),
-         B::shared_bytes(is_one_visit ? 1 : 2), task, qkv, y, lse, d_y, d_qkv, shifts, d_queries, padded_rows);
+         B::kSharedBytes, task, qkv, y, lse, d_y, d_qkv, shifts, d_queries, padded_rows);
 }
 
-using Short = Once<4, 1, 4>;
-using Middle = Once<4, 2, 2>;
-using Long = Once<8, 2, 1>;
+using Short = Once<4, 1, 4, true>;
+using Middle = Once<4, 2, 2, false>;
+using Long = Once<8, 2, 1, false>;
 
 /// Five products take 5/7 of the time of seven: so much longer than a perfect spread of the work may it take.
 constexpr double kWorthIdle = 1.25;
@@ -393,7 +400,7 @@ bool fits_one_pass(const Context& context, const AttentionTask& task, const Atte
   check_cuda(cudaGetDevice(&device), "cudaGetDevice");
   check_cuda(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
              "cudaDeviceGetAttribute");
-  if (static_cast<size_t>(shared_bytes) < Long::shared_bytes(2)) return false;
+  if (static_cast<size_t>(shared_bytes) < Long::kSharedBytes) return false;
   // A block has a whole head: are there enough to keep all multiprocessors busy to the end? Blocks may differ by the
   // squares of their sequences' lengths, of which the mean is known to be no less than this.
   const double blocks = static_cast<double>(shape.num_sequences * shape.num_key_value_heads);
@@ -407,7 +414,7 @@ bool fits_one_pass(const Context& context, const AttentionTask& task, const Atte
 
 void flash_attention_backward_once(Context& context, const AttentionTask& task, const AttentionShape& shape,
                                    const bf16* qkv, const bf16* y, const float* lse, const bf16* d_y, bf16* d_qkv) {
-  if (shape.max_length <= Short::kKeys) {
+  if (shape.max_length <= Short::kKeys && shape.num_attention_heads == shape.num_key_value_heads) {
     launch_backward<Short>(context, task, shape, qkv, y, lse, d_y, d_qkv);
   } else if (shape.max_length <= Middle::kKeys) {
     launch_backward<Middle>(context, task, shape, qkv, y, lse, d_y, d_qkv);
