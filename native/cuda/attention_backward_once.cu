@@ -20,6 +20,8 @@ struct Once {
   static constexpr int kDim = 64;
   static constexpr int kWarps = kWarps_, kThreads = 32 * kWarps, kBlocksAtOnce = kBlocksAtOnce_;
   static constexpr bool kIsOneVisit = kIsOneVisit_;
+  // 16 rows of keys leave registers for four blocks, 32 for the fragments of the keys.
+  static constexpr bool kKeepsKeys = kRowTiles_ == 2;
   static constexpr int kRowTiles = kRowTiles_, kWarpKeys = 16 * kRowTiles, kKeys = kWarps * kWarpKeys;
   static constexpr int kQueries = 16 * kWarps;  // of a stage: 32 rows × 32 columns of their gradients a warp
   static constexpr int kStep = 32;              // of which so many are multiplied at a time
@@ -125,9 +127,12 @@ __global__ void __launch_bounds__(B::kThreads, B::kBlocksAtOnce)
     const int warp_key = key + tile_row, warp_last_key = warp_key + B::kWarpKeys - 1;
     const int warp_begin = task.first_query(warp_key);
     const int warp_end = warp_key < length ? task.last_query(warp_last_key, length) + 1 : 0;
-    uint32_t key_rows[kDim / 16][M][4];
+    const SharedAddress lane_keys = lane_rows<kDim>(key_tile, tile_row);
+    uint32_t key_rows[B::kKeepsKeys ? kDim / 16 : 1][M][4];
+    if constexpr (B::kKeepsKeys) {
 #pragma unroll
-    for (int k = 0; k < kDim / 16; ++k) load_left<M, kDim>(key_rows[k], lane_rows<kDim>(key_tile, tile_row), k);
+      for (int k = 0; k < kDim / 16; ++k) load_left<M, kDim>(key_rows[k], lane_keys, k);
+    }
     float d_key[M][kDim / 8][4], d_value[M][kDim / 8][4];
     clear(d_key);
     clear(d_value);
@@ -187,7 +192,8 @@ __global__ void __launch_bounds__(B::kThreads, B::kBlocksAtOnce)
         clear(scores);
 #pragma unroll
         for (int k = 0; k < kDim / 16; ++k) {
-          multiply_rows<M, N, kDim>(scores, key_rows[k], lane_columns<kDim>(query_tile, step), k);
+          if constexpr (!B::kKeepsKeys) load_left<M, kDim>(key_rows[0], lane_keys, k);
+          multiply_rows<M, N, kDim>(scores, key_rows[B::kKeepsKeys ? k : 0], lane_columns<kDim>(query_tile, step), k);
         }
         // Scores to probabilities; the columns are query rows.
 #pragma unroll
@@ -291,7 +297,7 @@ __global__ void __launch_bounds__(B::kThreads, B::kBlocksAtOnce)
       const int chunk_bit = 64;  // bytes of four chunks of a row of 128
       const SharedAddress lane_scores =
           lane_columns<64>(score_tile + part_row / 64 * B::kScorePanel, 0) ^ (part_row % 64 / 32 * chunk_bit);
-      const SharedAddress lane_keys = lane_rows<kDim>(key_tile, 0) ^ (warp % 2 * chunk_bit);
+      const SharedAddress lane_key_columns = lane_rows<kDim>(key_tile, 0) ^ (warp % 2 * chunk_bit);
 #pragma unroll 2
       for (int row = first_key / B::kWarpKeys * B::kWarpKeys; row < end_key; row += 16) {
         uint32_t a[2][4];
@@ -302,7 +308,7 @@ __global__ void __launch_bounds__(B::kThreads, B::kBlocksAtOnce)
 #pragma unroll
         for (int n = 0; n < 4; n += 2) {
           uint32_t b[4];
-          ldmatrix_x4_trans(b, later_chunk(later_rows<kDim>(lane_keys, row), n));
+          ldmatrix_x4_trans(b, later_chunk(later_rows<kDim>(lane_key_columns, row), n));
           const uint32_t b0[2] = {b[0], b[1]}, b1[2] = {b[2], b[3]};
 #pragma unroll
           for (int m = 0; m < 2; ++m) {
