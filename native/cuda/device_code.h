@@ -19,6 +19,10 @@ namespace limbeck::cuda {
 #ifdef LIMBECK_CUDA_EMULATED
 
 using emulator::bf16;
+using emulator::cluster_arrive;
+using emulator::cluster_rank;
+using emulator::cluster_store;
+using emulator::cluster_wait;
 
 /// Declares `type* name`, the dynamic shared memory of the block, aligned to 128 bytes.
 #define LIMBECK_SHARED_MEMORY(type, name) \
@@ -189,6 +193,43 @@ __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commi
 template <int N>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+// Thread-block clusters: blocks that run at the same time and write to each other's shared memory. Compute capability
+// 9.0 on; a kernel that uses them has no static shared memory.
+
+/// Of this block in its cluster.
+__device__ __forceinline__ int cluster_rank() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+#else
+  return 0;
+#endif
+}
+
+/// A barrier of all threads of the cluster that have not ended, in two halves: what is written before the arrival, in
+/// any block, is there after the wait. Each thread waits once for each of its arrivals, or ends.
+__device__ __forceinline__ void cluster_arrive() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void cluster_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+/// Writes where `shared`, an address in this block's shared memory, lies in that of block `rank` of the cluster, which
+/// must run: a barrier before tells.
+__device__ __forceinline__ void cluster_store(void* shared, int rank, uint32_t value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  uint32_t address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(shared)), "r"(rank));
+  asm volatile("st.shared::cluster.u32 [%0], %1;" : : "r"(address), "r"(value) : "memory");
+#endif
 }
 
 /// Starts to fetch the cache line into the second-level cache.

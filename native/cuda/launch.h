@@ -7,11 +7,12 @@
 namespace limbeck::cuda {
 
 #if defined(__CUDACC__) || defined(LIMBECK_CUDA_EMULATED)  // not in host code that g++ compiles
-/// Runs kernel(arguments…) on the stream. Nothing when dry, or where the grid is empty.
+/// Runs kernel(arguments…) on the stream, in clusters of neighbouring blocks where cluster_size > 1 (compute capability
+/// 9.0 on). Nothing when dry, or where the grid is empty.
 ///   shared_bytes  of dynamic shared memory, ≤ 227 KiB on sm_90 (99 on sm_86 and sm_89, 163 on sm_80)
 template <typename... Parameters>
-void launch(Context& context, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-            std::decay_t<Parameters>... arguments) {
+void launch_clusters(Context& context, void (*kernel)(Parameters...), int cluster_size, dim3 grid, dim3 block,
+                     size_t shared_bytes, std::decay_t<Parameters>... arguments) {
   if (context.is_dry || grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   // More than 48 KiB, static memory included, must be asked for.
   if (shared_bytes > 32 * 1024) {
@@ -20,13 +21,35 @@ void launch(Context& context, void (*kernel)(Parameters...), dim3 grid, dim3 blo
         "cudaFuncSetAttribute");
   }
 #ifdef LIMBECK_CUDA_EMULATED
-  check_cuda(emulator::launch_kernel(kernel, grid, block, shared_bytes, context.stream, arguments...), "a launch");
+  check_cuda(emulator::launch_kernel(kernel, grid, block, shared_bytes, cluster_size, context.stream, arguments...),
+             "a launch");
 #else
-  // clang-format off
-  kernel<<<grid, block, shared_bytes, context.stream>>>(arguments...);
-  // clang-format on
+  if (cluster_size == 1) {
+    // clang-format off
+    kernel<<<grid, block, shared_bytes, context.stream>>>(arguments...);
+    // clang-format on
+  } else {
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = static_cast<unsigned>(cluster_size);
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = context.stream;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    check_cuda(cudaLaunchKernelEx(&config, kernel, arguments...), "a launch");
+  }
   check_cuda(cudaGetLastError(), "a launch");
 #endif
+}
+
+template <typename... Parameters>
+void launch(Context& context, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+            std::decay_t<Parameters>... arguments) {
+  launch_clusters(context, kernel, 1, grid, block, shared_bytes, arguments...);
 }
 
 #endif

@@ -18,7 +18,7 @@
 namespace limbeck::cuda::emulator {
 namespace {
 
-enum class State { kReady, kAtBarrier, kInCollective, kDone };
+enum class State { kReady, kAtBarrier, kAtClusterBarrier, kInCollective, kDone };
 
 struct AsyncCopy {
   void* shared;
@@ -44,11 +44,14 @@ struct Thread {
   std::vector<std::vector<AsyncCopy>> copies;  // groups, the open one last
   std::vector<std::vector<Product>> products;  // likewise
   bool has_fenced = false, has_copied = false;
+  bool has_arrived = false;  // at the barrier of the cluster
+  int num_arrivals = 0;
 
   void reset() {
     copies.clear();
     products.clear();
-    has_fenced = has_copied = false;
+    has_fenced = has_copied = has_arrived = false;
+    num_arrivals = 0;
   }
 };
 
@@ -60,35 +63,71 @@ struct Warp {
   int num_products;
 };
 
-/// The block that runs.
+/// A block of the cluster that runs.
 struct Block {
+  uint3 index;
   std::vector<Thread> threads;  // kept from block to block for their stacks
   std::vector<Warp> warps;
   int num_threads = 0, num_at_barrier = 0, num_done = 0, num_predicates = 0, predicates_of_last = 0;
   int current = 0;
   char* shared = nullptr;
   size_t shared_bytes = 0;
+  std::unique_ptr<void, decltype(&std::free)> shared_owner{nullptr, std::free};
+};
+
+/// The blocks that run at once: one, where a kernel was launched without clusters.
+struct Cluster {
+  std::vector<std::unique_ptr<Block>> blocks;  // kept for their fibers
+  int size = 0, current = 0;
+  int num_awaited = 0;   // threads that live and have not arrived at the barrier
+  int num_barriers = 0;  // that were passed
   const std::function<void()>* kernel = nullptr;
   std::exception_ptr error;
 };
 
-Block& block() {
-  static Block the_block;
-  return the_block;
+Cluster& cluster() {
+  static Cluster the_cluster;
+  return the_cluster;
+}
+
+Block& block() { return *cluster().blocks[cluster().current]; }
+
+void make_ready(Block& b, int index) {
+  b.threads[index].state = State::kReady;
+  b.warps[index / 32].ready |= 1u << index % 32;
+}
+
+/// A thread arrived at the cluster's barrier, or ended before: the last one opens it.
+void count_arrival() {
+  Cluster& c = cluster();
+  if (--c.num_awaited > 0) return;
+  ++c.num_barriers;
+  for (int i = 0; i < c.size; ++i) {
+    Block& b = *c.blocks[i];
+    for (int t = 0; t < b.num_threads; ++t) {
+      Thread& thread = b.threads[t];
+      if (thread.state == State::kDone) continue;
+      thread.has_arrived = false;
+      ++c.num_awaited;
+      if (thread.state == State::kAtClusterBarrier) make_ready(b, t);
+    }
+  }
 }
 
 void run_thread() {
   try {
-    (*block().kernel)();
+    (*cluster().kernel)();
     for (const auto& group : block().threads[block().current].products) {
       if (!group.empty()) fail_in_kernel("a thread ends before its products");
     }
   } catch (...) {
-    if (!block().error) block().error = std::current_exception();
+    if (!cluster().error) cluster().error = std::current_exception();
   }
   Block& b = block();
-  b.threads[b.current].state = State::kDone;
+  Thread& thread = b.threads[b.current];
+  thread.state = State::kDone;
   ++b.num_done;
+  if (!thread.has_arrived) count_arrival();
 }
 
 void resume(int index) {
@@ -97,12 +136,6 @@ void resume(int index) {
   threadIdx = b.threads[index].index;
   b.warps[index / 32].ready &= ~(1u << index % 32);
   b.threads[index].fiber->resume();
-}
-
-void make_ready(int index) {
-  Block& b = block();
-  b.threads[index].state = State::kReady;
-  b.warps[index / 32].ready |= 1u << index % 32;
 }
 
 std::string place() {
@@ -114,15 +147,17 @@ std::string place() {
 
 [[noreturn]] void report_stuck() {
   Block& b = block();
-  int in_collectives = 0, example = 0;
+  int in_collectives = 0, at_cluster_barrier = 0, example = 0;
   for (int i = 0; i < b.num_threads; ++i) {
     if (b.threads[i].state == State::kInCollective) ++in_collectives, example = i;
+    if (b.threads[i].state == State::kAtClusterBarrier) ++at_cluster_barrier;
     if (b.threads[i].state == State::kAtBarrier && in_collectives == 0) example = i;
   }
   threadIdx = b.threads[example].index;
   std::string message = "no thread of the block can go on: of " + std::to_string(b.num_threads) + " threads " +
                         std::to_string(b.num_at_barrier) + " wait at __syncthreads, " + std::to_string(in_collectives) +
-                        " in a collective of their warp, " + std::to_string(b.num_done) + " have ended";
+                        " in a collective of their warp, " + std::to_string(at_cluster_barrier) +
+                        " at the barrier of the cluster, " + std::to_string(b.num_done) + " have ended";
   if (in_collectives > 0) {
     const Warp& warp = b.warps[example / 32];
     char masks[80];
@@ -133,37 +168,86 @@ std::string place() {
   throw std::logic_error(message + place());
 }
 
-/// Runs the threads of a block to their ends, backward if asked.
-void run_block(bool backward) {
+/// Runs the threads of the current block until none can go on; whether one could.
+bool run_block(bool backward) {
   Block& b = block();
   const int num_warps = static_cast<int>(b.warps.size());
-  while (b.num_done < b.num_threads) {
-    bool progress = false;
-    for (int w = 0; w < num_warps; ++w) {
-      const int index = backward ? num_warps - 1 - w : w;
-      Warp& warp = b.warps[index];
-      while (warp.ready != 0) {
-        progress = true;
-        for (uint32_t ready = warp.ready; ready != 0;) {
-          const int lane = backward ? 31 - __builtin_clz(ready) : __builtin_ctz(ready);
-          ready &= ~(1u << lane);
-          resume(index * 32 + lane);
-          if (b.error) std::rethrow_exception(b.error);
-        }
+  bool progress = false;
+  for (int w = 0; w < num_warps; ++w) {
+    const int index = backward ? num_warps - 1 - w : w;
+    Warp& warp = b.warps[index];
+    while (warp.ready != 0) {
+      progress = true;
+      for (uint32_t ready = warp.ready; ready != 0;) {
+        const int lane = backward ? 31 - __builtin_clz(ready) : __builtin_ctz(ready);
+        ready &= ~(1u << lane);
+        resume(index * 32 + lane);
+        if (cluster().error) std::rethrow_exception(cluster().error);
       }
     }
-    if (b.num_at_barrier == b.num_threads) {
-      b.predicates_of_last = b.num_predicates;
-      b.num_at_barrier = b.num_predicates = 0;
-      for (int i = 0; i < b.num_threads; ++i) make_ready(i);
-    } else if (!progress) {
-      report_stuck();
+  }
+  if (b.num_at_barrier == b.num_threads) {
+    b.predicates_of_last = b.num_predicates;
+    b.num_at_barrier = b.num_predicates = 0;
+    for (int i = 0; i < b.num_threads; ++i) make_ready(b, i);
+    return true;
+  }
+  return progress;
+}
+
+/// Runs the blocks of the cluster to their ends, in turns, backward if asked.
+void run_cluster(bool backward) {
+  Cluster& c = cluster();
+  for (int num_left = c.size; num_left > 0;) {
+    bool progress = false;
+    num_left = 0;
+    for (int i = 0; i < c.size; ++i) {
+      c.current = backward ? c.size - 1 - i : i;
+      blockIdx = block().index;
+      while (run_block(backward)) progress = true;
+      num_left += block().num_done < block().num_threads;
+    }
+    if (progress) continue;
+    while (num_left > 0 && block().num_done == block().num_threads) c.current = (c.current + 1) % c.size;
+    if (num_left > 0) report_stuck();
+  }
+  for (int i = 0; i < c.size; ++i) {
+    const std::vector<Warp>& warps = c.blocks[i]->warps;
+    for (size_t w = 0; w < warps.size(); ++w) {
+      if (warps[w].num_products != warps[w / 4 * 4].num_products) {
+        throw std::logic_error("the warps of a warpgroup multiply different numbers of times" + place());
+      }
     }
   }
-  for (int w = 0; w < num_warps; ++w) {
-    if (b.warps[w].num_products != b.warps[w / 4 * 4].num_products) {
-      throw std::logic_error("the warps of a warpgroup multiply different numbers of times" + place());
-    }
+}
+
+/// Sets out block `number` of the grid as block `rank` of the cluster.
+void begin_block(int rank, uint64_t number, dim3 grid, dim3 size, size_t shared_bytes) {
+  Cluster& c = cluster();
+  while (static_cast<int>(c.blocks.size()) <= rank) c.blocks.push_back(std::make_unique<Block>());
+  Block& b = *c.blocks[rank];
+  b.index = {static_cast<unsigned>(number % grid.x), static_cast<unsigned>(number / grid.x % grid.y),
+             static_cast<unsigned>(number / grid.x / grid.y)};
+  b.num_threads = static_cast<int>(size.x * size.y * size.z);
+  while (static_cast<int>(b.threads.size()) < b.num_threads) {
+    b.threads.push_back({{}, State::kDone, std::make_unique<Fiber>(run_thread), {}, {}});
+  }
+  b.warps.resize((b.num_threads + 31) / 32);
+  // Exactly so large that the address sanitizer sees what lies beyond; its own alignment is 16, the device's 1024.
+  void* shared = nullptr;
+  if (shared_bytes > 0 && posix_memalign(&shared, 1024, shared_bytes) != 0) throw std::bad_alloc();
+  if (shared_bytes > 0) std::memset(shared, 0xFF, shared_bytes);
+  b.shared_owner.reset(shared);
+  b.shared = static_cast<char*>(shared);
+  b.shared_bytes = shared_bytes;
+  b.num_at_barrier = b.num_done = b.num_predicates = 0;
+  for (Warp& warp : b.warps) warp.ready = warp.waiting = 0, warp.num_products = 0;
+  for (int t = 0; t < b.num_threads; ++t) {
+    const unsigned u = static_cast<unsigned>(t);
+    Thread& thread = b.threads[t];
+    thread.index = {u % size.x, u / size.x % size.y, u / size.x / size.y};
+    thread.reset();
+    make_ready(b, t);
   }
 }
 
@@ -201,7 +285,7 @@ void wait_for_warp(uint32_t mask, void* record, void (*finish)(WarpLanes&)) {
   finish(warp.lanes);
   warp.waiting &= ~mask;
   for (int other = 0; other < 32; ++other) {
-    if (other != lane && (mask >> other & 1) != 0) make_ready(b.current / 32 * 32 + other);
+    if (other != lane && (mask >> other & 1) != 0) make_ready(b, b.current / 32 * 32 + other);
   }
 }
 
@@ -211,46 +295,64 @@ void* shared_memory() { return block().shared; }
 
 void fail_in_kernel(const char* what) { throw std::logic_error(what + place()); }
 
-void run_blocks(dim3 grid, dim3 block_size, size_t shared_bytes, const std::function<void()>& kernel) {
+int cluster_rank() { return cluster().current; }
+
+void cluster_arrive() {
+  Thread& thread = block().threads[block().current];
+  if (thread.has_arrived) fail_in_kernel("a thread arrives twice at one barrier of the cluster");
+  thread.has_arrived = true;
+  ++thread.num_arrivals;
+  count_arrival();
+}
+
+void cluster_wait() {
+  Block& b = block();
+  Thread& thread = b.threads[b.current];
+  if (cluster().num_barriers >= thread.num_arrivals) return;
+  thread.state = State::kAtClusterBarrier;
+  Fiber::pause();
+}
+
+void cluster_store(void* shared, int rank, uint32_t value) {
+  Cluster& c = cluster();
+  if (rank < 0 || rank >= c.size) fail_in_kernel("there is no such block in the cluster");
+  Block& b = *c.blocks[rank];
+  if (c.num_barriers == 0) fail_in_kernel("a block writes to another before a barrier tells that it runs");
+  if (b.num_done == b.num_threads) fail_in_kernel("a block writes to another that has ended");
+  char* const to = b.shared + (static_cast<char*>(shared) - block().shared);
+  if (reinterpret_cast<uintptr_t>(to) % 4 != 0 || !may_access(to, 4)) {
+    fail_in_kernel("cluster_store writes to memory that is not the kernel's");
+  }
+  std::memcpy(to, &value, 4);
+}
+
+void run_blocks(dim3 grid, dim3 block_size, size_t shared_bytes, const std::function<void()>& kernel,
+                int cluster_size) {
   static std::mutex mutex;  // engines of several threads take turns: the names of device code are global
   const std::lock_guard<std::mutex> lock(mutex);
   static uint64_t num_launches = 0;
   const uint64_t launch = num_launches++;
-  Block& b = block();
-  b.num_threads = static_cast<int>(block_size.x * block_size.y * block_size.z);
-  while (static_cast<int>(b.threads.size()) < b.num_threads) {
-    b.threads.push_back({{}, State::kDone, std::make_unique<Fiber>(run_thread), {}, {}});
-  }
-  b.warps.resize((b.num_threads + 31) / 32);
-  b.kernel = &kernel;
-  b.error = nullptr;
+  Cluster& c = cluster();
+  c.size = cluster_size;
+  c.kernel = &kernel;
+  c.error = nullptr;
   blockDim = block_size;
   gridDim = grid;
-  // Exactly so large that the address sanitizer sees what lies beyond; its own alignment is 16, the device's 1024.
-  void* shared = nullptr;
-  if (shared_bytes > 0 && posix_memalign(&shared, 1024, shared_bytes) != 0) throw std::bad_alloc();
-  const std::unique_ptr<void, decltype(&std::free)> owner(shared, std::free);
-  b.shared = static_cast<char*>(shared);
-  b.shared_bytes = shared_bytes;
-
-  const uint64_t num_blocks = uint64_t{grid.x} * grid.y * grid.z;
-  for (uint64_t i = 0; i < num_blocks; ++i) {
-    const uint64_t number = launch % 2 == 0 ? i : num_blocks - 1 - i;
-    blockIdx = {static_cast<unsigned>(number % grid.x), static_cast<unsigned>(number / grid.x % grid.y),
-                static_cast<unsigned>(number / grid.x / grid.y)};
-    if (shared_bytes > 0) std::memset(shared, 0xFF, shared_bytes);
-    b.num_at_barrier = b.num_done = b.num_predicates = 0;
-    for (Warp& warp : b.warps) warp.ready = warp.waiting = 0, warp.num_products = 0;
-    for (int t = 0; t < b.num_threads; ++t) {
-      const unsigned u = static_cast<unsigned>(t);
-      b.threads[t].index = {u % block_size.x, u / block_size.x % block_size.y, u / block_size.x / block_size.y};
-      b.threads[t].reset();
-      make_ready(t);
+  const uint64_t num_blocks = uint64_t{grid.x} * grid.y * grid.z, size = static_cast<uint64_t>(cluster_size);
+  const uint64_t num_clusters = num_blocks / size;
+  for (uint64_t i = 0; i < num_clusters; ++i) {
+    const uint64_t number = launch % 2 == 0 ? i : num_clusters - 1 - i;
+    for (uint64_t rank = 0; rank < size; ++rank) {
+      begin_block(static_cast<int>(rank), number * size + rank, grid, block_size, shared_bytes);
     }
+    c.num_awaited = cluster_size * static_cast<int>(block_size.x * block_size.y * block_size.z);
+    c.num_barriers = 0;
     try {
-      run_block((launch + i) % 2 != 0);
+      run_cluster((launch + i) % 2 != 0);
     } catch (...) {
-      for (Thread& thread : b.threads) thread.fiber->abandon();
+      for (uint64_t rank = 0; rank < size; ++rank) {
+        for (Thread& thread : c.blocks[rank]->threads) thread.fiber->abandon();
+      }
       throw;
     }
   }

@@ -35,9 +35,17 @@ void* shared_memory();
 /// Throws std::logic_error with the kernel's block and thread.
 [[noreturn]] void fail_in_kernel(const char* what);
 
-/// Runs the blocks one after the other. Every second block begins with its last thread, every second launch with its
-/// last block, so that what depends on the order comes to light. Throws std::logic_error where not all threads reach a
-/// barrier, and what a thread throws.
-void run_blocks(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
+/// Of thread-block clusters. Their barrier opens when all threads that have not ended have arrived; each thread waits
+/// once for each of its arrivals, or ends.
+int cluster_rank();
+void cluster_arrive();
+void cluster_wait();
+/// Writes where `shared`, an address in this block's shared memory, lies in that of another block.
+void cluster_store(void* shared, int rank, uint32_t value);
+
+/// Runs the blocks one after the other, those of a cluster (neighbours along x) in turns. Every second block begins
+/// with its last thread, every second launch with its last block, so that what depends on the order comes to light.
+/// Throws std::logic_error where not all threads reach a barrier, and what a thread throws.
+void run_blocks(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel, int cluster_size = 1);
 
 }  // namespace limbeck::cuda::emulator

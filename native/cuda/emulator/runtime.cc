@@ -170,12 +170,15 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
   return cudaSuccess;
 }
 
-cudaError_t launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel) {
+cudaError_t launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, int cluster_size,
+                   std::function<void()> kernel) {
   const bool fits = grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.x <= 0x7FFFFFFFu && grid.y <= 65535 &&
                     grid.z <= 65535 && block.x > 0 && block.y > 0 && block.z > 0 && block.z <= 64 &&
-                    uint64_t{block.x} * block.y * block.z <= 1024 && shared_bytes <= 227 * 1024;
+                    uint64_t{block.x} * block.y * block.z <= 1024 && shared_bytes <= 227 * 1024 && cluster_size >= 1 &&
+                    cluster_size <= 8 && grid.x % static_cast<unsigned>(cluster_size) == 0 &&
+                    (cluster_size == 1 || machine().major >= 9);
   if (!fits) return remember(cudaErrorInvalidConfiguration);
-  return enqueue(stream, [=] { run_blocks(grid, block, shared_bytes, kernel); });
+  return enqueue(stream, [=] { run_blocks(grid, block, shared_bytes, kernel, cluster_size); });
 }
 
 }  // namespace limbeck::cuda::emulator

@@ -158,13 +158,14 @@ void hide(void* address, size_t size_bytes);
 
 /// Does the work now, or when the graph under capture is launched.
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
-cudaError_t launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel);
+cudaError_t launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, int cluster_size,
+                   std::function<void()> kernel);
 
 template <typename... Parameters>
-cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, int cluster_size,
                           cudaStream_t stream, std::decay_t<Parameters>... arguments) {
   return launch(
-      stream, grid, block, shared_bytes,
+      stream, grid, block, shared_bytes, cluster_size,
       [kernel, copies = std::tuple<std::decay_t<Parameters>...>(arguments...)] { std::apply(kernel, copies); });
 }
 

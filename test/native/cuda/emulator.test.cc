@@ -47,6 +47,33 @@ __global__ void rotate_through_shared_memory(const int* x, int* y, int rounds) {
   y[thread] = value;
 }
 
+/// Each block of a cluster gives each later one a number a thread, twice; the first leaves after the first time.
+///   sums [gridDim.x, blockDim.x] = of all that came
+__global__ void send_through_cluster(int cluster_size, int* sums) {
+  LIMBECK_SHARED_MEMORY(uint32_t, shared);  // [2, cluster_size, blockDim.x]
+  const int rank = cluster_rank(), thread = static_cast<int>(threadIdx.x), count = static_cast<int>(blockDim.x);
+  for (int i = thread; i < 2 * cluster_size * count; i += count) shared[i] = 0;
+  cluster_arrive();
+  int* const sum = sums + blockIdx.x * blockDim.x + threadIdx.x;
+  *sum = 0;
+  for (int round = 0; round < 2; ++round) {
+    uint32_t* const received = shared + round * cluster_size * count;
+    cluster_wait();  // the others' memory is theirs, and set out
+    for (int to = rank + 1; to < cluster_size; ++to) {
+      cluster_store(received + rank * count + thread, to,
+                    static_cast<uint32_t>((round + 1) * 1000 * (rank + 1) + thread + static_cast<int>(blockIdx.x)));
+    }
+    cluster_arrive();
+    cluster_wait();
+    for (int from = 0; from < cluster_size; ++from) {
+      *sum += static_cast<int>(received[from * count + (thread + 1) % count]);
+    }
+    if (rank == 0) return;
+    cluster_arrive();
+  }
+  cluster_wait();
+}
+
 /// Per lane: the results of each collective.
 __global__ void use_collectives(int* out) {
   const int lane = static_cast<int>(threadIdx.x);
@@ -227,6 +254,28 @@ TEST("device code: dynamic shared memory, more than 48 KiB too") {
   }
 }
 
+TEST("device code: blocks of a cluster write to each other's shared memory") {
+  TestDevice device;
+  for (const int size : {1, 2, 4, 8}) {
+    const int threads = 96, blocks = 2 * size;
+    DeviceArray<int> sums(blocks * threads);
+    launch_clusters(device.context, send_through_cluster, size, dim3(blocks), dim3(threads),
+                    static_cast<size_t>(2 * size * threads * 4), size, sums.data());
+    const std::vector<int> out = sums.get();
+    for (int block = 0; block < blocks; ++block) {
+      for (int thread = 0; thread < threads; ++thread) {
+        int expected = 0;
+        for (int from = 0; from < block % size; ++from) {
+          const int own = (thread + 1) % threads + block / size * size + from;
+          expected += 1000 * (from + 1) + own;
+          if (from > 0) expected += 2000 * (from + 1) + own;
+        }
+        CHECK(out[static_cast<size_t>(block * threads + thread)] == expected);
+      }
+    }
+  }
+}
+
 TEST("device code: collectives of a warp and of a block") {
   TestDevice device;
   DeviceArray<int> out(64 * 12);
@@ -391,6 +440,25 @@ void meet_in_different_collectives() {
 void read_outside_of_mask() {
   if (threadIdx.x < 16) __shfl_xor_sync(0xFFFFu, 1, 16);
 }
+void store_before_barrier() { cluster_store(limbeck::cuda::emulator::shared_memory(), 1 - cluster_rank(), 1); }
+void store_where_all_ended() {
+  cluster_arrive();
+  cluster_wait();
+  if (cluster_rank() == 0) return;
+  cluster_arrive();
+  cluster_wait();
+  cluster_store(limbeck::cuda::emulator::shared_memory(), 0, 1);
+}
+void wait_at_two_barriers() {
+  if (cluster_rank() == 0) {
+    cluster_arrive();
+    cluster_wait();
+  } else {
+    __syncthreads();
+    if (threadIdx.x == 0) return;
+    __syncthreads();
+  }
+}
 void read_before_copy(const float* x, float* out) {
   __shared__ __align__(16) float shared[4];
   cp_async_16(shared, x, true);
@@ -462,6 +530,12 @@ TEST("emulator: mistakes of kernels are reported, and the next launch works") {
     CHECK(has(complaint([&] { launch(c, diverge_in_warp, 1, 32, 0); }), "waits for lanes ffffffff, of which ffffff7f"));
     CHECK(has(complaint([&] { launch(c, meet_in_different_collectives, 1, 32, 0); }), "different collectives"));
     CHECK(has(complaint([&] { launch(c, read_outside_of_mask, 1, 32, 0); }), "not in its mask"));
+    const auto in_clusters = [&](void (*kernel)()) {
+      return complaint([&] { launch_clusters(c, kernel, 2, 2, 32, 16); });
+    };
+    CHECK(has(in_clusters(store_before_barrier), "before a barrier tells that it runs"));
+    CHECK(has(in_clusters(store_where_all_ended), "to another that has ended"));
+    CHECK(has(in_clusters(wait_at_two_barriers), "no thread of the block can go on"));
   }
   DeviceArray<int> out(10);
   launch(c, write_indices, 1, 10, 0, out.data());
