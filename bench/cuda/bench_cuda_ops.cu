@@ -416,7 +416,7 @@ void bench_loss(Run& run) {
 /// The first half of a request; top-k is the second.
 void bench_encoder(Run& run) {
   const int width = 64, heads = 2, intermediate = 4 * width, layers = 2;
-  for (const int length : {1, 16, 64}) {
+  for (const int length : {1, 16, 50, 64}) {
     run.row(
         "encode-sequence", "length " + std::to_string(length) + ", graph", "us", 0,
         [&](Context& context) {
@@ -448,13 +448,15 @@ void bench_encoder(Run& run) {
                       weight(width * intermediate),
                       weight(width)};
           }
+          char* packed = context.arena.allocate<char>(packed_encoder_bytes(encoder));
+          pack_encoder(context, encoder, packed);
           int32_t* inputs = context.arena.allocate<int32_t>(65);  // ids [64], length
           bf16* query = context.arena.allocate<bf16>(width);
           std::vector<int32_t> host_inputs(65, 7);
           host_inputs[64] = length;
           copy_to_device(context, inputs, host_inputs.data(), 65);
           synchronize(context);
-          return [=, &context] { encode_sequence(context, encoder, 64, inputs + 64, inputs, query); };
+          return [=, &context] { encode_sequence(context, encoder, packed, 64, inputs + 64, inputs, query); };
         },
         true);
   }

@@ -218,7 +218,7 @@ struct Api {
   int32_t (*read_array)(Trainer* trainer, ApiArray array, int64_t index, float* out, ApiError* error);
   int32_t (*write_array)(Trainer* trainer, ApiArray array, int64_t index, const float* in, ApiError* error);
 
-  /// The items are the rows of the model's table as it is now; the rest of the model stays shared with it.
+  /// The items are the rows of the model's table as it is now, and so may its layers be; the rest stays shared with it.
   Recommender* (*create_recommender)(Model* model, ApiError* error);
   void (*destroy_recommender)(Recommender* recommender);
   int32_t (*recommend)(Recommender* recommender, const ApiRecommend* request, ApiError* error);

@@ -88,9 +88,16 @@ TransformerRecommender<T>::TransformerRecommender(Transformer<T>& model) : model
     throw Error("ERR_INVALID_ARGUMENT", "Only a causal sequence model without token types recommends.");
   }
   const int64_t count = model.padded_vocab_size() * config.hidden_size;
-  model.engine.reserve(memory_, [&](DeviceArena& memory) { items_ = memory.allocate<T>(count); });
+  model.engine.make_current();
+  const bool has_encoder = describe_encoder();
+  model.engine.reserve(memory_, [&](DeviceArena& memory) {
+    items_ = memory.allocate<T>(count);
+    if (has_encoder) packed_encoder_ = memory.allocate<char>(packed_encoder_bytes(encoder_));
+  });
+  if (has_encoder && config.tie_word_embeddings) encoder_.words = reinterpret_cast<const bf16*>(items_);
   model.engine.run([&](Context& context) {
     copy_on_device(context, items_, model.output_table(model.word_table(context)).weight, count);
+    if (has_encoder) pack_encoder(context, encoder_, packed_encoder_);
   });
 }
 
@@ -112,11 +119,11 @@ typename TransformerRecommender<T>::Plan& TransformerRecommender<T>::plan_for(in
 }
 
 template <typename T>
-bool TransformerRecommender<T>::make_encoder(int64_t max_length) {
+bool TransformerRecommender<T>::describe_encoder() {
   const TransformerConfig& config = model_.config;
   if constexpr (std::is_same_v<T, bf16>) {
     const bool has_words = config.tie_word_embeddings || config.item_feature_size == 0;
-    if (!has_words || !can_encode_sequence(config, max_length, max_shared_bytes())) return false;
+    if (!has_words || !can_encode_sequence(config, 1, encoder_shared_bytes())) return false;
     const auto int_of = [](int64_t value) { return static_cast<int>(value); };
     const bool norm_after = config.norm_placement == NormPlacement::kAfter;
     encoder_ = {int_of(config.num_hidden_layers),
@@ -127,7 +134,7 @@ bool TransformerRecommender<T>::make_encoder(int64_t max_length) {
                 config.norm_eps,
                 norm_after,
                 config.hidden_act == Activation::kGeluErf,
-                config.tie_word_embeddings ? items_ : model_.compute("embeddings.word"),
+                config.tie_word_embeddings ? nullptr : model_.compute("embeddings.word"),
                 model_.compute("embeddings.position"),
                 model_.master(norm_after ? "embeddings.norm.weight" : "final_norm.weight"),
                 model_.master(norm_after ? "embeddings.norm.bias" : "final_norm.bias"),
@@ -159,8 +166,8 @@ void TransformerRecommender<T>::make(Plan& plan) {
   std::fill(plan.host_inputs, plan.host_inputs + num_inputs, 0);
   plan.host_inputs[2 * length + 1] = 1;  // one item
   Engine& engine = model_.engine;
-  const bool has_encoder = make_encoder(length);
-  // One block encodes while the rest of the device has nothing to do.
+  const bool has_encoder = packed_encoder_ != nullptr && can_encode_sequence(config, length, encoder_shared_bytes());
+  // A few blocks encode while the rest of the device has nothing to do.
   const FetchedBytes fetched{items_, std::min(config.vocab_size * d * static_cast<int64_t>(sizeof(T)),
                                               static_cast<int64_t>(fetchable_bytes()))};
   engine.reserve(plan.memory, [&](DeviceArena& memory) {
@@ -176,7 +183,8 @@ void TransformerRecommender<T>::make(Plan& plan) {
       // Kernels read and write the host's few numbers themselves: a copy would take longer.
       if constexpr (std::is_same_v<T, bf16>) {
         if (has_encoder) {
-          encode_sequence(context, encoder_, length, plan.host_inputs + 2 * length + 1, plan.host_inputs, query,
+          encode_sequence(context, encoder_, packed_encoder_, length, plan.host_inputs + 2 * length + 1,
+                          plan.host_inputs, query,
                           {plan.host_inputs + 2 * length + 3, num_excluded, static_cast<int>(1 + kMaxK)}, fetched);
         }
       }

@@ -39,13 +39,14 @@ class TransformerRecommender final : public Recommender {
   };
   Plan& plan_for(int64_t length, int64_t k);
   void make(Plan& plan);
-  /// False where the general passes must do.
-  bool make_encoder(int64_t max_length);
+  /// Describes the model to encode_sequence(); false where that does not take it.
+  bool describe_encoder();
 
   Transformer<T>& model_;
   DeviceArena memory_;
   T* items_ = nullptr;  // [padded V, d]
   SequenceEncoder encoder_{};
+  char* packed_encoder_ = nullptr;  // null where the general passes must do
   std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Plan>> plans_;
 };
 

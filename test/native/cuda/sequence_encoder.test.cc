@@ -96,6 +96,8 @@ struct Student {
                            compute(prefix + "mlp.input.weight"),        compute(prefix + "mlp.input.bias"),
                            compute(prefix + "mlp.output.weight"),       compute(prefix + "mlp.output.bias")};
     }
+    packed = std::make_unique<DeviceArray<char>>(cuda::packed_encoder_bytes(encoder));
+    cuda::pack_encoder(device.context, encoder, packed->data());
   }
 
   /// The last row for the first `length` of some ids.
@@ -121,8 +123,8 @@ struct Student {
     for (size_t i = 0; i < words.size(); ++i) words[i] = static_cast<int32_t>(i * i);
     const DeviceArray<int32_t> device_words(words);
     DeviceArray<int32_t> copy(length * 8);
-    encode_sequence(device.context, encoder, max_length, device_length.data(), device_ids.data(), query.data(),
-                    {device_words.data(), copy.data(), static_cast<int>(words.size())},
+    encode_sequence(device.context, encoder, packed->data(), max_length, device_length.data(), device_ids.data(),
+                    query.data(), {device_words.data(), copy.data(), static_cast<int>(words.size())},
                     {halves[0]->data(), halves[0]->count() * 2 - length});
     const bool result = is_close(query.floats(), expected, 1.5e-2) && copy.get() == words;
     if (!result) {
@@ -137,6 +139,7 @@ struct Student {
   Transformer host;
   std::vector<std::unique_ptr<DeviceArray<float>>> floats;
   std::vector<std::unique_ptr<DeviceArray<bf16>>> halves;
+  std::unique_ptr<DeviceArray<char>> packed;
   SequenceEncoder encoder{};
 };
 
@@ -157,6 +160,13 @@ TEST("cuda: encode_sequence of any widths, numbers of heads and layers") {
     Student any(config);
     for (const int64_t length : {1, 20, 64}) CHECK(any.matches_cpu(length, 64));
   }
+}
+
+TEST("cuda: encode_sequence of long histories, wide and deep") {
+  Student wide(student(128, 8, 16, 512, 2)), deep(student(128, 4, 32, 512, 6));
+  for (const int64_t length : {1, 16, 81, 97, 128}) CHECK(wide.matches_cpu(length, 128));
+  CHECK(deep.matches_cpu(64, 64));
+  CHECK(deep.matches_cpu(90, 128));
 }
 
 TEST("cuda: encode_sequence with norms after, the exact GELU, and without biases") {
