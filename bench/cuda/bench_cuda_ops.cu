@@ -464,23 +464,31 @@ void bench_encoder(Run& run) {
 
 void bench_top_k(Run& run) {
   const int64_t items = run.tiny ? 1000 : 1'000'000, width = run.tiny ? 16 : 64;
-  for (const int64_t k : {10, 100}) {
-    for (const bool as_graph : {true, false}) {
+  struct Case {
+    const char* variant;
+    bool is_quantised, as_graph;
+  };
+  for (const int64_t k : {10, 16, 64, 100}) {
+    for (const Case& c : {Case{"graph", true, true}, Case{"items alone, graph", false, true}, Case{"launches", true, false}}) {
       run.row(
-          "topk-" + std::to_string(k), as_graph ? "graph" : "launches", "us", 0,
+          "topk-" + std::to_string(k), c.variant, "us", 0,
           [&](Context& context) {
             Fill fill(context);
-            // Two tables in turns would not change much: one is more than twice the second-level cache.
+            // Two tables in turns would not change much: one is more than the second-level cache holds.
             const bf16 *queries = fill.uniform<bf16>(width), *table = fill.uniform<bf16>(items * width);
+            int8_t* levels = context.arena.allocate<int8_t>(items * QuantisedItems::row_bytes(width));
+            float* scales = context.arena.allocate<float>((items + 3) / 4 * 4);
+            const QuantisedItems quantised = quantise_items<bf16>(context, table, items, width, levels, scales);
+            const QuantisedItems given = c.is_quantised ? quantised : QuantisedItems();
             int32_t* indices = context.arena.allocate<int32_t>(k);
             float* scores = context.arena.allocate<float>(k);
             unsigned* num_finished = fill.zeros<unsigned>(1);
             return [=, &context] {
               top_k_items<bf16>(context, queries, table, nullptr, 1, items, width, k, indices, scores, 0,
-                                {nullptr, nullptr, num_finished});
+                                {nullptr, nullptr, num_finished}, given);
             };
           },
-          as_graph);
+          c.as_graph);
     }
   }
 }

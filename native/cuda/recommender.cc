@@ -17,7 +17,8 @@ namespace limbeck::cuda {
 
 namespace {
 
-constexpr int64_t kMaxK = 1024;  // of top_k_items
+constexpr int64_t kMaxK = 1024;                      // of top_k_items
+constexpr int64_t kMinQuantised = int64_t{1} << 22;  // elements of the table
 constexpr int64_t kMinLength = 16, kMinK = 16;
 
 /// A plan serves all requests up to the next power of two.
@@ -99,6 +100,21 @@ TransformerRecommender<T>::TransformerRecommender(Transformer<T>& model) : model
     copy_on_device(context, items_, model.output_table(model.word_table(context)).weight, count);
     if (has_encoder) pack_encoder(context, encoder_, packed_encoder_);
   });
+  quantise_items();
+}
+
+template <typename T>
+void TransformerRecommender<T>::quantise_items() {
+  const int64_t items = model_.config.vocab_size, d = model_.config.hidden_size;
+  if (items * d < kMinQuantised || d > QuantisedItems::kMaxWidth || d * sizeof(T) % 16 != 0) return;
+  int8_t* levels = nullptr;
+  float* scales = nullptr;
+  model_.engine.reserve(quantised_memory_, [&](DeviceArena& memory) {
+    levels = memory.allocate<int8_t>(items * QuantisedItems::row_bytes(d));
+    scales = memory.allocate<float>(divide_up(items, 4) * 4);
+  });
+  model_.engine.run(
+      [&](Context& context) { quantised_ = cuda::quantise_items<T>(context, items_, items, d, levels, scales); });
 }
 
 template <typename T>
@@ -168,8 +184,11 @@ void TransformerRecommender<T>::make(Plan& plan) {
   Engine& engine = model_.engine;
   const bool has_encoder = packed_encoder_ != nullptr && can_encode_sequence(config, length, encoder_shared_bytes());
   // A few blocks encode while the rest of the device has nothing to do.
-  const FetchedBytes fetched{items_, std::min(config.vocab_size * d * static_cast<int64_t>(sizeof(T)),
-                                              static_cast<int64_t>(fetchable_bytes()))};
+  const bool is_quantised = quantised_.levels != nullptr;
+  const int64_t table_bytes =
+      config.vocab_size * (is_quantised ? QuantisedItems::row_bytes(d) : d * static_cast<int64_t>(sizeof(T)));
+  const FetchedBytes fetched{is_quantised ? static_cast<const void*>(quantised_.levels) : items_,
+                             std::min(table_bytes, static_cast<int64_t>(fetchable_bytes()))};
   engine.reserve(plan.memory, [&](DeviceArena& memory) {
     Context context = engine.context(memory, memory.is_dry());
     T* query = memory.allocate<T>(d);
@@ -195,7 +214,7 @@ void TransformerRecommender<T>::make(Plan& plan) {
                        inputs + 2 * length + 2, query, 1, d);
       }
       top_k_items<T>(context, query, items_, nullptr, 1, config.vocab_size, d, plan.k, plan.host_indices,
-                     plan.host_scores, 0, {num_excluded + 1, num_excluded, num_finished});
+                     plan.host_scores, 0, {num_excluded + 1, num_excluded, num_finished}, quantised_);
     };
     body();
     if (context.is_dry) return;

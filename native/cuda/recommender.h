@@ -7,6 +7,7 @@
 #include "cuda/api.h"
 #include "cuda/graph.h"
 #include "cuda/model.h"
+#include "cuda/quantised_items.h"
 #include "cuda/sequence_encoder.h"
 
 namespace limbeck::cuda {
@@ -37,6 +38,8 @@ class TransformerRecommender final : public Recommender {
     float* host_scores = nullptr;     // pinned [k]
     ~Plan();
   };
+  /// Where the catalogue is large: in a small one, reading half of it costs more than it saves.
+  void quantise_items();
   Plan& plan_for(int64_t length, int64_t k);
   void make(Plan& plan);
   /// Describes the model to encode_sequence(); false where that does not take it.
@@ -45,6 +48,8 @@ class TransformerRecommender final : public Recommender {
   Transformer<T>& model_;
   DeviceArena memory_;
   T* items_ = nullptr;  // [padded V, d]
+  DeviceArena quantised_memory_;
+  QuantisedItems quantised_;
   SequenceEncoder encoder_{};
   char* packed_encoder_ = nullptr;  // null where the general passes must do
   std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Plan>> plans_;

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "cuda/context.h"
+#include "cuda/quantised_items.h"
 
 namespace limbeck::cuda {
 
@@ -17,9 +17,11 @@ struct GraphQuery {
 ///   (index −1, score −∞ where fewer are eligible; NaN counts as the worst)
 ///   chunk_items: of a product of many queries with the items; 0 = by memory
 ///   graph: of one query
+///   quantised: of the same items, or none; one query is then answered by reading these and few of the items. The
+///   answer is the same to the bit.
 template <typename T>
 void top_k_items(Context& context, const T* queries, const T* items, const uint32_t* excluded, int64_t num_queries,
                  int64_t num_items, int64_t hidden_size, int64_t k, int32_t* indices, float* scores,
-                 int64_t chunk_items = 0, const GraphQuery& graph = {});
+                 int64_t chunk_items = 0, const GraphQuery& graph = {}, const QuantisedItems& quantised = {});
 
 }  // namespace limbeck::cuda

@@ -226,6 +226,15 @@ inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
   return static_cast<unsigned long long>(static_cast<unsigned __int128>(a) * b >> 64);
 }
 
+/// c + the sum of the products of four signed bytes.
+inline int __dp4a(int a, int b, int c) {
+  for (int shift = 0; shift < 32; shift += 8) {
+    c +=
+        static_cast<int8_t>(static_cast<unsigned>(a) >> shift) * static_cast<int8_t>(static_cast<unsigned>(b) >> shift);
+  }
+  return c;
+}
+
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 inline double rsqrt(double x) { return 1 / sqrt(x); }
 inline float __expf(float x) { return expf(x); }

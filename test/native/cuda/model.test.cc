@@ -769,9 +769,9 @@ TransformerConfig small_sequence_config(int64_t width, int64_t heads) {
   return config;
 }
 
-void check_requests(TransformerConfig config) {
+void check_requests(TransformerConfig config, int32_t num_items = 300) {
   for (const auto precision : {kFloat32, kBFloat16}) {
-    config.vocab_size = 300;
+    config.vocab_size = num_items;
     const Pair pair(config, precision, 5);
     api::ApiError error{};
     api::Recommender* recommender = made(library().create_recommender(pair.model, &error), error);
@@ -779,7 +779,8 @@ void check_requests(TransformerConfig config) {
     std::vector<std::vector<int32_t>> histories = {{5}, {1, 2, 3, 200}, std::vector<int32_t>(20, 7)};
     for (const int64_t length : {int64_t{7}, int64_t{17}, config.max_position_embeddings}) {
       histories.emplace_back();
-      for (int64_t i = 0; i < length; ++i) histories.back().push_back(static_cast<int32_t>((i * i * 3 + 299) % 300));
+      for (int64_t i = 0; i < length; ++i)
+        histories.back().push_back(static_cast<int32_t>((i * i * 3 + 299) % num_items));
     }
     for (const std::vector<int32_t>& history : histories) {
       const std::vector<int32_t> offsets = {0, static_cast<int32_t>(history.size())};
@@ -800,7 +801,7 @@ void check_requests(TransformerConfig config) {
         CHECK(count == k);
         const float tolerance = precision == kFloat32 ? 1e-4f : 0.1f;
         for (size_t i = 0; i < items.size(); ++i) {
-          CHECK(items[i] >= 0 && items[i] < 300);
+          CHECK(items[i] >= 0 && items[i] < num_items);
           CHECK(std::find(history.begin(), history.end(), items[i]) == history.end());
           CHECK(std::find(items.begin(), items.begin() + static_cast<int64_t>(i), items[i]) ==
                 items.begin() + static_cast<int64_t>(i));
@@ -808,7 +809,7 @@ void check_requests(TransformerConfig config) {
           if (i > 0) CHECK(scores[i] <= scores[i - 1]);
         }
         // Nothing better was passed over.
-        for (int32_t item = 0; item < 300; ++item) {
+        for (int32_t item = 0; item < num_items; ++item) {
           const bool is_eligible = std::find(history.begin(), history.end(), item) == history.end() &&
                                    std::find(items.begin(), items.end(), item) == items.end();
           CHECK(!is_eligible || expected.logits.data()[item] <= scores.back() + tolerance);
@@ -1021,4 +1022,8 @@ TEST("model: a request is the forward pass and the best items") {
   config.tie_word_embeddings = false;
   config.qkv_bias = config.mlp_bias = false;
   check_requests(config);
+}
+
+TEST("model: a request to a catalogue so large that it is searched by way of quantised items") {
+  check_requests(small_sequence_config(64, 1), (1 << 22) / 64 + 3);
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "cuda/graph.h"
@@ -75,10 +76,23 @@ std::vector<uint8_t> random_exclusions(int64_t num_queries, int64_t num_items) {
   return excluded;
 }
 
+/// Items and their int8 table.
+template <typename T>
+struct QuantisedTable {
+  DeviceArray<int8_t> levels;
+  DeviceArray<float> scales;
+  QuantisedItems items;
+
+  QuantisedTable(TestDevice& device, const DeviceArray<T>& table, int64_t num_items, int64_t width)
+      : levels(num_items * QuantisedItems::row_bytes(width)), scales((num_items + 3) / 4 * 4) {
+    items = quantise_items<T>(device.context, table.data(), num_items, width, levels.data(), scales.data());
+  }
+};
+
 template <typename T>
 Ranking rank_items(const std::vector<float>& queries, const std::vector<float>& items,
                    const std::vector<uint8_t>& excluded, int64_t num_queries, int64_t num_items, int64_t width,
-                   int64_t k, int64_t chunk_items = 0) {
+                   int64_t k, int64_t chunk_items = 0, bool is_quantised = false) {
   const int64_t words = (num_items + 31) / 32;
   std::vector<uint32_t> bits(excluded.empty() ? 0 : num_queries * words, 0);
   for (size_t i = 0; i < excluded.size(); ++i) {
@@ -90,18 +104,21 @@ Ranking rank_items(const std::vector<float>& queries, const std::vector<float>& 
   const DeviceArray<uint32_t> device_bits(bits);
   DeviceArray<int32_t> indices(num_queries * k);
   DeviceArray<float> values(num_queries * k);
+  const QuantisedTable<T> table(device, device_items, is_quantised ? num_items : 0, width);
   top_k_items<T>(device.context, device_queries.data(), device_items.data(),
                  excluded.empty() ? nullptr : device_bits.data(), num_queries, num_items, width, k, indices.data(),
-                 values.data(), chunk_items);
+                 values.data(), chunk_items, {}, is_quantised ? table.items : QuantisedItems());
   return {indices.get(), values.get()};
 }
 
 template <typename T>
 bool items_are_ranked(const std::vector<float>& queries, const std::vector<float>& items, bool with_exclusions,
-                      int64_t num_queries, int64_t num_items, int64_t width, int64_t k, int64_t chunk_items = 0) {
+                      int64_t num_queries, int64_t num_items, int64_t width, int64_t k, int64_t chunk_items = 0,
+                      bool is_quantised = false) {
   const std::vector<uint8_t> excluded =
       with_exclusions ? random_exclusions(num_queries, num_items) : std::vector<uint8_t>();
-  const Ranking ranking = rank_items<T>(queries, items, excluded, num_queries, num_items, width, k, chunk_items);
+  const Ranking ranking =
+      rank_items<T>(queries, items, excluded, num_queries, num_items, width, k, chunk_items, is_quantised);
   for (int64_t q = 0; q < num_queries; ++q) {
     std::vector<uint8_t> own;
     if (with_exclusions) own.assign(excluded.begin() + q * num_items, excluded.begin() + (q + 1) * num_items);
@@ -117,9 +134,21 @@ bool items_are_ranked(const std::vector<float>& queries, const std::vector<float
 
 template <typename T>
 bool random_items_are_ranked(bool with_exclusions, int64_t num_queries, int64_t num_items, int64_t width, int64_t k,
-                             int64_t chunk_items = 0) {
+                             int64_t chunk_items = 0, bool is_quantised = false) {
   return items_are_ranked<T>(exact_floats(num_queries * width, 1), exact_floats(num_items * width, 2), with_exclusions,
-                             num_queries, num_items, width, k, chunk_items);
+                             num_queries, num_items, width, k, chunk_items, is_quantised);
+}
+
+/// Whether a search by way of quantised items gives the bits of one without.
+template <typename T>
+bool quantised_are_same(const std::vector<float>& query, const std::vector<float>& items, bool with_exclusions,
+                        int64_t k) {
+  const int64_t width = static_cast<int64_t>(query.size()), num_items = static_cast<int64_t>(items.size()) / width;
+  std::vector<uint8_t> excluded(with_exclusions ? num_items : 0);
+  for (size_t i = 0; i < excluded.size(); ++i) excluded[i] = i * 7 % 10 < 3;
+  const Ranking expected = rank_items<T>(query, items, excluded, 1, num_items, width, k);
+  const Ranking ranking = rank_items<T>(query, items, excluded, 1, num_items, width, k, 0, true);
+  return same_bits(expected.indices, ranking.indices) && same_bits(expected.values, ranking.values);
 }
 
 /// top_k_logits of hidden [num_rows, width] on exact numbers, against the CPU.
@@ -254,6 +283,101 @@ TEST("cuda: a query gets the same scores alone and among others") {
   }
 }
 
+TEST("cuda: top_k_items by way of quantised items, for every width, number of items and k") {
+  int turn = 0;
+  for (const int64_t width : {4, 8, 12, 16, 24, 32, 36, 40, 48, 64, 72, 96, 128, 160, 192, 200, 256, 384, 512}) {
+    for (const int64_t items : {1, 63, 65, 500, 5000}) {
+      if (items == 5000 && width > 64) continue;
+      const int64_t ks[] = {1, 10, 64, 3, 30, 33, 2};
+      const int64_t k = ks[++turn % 7];
+      if (width % 8 == 0) {
+        CHECK(random_items_are_ranked<bf16>(turn % 3 == 0, 1, items, width, k, 0, true));
+        CHECK(quantised_are_same<bf16>(random_floats(width, 21), random_floats(items * width, 22), turn % 2 == 0, k));
+      }
+      CHECK(random_items_are_ranked<float>(turn % 3 == 1, 1, items, width, k, 0, true));
+      CHECK(quantised_are_same<float>(random_floats(width, 23), random_floats(items * width, 24), turn % 2 == 1, k));
+    }
+  }
+}
+
+TEST("cuda: quantised items change no answer, whatever items and queries there are") {
+  const int64_t width = 16, items = 1700;
+  std::vector<std::vector<float>> queries = {random_floats(width, 31), exact_floats(width, 32)}, tables;
+  const auto with_query = [&](float value) { queries.push_back(std::vector<float>(width, value)); };
+  for (const float value : {0.0f, 1.0f, -1.0f, kNaN, kInfinity, 1e-20f, 1e-15f, 1e-39f, 1e14f, 1e20f, 3e38f}) {
+    with_query(value);
+  }
+  queries.push_back(std::vector<float>(width, 0.0f));
+  queries.back()[3] = -1e-3f;
+  queries.push_back(random_floats(width, 33));
+  queries.back()[5] = 1e4f;  // hardly anything is left of the others in 16 bits
+  queries.push_back(random_floats(width, 34));
+  queries.back()[15] = kNaN;
+
+  const auto table = [&](auto value) {
+    tables.emplace_back(items * width);
+    const std::vector<float> noise = random_floats(items * width, 35);
+    for (int64_t i = 0; i < items; ++i) {
+      for (int64_t c = 0; c < width; ++c) tables.back()[i * width + c] = value(i, c, noise[i * width + c]);
+    }
+  };
+  table([](int64_t, int64_t, float) { return 0.5f; });                                    // all equal
+  table([](int64_t, int64_t, float) { return 0.0f; });                                    // nothing but zeros
+  table([](int64_t i, int64_t, float x) { return i == 1234 ? 1e6f * x : x; });            // an outlier
+  table([](int64_t, int64_t c, float x) { return c == 7 ? 1e3f : x; });                   // a dimension of outliers
+  table([](int64_t i, int64_t c, float x) { return i % 50 == 3 && c == 2 ? kNaN : x; });  // the worst
+  table([](int64_t i, int64_t c, float x) { return i % 50 == 3 && c == 2 ? kInfinity : x; });
+  table([](int64_t i, int64_t c, float x) { return i % 50 == 3 && c == 2 ? -kInfinity : x; });
+  table([](int64_t, int64_t, float) { return kNaN; });
+  table([](int64_t i, int64_t, float x) { return i % 2 == 0 ? 1e-39f * x : 0.0f; });        // below the normal numbers
+  table([](int64_t i, int64_t, float x) { return i % 3 == 0 ? 1e-20f * x : 1e-21f * x; });  // at the limits
+  table([](int64_t i, int64_t, float x) { return i % 3 == 0 ? 1e20f * x : 1e19f * x; });
+  table([](int64_t i, int64_t, float x) { return i % 2 == 0 ? 1e38f * x : 2e38f; });  // scores that are infinite
+  table([](int64_t i, int64_t, float x) { return 1 + 1e-2f * x + 1e-7f * static_cast<float>(i % 10); });  // near ties
+  table([](int64_t i, int64_t, float) { return static_cast<float>(i % 4); });                             // many ties
+  table([](int64_t i, int64_t, float x) { return i < 1695 ? -1000 + x : x; });  // fewer than k good ones
+  // The best of a query of ones is rounded down in each dimension, and all others up in nearly each.
+  table([](int64_t i, int64_t c, float) { return c == 0 ? 127.0f : i == 77 ? 0.488f : c == 1 ? -0.25f : 0.512f; });
+  int turn = 0;
+  for (const std::vector<float>& query : queries) {
+    for (const std::vector<float>& values : tables) {
+      const int64_t ks[] = {10, 1, 64, 30};
+      const int64_t k = ks[++turn % 4];
+      if ((&query - queries.data() + turn) % 2 == 0) {
+        CHECK(quantised_are_same<bf16>(query, values, turn % 3 == 0, k));
+      } else {
+        CHECK(quantised_are_same<float>(query, values, turn % 3 == 1, k));
+      }
+    }
+  }
+}
+
+TEST("cuda: of the items only those are read whose quantised score comes near the best ones") {
+  const int64_t width = 64, num_items = 9000, k = 10;
+  const std::vector<float> query = rounded<bf16>(random_floats(width, 41));
+  std::vector<float> items = rounded<bf16>(random_floats(num_items * width, 42));
+  const std::vector<float> scores = scores_of(query, items, 0, num_items, width);
+  TestDevice device;
+  const DeviceArray<bf16> device_query(converted<bf16>(query));
+  DeviceArray<bf16> device_items(converted<bf16>(items));
+  const QuantisedTable<bf16> table(device, device_items, num_items, width);
+  cudaDeviceSynchronize();
+  // What scores below zero is far from the best of any block. It would win if it were read again.
+  for (int64_t i = 0; i < num_items; ++i) {
+    if (scores[i] < 0)
+      std::transform(query.begin(), query.end(), items.begin() + i * width, [](float x) { return 100 * x; });
+  }
+  device_items.set(converted<bf16>(items));
+  DeviceArray<int32_t> indices(k);
+  DeviceArray<float> values(k);
+  top_k_items<bf16>(device.context, device_query.data(), device_items.data(), nullptr, 1, num_items, width, k,
+                    indices.data(), values.data(), 0, {}, table.items);
+  std::vector<int32_t> expected(k);
+  std::vector<float> expected_values(k);
+  limbeck::top_k(scores.data(), nullptr, num_items, k, expected.data(), expected_values.data());
+  CHECK(same_bits(indices.get(), expected));
+}
+
 TEST("cuda: top_k_items of more lists than threads, each of them of one block") {
   const int64_t width = 8, items = 40000;
   for (const int64_t k : {1, 10, 64}) {
@@ -271,12 +395,15 @@ TEST("cuda: top_k_items of more lists than threads, each of them of one block") 
       TestDevice device;
       device.context.num_multiprocessors = 150;
       const DeviceArray<bf16> device_query(converted<bf16>(query)), device_items(converted<bf16>(table));
-      DeviceArray<int32_t> indices(k);
-      DeviceArray<float> values(k);
-      top_k_items<bf16>(device.context, device_query.data(), device_items.data(), nullptr, 1, items, width, k,
-                        indices.data(), values.data());
-      CHECK(is_ranked(scores_of(query, rounded<bf16>(table), 0, items, width), {}, k, indices.get().data(),
-                      values.get().data()));
+      const QuantisedTable<bf16> quantised(device, device_items, items, width);
+      const std::vector<float> expected = scores_of(query, rounded<bf16>(table), 0, items, width);
+      for (const bool is_quantised : {false, true}) {
+        DeviceArray<int32_t> indices(k);
+        DeviceArray<float> values(k);
+        top_k_items<bf16>(device.context, device_query.data(), device_items.data(), nullptr, 1, items, width, k,
+                          indices.data(), values.data(), 0, {}, is_quantised ? quantised.items : QuantisedItems());
+        CHECK(is_ranked(expected, {}, k, indices.get().data(), values.get().data()));
+      }
     }
   }
 }
@@ -284,9 +411,14 @@ TEST("cuda: top_k_items of more lists than threads, each of them of one block") 
 TEST("cuda: top_k_items as a graph, run again with another query and other excluded items") {
   const int64_t width = 16, items = 2000;
   const std::vector<float> table = exact_floats(items * width, 13);
-  for (const int64_t k : {10, 100}) {  // one kernel, and several
+  // One kernel, with quantised items too, and several.
+  for (const auto& kind : {std::pair<int64_t, bool>{10, false}, {10, true}, {64, true}, {100, false}, {100, true}}) {
+    const int64_t k = kind.first;
+    const bool is_quantised = kind.second;
     TestDevice device;
     const DeviceArray<bf16> device_items(converted<bf16>(table));
+    const QuantisedTable<bf16> quantised(device, device_items, items, width);
+    const QuantisedItems quantised_items = is_quantised ? quantised.items : QuantisedItems();
     DeviceArray<bf16> device_query(converted<bf16>(exact_floats(width, 14)));
     DeviceArray<int32_t> excluded(std::vector<int32_t>(400, 0)), num_excluded(std::vector<int32_t>{0});
     DeviceArray<unsigned> num_finished(std::vector<unsigned>{0});
@@ -295,7 +427,8 @@ TEST("cuda: top_k_items as a graph, run again with another query and other exclu
     Graph graph;
     const auto body = [&] {
       top_k_items<bf16>(device.context, device_query.data(), device_items.data(), nullptr, 1, items, width, k,
-                        indices.data(), values.data(), 0, {excluded.data(), num_excluded.data(), num_finished.data()});
+                        indices.data(), values.data(), 0, {excluded.data(), num_excluded.data(), num_finished.data()},
+                        quantised_items);
     };
     body();
     graph.capture(device.context, body);
