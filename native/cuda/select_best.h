@@ -76,6 +76,7 @@ __device__ __forceinline__ void for_each_entry(const Source& source, int64_t cou
 /// Number of an array's entries that are better.
 __device__ __forceinline__ int rank_among(const Entry* entries, int count, Entry entry) {
   int rank = 0;
+#pragma unroll 4
   for (int i = 0; i < count; ++i) rank += entries[i] > entry ? 1 : 0;
   return rank;
 }

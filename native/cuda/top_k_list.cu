@@ -44,7 +44,7 @@ __device__ inline void bound_entries(ListMemory& memory, Entry best, int k) {
   if (thread < num_groups) {
     const Entry own = memory.bests[thread];
     int rank = 0;
-#pragma unroll 8
+#pragma unroll 4
     for (int i = 0; i < num_groups; i += 2) {
       Entry pair[2];
       EntrySource::unpack_pair(load_16(memory.bests + i), pair);
@@ -77,6 +77,7 @@ class RowStream {
         own_(memory + warp_ * kStages * kStageBytes + lane_ * 16),
         next_step_(warp_),
         next_pack_(lane_ % kLanes) {
+#pragma unroll 1
     for (int s = 0; s < kStages; ++s) start_next();
   }
 
@@ -142,17 +143,23 @@ class LeftOut {
     num_items_ = *num_items;
     if (static_cast<int>(threadIdx.x) < num_items_) own_ = items[threadIdx.x];
   }
-  /// mark(i) for the items on the list; all threads.
+  /// mark(i) for those left out; all threads, which may then read what it wrote.
   template <typename Mark>
-  __device__ __forceinline__ void mark_listed(Mark mark) const {
+  __device__ __forceinline__ void mark_all(Mark mark) const {
     const auto mark_one = [&](int64_t item) {
       if (item >= first_ && item < first_ + count_) mark(static_cast<int>(item - first_));
     };
     mark_one(own_);
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x) + kChunkThreads; i < num_items_; i += kChunkThreads) mark_one(items_[i]);
+    if (bits_ != nullptr) {
+#pragma unroll 1
+      for (int i = static_cast<int>(threadIdx.x); i < count_; i += kChunkThreads) {
+        if (is_excluded(bits_, first_ + i)) mark(i);
+      }
+    }
     __syncthreads();
   }
-  __device__ __forceinline__ bool has_bit(int i) const { return is_excluded(bits_, first_ + i); }
 
  private:
   const uint32_t* bits_;
@@ -208,12 +215,10 @@ __device__ __forceinline__ int find_by_scores(Chunk<T, kLanes>& chunk, ListMemor
       [&](int lane, Sums& sums) { return sum_over_lanes<kLanes>(lane, sums.values[0]); },
       [&](int row, float score) { keys[row] = key_of(score); });
   __syncthreads();
-  chunk.left_out.mark_listed([&](int i) { keys[i] = 0; });
+  chunk.left_out.mark_all([&](int i) { keys[i] = 0; });
 
   Entry* const candidates = reinterpret_cast<Entry*>(chunk.stream);
-  const auto entry_at = [&](int i) {
-    return keys[i] == 0 || chunk.left_out.has_bit(i) ? Entry{0} : entry_of(keys[i], chunk.first + i);
-  };
+  const auto entry_at = [&](int i) { return keys[i] == 0 ? Entry{0} : entry_of(keys[i], chunk.first + i); };
   Entry best = 0;
   for (int i = thread; i < count; i += kChunkThreads) {
     const Entry entry = entry_at(i);
@@ -247,6 +252,7 @@ struct QuantisedQuery {
 __device__ inline void quantise_query(const float* query, int hidden_size, int num_packs, QuantisedQuery& out) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   float largest = 0, sum = 0;
+#pragma unroll 1
   for (int c = lane; c < hidden_size; c += 32) {
     const float magnitude = fabsf(query[c]);
     largest = fmaxf(largest, magnitude);
@@ -261,13 +267,14 @@ __device__ inline void quantise_query(const float* query, int hidden_size, int n
     out.margin = -1;
     return;
   }
-  const float scale = largest / QuantisedQuery::kLevels;
+  const float inverse_scale = QuantisedQuery::kLevels / largest;
+#pragma unroll 1
   for (int w = static_cast<int>(threadIdx.x); w < num_packs * 4; w += kChunkThreads) {
     uint32_t high = 0, low = 0;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const int c = w * 4 + j;
-      const int value = c < hidden_size ? static_cast<int>(rintf(query[c] / scale)) : 0;
+      const int value = c < hidden_size ? static_cast<int>(rintf(query[c] * inverse_scale)) : 0;
       const int upper = (value + 128) >> 8;  // in [−127, 127]; the rest in [−128, 127]
       high |= (static_cast<uint32_t>(upper) & 255u) << (8 * j);
       low |= (static_cast<uint32_t>(value - upper * 256) & 255u) << (8 * j);
@@ -279,7 +286,7 @@ __device__ inline void quantise_query(const float* query, int hidden_size, int n
   // query·item/(scale·scale') − values·levels = values·f + e·(levels + f). What fp32 rounds, in the score and in the
   // bounds, is less than (hidden_size + 8)·2⁻²⁴ of |values|·127 in sum.
   const auto d = static_cast<float>(hidden_size);
-  const float values = sum / scale + d;
+  const float values = sum * inverse_scale + d;
   out.margin = values * (0.5f + QuantisedItems::kLevels * (d + 32) * 2.4e-7f) + 0.52f * QuantisedItems::kLevels * d;
 }
 
@@ -299,6 +306,7 @@ __device__ __forceinline__ int find_by_bounds(Chunk<T, kLanes>& chunk, const Qua
   int* const products = reinterpret_cast<int*>(chunk.words);
   float* const scales = reinterpret_cast<float*>(chunk.words) + (count + 3) / 4 * 4;
   // They belong to the first copies of the stream.
+#pragma unroll 1
   for (int i = thread * 4; i < count; i += kChunkThreads * 4) {
     cp_async_16(scales + i, quantised.scales + chunk.first + i, true);
   }
@@ -335,27 +343,24 @@ __device__ __forceinline__ int find_by_bounds(Chunk<T, kLanes>& chunk, const Qua
       [&](int row, int product) { products[row] = product; });
   __syncthreads();
   constexpr float kLeftOut = -1;
-  chunk.left_out.mark_listed([&](int i) { scales[i] = kLeftOut; });
+  chunk.left_out.mark_all([&](int i) { scales[i] = kLeftOut; });
 
   // k items reach the k-th best lower bound; what cannot is not among the best.
   const float margin = query.margin;
-  const auto is_left_out = [&](int i) { return scales[i] == kLeftOut || chunk.left_out.has_bit(i); };
   Entry best = 0;
-#pragma unroll 2
+#pragma unroll 4
   for (int i = thread; i < count; i += kChunkThreads) {
-    if (is_left_out(i)) continue;
-    const float lower = scales[i] * (static_cast<float>(products[i]) - margin);
-    const Entry entry = entry_of(key_of(lower), chunk.first + i);
+    const float scale = scales[i], lower = scale * (static_cast<float>(products[i]) - margin);
+    const Entry entry = scale == kLeftOut ? 0 : entry_of(key_of(lower), chunk.first + i);
     best = entry > best ? entry : best;
   }
   bound_entries(memory, best, chunk.k);
   int* const found = reinterpret_cast<int*>(chunk.stream);  // [kMaxChunkItems], and then the entries
   const uint32_t least = key_of_entry(memory.bound);
-#pragma unroll 2
+#pragma unroll 4
   for (int i = thread; i < count; i += kChunkThreads) {
-    if (is_left_out(i)) continue;
-    const float upper = scales[i] * (static_cast<float>(products[i]) + margin);
-    if (key_of(upper) >= least) found[atomicAdd(&memory.count, 1u)] = i;
+    const float scale = scales[i], upper = scale * (static_cast<float>(products[i]) + margin);
+    if (key_of(upper) >= least && scale != kLeftOut) found[atomicAdd(&memory.count, 1u)] = i;
   }
   __syncthreads();
 
@@ -432,6 +437,7 @@ __global__ void __launch_bounds__(kChunkThreads, kChunkBlocks)
     found = find_by_scores<kItems>(chunk, memory, prepare);
   }
   Entry* const list = lists + static_cast<int64_t>(blockIdx.x) * k;
+#pragma unroll 1
   for (int i = thread; i < found; i += kChunkThreads) {
     const int rank = rank_among(entries, found, entries[i]);
     if (rank < k) list[rank] = entries[i];
@@ -468,6 +474,7 @@ __global__ void __launch_bounds__(kChunkThreads, kChunkBlocks)
   for (int rank = thread; rank < k; rank += kChunkThreads) memory.sorted[rank] = 0;
   __syncthreads();
   const int num_firsts = static_cast<int>(memory.count), num_best = num_firsts < k ? num_firsts : k;
+#pragma unroll 1
   for (int i = thread; i < num_firsts; i += kChunkThreads) {
     const int rank = rank_among(candidates, num_firsts, candidates[i]);
     if (rank < k) memory.lists[rank] = index_of_entry(candidates[i]) / chunk_items;
@@ -489,6 +496,7 @@ __global__ void __launch_bounds__(kChunkThreads, kChunkBlocks)
   }
   __syncthreads();
   const int num_candidates = static_cast<int>(memory.num_candidates);
+#pragma unroll 1
   for (int i = thread; i < num_candidates; i += kChunkThreads) {
     const int rank = rank_among(candidates, num_candidates, candidates[i]);
     if (rank < k) memory.sorted[rank] = candidates[i];
