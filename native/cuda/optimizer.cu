@@ -33,15 +33,37 @@ __device__ __forceinline__ bool is_device_aligned(const void* pointer, int bytes
   return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
 }
 
-/// body.run<kCount>(index) for the whole chunk, kFloats at a time where `is_packed`.
+/// What a body does to the whole chunk, kFloats elements at a time where `is_packed`. It is a plain struct with
+///
+///   template <int kCount> struct Loaded { … };                      what it reads for kCount elements
+///   template <int kCount> void load(int i, Loaded<kCount>&) const;  all but gradients, which may depend on what is
+///   read template <int kCount> void load_gradients(int i, Loaded<kCount>&) const; template <int kCount> void store(int
+///   i, Loaded<kCount>&) const;
 template <typename Body>
 __device__ __forceinline__ void for_chunk(const Body& body, int count, bool is_packed) {
+  constexpr int kUnroll = 2, kStride = kThreads * kFloats;
   const int packed_count = is_packed ? count / kFloats * kFloats : 0;
-#pragma unroll 2
-  for (int i = static_cast<int>(threadIdx.x) * kFloats; i < packed_count; i += kThreads * kFloats) {
-    body.template run<kFloats>(i);
+  for (int first = static_cast<int>(threadIdx.x) * kFloats; first < packed_count; first += kUnroll * kStride) {
+    typename Body::template Loaded<kFloats> loaded[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (first + u * kStride < packed_count) body.template load<kFloats>(first + u * kStride, loaded[u]);
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (first + u * kStride < packed_count) body.template load_gradients<kFloats>(first + u * kStride, loaded[u]);
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (first + u * kStride < packed_count) body.template store<kFloats>(first + u * kStride, loaded[u]);
+    }
   }
-  for (int i = packed_count + static_cast<int>(threadIdx.x); i < count; i += kThreads) body.template run<1>(i);
+  for (int i = packed_count + static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+    typename Body::template Loaded<1> loaded;
+    body.template load<1>(i, loaded);
+    body.template load_gradients<1>(i, loaded);
+    body.template store<1>(i, loaded);
+  }
 }
 
 /// Whether the gradient of an element may be anything but zero: see OptimizerTensor.
@@ -58,6 +80,17 @@ struct TouchedElements {
     return rows == nullptr || rows[(first + static_cast<uint32_t>(i)) / row_size] != 0;
   }
 };
+
+/// Gradients, or zeros where none are.
+template <int kCount>
+__device__ __forceinline__ void load_touched(const float* gradients, bool is_touched, float (&g)[kCount]) {
+  if (is_touched) {
+    load<kStreaming>(gradients, g);
+  } else {
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) g[j] = 0;
+  }
+}
 
 // ---- Sums of squares: a double for each chunk, then these in a fixed order.
 
@@ -151,17 +184,34 @@ struct AdamWUpdate {
   float grad_scale, step_size, inverse_root_correction, decay;
 
   template <int kCount>
-  __device__ __forceinline__ void run(int i) const {
+  struct Loaded {
     float x[kCount], g[kCount], m[kCount], v[kCount];
-    load<kStreaming>(values + i, x);
-    if (touched.at(i)) {
-      load<kStreaming>(gradients + i, g);
-    } else {
+    bool is_touched;
+  };
+  template <int kCount>
+  __device__ __forceinline__ void load(int i, Loaded<kCount>& loaded) const {
+    loaded.is_touched = touched.at(i);
+    cuda::load<kStreaming>(values + i, loaded.x);
+    cuda::load<kStreaming>(first + i, loaded.m);
+    cuda::load<kStreaming>(second + i, loaded.v);
+  }
+  template <int kCount>
+  __device__ __forceinline__ void load_gradients(int i, Loaded<kCount>& loaded) const {
+    load_touched(gradients + i, loaded.is_touched, loaded.g);
+  }
+  template <int kCount>
+  __device__ __forceinline__ void store(int i, Loaded<kCount>& loaded) const {
+    auto& [x, g, m, v, is_touched] = loaded;
+    // Rows that never had a gradient: moments stay zeros (of the positive sign), and only decay is left to do.
+    uint32_t moment_bits = 0;
 #pragma unroll
-      for (int j = 0; j < kCount; ++j) g[j] = 0;
+    for (int j = 0; j < kCount; ++j) moment_bits |= __float_as_uint(m[j]) | __float_as_uint(v[j]);
+    if (!is_touched && moment_bits == 0 && constants.epsilon > 0) {
+      if (decay == 1.0f) return;
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) x[j] *= decay;
+      return store_parameters(values, compute, i, x);
     }
-    load<kStreaming>(first + i, m);
-    load<kStreaming>(second + i, v);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       const float gradient = g[j] * grad_scale;
@@ -170,8 +220,8 @@ struct AdamWUpdate {
       const float denominator = sqrtf(v[j]) * inverse_root_correction + constants.epsilon;
       x[j] = x[j] * decay - step_size * m[j] / denominator;
     }
-    store<kStreaming>(first + i, m);
-    store<kStreaming>(second + i, v);
+    cuda::store<kStreaming>(first + i, m);
+    cuda::store<kStreaming>(second + i, v);
     store_parameters(values, compute, i, x);
   }
 };
@@ -211,22 +261,29 @@ struct SgdUpdate {
   float learning_rate, momentum, grad_scale, decay;
 
   template <int kCount>
-  __device__ __forceinline__ void run(int i) const {
+  struct Loaded {
     float x[kCount], g[kCount], velocity[kCount];
-    load<kStreaming>(values + i, x);
-    if (touched.at(i)) {
-      load<kStreaming>(gradients + i, g);
-    } else {
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) g[j] = 0;
-    }
-    load<kStreaming>(buffer + i, velocity);
+    bool is_touched;
+  };
+  template <int kCount>
+  __device__ __forceinline__ void load(int i, Loaded<kCount>& loaded) const {
+    loaded.is_touched = touched.at(i);
+    cuda::load<kStreaming>(values + i, loaded.x);
+    cuda::load<kStreaming>(buffer + i, loaded.velocity);
+  }
+  template <int kCount>
+  __device__ __forceinline__ void load_gradients(int i, Loaded<kCount>& loaded) const {
+    load_touched(gradients + i, loaded.is_touched, loaded.g);
+  }
+  template <int kCount>
+  __device__ __forceinline__ void store(int i, Loaded<kCount>& loaded) const {
+    auto& [x, g, velocity, is_touched] = loaded;
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       velocity[j] = velocity[j] * momentum + g[j] * grad_scale;
       x[j] = x[j] * decay - learning_rate * velocity[j];
     }
-    store<kStreaming>(buffer + i, velocity);
+    cuda::store<kStreaming>(buffer + i, velocity);
     store_parameters(values, compute, i, x);
   }
 };

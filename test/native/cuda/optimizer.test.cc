@@ -199,6 +199,51 @@ TEST("cuda adamw and sgd of many tensors equal the reference, with and without c
   }
 }
 
+TEST("cuda adamw of rows without gradients leaves what an update with zeros leaves") {
+  constexpr int64_t kRows = 300, kRowSize = 100;  // two chunks, and packs of four within rows
+  constexpr int64_t kCount = kRows * kRowSize;
+  const auto host_values = random_floats(kCount, 1);
+  auto host_gradients = random_floats(kCount, 2), host_first = random_floats(kCount, 3),
+       host_second = random_floats(kCount, 4);
+  std::vector<uint8_t> host_touched(kRows);
+  for (int64_t i = 0; i < kCount; ++i) {
+    const int64_t row = i / kRowSize;
+    host_touched[row] = row % 3 == 0;
+    if (!host_touched[row]) host_gradients[i] = 0;
+    host_second[i] *= host_second[i];
+    if (row % 3 != 1) continue;  // every third row has never had a gradient, but for an odd element
+    host_first[i] = i % 37 == 0 ? -0.0f : 0.0f;
+    host_second[i] = i % 41 == 0 ? 1e-3f : 0.0f;
+  }
+  const DeviceArray<uint8_t> touched(host_touched);
+  for (const float weight_decay : {0.0f, 0.1f}) {
+    std::vector<std::vector<float>> states[2];
+    for (const bool knows_rows : {false, true}) {
+      TestDevice device;
+      const DeviceArray<float> values(host_values), first(host_first), second(host_second);
+      // What is not touched is not read.
+      auto known_gradients = host_gradients;
+      for (int64_t i = 0; knows_rows && i < kCount; ++i) {
+        if (!host_touched[i / kRowSize]) known_gradients[i] = std::numeric_limits<float>::quiet_NaN();
+      }
+      const DeviceArray<float> gradients(known_gradients);
+      const DeviceArray<bf16> compute(converted<bf16>(host_values));
+      OptimizerTensor tensor{values.data(), gradients.data(), first.data(),
+                             second.data(), compute.data(),   kCount,
+                             weight_decay,  nullptr,          0};
+      if (knows_rows) tensor.touched_rows = touched.data(), tensor.row_size = kRowSize;
+      const DeviceArray<StepScalars> scalars(std::vector<StepScalars>{step_scalars(1)});
+      const DeviceArray<double> squares(1), loss(std::vector<double>{1.0});
+      const UpdatePlan plan = plan_update(device.context, {tensor});
+      squared_norm(device.context, plan, squares.data());
+      adamw(device.context, plan, kConstants, scalars.data(), squares.data(), loss.data());
+      states[knows_rows] = {values.get(), first.get(), second.get(), compute.floats()};
+    }
+    for (size_t i = 0; i < states[0].size(); ++i) CHECK(same_bits(states[0][i], states[1][i]));
+    CHECK(states[0][0] != host_values);
+  }
+}
+
 TEST("cuda updates change nothing where a gradient or the loss is no finite number") {
   constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNaN = std::numeric_limits<float>::quiet_NaN();
   for (const bool is_adamw : {true, false}) {
