@@ -192,10 +192,15 @@ void bench_ceilings(Run& run) {
 }
 
 void bench_attention(Run& run) {
-  const int64_t heads = run.tiny ? 2 : 12, head_dim = run.tiny ? 16 : 64, total = run.tiny ? 64 : 16384;
-  const std::vector<int64_t> lengths = run.tiny ? std::vector<int64_t>{16, 32} : std::vector<int64_t>{1024, 2048, 4096};
-  for (int64_t length : lengths) {
-    const int64_t sequences = total / length, width = heads * head_dim;
+  struct Case {
+    int64_t length, sequences, heads;
+  };
+  const int64_t head_dim = run.tiny ? 16 : 64;
+  const std::vector<Case> cases =
+      run.tiny ? std::vector<Case>{{16, 4, 2}, {32, 2, 2}}
+               : std::vector<Case>{{50, 512, 2}, {128, 128, 12}, {1024, 16, 12}, {2048, 8, 12}, {4096, 4, 12}};
+  for (const auto& [length, sequences, heads] : cases) {
+    const int64_t total = sequences * length, width = heads * head_dim;
     // Half of the square, as is usual for causal attention; the backward pass counts 2.5 forward ones.
     const double flops = 2.0 * sequences * heads * length * length * head_dim;
     std::vector<int32_t> offsets;
@@ -204,7 +209,8 @@ void bench_attention(Run& run) {
       offsets.push_back(static_cast<int32_t>(s * length));
       map_offsets.push_back(s * length * length);
     }
-    auto prepare = [&](Context& context, bool with_backward) -> std::function<void()> {
+    auto prepare = [&, length = length, sequences = sequences, heads = heads](
+                       Context& context, bool with_backward) -> std::function<void()> {
       Fill fill(context);
       int32_t* device_offsets = context.arena.allocate<int32_t>(sequences + 1);
       int64_t* device_map_offsets = context.arena.allocate<int64_t>(sequences + 1);
