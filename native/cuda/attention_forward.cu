@@ -28,9 +28,6 @@ struct Forward {
   static_assert(!kQueriesStayInRegisters || kRows * kDim <= kStage, "the query tile is where the second stage will be");
 };
 
-/// A sum may grow by this power of 2 before it is scaled back: rarely, then, does a larger score touch the sums.
-constexpr float kSlack = 8;
-
 template <typename F>
 __global__ void __launch_bounds__(F::kThreads, F::kBlocksAtOnce)
     attention_forward_kernel(AttentionTask task, const bf16* qkv, bf16* y, float* lse) {

@@ -1,9 +1,9 @@
 // Attention on the tensor cores of compute capability 9.0, forward (Shah et al. 2024, FlashAttention-3,
 // arXiv:2407.08608, alg. 2).
 //
-// Four warps multiply together, keys and values where they are in shared memory, in the background: while the softmax of
-// a tile of keys is computed, the probabilities of the tile before are multiplied with its values. A warpgroup has 64
-// query rows of a head.
+// Four warps multiply together, keys and values where they are in shared memory, in the background: while the softmax
+// of a tile of keys is computed, the probabilities of the tile before are multiplied with its values. A warpgroup has
+// 64 query rows of a head.
 
 #include "cuda/attention_tiles.h"
 #include "cuda/launch.h"
@@ -19,8 +19,11 @@ struct WarpgroupForward {
   static constexpr int kThreads = 128 * kWarpgroups, kRows = 64 * kWarpgroups, kBlocksAtOnce = kBlocksAtOnce_;
   static constexpr bool kQueriesStayInRegisters = kDim <= 64;
   static constexpr int kQueryFragments = kQueriesStayInRegisters ? kDim / 16 : 1;
+  static_assert(kQueryFragments <= 4, "16 registers of the queries");
   static constexpr int kTile = kKeys * kDim;
   static constexpr int kKeysAt = kRows * kDim, kValuesAt = kKeysAt + kStages * kTile;
+  /// Of so many rows of 64 columns.
+  static __device__ __forceinline__ constexpr int panel_bytes(int rows) { return rows * 128; }
   static constexpr size_t kSharedBytes = (kValuesAt + kStages * kTile) * sizeof(bf16);
 };
 
@@ -33,9 +36,6 @@ __device__ __forceinline__ void load_panels_async(bf16* panels, const bf16* rows
     load_tile_async<kRows, 64, kThreads>(panels + column * kRows, rows + column, stride, num_rows, dim - column);
   }
 }
-
-/// A sum may grow by this power of 2 before it is scaled back: rarely, then, does a larger score touch the sums.
-constexpr float kSlack = 8;
 
 /// Softmax of a warp's 16 rows as it goes on over tiles of keys: row lane/4 + 8·i.
 struct RunningSoftmax {
@@ -82,20 +82,18 @@ struct RunningSoftmax {
   }
 };
 
-/// A panel of so many rows: 64 columns.
-__device__ __forceinline__ constexpr int panel_bytes(int rows) { return rows * 128; }
-
 /// scores = queries · keysᵀ, in the background; `queries`: as registers or as a matrix.
 template <typename F>
-__device__ __forceinline__ void multiply_keys(float (&scores)[1][F::kKeys / 8][4], const uint32_t (&queries)[F::kQueryFragments][1][4],
+__device__ __forceinline__ void multiply_keys(float (&scores)[1][F::kKeys / 8][4],
+                                              const uint32_t (&queries)[F::kQueryFragments][1][4],
                                               uint64_t query_matrix, uint64_t keys) {
 #pragma unroll
   for (int k = 0; k < F::kDim / 16; ++k) {
-    const uint64_t b = later_matrix(keys, k / 4 * panel_bytes(F::kKeys) + k % 4 * 32);
+    const uint64_t b = later_matrix(keys, k / 4 * F::panel_bytes(F::kKeys) + k % 4 * 32);
     if constexpr (F::kQueriesStayInRegisters) {
       wgmma<false>(scores[0], queries[k][0], b, k > 0);
     } else {
-      wgmma<false>(scores[0], later_matrix(query_matrix, k / 4 * panel_bytes(F::kRows) + k % 4 * 32), b, k > 0);
+      wgmma<false>(scores[0], later_matrix(query_matrix, k / 4 * F::panel_bytes(F::kRows) + k % 4 * 32), b, k > 0);
     }
   }
   wgmma_commit();
@@ -175,7 +173,7 @@ __global__ void __launch_bounds__(F::kThreads, F::kBlocksAtOnce)
   }
   const uint64_t query_matrix = describe_matrix(shared + warp / 4 * 64 * 64, 16);
   const uint64_t key_matrix = describe_matrix(shared + F::kKeysAt, 16);
-  const uint64_t value_matrix = describe_matrix(shared + F::kValuesAt, panel_bytes(kKeys));
+  const uint64_t value_matrix = describe_matrix(shared + F::kValuesAt, F::panel_bytes(kKeys));
   constexpr int kTileBytes = F::kTile * static_cast<int>(sizeof(bf16));
   cp_async_wait<kStages>();  // queries and the first keys
   fence_async_proxy();
@@ -247,9 +245,9 @@ __global__ void __launch_bounds__(F::kThreads, F::kBlocksAtOnce)
   for (int i = 0; i < 2; ++i) {
     const float sum = lanes_sum<4>(softmax.sums[i]);
     factors[i] = sum > 0 ? 1.0f / sum : 0.0f;
-    const int row = warp_row + 8 * i + lane / 4;
-    if (lane % 4 == 0 && row < length) {
-      lse[part.head * task.num_tokens + part.first + row] = (softmax.largest[i] * scale + log2f(sum)) * kLogOf2;
+    const int query = warp_row + 8 * i + lane / 4;
+    if (lane % 4 == 0 && query < length) {
+      lse[part.head * task.num_tokens + part.first + query] = (softmax.largest[i] * scale + log2f(sum)) * kLogOf2;
     }
   }
   // Where the queries were: after the last barrier nobody reads them.

@@ -13,6 +13,9 @@ namespace limbeck::cuda {
 
 inline constexpr float kLog2OfE = 1.4426950408889634f;
 inline constexpr float kLogOf2 = 0.6931471805599453f;
+/// A softmax's sum may grow by this power of 2 before it is scaled back: rarely, then, does a larger score touch the
+/// sums.
+inline constexpr float kSlack = 8;
 
 /// What kernels know of a call, in the types that they compute with.
 struct AttentionTask {

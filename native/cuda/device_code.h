@@ -263,7 +263,8 @@ __device__ __forceinline__ void wgmma(float (&sums)[8][4], const uint32_t (&a)[4
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
       "{%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"
-      : LIMBECK_SUMS(sums[0]), LIMBECK_SUMS(sums[1]), LIMBECK_SUMS(sums[2]), LIMBECK_SUMS(sums[3]), LIMBECK_SUMS(sums[4]), LIMBECK_SUMS(sums[5]), LIMBECK_SUMS(sums[6]), LIMBECK_SUMS(sums[7])
+      : LIMBECK_SUMS(sums[0]), LIMBECK_SUMS(sums[1]), LIMBECK_SUMS(sums[2]), LIMBECK_SUMS(sums[3]),
+        LIMBECK_SUMS(sums[4]), LIMBECK_SUMS(sums[5]), LIMBECK_SUMS(sums[6]), LIMBECK_SUMS(sums[7])
       : LIMBECK_LEFT(a), "l"(b), "r"(static_cast<int>(adds)), "n"(kTransposed ? 1 : 0));
 }
 template <bool kTransposed>
@@ -276,7 +277,10 @@ __device__ __forceinline__ void wgmma(float (&sums)[16][4], const uint32_t (&a)[
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
       "{%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n"
-      : LIMBECK_SUMS(sums[0]), LIMBECK_SUMS(sums[1]), LIMBECK_SUMS(sums[2]), LIMBECK_SUMS(sums[3]), LIMBECK_SUMS(sums[4]), LIMBECK_SUMS(sums[5]), LIMBECK_SUMS(sums[6]), LIMBECK_SUMS(sums[7]), LIMBECK_SUMS(sums[8]), LIMBECK_SUMS(sums[9]), LIMBECK_SUMS(sums[10]), LIMBECK_SUMS(sums[11]), LIMBECK_SUMS(sums[12]), LIMBECK_SUMS(sums[13]), LIMBECK_SUMS(sums[14]), LIMBECK_SUMS(sums[15])
+      : LIMBECK_SUMS(sums[0]), LIMBECK_SUMS(sums[1]), LIMBECK_SUMS(sums[2]), LIMBECK_SUMS(sums[3]),
+        LIMBECK_SUMS(sums[4]), LIMBECK_SUMS(sums[5]), LIMBECK_SUMS(sums[6]), LIMBECK_SUMS(sums[7]),
+        LIMBECK_SUMS(sums[8]), LIMBECK_SUMS(sums[9]), LIMBECK_SUMS(sums[10]), LIMBECK_SUMS(sums[11]),
+        LIMBECK_SUMS(sums[12]), LIMBECK_SUMS(sums[13]), LIMBECK_SUMS(sums[14]), LIMBECK_SUMS(sums[15])
       : LIMBECK_LEFT(a), "l"(b), "r"(static_cast<int>(adds)), "n"(kTransposed ? 1 : 0));
 }
 /// The same with a in shared memory, [64, …] as describe_matrix() has it.
@@ -288,7 +292,8 @@ __device__ __forceinline__ void wgmma(float (&sums)[8][4], uint64_t a, uint64_t 
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
       "%32, %33, p, 1, 1, 0, %35;\n}\n"
-      : LIMBECK_SUMS(sums[0]), LIMBECK_SUMS(sums[1]), LIMBECK_SUMS(sums[2]), LIMBECK_SUMS(sums[3]), LIMBECK_SUMS(sums[4]), LIMBECK_SUMS(sums[5]), LIMBECK_SUMS(sums[6]), LIMBECK_SUMS(sums[7])
+      : LIMBECK_SUMS(sums[0]), LIMBECK_SUMS(sums[1]), LIMBECK_SUMS(sums[2]), LIMBECK_SUMS(sums[3]),
+        LIMBECK_SUMS(sums[4]), LIMBECK_SUMS(sums[5]), LIMBECK_SUMS(sums[6]), LIMBECK_SUMS(sums[7])
       : "l"(a), "l"(b), "r"(static_cast<int>(adds)), "n"(kTransposed ? 1 : 0));
 }
 template <bool kTransposed>
@@ -301,7 +306,10 @@ __device__ __forceinline__ void wgmma(float (&sums)[16][4], uint64_t a, uint64_t
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
       "%64, %65, p, 1, 1, 0, %67;\n}\n"
-      : LIMBECK_SUMS(sums[0]), LIMBECK_SUMS(sums[1]), LIMBECK_SUMS(sums[2]), LIMBECK_SUMS(sums[3]), LIMBECK_SUMS(sums[4]), LIMBECK_SUMS(sums[5]), LIMBECK_SUMS(sums[6]), LIMBECK_SUMS(sums[7]), LIMBECK_SUMS(sums[8]), LIMBECK_SUMS(sums[9]), LIMBECK_SUMS(sums[10]), LIMBECK_SUMS(sums[11]), LIMBECK_SUMS(sums[12]), LIMBECK_SUMS(sums[13]), LIMBECK_SUMS(sums[14]), LIMBECK_SUMS(sums[15])
+      : LIMBECK_SUMS(sums[0]), LIMBECK_SUMS(sums[1]), LIMBECK_SUMS(sums[2]), LIMBECK_SUMS(sums[3]),
+        LIMBECK_SUMS(sums[4]), LIMBECK_SUMS(sums[5]), LIMBECK_SUMS(sums[6]), LIMBECK_SUMS(sums[7]),
+        LIMBECK_SUMS(sums[8]), LIMBECK_SUMS(sums[9]), LIMBECK_SUMS(sums[10]), LIMBECK_SUMS(sums[11]),
+        LIMBECK_SUMS(sums[12]), LIMBECK_SUMS(sums[13]), LIMBECK_SUMS(sums[14]), LIMBECK_SUMS(sums[15])
       : "l"(a), "l"(b), "r"(static_cast<int>(adds)), "n"(kTransposed ? 1 : 0));
 }
 

@@ -509,7 +509,8 @@ void read_operands(const Product& product, int warp, Operands& out) {
   if (product.a != nullptr) return;
   for (int i = 0; i < 16; ++i) {
     for (int k = 0; k < 16; ++k) {
-      out.a[i][k] = read(product.a_matrix, row_byte(product.a_matrix, warp % 4 * 16 + i) + static_cast<uint64_t>(k * 2));
+      out.a[i][k] =
+          read(product.a_matrix, row_byte(product.a_matrix, warp % 4 * 16 + i) + static_cast<uint64_t>(k * 2));
     }
   }
 }
