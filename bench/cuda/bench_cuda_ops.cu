@@ -232,6 +232,31 @@ void bench_attention(Run& run) {
     run.row(name + "-forward", "bf16", "TFLOP/s", flops, [&](Context& context) { return prepare(context, false); });
     run.row(name + "-both", "bf16", "TFLOP/s", 3.5 * flops, [&](Context& context) { return prepare(context, true); });
   }
+
+  // Gradients alone, of what fills the GPU: a step of GPT-2 124M, of its student, and of histories of 50.
+  struct Batch {
+    int64_t sequences, length, heads;
+  };
+  for (const Batch& batch : {Batch{64, 1024, 12}, Batch{32, 512, 4}, Batch{512, 50, 2}}) {
+    const int64_t sequences = run.tiny ? 2 : batch.sequences, length = run.tiny ? 16 : batch.length;
+    const int64_t tokens = sequences * length, columns = batch.heads * head_dim;
+    std::vector<int32_t> offsets;
+    for (int64_t s = 0; s <= sequences; ++s) offsets.push_back(static_cast<int32_t>(s * length));
+    const std::string name = "attention-backward-" + std::to_string(batch.sequences) + "x" +
+                             std::to_string(batch.length) + "x" + std::to_string(batch.heads);
+    run.row(name, "bf16", "us", 0, [&](Context& context) -> std::function<void()> {
+      Fill fill(context);
+      int32_t* device_offsets = context.arena.allocate<int32_t>(sequences + 1);
+      copy_to_device(context, device_offsets, offsets.data(), sequences + 1);
+      const AttentionShape shape{tokens, sequences, length, device_offsets, nullptr, batch.heads, batch.heads,
+                                 head_dim, true, 0};
+      const bf16 *qkv = fill.uniform<bf16>(tokens * 3 * columns), *d_y = fill.uniform<bf16>(tokens * columns);
+      bf16 *y = fill.uniform<bf16>(tokens * columns), *d_qkv = fill.uniform<bf16>(tokens * 3 * columns);
+      float* lse = fill.uniform<float>(tokens * batch.heads);
+      attention_forward<bf16>(context, shape, qkv, y, lse, {});
+      return [=, &context] { attention_backward<bf16>(context, shape, qkv, y, lse, d_y, d_qkv, nullptr, 0, {}); };
+    });
+  }
 }
 
 /// What passes over memory: the share of a training step that no matrix unit helps with.

@@ -65,8 +65,7 @@ __global__ void __launch_bounds__(B::kThreads, B::kBlocksAtOnce)
     return B::kIsOneVisit || task.keys_begin(visit.query) / B::kKeys == visit.key / B::kKeys;
   };
   const auto is_last_visit = [&](const Visit& visit) {
-    return B::kIsOneVisit ||
-           (task.keys_end(visit.query, kQueries, length) - 1) / B::kKeys == visit.key / B::kKeys;
+    return B::kIsOneVisit || (task.keys_end(visit.query, kQueries, length) - 1) / B::kKeys == visit.key / B::kKeys;
   };
   const auto begin_query = [&](int key) { return task.first_query(key) / kQueries * kQueries; };
   const auto end_query = [&](int key) { return task.last_query(min(key + B::kKeys, length) - 1, length) + 1; };
