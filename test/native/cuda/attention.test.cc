@@ -344,6 +344,16 @@ TEST("cuda attention stays exact for scores in the hundreds") {
   }
 }
 
+TEST("cuda attention: rows past a sequence's end add nothing where all its scores are far below zero") {
+  for (const int64_t kv_heads : {2, 1}) {
+    const Problem<bf16> problem({{1, 1, 2, 1, 1, 2, 1, 1}, 2, kv_heads, 64, false}, 12.0f);
+    DeviceProblem<bf16> run(problem);
+    run.forward();
+    run.backward();
+    CHECK(are_finite(run.d_qkv.floats()));
+  }
+}
+
 TEST("cuda attention gives the same bits again, whatever was in the outputs") {
   for (const Case& c : {Case{{130, 17, 70}, 4, 2, 64, true, 0, 0.25f, true},
                         {{140}, 2, 1, 128, true, 40},
