@@ -343,11 +343,11 @@ std::vector<int64_t> TransformerTrainer<T>::graph_key(const Step& step, bool upd
   if (step.teacher == nullptr) return key;
   key.push_back(reinterpret_cast<int64_t>(step.teacher->model));
   key.push_back(reinterpret_cast<int64_t>(step.teacher->head));
-  for (int64_t value : {step.teacher->relation_heads, step.teacher->teacher_hidden_size, step.teacher->top_k,
-                        int64_t{step.teacher->dense_logits != nullptr}, int64_t{step.teacher->hidden != nullptr},
-                        int64_t{step.teacher->attentions != nullptr}, int64_t{step.teacher->relations != nullptr}}) {
-    key.push_back(value);
-  }
+  const ApiTeacher& teacher = *step.teacher;
+  const int64_t form[] = {teacher.relation_heads,          teacher.teacher_hidden_size, teacher.top_k,
+                          teacher.dense_logits != nullptr, teacher.hidden != nullptr,   teacher.attentions != nullptr,
+                          teacher.relations != nullptr};
+  key.insert(key.end(), std::begin(form), std::end(form));
   key.insert(key.end(), step.teacher->layer_map, step.teacher->layer_map + 2 * step.teacher->num_pairs);
   return key;
 }

@@ -946,15 +946,8 @@ void check_passes_in_flight(const TransformerConfig& config, api::ApiPrecision p
 }  // namespace
 
 /// An emulated machine that does its work as late as it may; another one is as it is.
-struct LateMachine {
-#ifdef LIMBECK_CUDA_EMULATED
-  LateMachine() { limbeck::cuda::emulator::machine().is_lazy = true; }
-  ~LateMachine() { limbeck::cuda::emulator::machine().is_lazy = false; }
-#endif
-};
-
 TEST("model: passes in flight give what they give one by one") {
-  const LateMachine late;
+  const LazyMachine machine(true);
   for (const api::ApiPrecision precision : {kFloat32, kBFloat16}) {
     check_passes_in_flight(base_config(), precision, Pooling::kNone, 3, kFloat32, 2);
     check_passes_in_flight(bert_config(), precision, Pooling::kMean, 2, kFloat32, 3);
@@ -962,7 +955,7 @@ TEST("model: passes in flight give what they give one by one") {
   }
 }
 TEST("model: a pass in pieces, more of them than there are slots") {
-  const LateMachine late;
+  const LazyMachine machine(true);
   // Tokens of a piece follow from its results: 1.9 MB a token in fp32.
   check_passes_in_flight(base_config(), kFloat32, Pooling::kNone, 20'000, kFloat32, 2);
   check_passes_in_flight(base_config(), kBFloat16, Pooling::kNone, 40'000, kFloat32, 3);
@@ -986,7 +979,7 @@ TEST("model: hidden states as bfloat16 are those in float, rounded") {
   }
 }
 TEST("model: a pass that is given up leaves its arrays and the next pass alone") {
-  const LateMachine late;
+  const LazyMachine machine(true);
   const TransformerConfig config = base_config();
   const Pair pair(config, kBFloat16, 5);
   const BatchData data = make_batch(config);
