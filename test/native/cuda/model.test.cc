@@ -945,7 +945,6 @@ void check_passes_in_flight(const TransformerConfig& config, api::ApiPrecision p
 
 }  // namespace
 
-/// An emulated machine that does its work as late as it may; another one is as it is.
 TEST("model: passes in flight give what they give one by one") {
   const LazyMachine machine(true);
   for (const api::ApiPrecision precision : {kFloat32, kBFloat16}) {

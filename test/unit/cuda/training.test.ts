@@ -220,6 +220,35 @@ describeEmulated('training on the GPU', () => {
     expect(runs[1]).toEqual(runs[0]);
   });
 
+  test('takes steps that are asked for at once as one after the other, and none after one that is not finite', async () => {
+    const config = withDropout(TINY_MODELS.sequence);
+    const [, one] = students(config);
+    const [, other] = students(config);
+    const steps = await Promise.all(
+      [3, 4, 5, 6].map((seed) =>
+        tinyStep(one.engine, config, { ce: 1 }, undefined, { dropoutSeed: seed, sampledNegatives: 9 }),
+      ),
+    );
+    const results = [];
+    for (const step of steps) results.push(await one.trainer.step(step));
+    expect(await Promise.all(steps.map((step) => other.trainer.step(step)))).toEqual(results);
+    expect(() => other.trainer.getState()).not.toThrow();
+    expect(other.trainer.getState()).toEqual(one.trainer.getState());
+    expect(other.model.itemTable()).toEqual(one.model.itemTable());
+
+    const [good, far] = steps as [StepRequest, StepRequest];
+    const outcomes = await Promise.allSettled([
+      other.trainer.step({ ...far, learningRate: 3e37 }),
+      other.trainer.step(good),
+      other.trainer.step(good),
+    ]);
+    expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'rejected']);
+    for (const outcome of outcomes.slice(1)) {
+      expect(outcome).toMatchObject({ reason: { code: 'ERR_NOT_FINITE' } });
+    }
+    expect(other.trainer.getState().stepCount).toBe(5);
+  });
+
   const TEXT = { inputIds: Int32Array.of(1, 2), sequenceOffsets: Int32Array.of(0, 2) };
   const READERS: [string, (engine: NativeEngine, model: NativeTransformer) => Promise<Float32Array> | Float32Array][] =
     [
