@@ -17,6 +17,8 @@ export interface ModelSource {
   promote(name: string): Promise<void>;
   /** Makes the one before it the one to start with, and names it. */
   rollback(): Promise<string>;
+  /** Gives up what it keeps for loading. */
+  close?(): Promise<void>;
 }
 
 export interface ServedModel {
@@ -46,8 +48,13 @@ export class ModelHost {
 
   /** @throws LimbeckError whatever loading throws */
   static async open(source: ModelSource, options: ModelHostOptions): Promise<ModelHost> {
-    const name = await source.current();
-    return new ModelHost(source, options, await loadModel(source, name, options));
+    try {
+      const name = await source.current();
+      return new ModelHost(source, options, await loadModel(source, name, options));
+    } catch (error) {
+      await source.close?.();
+      throw error;
+    }
   }
 
   private constructor(source: ModelSource, options: ModelHostOptions, current: ServedModel) {
@@ -147,6 +154,7 @@ export class ModelHost {
 
   async close(): Promise<void> {
     await this.#last;
+    await this.#source.close?.();
     for (const { student } of this.loaded) student.dispose();
   }
 

@@ -4,7 +4,7 @@ import type { Engine } from '../engine.js';
 import { LimbeckError } from '../errors.js';
 import { pathExists } from '../formats/files.js';
 import { HttpError } from './http-error.js';
-import { loadStudentAside } from './load-student.js';
+import { StudentLoader } from './load-student.js';
 import type { ModelSource } from './model-host.js';
 
 /**
@@ -13,8 +13,9 @@ import type { ModelSource } from './model-host.js';
  * @throws LimbeckError ERR_FILE_NOT_FOUND and what the registry throws
  */
 export async function openModelSource(engine: Engine, path: string): Promise<ModelSource> {
+  const loader = new StudentLoader(engine);
   for (const directory of [path, join(path, 'student')]) {
-    if (await pathExists(join(directory, 'config.json'))) return directorySource(engine, resolve(directory));
+    if (await pathExists(join(directory, 'config.json'))) return directorySource(loader, resolve(directory));
   }
   if (!(await pathExists(join(path, 'versions')))) {
     throw new LimbeckError(
@@ -22,27 +23,28 @@ export async function openModelSource(engine: Engine, path: string): Promise<Mod
       `'${path}' is no student directory (config.json), no output of a distillation (student/) and no model registry (versions/)`,
     );
   }
-  return registrySource(engine, await engine.openModelRegistry(path));
+  return registrySource(loader, await engine.openModelRegistry(path));
 }
 
-function directorySource(engine: Engine, directory: string): ModelSource {
+function directorySource(loader: StudentLoader, directory: string): ModelSource {
   const base = basename(directory).replace(/[^A-Za-z0-9._-]/g, '-');
   const name = /^[A-Za-z0-9]/.test(base) ? base.slice(0, 128) : 'student';
   return {
     list: async () => [name],
     current: async () => name,
     load(asked) {
-      if (asked === name) return loadStudentAside(engine, { directory });
+      if (asked === name) return loader.load({ directory });
       throw new LimbeckError('ERR_FILE_NOT_FOUND', `The service was started with one student, '${name}'`);
     },
     promote: async () => {},
     rollback() {
       throw new HttpError(409, 'ERR_CONFLICT', 'The service was started with one student, not with a registry.');
     },
+    close: () => loader.close(),
   };
 }
 
-function registrySource(engine: Engine, registry: ModelRegistry): ModelSource {
+function registrySource(loader: StudentLoader, registry: ModelRegistry): ModelSource {
   return {
     list: async () => (await registry.list()).map(({ name }) => name),
     async current() {
@@ -53,7 +55,7 @@ function registrySource(engine: Engine, registry: ModelRegistry): ModelSource {
         `No model of the registry '${registry.directory}' has been promoted; promote one first`,
       );
     },
-    load: (name) => loadStudentAside(engine, { directory: registry.directory, version: name }),
+    load: (name) => loader.load({ directory: registry.directory, version: name }),
     promote: async (name) => {
       await registry.promote(name);
     },
@@ -67,5 +69,6 @@ function registrySource(engine: Engine, registry: ModelRegistry): ModelSource {
         });
       }
     },
+    close: () => loader.close(),
   };
 }
