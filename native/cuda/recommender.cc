@@ -184,7 +184,7 @@ void TransformerRecommender<T>::make(Plan& plan) {
   Engine& engine = model_.engine;
   const bool has_encoder = packed_encoder_ != nullptr && can_encode_sequence(config, length, encoder_shared_bytes());
   // A few blocks encode while the rest of the device has nothing to do.
-  const bool is_quantised = quantised_.levels != nullptr;
+  const bool is_quantised = quantised_.levels != nullptr && plan.k <= kMaxQuantisedK;
   const int64_t table_bytes =
       config.vocab_size * (is_quantised ? QuantisedItems::row_bytes(d) : d * static_cast<int64_t>(sizeof(T)));
   const FetchedBytes fetched{is_quantised ? static_cast<const void*>(quantised_.levels) : items_,

@@ -11,6 +11,9 @@ struct GraphQuery {
   unsigned* num_finished = nullptr;         // [1] 0 before and after; null: one more operation sets it
 };
 
+/// With more answers than these, quantised items are not read.
+inline constexpr int64_t kMaxQuantisedK = 64;
+
 /// The k best items of a catalogue for each query, by dot product, best first, equal ones by lower index; the scores
 /// are never written. excluded: null, or [num_queries, ⌈num_items/32⌉] bits, 1 = left out. 1 ≤ k ≤ 1024, checked.
 ///   queries [num_queries, hidden_size], items [num_items, hidden_size], indices, scores [num_queries, k] =
