@@ -12,7 +12,7 @@ constexpr int kChunkWarps = kChunkThreads / 32;
 constexpr int kChunkBlocks = 3;                       // of a multiprocessor
 constexpr int64_t kMaxChunkItems = 3072;              // 12 KiB of keys
 constexpr int64_t kMaxLists = 4096;                   // 32 for each thread of the last block
-constexpr int64_t kMaxListed = kMaxQuantisedK;  // k: some lists of k then fit in shared memory
+constexpr int64_t kMaxListed = kMaxQuantisedK;        // k: some lists of k then fit in shared memory
 constexpr int kItemStages = 3, kQuantisedStages = 5;  // of a stream: all but one are under way while one is used
 constexpr int kQuantisedStep = 4;                     // quantised items whose loads a lane has in one stage
 
