@@ -116,7 +116,7 @@ echo "binaries: $bin"
 prewarming=()
 if wants prewarm; then
   say "prewarm: in the background"
-  for group in train kd,sequence,extract,request; do
+  for group in train kd sequence,extract,request; do
     limited 240 "$python" $here/peers.py --prewarm --parts $group --max-seconds 200 --out "$OUT/prewarm.jsonl" \
       ${PEERS_FLAGS:-} >"$OUT/prewarm-${group%%,*}.log" 2>&1 &
     prewarming+=($!)

@@ -241,24 +241,19 @@ def train(part):
             times = time_rounds(training_step(model, loss_of, kind), 1 if tiny else max(2, 128 // batch))
             tokens = batch * length / statistics.median(times) * 1e3
             emit(row, name, tokens, "tokens/s", times, batch=batch)
-            return tokens
-        return 0
 
     if tiny:
         run(2, "autocast"), run(2, "bf16")
         return
-    rates = {(32, kind): run(32, kind) for kind in ("autocast", "bf16")}
-    best = max(rates, key=rates.get)[1]
-    for batch in (64, 16):
-        for kind in ("autocast", "bf16") if options.prewarm else (best,):
-            if not part.over():
-                rates[batch, kind] = run(batch, kind)
-    if not part.over():
-        prefer_cudnn = True
-        run(*max(rates, key=rates.get))
+    for batch, kind, with_cudnn in (
+        (64, "autocast", True), (64, "bf16", True), (64, "autocast", False), (64, "bf16", False), (4, "autocast", False),
+        (32, "autocast", True),
+    ):
+        if part.over():
+            return
+        prefer_cudnn = with_cudnn
+        run(batch, kind)
         prefer_cudnn = False
-    if not part.over():
-        run(4, "autocast")
 
 
 def extract(part):
