@@ -493,7 +493,7 @@ void launch_backward(Context& context, const AttentionTask& task, const Attentio
 
 void flash_attention_backward(Context& context, AttentionTask task, const AttentionShape& shape, const bf16* qkv,
                               const bf16* y, const float* lse, const bf16* d_y, bf16* d_qkv) {
-  if (fits_one_pass(context, task, shape)) {
+  if (fits_one_pass(task, shape)) {
     return flash_attention_backward_once(context, task, shape, qkv, y, lse, d_y, d_qkv);
   }
   const bool is_short = shape.max_length <= kShortSequence;
