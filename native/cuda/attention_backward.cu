@@ -496,6 +496,9 @@ void flash_attention_backward(Context& context, AttentionTask task, const Attent
   if (fits_one_pass(task, shape)) {
     return flash_attention_backward_once(context, task, shape, qkv, y, lse, d_y, d_qkv);
   }
+  if (!task.seed && !task.teacher_maps && shape.head_dim > 32 && shape.head_dim <= 64 && has_warpgroup_products()) {
+    return warpgroup_attention_backward(context, task, shape, qkv, y, lse, d_y, d_qkv);
+  }
   const bool is_short = shape.max_length <= kShortSequence;
   if (shape.head_dim > 64) {
     launch_backward<128, 4>(context, task, shape, qkv, y, lse, d_y, d_qkv);
