@@ -27,16 +27,6 @@ struct WarpgroupForward {
   static constexpr size_t kSharedBytes = (kValuesAt + kStages * kTile) * sizeof(bf16);
 };
 
-/// Begins to copy kRows rows of `dim` ≤ kDim elements to panels of 64 columns; zeros beyond num_rows and dim.
-template <int kRows, int kDim, int kThreads>
-__device__ __forceinline__ void load_panels_async(bf16* panels, const bf16* rows, int64_t stride, int num_rows,
-                                                  int dim) {
-#pragma unroll
-  for (int column = 0; column < kDim; column += 64) {
-    load_tile_async<kRows, 64, kThreads>(panels + column * kRows, rows + column, stride, num_rows, dim - column);
-  }
-}
-
 /// Softmax of a warp's 16 rows as it goes on over tiles of keys: row lane/4 + 8·i.
 struct RunningSoftmax {
   float largest[2] = {-1e30f, -1e30f};  // of scores before scaling; finite: a difference of two is never NaN

@@ -124,6 +124,16 @@ __device__ __forceinline__ void load_tile_async(bf16* tile, const bf16* rows, in
   }
 }
 
+/// Begins to copy kRows rows of `dim` ≤ kDim elements to panels of 64 columns; zeros beyond num_rows and dim.
+template <int kRows, int kDim, int kThreads>
+__device__ __forceinline__ void load_panels_async(bf16* panels, const bf16* rows, int64_t stride, int num_rows,
+                                                  int dim) {
+#pragma unroll
+  for (int column = 0; column < kDim; column += 64) {
+    load_tile_async<kRows, 64, kThreads>(panels + column * kRows, rows + column, stride, num_rows, dim - column);
+  }
+}
+
 /// Writes a warp's rows of a tile, kRows from `row` on, to global memory: what lies within num_rows and dim.
 template <int kRows, int kDim>
 __device__ __forceinline__ void store_tile_rows(bf16* tile, int row, bf16* rows, int64_t stride, int num_rows,

@@ -23,6 +23,7 @@ constexpr float kUnknown = __builtin_inff();  // of a shift
 
 constexpr int64_t kWidest = 128;
 constexpr int64_t kLeastCatalogue = 4096;             // below, a few microseconds are all that there is to gain
+constexpr int64_t kLeastWarpgroupRows = 128;          // fewer would be less than half of a block's
 constexpr int kRowLanes = 16;                         // threads of a row of ≤ kWidest elements
 constexpr int kRowsAtOnce = kRowThreads / kRowLanes;  // of a block
 constexpr int kTableRows = 8;                         // of a group of threads, loads in flight
@@ -41,7 +42,7 @@ struct CatalogueRows {
   const bf16 *hidden, *weight, *bias;  // bias may be null
   const int32_t* labels;
   int num_rows, hidden_size, vocab_size;
-  int row_blocks, num_tiles;  // blocks of rows × tiles of columns
+  int row_blocks, num_tiles;  // blocks of rows × tiles of columns, as the kernel has them
   int64_t stride;             // of exps: the padded vocabulary
   float scale;
 
@@ -283,6 +284,188 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocksAtOnce) catalogue_kerne
   }
 }
 
+/// The second reading on the tensor cores of compute capability 9.0. A warpgroup has 64 rows, in registers, and
+/// multiplies half a tile in the background while it exponentiates the half before. A block takes one part after the
+/// other, of 64·kWarpgroups rows × a segment of columns, and the next part's rows and columns are on their way then.
+template <int kDim_, bool kWritesExps_>
+struct WarpgroupCatalogue {
+  static constexpr int kDim = kDim_;
+  static constexpr bool kWritesExps = kWritesExps_;
+  static constexpr int kWarpgroups = 4, kThreads = 128 * kWarpgroups, kRows = 64 * kWarpgroups;
+  static constexpr int kHalf = 64, kColumns = 2 * kHalf, kStages = 3, kSegmentTiles = 16;
+  static constexpr int kStage = kColumns * kDim;
+  static constexpr int kStagesAt = kRows * kDim, kOutputAt = kStagesAt + kStages * kStage;
+  static constexpr int kOutputRow = kHalf + 8;  // eight rows' chunks lie in different banks
+  static constexpr int kOutput = kWritesExps ? kRows * kOutputRow : 0;
+  static constexpr size_t kSharedBytes = (kOutputAt + kOutput) * sizeof(bf16);
+};
+
+template <typename C>
+__global__ void __launch_bounds__(C::kThreads, 1) catalogue_sm90_kernel(CatalogueRows a) {
+#ifdef LIMBECK_HAS_WGMMA
+  constexpr int N = C::kHalf / 8, kDim = C::kDim;
+  LIMBECK_MATRIX_MEMORY(bf16, shared);
+  // Read from a lane, so that the compiler knows it to be the same in a warp.
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int num_parts = a.row_blocks * ((a.num_tiles + C::kSegmentTiles - 1) / C::kSegmentTiles);
+  const int part_step = static_cast<int>(gridDim.x);
+
+  // Parts next to each other have the same columns, which stay in the second-level cache.
+  const auto first_tile = [&](int part) { return part / a.row_blocks * C::kSegmentTiles; };
+  const auto end_tile = [&](int part) { return min(first_tile(part) + C::kSegmentTiles, a.num_tiles); };
+  const auto load_rows = [&](int part) {
+    if (part >= num_parts) return;
+    const int block_row = part % a.row_blocks * C::kRows;
+    load_panels_async<C::kRows, kDim, C::kThreads>(shared, a.hidden + static_cast<int64_t>(block_row) * a.hidden_size,
+                                                   a.hidden_size, a.num_rows - block_row, a.hidden_size);
+  };
+  int load_part = static_cast<int>(blockIdx.x), load_tile = first_tile(load_part), load_slot = 0;
+  const auto load_next_tile = [&] {
+    if (load_part < num_parts) {
+      // This thread copies the same chunk of every kStep-th row.
+      constexpr int kStep = C::kThreads / 8;
+      const int row = static_cast<int>(threadIdx.x) / 8, chunk = static_cast<int>(threadIdx.x) % 8;
+      const int table_row = load_tile * C::kColumns + row;
+      bf16* const place = tile_chunk<64>(shared + C::kStagesAt + load_slot * C::kStage, row, chunk);
+      const bf16* const source = a.weight + static_cast<int64_t>(table_row) * a.hidden_size + chunk * 8;
+#pragma unroll
+      for (int k = 0; k < kDim; k += 64) {
+#pragma unroll
+        for (int r = 0; r < C::kColumns; r += kStep) {
+          cp_async_16(place + k * C::kColumns + r * 64, source + k + r * a.hidden_size,
+                      table_row + r < a.stride && k + chunk * 8 < a.hidden_size);
+        }
+      }
+      if (++load_tile == end_tile(load_part)) {
+        load_part += part_step;
+        load_tile = first_tile(load_part);
+      }
+    }
+    load_slot = load_slot + 1 == C::kStages ? 0 : load_slot + 1;
+    cp_async_commit();  // also of nothing: groups are counted
+  };
+  load_rows(load_part);
+  load_next_tile();
+  load_next_tile();
+
+  const uint64_t first_matrix = describe_matrix(shared + C::kStagesAt, 16);
+  uint64_t matrix = first_matrix;
+  int slot = 0;
+#pragma unroll 1
+  for (int part = static_cast<int>(blockIdx.x); part < num_parts; part += part_step) {
+    const int warp_row = part % a.row_blocks * C::kRows + warp * 16;
+    cp_async_wait<0>();
+    fence_async_proxy();
+    __syncthreads();  // this part's rows are there, and its first tiles
+    uint32_t left[kDim / 16][1][4];
+#pragma unroll
+    for (int k = 0; k < kDim / 16; ++k) {
+      load_left<1, 64>(left[k], lane_rows<64>(shared + k / 4 * 64 * C::kRows, warp * 16), k % 4);
+    }
+    float shifts[2], sums[2] = {0, 0};  // of row lane/4 + 8·i, this lane's columns
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int r = warp_row + 8 * i + lane / 4;
+      shifts[i] = r < a.num_rows ? a.shift(r) : 0.0f;
+    }
+
+    const auto multiply = [&](float(&logits)[1][N][4], int half) {
+      wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < kDim / 16; ++k) {
+        constexpr int kPanel = C::kColumns * 128;  // bytes
+        wgmma<false>(logits[0], left[k][0], later_matrix(matrix, half * C::kHalf * 128 + k / 4 * kPanel + k % 4 * 32),
+                     k > 0);
+      }
+      wgmma_commit();
+    };
+    const auto finish = [&](float(&logits)[1][N][4], int column) {
+      if (a.bias && column < a.stride) {
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+            const float bias = to_float(a.bias[column + 8 * n + lane % 4 * 2 + j]);
+#pragma unroll
+            for (int i = 0; i < 2; ++i) logits[0][n][2 * i + j] += bias;
+          }
+        }
+      }
+      if (column + C::kHalf > a.vocab_size) {
+        const int last = a.vocab_size - 1 - column - lane % 4 * 2;
+        mask_after(logits, {last, last}, kMinusInfinity);
+      }
+      [[maybe_unused]] bf16* const output = shared + C::kOutputAt + warp * 16 * C::kOutputRow;
+      if constexpr (C::kWritesExps) __syncwarp();  // the half before has been read
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const float x = exp2_approx(fmaf(logits[0][n][2 * i], kLog2E, -shifts[i]));
+          const float y = exp2_approx(fmaf(logits[0][n][2 * i + 1], kLog2E, -shifts[i]));
+          sums[i] += x + y;
+          if constexpr (C::kWritesExps) {
+            bf16* const row = output + (8 * i + lane / 4) * C::kOutputRow;
+            *reinterpret_cast<uint32_t*>(row + 8 * n + lane % 4 * 2) = pack_bf16(x, y);
+          }
+        }
+      }
+      if constexpr (C::kWritesExps) {
+        __syncwarp();
+        const int row = lane / N, chunk = lane % N;
+        const int num_rows = column < a.stride ? a.num_rows - warp_row - row : 0;
+        bf16* const exps = a.exps + (warp_row + row) * a.stride + column + chunk * 8;
+#pragma unroll
+        for (int r = 0; r < 16; r += 32 / N) {
+          if (r < num_rows) {
+            store_16<kStreaming>(exps + r * a.stride, load_16(output + (row + r) * C::kOutputRow + chunk * 8));
+          }
+        }
+      } else {
+        compute_first(sums[0] + sums[1]);
+      }
+    };
+
+    float halves[2][1][N][4];
+    const int first = first_tile(part), end = end_tile(part);
+#pragma unroll 1
+    for (int tile = first; tile < end; ++tile) {
+      cp_async_wait<1>();
+      fence_async_proxy();
+      __syncthreads();  // this tile is there, and nobody reads the one before, or this part's rows
+      if (tile == first) load_rows(part + part_step);
+      load_next_tile();
+      const int column = tile * C::kColumns;
+      if (tile > first) {
+        multiply(halves[0], 0);
+        finish(halves[1], column - C::kHalf);
+        wgmma_wait<0>(halves[0][0]);
+      } else {
+        multiply(halves[0], 0);
+        wgmma_wait<0>(halves[0][0]);
+      }
+      multiply(halves[1], 1);
+      finish(halves[0], column);
+      wgmma_wait<0>(halves[1][0]);
+      slot = slot + 1 == C::kStages ? 0 : slot + 1;
+      matrix = later_matrix(first_matrix, slot * C::kStage * static_cast<int>(sizeof(bf16)));
+    }
+    finish(halves[1], end * C::kColumns - C::kHalf);
+
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int r = warp_row + 8 * i + lane / 4;
+      const float sum = lanes_sum<4>(sums[i]);
+      if (lane % 4 == 0 && r < a.num_rows) {
+        a.partial_sums[static_cast<int64_t>(part / a.row_blocks) * a.num_rows + r] = sum;
+      }
+    }
+  }
+  cp_async_wait<0>();
+#endif
+}
+
 /// One warp a row: its sum and loss, and with gradients its factor, its hidden row times that, and the label's element.
 __global__ void __launch_bounds__(kRowThreads) finish_rows_kernel(CatalogueRows a, int num_segments) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -360,19 +543,47 @@ struct WeightedRows {
 };
 
 template <typename C>
-void launch_catalogue(Context& context, const CatalogueRows& rows) {
-  const int64_t num_blocks = rows.row_blocks * divide_up(rows.num_tiles, C::kSegmentTiles);
-  launch(context, catalogue_kernel<C>, dim3(static_cast<unsigned>(num_blocks)), dim3(C::kThreads), C::kSharedBytes,
+int64_t num_segments(int64_t stride) {
+  return divide_up(stride, C::kColumns * C::kSegmentTiles);
+}
+
+template <typename C>
+void tile(CatalogueRows& rows) {
+  rows.row_blocks = static_cast<int>(divide_up(rows.num_rows, C::kRows));
+  rows.num_tiles = static_cast<int>(divide_up(rows.stride, C::kColumns));
+}
+
+/// Number of segments that partial_sums has then.
+template <typename C>
+int64_t launch_catalogue(Context& context, CatalogueRows rows) {
+  tile<C>(rows);
+  const int64_t segments = num_segments<C>(rows.stride);
+  launch(context, catalogue_kernel<C>, dim3(static_cast<unsigned>(rows.row_blocks * segments)), dim3(C::kThreads),
+         C::kSharedBytes, rows);
+  return segments;
+}
+template <typename C>
+int64_t launch_warpgroup_catalogue(Context& context, CatalogueRows rows) {
+  tile<C>(rows);
+  const int64_t segments = num_segments<C>(rows.stride);
+  const int64_t num_blocks = std::min<int64_t>(rows.row_blocks * segments, context.num_multiprocessors);
+  launch(context, catalogue_sm90_kernel<C>, dim3(static_cast<unsigned>(num_blocks)), dim3(C::kThreads), C::kSharedBytes,
          rows);
+  return segments;
 }
 
 template <Reading kReading>
-void read_catalogue(Context& context, const CatalogueRows& rows) {
-  if (rows.hidden_size <= 64) {
-    launch_catalogue<Catalogue<64, kReading>>(context, rows);
-  } else {
-    launch_catalogue<Catalogue<128, kReading>>(context, rows);
+int64_t read_catalogue(Context& context, const CatalogueRows& rows) {
+  const bool is_narrow = rows.hidden_size <= 64;
+  if constexpr (kReading != Reading::kLargest) {
+    constexpr bool kWritesExps = kReading == Reading::kSumsAndExps;
+    if (rows.num_rows >= kLeastWarpgroupRows && has_warpgroup_products()) {
+      return is_narrow ? launch_warpgroup_catalogue<WarpgroupCatalogue<64, kWritesExps>>(context, rows)
+                       : launch_warpgroup_catalogue<WarpgroupCatalogue<128, kWritesExps>>(context, rows);
+    }
   }
+  return is_narrow ? launch_catalogue<Catalogue<64, kReading>>(context, rows)
+                   : launch_catalogue<Catalogue<128, kReading>>(context, rows);
 }
 
 }  // namespace
@@ -386,9 +597,7 @@ bool fits_catalogue_loss(const bf16* hidden, const OutputTable<bf16>& table, con
 void catalogue_loss(Context& context, const bf16* hidden, const OutputTable<bf16>& table, const int32_t* labels,
                     float scale, bf16* d_hidden, float* d_table, float* d_bias, float2* losses, int64_t num_rows,
                     int64_t hidden_size, int64_t chunk_rows) {
-  using C = Catalogue<128, Reading::kSums>;  // its tiling is that of all
   const int64_t vocab_size = table.vocab_size, stride = table.padded_vocab_size;
-  const int64_t num_tiles = divide_up(stride, C::kColumns), num_segments = divide_up(num_tiles, C::kSegmentTiles);
   const bool wants_gradient = d_hidden != nullptr;
 
   const DeviceArena::Scope scope(context.arena);
@@ -397,7 +606,8 @@ void catalogue_loss(Context& context, const bf16* hidden, const OutputTable<bf16
   chunk.label_logits = context.arena.allocate<float>(chunk_rows);
   chunk.shifts = context.arena.allocate<float>(chunk_rows);
   chunk.largest = context.arena.allocate<uint32_t>(chunk_rows);
-  chunk.partial_sums = context.arena.allocate<float>(num_segments * chunk_rows);
+  // The warpgroups' segments are longer.
+  chunk.partial_sums = context.arena.allocate<float>(num_segments<Catalogue<128, Reading::kSums>>(stride) * chunk_rows);
   float* products = nullptr;
   if (wants_gradient) {
     chunk.factors = context.arena.allocate<float>(chunk_rows);
@@ -409,7 +619,6 @@ void catalogue_loss(Context& context, const bf16* hidden, const OutputTable<bf16
   chunk.bias = table.bias;
   chunk.hidden_size = static_cast<int>(hidden_size);
   chunk.vocab_size = static_cast<int>(vocab_size);
-  chunk.num_tiles = static_cast<int>(num_tiles);
   chunk.stride = stride;
   chunk.scale = scale;
   chunk.bounds = bounds;
@@ -423,17 +632,13 @@ void catalogue_loss(Context& context, const bf16* hidden, const OutputTable<bf16
     chunk.labels = labels + begin;
     chunk.losses = losses + begin;
     chunk.num_rows = static_cast<int>(rows);
-    chunk.row_blocks = static_cast<int>(divide_up(rows, C::kRows));
     launch(context, row_shifts_kernel, dim3(static_cast<unsigned>(divide_up(rows, kRowsAtOnce))), dim3(kRowThreads), 0,
            chunk);
     read_catalogue<Reading::kLargest>(context, chunk);
-    if (wants_gradient) {
-      read_catalogue<Reading::kSumsAndExps>(context, chunk);
-    } else {
-      read_catalogue<Reading::kSums>(context, chunk);
-    }
+    const int64_t segments = wants_gradient ? read_catalogue<Reading::kSumsAndExps>(context, chunk)
+                                            : read_catalogue<Reading::kSums>(context, chunk);
     launch(context, finish_rows_kernel, dim3(static_cast<unsigned>(divide_up(rows, kRowThreads / 32))),
-           dim3(kRowThreads), 0, chunk, static_cast<int>(num_segments));
+           dim3(kRowThreads), 0, chunk, static_cast<int>(segments));
     if (!wants_gradient) continue;
 
     // The pad columns' exponentials are zeros.

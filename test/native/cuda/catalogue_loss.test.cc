@@ -51,8 +51,9 @@ struct Problem {
   }
 
   enum class Path { kCatalogue, kLossHead, kGeneral };
-  Results run(bool with_gradient = true, Path path = Path::kCatalogue) const {
+  Results run(bool with_gradient = true, Path path = Path::kCatalogue, int num_multiprocessors = 0) const {
     TestDevice device;
+    if (num_multiprocessors > 0) device.context.num_multiprocessors = num_multiprocessors;
     std::vector<float> rows = table, pads = bias;
     rows.resize(static_cast<size_t>(padded(c.vocab_size) * c.hidden_size), 0.0f);
     if (c.with_bias) pads.resize(static_cast<size_t>(padded(c.vocab_size)), kNaN);  // nobody may look at them
@@ -142,6 +143,9 @@ TEST("cuda: a catalogue's cross-entropy and gradients, any number of rows and it
            {130, 128, 33, true, 129},
            {5, 64, 4097},
            {130, 128, 1100, false},
+           {128, 64, 4097},
+           {300, 96, 2200, true, 290},
+           {270, 16, 8200},
        }) {
     const Problem problem(c);
     problem.check(problem.run());
@@ -149,8 +153,8 @@ TEST("cuda: a catalogue's cross-entropy and gradients, any number of rows and it
 }
 
 TEST("cuda: a catalogue's cross-entropy alone is the same, and the same bits on every run") {
-  for (const bool with_bias : {false, true}) {
-    const Problem problem({5, 48, 1100, with_bias, 3});
+  for (const Case& c : std::vector<Case>{{5, 48, 1100, false, 3}, {5, 48, 1100, true, 3}, {140, 112, 600}}) {
+    const Problem problem(c);
     const Results out = problem.run(), again = problem.run(), value = problem.run(false);
     CHECK(same_bits(out.losses, again.losses));
     CHECK(same_bits(out.d_hidden, again.d_hidden));
@@ -158,6 +162,18 @@ TEST("cuda: a catalogue's cross-entropy alone is the same, and the same bits on 
     CHECK(same_bits(out.d_bias, again.d_bias));
     CHECK(same_bits(out.losses, value.losses));
     CHECK(std::isnan(value.d_hidden[0]));  // untouched
+  }
+}
+
+TEST("cuda: a catalogue's cross-entropy is the same bits on any number of multiprocessors") {
+  const Problem problem({260, 80, 4300});
+  const Results one = problem.run(true, Problem::Path::kCatalogue, 1);
+  problem.check(one);
+  for (const int n : {2, 5, 1000}) {
+    const Results out = problem.run(true, Problem::Path::kCatalogue, n);
+    CHECK(same_bits(out.losses, one.losses));
+    CHECK(same_bits(out.d_hidden, one.d_hidden));
+    CHECK(same_bits(out.d_table, one.d_table));
   }
 }
 
@@ -169,6 +185,8 @@ TEST("cuda: a catalogue's cross-entropy of extreme logits") {
            {6, 32, 200, true, 4, 1, 1, -500},   // all logits are far below what they might be
            {6, 32, 200, true, 4, 1, 2, 500},
            {3, 16, 4200, true, 3, 1, 300},  // more columns than a block looks through
+           {130, 32, 200, true, 130, 1, 300},
+           {130, 16, 300, false, 130, 12, 1e4},
        }) {
     const Problem problem(c);
     problem.check(problem.run());
