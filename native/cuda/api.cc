@@ -210,11 +210,11 @@ void run_once(Engine* engine, Body&& body) {
     Engine* engine;
     size_t capacity_bytes;
     ~Release() {
-      if (engine->arena.capacity_bytes() <= capacity_bytes) return;
-      ++engine->arena_generation;
-      engine->arena.reserve(0);
+      if (engine->main.arena.capacity_bytes() <= capacity_bytes) return;
+      ++engine->main.arena_generation;
+      engine->main.arena.reserve(0);
     }
-  } release{engine, engine->arena.capacity_bytes()};
+  } release{engine, engine->main.arena.capacity_bytes()};
   engine->run(body);
 }
 

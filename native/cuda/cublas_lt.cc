@@ -132,7 +132,15 @@ CublasLt::CublasLt() : functions_(open_cublas_lt()), workspace_bytes_(kWorkspace
 CublasLt::~CublasLt() {
   plans_.clear();
   functions_.Destroy(handle_);
+  for (const auto& [stream, workspace] : separate_workspaces_) cudaFree(workspace);
   cudaFree(workspace_);
+}
+
+void CublasLt::separate(cudaStream_t stream) {
+  if (separate_workspaces_.count(stream) > 0) return;
+  void* workspace = nullptr;
+  check_cuda(cudaMalloc(&workspace, workspace_bytes_), "the workspace of cuBLASLt");
+  separate_workspaces_.emplace(stream, workspace);
 }
 
 bool CublasLt::multiply(cudaStream_t stream, const Product& p) {
@@ -166,8 +174,10 @@ lt::Status CublasLt::run(cudaStream_t stream, const Plan& plan, const lt::Heuris
   }
   const float alpha = 1, beta = p.residual == nullptr ? 0 : 1;
   const void* c = p.residual == nullptr ? d : p.residual;
+  const auto found = separate_workspaces_.find(stream);
+  void* workspace = found == separate_workspaces_.end() ? workspace_ : found->second;
   return functions_.Matmul(handle_, plan.desc, &alpha, p.b, plan.a, p.a, plan.b, &beta, c, plan.c, d, plan.c,
-                           &choice.algorithm, workspace_, workspace_bytes_, stream);
+                           &choice.algorithm, workspace, workspace_bytes_, stream);
 }
 
 CublasLt::Plan CublasLt::make_plan(cudaStream_t stream, const Product& p) {
@@ -254,6 +264,7 @@ size_t CublasLt::fastest(cudaStream_t stream, const Plan& plan, const std::vecto
       return 0;
     }
   }
+  check_cuda(cudaDeviceSynchronize(), "the work of the GPU");  // of other streams would take part of the time
   cudaEvent_t begin = nullptr, end = nullptr;
   check_cuda(cudaEventCreate(&begin), "cudaEventCreate");
   check_cuda(cudaEventCreate(&end), "cudaEventCreate");

@@ -103,8 +103,9 @@ struct Product {
   void* gelu_input = nullptr;  // [m, n] with ldc: forward out, or null; backward in; not C
 };
 
-/// Products by cuBLASLt on one stream. The algorithm of a kind of product (shapes, strides, types, alignments) is
-/// chosen at the first and kept, so that the same product always gives the same bits. Not thread-safe.
+/// Products by cuBLASLt on one stream, or on several (see separate()). The algorithm of a kind of product (shapes,
+/// strides, types, alignments) is chosen at the first and kept, so that the same product always gives the same bits.
+/// Not thread-safe.
 class CublasLt {
  public:
   /// Opens the library, see open_cublas_lt() of driver.h, and takes the workspace. Throws ERR_CUDA_UNAVAILABLE,
@@ -125,6 +126,10 @@ class CublasLt {
     tuning_ = tuning;
     min_tuned_products_ = min_products;
   }
+
+  /// Products on this stream get a workspace of their own, so that they may run beside those of other streams, which
+  /// share one. Throws ERR_OUT_OF_MEMORY.
+  void separate(cudaStream_t stream);
 
   size_t workspace_bytes() const { return workspace_bytes_; }
   size_t version() const { return functions_.GetVersion(); }
@@ -148,6 +153,7 @@ class CublasLt {
   const lt::Functions functions_;
   lt::Handle handle_ = nullptr;
   void* workspace_ = nullptr;
+  std::map<cudaStream_t, void*> separate_workspaces_;
   size_t workspace_bytes_;
   bool tuning_ = false;
   double min_tuned_products_ = 0;

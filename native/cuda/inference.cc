@@ -238,7 +238,10 @@ template <typename T>
 class InferencePass final : public Pass {
  public:
   InferencePass(const Transformer<T>& model, const ApiForward& request)
-      : results_(*model.engine.results), loss_sum_(request.loss_sum), pieces_(cut<T>(model.config, request)) {
+      : engine_(model.engine),
+        results_(*model.engine.results),
+        loss_sum_(request.loss_sum),
+        pieces_(cut<T>(model.config, request)) {
     size_t slot_bytes = 0;
     for (const Piece& piece : pieces_) {
       slot_bytes = std::max(slot_bytes, result_bytes<T>(model.config, request, piece.size));
@@ -247,17 +250,22 @@ class InferencePass final : public Pass {
     results_.reserve(pieces_.size(), slot_bytes);
     Inference<T> inference(model, request, results_);
     try {
-      model.engine.enqueue([&](Context& context) {
+      lane_ = &engine_.enqueue_forward([&](Context& context) {
         for (size_t i = 0; i < pieces_.size(); ++i) run_piece(context, model, request, inference, i);
       });
+      ++lane_->num_passes;
     } catch (...) {
       results_.drop(this);
       throw;
     }
   }
-  ~InferencePass() override { results_.drop(this); }
+  ~InferencePass() override {
+    leave_lane();
+    results_.drop(this);
+  }
 
   void finish() override {
+    leave_lane();
     results_.collect(this);
     if (loss_sum_ == nullptr) return;
     *loss_sum_ = 0;
@@ -265,6 +273,10 @@ class InferencePass final : public Pass {
   }
 
  private:
+  void leave_lane() {
+    if (lane_ != nullptr) --lane_->num_passes;
+    lane_ = nullptr;
+  }
   void run_piece(Context& context, const Transformer<T>& model, const ApiForward& request, Inference<T>& inference,
                  size_t index) {
     const Piece& piece = pieces_[index];
@@ -279,7 +291,9 @@ class InferencePass final : public Pass {
     results_.end(context);
   }
 
+  Engine& engine_;
   Results& results_;
+  Lane* lane_ = nullptr;  // until it is finished
   double* loss_sum_;
   std::vector<Piece> pieces_;
   std::vector<double> sums_;  // [pieces, 2]

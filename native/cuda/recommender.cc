@@ -66,7 +66,7 @@ void wait_for_answers(Engine& engine, const int32_t* indices, const float* score
     for (int i = 0; i < kPolls; ++i) {
       if (are_written(indices, scores, count)) return;
     }
-    const cudaError_t status = cudaStreamQuery(engine.stream);
+    const cudaError_t status = cudaStreamQuery(engine.main.stream);
     if (status == cudaErrorNotReady) continue;
     check_cuda(status, "the work of the GPU");
     return;

@@ -136,7 +136,7 @@ TransformerTrainer<T>::TransformerTrainer(Transformer<T>& model, const ApiOptimi
 
 template <typename T>
 TransformerTrainer<T>::~TransformerTrainer() {
-  cudaStreamSynchronize(model_.engine.stream);  // steps that no one finished
+  cudaStreamSynchronize(model_.engine.main.stream);  // steps that no one finished
   for (cudaEvent_t done : done_) {
     if (done != nullptr) cudaEventDestroy(done);
   }
@@ -261,7 +261,7 @@ void TransformerTrainer<T>::run_part(Step& step, bool updates) {
   // Steps of one shape put the same work on the stream: from the third on it is run as one graph.
   const std::vector<int64_t> key = graph_key(step, updates);
   Engine& engine = model_.engine;
-  const bool is_repeated = step.is_whole() && key == last_key_ && last_generation_ == engine.arena_generation;
+  const bool is_repeated = step.is_whole() && key == last_key_ && last_generation_ == engine.main.arena_generation;
   last_key_.clear();
   const auto measured = measured_.find(key);
   engine.enqueue(
@@ -278,15 +278,15 @@ void TransformerTrainer<T>::run_part(Step& step, bool updates) {
           compute(context, step, updates);
         }
       },
-      measured != measured_.end() && measured->second <= engine.arena.capacity_bytes());
+      measured != measured_.end() && measured->second <= engine.main.arena.capacity_bytes());
   if (measured == measured_.end()) {
     if (measured_.size() == kMaxMeasured) measured_.clear();
-    measured_[key] = engine.arena.capacity_bytes();
+    measured_[key] = engine.main.arena.capacity_bytes();
   }
   if (step.is_whole()) last_key_ = key;
   const int64_t num_ids = request.batch.num_tokens + step.num_rows() + static_cast<int64_t>(step.drawn.size());
   touched_words_.set_touched(step.touches_few(config) ? num_ids : -1);
-  last_generation_ = engine.arena_generation;
+  last_generation_ = engine.main.arena_generation;
 }
 
 // What the loss is made of: the sums of the device over what they are averaged over, and their weights.
