@@ -62,7 +62,7 @@ void DeviceArena::add_block(size_t size_bytes) {
   check_cuda(status, "cudaMalloc");
   blocks_.push_back({static_cast<char*>(data), size_bytes, 0});
 #ifdef LIMBECK_CUDA_EMULATED
-  emulator::hide(data, size_bytes);
+  emulator::hide(stream_, data, size_bytes);
 #endif
 }
 
@@ -86,7 +86,7 @@ void DeviceArena::give_back(size_t block, size_t used) {
 #ifdef LIMBECK_CUDA_EMULATED
   for (size_t i = block; i < blocks_.size() && i <= current_; ++i) {
     const size_t begin = i == block ? used : 0;
-    emulator::hide(blocks_[i].data + begin, blocks_[i].size_bytes - begin);
+    emulator::hide(stream_, blocks_[i].data + begin, blocks_[i].size_bytes - begin);
   }
 #endif
   current_ = block;
@@ -123,7 +123,7 @@ void* DeviceArena::allocate_items(int64_t count, size_t item_bytes) {
   used_ += taken;
   peak_bytes_ = std::max(peak_bytes_, used_bytes());
 #ifdef LIMBECK_CUDA_EMULATED
-  emulator::reveal(data, size_bytes);
+  emulator::reveal(stream_, data, size_bytes);
 #endif
   return data;
 }

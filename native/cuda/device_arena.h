@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "cuda/device_code.h"
+
 namespace limbeck::cuda {
 
 /// Bump allocator of device memory, 256-byte aligned and uninitialised. In one of three states:
@@ -29,6 +31,8 @@ class DeviceArena {
   /// Frees everything handed out, keeps the memory.
   void reset();
   bool is_dry() const { return is_dry_; }
+  /// All work on this memory will be on this stream; the emulator finds what is not.
+  void use_on(cudaStream_t stream) { stream_ = stream; }
   /// The most that was in use at once since the arena was made.
   size_t peak_bytes() const { return peak_bytes_; }
   size_t used_bytes() const;
@@ -60,6 +64,7 @@ class DeviceArena {
   void free_blocks();
 
   bool is_dry_, is_planned_ = false;
+  cudaStream_t stream_ = nullptr;
   std::vector<Block> blocks_;
   size_t current_ = 0;  // index of the block in use
   size_t used_ = 0;     // bytes used of it

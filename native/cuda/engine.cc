@@ -15,6 +15,8 @@ Engine::Engine(int32_t device, ApiPrecision precision) : device(device), precisi
   for (cudaStream_t* stream : {&main.stream, &side.stream, &copy_stream}) {
     check_cuda(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   }
+  main.arena.use_on(main.stream);
+  side.arena.use_on(side.stream);
   for (cudaEvent_t* event : {&main.reached, &side.reached, &changed_}) {
     check_cuda(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreate");
   }

@@ -82,6 +82,7 @@ void Results::begin(Context& context, const void* owner) {
   current_ = &slots_[next_ % turns_];
   ++next_;
   deliver(*current_);
+  current_->memory.use_on(context.stream);
   current_->memory.reset();
   current_->device = current_->memory.allocate<char>(static_cast<int64_t>(current_->size_bytes));
   current_->owner = owner;

@@ -1,5 +1,6 @@
 #include "cuda/emulator/runtime.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -20,13 +21,38 @@ struct Graph {
 struct GraphExec {
   std::shared_ptr<const std::vector<std::function<void()>>> work;  // outlives it while it is on a stream
 };
+/// What a stream of a lazy machine has not done yet.
+struct Backlog {
+  std::deque<std::function<void()>> work;
+  uint64_t num_given = 0, num_done = 0;
+
+  void add(std::function<void()> piece) {
+    work.push_back(std::move(piece));
+    ++num_given;
+  }
+  void do_until(uint64_t count) {
+    while (num_done < count) {
+      const std::function<void()> piece = std::move(work.front());
+      work.pop_front();
+      piece();
+      ++num_done;
+    }
+  }
+};
+
 struct Stream {
   std::unique_ptr<Graph> capture;
+  std::shared_ptr<Backlog> backlog = std::make_shared<Backlog>();
 };
 struct Event {
   std::shared_ptr<std::chrono::steady_clock::time_point> time =
       std::make_shared<std::chrono::steady_clock::time_point>();
-  uint64_t num_before = 0;  // pieces of work that it waits for
+  std::shared_ptr<Backlog> backlog;  // of the stream that recorded it last, or null
+  uint64_t num_before = 0;           // pieces of its work that the event waits for
+
+  void wait() const {
+    if (backlog != nullptr) backlog->do_until(num_before);
+  }
 };
 
 Machine& machine() {
@@ -60,42 +86,25 @@ cudaError_t remember(cudaError_t error) {
   return error;
 }
 
-/// What a lazy machine has not done yet.
-struct Backlog {
-  std::deque<std::function<void()>> work;
-  uint64_t num_given = 0, num_done = 0;
-
-  void add(std::function<void()> piece) {
-    work.push_back(std::move(piece));
-    ++num_given;
-  }
-  void do_until(uint64_t count) {
-    while (num_done < count) {
-      const std::function<void()> piece = std::move(work.front());
-      work.pop_front();
-      ++num_done;
-      piece();
-    }
-  }
-};
-Backlog& backlog() {
-  static Backlog the_backlog;
-  return the_backlog;
-}
-
-/// Now, or in its turn.
-void do_in_turn(std::function<void()> work) {
-  {
-    const Lock lock(mutex());
-    if (machine().is_lazy) return backlog().add(std::move(work));
-    backlog().do_until(backlog().num_given);
-  }
-  work();
+/// Of all streams, the latest first.
+std::deque<std::shared_ptr<Backlog>>& backlogs() {
+  static std::deque<std::shared_ptr<Backlog>> all;
+  return all;
 }
 
 void do_all() {
   const Lock lock(mutex());
-  backlog().do_until(backlog().num_given);
+  for (const std::shared_ptr<Backlog>& backlog : backlogs()) backlog->do_until(backlog->num_given);
+}
+
+/// Now, or in its turn. Without a stream, when all work that was given is done.
+void do_in_turn(cudaStream_t stream, std::function<void()> work) {
+  {
+    const Lock lock(mutex());
+    if (machine().is_lazy && stream != nullptr) return stream->backlog->add(std::move(work));
+    do_all();
+  }
+  work();
 }
 
 cudaError_t driver_error() {
@@ -126,12 +135,12 @@ cudaError_t wait_for_all() {
 }
 
 /// A lazy machine does one piece of work when it is asked.
-cudaError_t query(uint64_t num_before) {
+cudaError_t query(Backlog* pending, uint64_t num_before) {
   const Lock lock(mutex());
-  Backlog& pending = backlog();
-  if (pending.num_done < num_before) pending.do_until(pending.num_done + 1);
+  if (pending != nullptr && pending->num_done < num_before) pending->do_until(pending->num_done + 1);
   const cudaError_t error = call_device();
-  return error != cudaSuccess ? error : remember(pending.num_done < num_before ? cudaErrorNotReady : cudaSuccess);
+  if (error != cudaSuccess) return error;
+  return remember(pending != nullptr && pending->num_done < num_before ? cudaErrorNotReady : cudaSuccess);
 }
 
 }  // namespace
@@ -144,18 +153,18 @@ size_t allocated_bytes() {
 }
 
 // What is allocated and given back while a graph is recorded is so again when it runs.
-void reveal(void* address, size_t size_bytes) {
+void reveal(cudaStream_t stream, void* address, size_t size_bytes) {
   const auto reveal_now = [=] {
     unpoison(address, size_bytes);
     std::memset(address, 0xFF, size_bytes);
   };
-  do_in_turn(reveal_now);
+  do_in_turn(stream, reveal_now);
   if (capturing != nullptr) capturing->capture->work.push_back(reveal_now);
 }
 
-void hide(void* address, size_t size_bytes) {
+void hide(cudaStream_t stream, void* address, size_t size_bytes) {
   const auto hide_now = [=] { poison(address, size_bytes); };
-  do_in_turn(hide_now);
+  do_in_turn(stream, hide_now);
   if (capturing != nullptr) capturing->capture->work.push_back(hide_now);
 }
 
@@ -165,7 +174,7 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
   if (stream != nullptr && stream->capture != nullptr) {
     stream->capture->work.push_back(std::move(work));
   } else {
-    do_in_turn(std::move(work));
+    do_in_turn(stream, std::move(work));
   }
   return cudaSuccess;
 }
@@ -375,26 +384,38 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t size_bytes, cudaStream_t
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = nullptr;
   if (const cudaError_t error = call_device(); error != cudaSuccess) return error;
+  const Lock lock(mutex());
   *stream = new Stream;
+  backlogs().push_front((*stream)->backlog);
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const Lock lock(mutex());
+  stream->backlog->do_until(stream->backlog->num_given);
+  backlogs().erase(std::find(backlogs().begin(), backlogs().end(), stream->backlog));
   delete stream;
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (stream != nullptr && stream->capture != nullptr) return remember(cudaErrorStreamCaptureUnsupported);
-  return wait_for_all();
+  if (stream == nullptr) return wait_for_all();
+  {
+    const Lock lock(mutex());
+    stream->backlog->do_until(stream->backlog->num_given);
+  }
+  return call_device();
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   if (stream != nullptr && stream->capture != nullptr) return remember(cudaErrorStreamCaptureUnsupported);
-  return query(backlog().num_given);
+  return stream == nullptr ? wait_for_all() : query(stream->backlog.get(), stream->backlog->num_given);
 }
 
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return call_device(); }
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  return enqueue(stream, [event = *event] { event.wait(); });
+}
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = nullptr;
@@ -412,19 +433,20 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const cudaError_t error = enqueue(stream, [time = event->time] { *time = std::chrono::steady_clock::now(); });
-  event->num_before = backlog().num_given;
+  event->backlog = stream == nullptr ? nullptr : stream->backlog;
+  event->num_before = stream == nullptr ? 0 : stream->backlog->num_given;
   return error;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   {
     const Lock lock(mutex());
-    backlog().do_until(event->num_before);
+    event->wait();
   }
   return call_device();
 }
 
-cudaError_t cudaEventQuery(cudaEvent_t event) { return query(event->num_before); }
+cudaError_t cudaEventQuery(cudaEvent_t event) { return query(event->backlog.get(), event->num_before); }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
   *milliseconds = std::chrono::duration<float, std::milli>(*end->time - *begin->time).count();

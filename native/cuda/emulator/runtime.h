@@ -1,7 +1,8 @@
 #pragma once
 
 // The functions of the CUDA runtime that we call, over the memory of the process. Streams do their work at once, or
-// write it down while a graph is captured; on a machine that is lazy, as late as they may. See NVIDIA's CUDA Runtime
+// write it down while a graph is captured; on a machine that is lazy, as late as they may.
+// See NVIDIA's CUDA Runtime
 // API for what each means.
 
 #include <cstddef>
@@ -141,8 +142,8 @@ struct Machine {
   size_t used_by_others_bytes = 0;
   bool has_cublas = true;
   size_t failing_allocation_bytes = std::numeric_limits<size_t>::max();  // larger ones fail, whatever is free
-  /// Work waits until the host waits for it, or asks whether it is done. In the order in which it was given, whatever
-  /// its stream.
+  /// Work waits until the host waits for it, or asks whether it is done: that of the stream that is waited for is then
+  /// done, and what this waits for by events, but nothing of other streams.
   bool is_lazy = false;
   int64_t calls_until_lost = -1;  // this many launches, copies and waits succeed, then the device is lost; −1: never
 
@@ -152,9 +153,10 @@ Machine& machine();
 /// Bytes of device memory that are allocated now.
 size_t allocated_bytes();
 
-/// Hands out and takes back parts of an allocation: what is not handed out must not be touched, what is is poison.
-void reveal(void* address, size_t size_bytes);
-void hide(void* address, size_t size_bytes);
+/// Hands out and takes back parts of an allocation: what is not handed out must not be touched, what is is poison. In
+/// the order of this stream, or, without one, of all.
+void reveal(cudaStream_t stream, void* address, size_t size_bytes);
+void hide(cudaStream_t stream, void* address, size_t size_bytes);
 
 /// Does the work now, or when the graph under capture is launched.
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);

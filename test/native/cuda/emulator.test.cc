@@ -574,6 +574,31 @@ TEST("emulator: without a barrier, threads see what was not written yet, from ei
   CHECK(saw_first_missing && saw_last_missing);
 }
 
+TEST("emulator: a lazy machine does what is waited for, and what that waits for by events") {
+  emulator::machine().is_lazy = true;
+  for (const bool has_event : {false, true}) {
+    cudaStream_t first, second;
+    cudaEvent_t event;
+    CHECK(cudaStreamCreateWithFlags(&first, cudaStreamNonBlocking) == cudaSuccess);
+    CHECK(cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking) == cudaSuccess);
+    CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming) == cudaSuccess);
+    char byte = 0;
+    cudaMemsetAsync(&byte, 1, 1, first);
+    cudaEventRecord(event, first);
+    if (has_event) cudaStreamWaitEvent(second, event);
+    cudaMemsetAsync(&byte, 2, 1, second);
+    CHECK(byte == 0);
+    cudaStreamSynchronize(second);
+    CHECK(byte == 2);
+    cudaStreamSynchronize(first);
+    CHECK(byte == (has_event ? 2 : 1));
+    cudaEventDestroy(event);
+    cudaStreamDestroy(first);
+    cudaStreamDestroy(second);
+  }
+  emulator::machine().reset();
+}
+
 TEST("emulator: memory is poison until it is written, shared memory in every block") {
   TestDevice device;
   DeviceArray<float> x(std::vector<float>{1, 2, 3, 4}), out(2);

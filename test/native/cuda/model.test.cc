@@ -626,6 +626,7 @@ class SteppingStudent {
     return out;
   }
   int64_t step_count() const { return library().get_step_count(trainer_); }
+  api::Model* model() const { return student_.model; }
 
  private:
   static TransformerConfig with_dropout(TransformerConfig config, float dropout) {
@@ -953,6 +954,101 @@ TEST("model: passes in flight give what they give one by one") {
     check_passes_in_flight(llama_config(), precision, Pooling::kNone, 2, kBFloat16, 5);
   }
 }
+TEST("model: passes beside each other see the steps that were begun before them, and no later ones") {
+  const LazyMachine machine(true);
+  TransformerConfig config = base_config();
+  config.num_hidden_layers = 2;
+  const BatchData data = make_batch(config);
+  SteppingStudent student(config, kBFloat16, {}), other(config, kBFloat16, {});
+  std::vector<std::unique_ptr<ForwardCase>> expected, actual;
+  for (int i = 0; i < 4; ++i) {
+    expected.push_back(std::make_unique<ForwardCase>(config, data, Pooling::kNone, 3, kFloat32));
+    actual.push_back(std::make_unique<ForwardCase>(config, data, Pooling::kNone, 3, kFloat32));
+  }
+  api::ApiError error{};
+  const auto step_and_forward = [&](int step, size_t pass) {
+    other.begin(step);
+    other.finish();
+    done(library().forward(other.model(), &expected[pass]->request, &error), error);
+  };
+  step_and_forward(0, 0);
+  done(library().forward(other.model(), &expected[1]->request, &error), error);
+  step_and_forward(1, 2);
+  step_and_forward(2, 3);
+  CHECK(*expected[0] == *expected[1] && !(*expected[1] == *expected[2]) && !(*expected[2] == *expected[3]));
+
+  api::Pass* passes[4];
+  const auto begin = [&](size_t i) {
+    passes[i] = made(library().begin_forward(student.model(), &actual[i]->request, &error), error);
+  };
+  const auto finish = [&](size_t i) {
+    done(library().finish_forward(passes[i], &error), error);
+    library().destroy_forward(passes[i]);
+    CHECK(*actual[i] == *expected[i]);
+  };
+  student.begin(0);
+  begin(0);
+  begin(1);
+  student.begin(1);
+  student.finish();
+  student.finish();
+  finish(1);
+  begin(2);
+  finish(2);
+  student.begin(2);
+  begin(3);
+  finish(3);
+  finish(0);
+  student.finish();
+  CHECK(student.trained().parameters == other.trained().parameters);
+}
+#ifdef LIMBECK_CUDA_EMULATED
+TEST("model: a pass beside another one has memory of its own where there is some, and gives it back where it lacks") {
+  const LazyMachine machine(true);
+  const TransformerConfig config = base_config();
+  const Pair pair(config, kFloat32, 5);
+  const BatchData data = make_batch(config);
+  BatchData long_data = data;
+  for (size_t s = 1; s < data.offsets.size(); ++s) {
+    long_data.offsets.push_back(static_cast<int32_t>(data.ids.size()) + data.offsets[s]);
+  }
+  for (auto* list : {&long_data.ids, &long_data.types, &long_data.labels}) {
+    const std::vector<int32_t> copy = *list;
+    list->insert(list->end(), copy.begin(), copy.end());
+  }
+  api::ApiError error{};
+  const auto forward = [&](ForwardCase& pass) { done(library().forward(pair.model, &pass.request, &error), error); };
+  const auto all_free_but = [](size_t size_bytes) {
+    api::emulator::Machine& m = api::emulator::machine();
+    m.used_by_others_bytes = m.total_bytes - api::emulator::allocated_bytes() - size_bytes;
+  };
+  ForwardCase expected(config, data, Pooling::kNone, 3, kFloat32);
+  for (int i = 0; i < 4; ++i) forward(expected);  // in all slots
+  const auto check_two = [&] {
+    ForwardCase first(config, data, Pooling::kNone, 3, kFloat32), second(config, data, Pooling::kNone, 3, kFloat32);
+    api::Pass* one = made(library().begin_forward(pair.model, &first.request, &error), error);
+    api::Pass* two = made(library().begin_forward(pair.model, &second.request, &error), error);
+    done(library().finish_forward(two, &error), error);
+    done(library().finish_forward(one, &error), error);
+    library().destroy_forward(one);
+    library().destroy_forward(two);
+    CHECK(first == expected && second == expected);
+  };
+  const size_t alone = api::emulator::allocated_bytes();
+  all_free_but(0);
+  check_two();
+  CHECK(api::emulator::allocated_bytes() == alone);
+  all_free_but(size_t{1} << 30);
+  check_two();
+  const size_t together = api::emulator::allocated_bytes();
+  CHECK(together > alone);
+  all_free_but(size_t{64} << 10);
+  ForwardCase longer(config, long_data, Pooling::kNone, 1, kFloat32);
+  forward(longer);
+  CHECK(std::isfinite(longer.loss_sum) && api::emulator::allocated_bytes() <= together + (size_t{64} << 10));
+  check_two();
+}
+#endif
 TEST("model: a pass in pieces, more of them than there are slots") {
   const LazyMachine machine(true);
   // Tokens of a piece follow from its results: 1.9 MB a token in fp32.
