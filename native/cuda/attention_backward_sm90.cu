@@ -3,8 +3,7 @@
 // by atomic additions.
 //
 // A block is one warpgroup, which owns 64 rows; its products read what comes in tiles where it is in shared memory, in
-// the background: the last product of a tile begins together with the first two of the next. Three blocks a
-// multiprocessor compute exponentials while others multiply.
+// the background. Three blocks a multiprocessor compute exponentials while others multiply.
 
 #include "cuda/attention_tiles.h"
 #include "cuda/launch.h"
@@ -16,14 +15,19 @@ namespace {
 constexpr int kDim = 64, kRows = 64, kWarpgroup = 128, kBlocksAtOnce = 3;
 constexpr int kTile = kRows * kDim, kStage = 2 * kTile;
 constexpr int kTileBytes = kTile * static_cast<int>(sizeof(bf16)), kStageBytes = 2 * kTileBytes;
-/// One on its way, one that the last product reads, and one that the first products of the next tile read.
-constexpr int kStages = 3;
+/// Of keys and values: one on its way, one for the last product of a tile, and one for the first products of the next,
+/// which are under way together.
+constexpr int kKeyStages = 3;
+/// Of queries and gradients: there are no registers for products of two tiles.
+constexpr int kQueryStages = 2;
+constexpr size_t kDQueriesBytes = 2 * kTileBytes + kKeyStages * kStageBytes;
+constexpr size_t kDKeysBytes = 2 * kTileBytes + kQueryStages * (kStageBytes + 2 * kRows * sizeof(float));
 
 using Sums = float[1][kRows / 8][4];            // of a warp: 16 rows, 64 columns
 using LeftOperand = uint32_t[kDim / 16][1][4];  // the same, rounded
 
-__device__ __forceinline__ int later_slot(int slot) { return slot + 1 == kStages ? 0 : slot + 1; }
-__device__ __forceinline__ int earlier_slot(int slot) { return slot == 0 ? kStages - 1 : slot - 1; }
+__device__ __forceinline__ int later_slot(int slot) { return slot + 1 == kKeyStages ? 0 : slot + 1; }
+__device__ __forceinline__ int earlier_slot(int slot) { return slot == 0 ? kKeyStages - 1 : slot - 1; }
 
 __device__ __forceinline__ void load_rows_async(bf16* tile, const bf16* rows, int64_t stride, int num_rows, int dim) {
   load_tile_async<kRows, kDim, kWarpgroup>(tile, rows, stride, num_rows, dim);
@@ -87,7 +91,7 @@ __global__ void __launch_bounds__(kWarpgroup, kBlocksAtOnce)
   bf16* const queries = shared;
   bf16* const d_outs = queries + kTile;
   bf16* const stages = d_outs + kTile;
-  bf16* const outs = stages + (kStages - 1) * kStage;
+  bf16* const outs = stages + (kKeyStages - 1) * kStage;
   const int64_t query_offset = (part.first + block_row) * stride + part.head * dim;
   const int64_t y_offset = (part.first + block_row) * y_stride + part.head * dim;
   load_rows_async(queries, qkv + query_offset, stride, length - block_row, dim);
@@ -222,48 +226,80 @@ __global__ void __launch_bounds__(kWarpgroup, kBlocksAtOnce)
   bf16* const key_tile = shared;
   bf16* const value_tile = key_tile + kTile;
   bf16* const stages = value_tile + kTile;
-  float* const row_numbers = reinterpret_cast<float*>(stages + kStages * kStage);  // [kStages][2][kRows]
+  float* const row_numbers = reinterpret_cast<float*>(stages + kQueryStages * kStage);  // [kQueryStages][2][kRows]
   load_rows_async(key_tile, qkv + key_offset, stride, length - block_key, dim);
   load_rows_async(value_tile, qkv + key_offset + to_values, stride, length - block_key, dim);
-  // Of the next queries to load.
-  int load_head = part.head * group, load_query = begin_query;
-  const int end_head = load_head + group;
-  /// Begins to load them, and returns the number that this thread has to write: the log-sum-exp or the shift of a row.
+  // This thread copies the same chunk of every kStep-th row. Of the next queries to load: where, and how many rows
+  // there are from there on; and the number that this thread fetches, a log-sum-exp or a shift.
+  constexpr int kStep = kWarpgroup / 8;
+  const int row = thread / 8, chunk = thread % 8, row_step = static_cast<int>(stride), y_step = task.num_heads * dim;
+  const bool has_chunk = chunk * 8 < dim, is_lse = thread < kRows;
+  bf16* const place = tile_chunk<64>(stages, row, chunk);
+  const int num_tiles = (end_query - begin_query + kRows - 1) / kRows;
+  const int64_t first_row = part.first + begin_query + row;
+  const int first_head = part.head * group;
+  const bf16* queries = qkv + first_row * stride + first_head * dim + chunk * 8;
+  const bf16* d_outs = d_y + first_row * y_stride + first_head * dim + chunk * 8;
+  const float* numbers =
+      (is_lse ? lse : shifts) + first_head * task.num_tokens + part.first + begin_query + thread % kRows;
+  int num_rows = length - begin_query, tiles_left = num_tiles;
+  /// Begins to load them, and returns the number.
   const auto load_stage = [&](int slot) {
-    bf16* const stage = stages + slot * kStage;
-    const int64_t first = part.first + load_query;
-    load_rows_async(stage, qkv + first * stride + load_head * dim, stride, length - load_query, dim);
-    load_rows_async(stage + kTile, d_y + first * y_stride + load_head * dim, y_stride, length - load_query, dim);
-    cp_async_commit();
-    const bool is_lse = thread < kRows;
-    float number = is_lse ? INFINITY : 0.0f;  // rows past the end: probabilities 0
-    if (load_query + thread % kRows < length) {
-      const int64_t at = load_head * task.num_tokens + first + thread % kRows;
-      number = is_lse ? lse[at] * kLog2OfE : shifts[at];
+    bf16* const to = place + slot * kStage;
+#pragma unroll
+    for (int r = 0; r < kRows; r += kStep) {
+      const bool is_valid = row + r < num_rows && has_chunk;
+      cp_async_16(to + r * kDim, queries + r * row_step, is_valid);
+      cp_async_16(to + kTile + r * kDim, d_outs + r * y_step, is_valid);
     }
-    load_query += kRows;
-    if (load_query >= end_query) {
-      load_query = begin_query;
-      ++load_head;
+    cp_async_commit();
+    float number = is_lse ? INFINITY : 0.0f;  // rows past the end: probabilities 0
+    if (thread % kRows < num_rows) number = *numbers;
+    queries += kRows * stride;
+    d_outs += kRows * y_stride;
+    numbers += kRows;
+    num_rows -= kRows;
+    if (--tiles_left == 0) {  // on to the next head
+      queries += dim - num_tiles * kRows * stride;
+      d_outs += dim - num_tiles * kRows * y_stride;
+      numbers += task.num_tokens - num_tiles * kRows;
+      num_rows = length - begin_query;
+      tiles_left = num_tiles;
     }
     return number;
   };
-  const auto write_number = [&](int slot, float number) { row_numbers[slot * 2 * kRows + thread] = number; };
+  // Not at once: the number is on its way.
+  const auto write_number = [&](int slot, float number) {
+    row_numbers[slot * 2 * kRows + thread] = is_lse ? number * kLog2OfE : number;
+  };
   write_number(0, load_stage(0));
 
   const uint64_t key_matrix = describe_rows(key_tile), value_matrix = describe_rows(value_tile);
   const uint64_t query_matrix = describe_rows(stages), query_columns = describe_columns(stages);
   const float scale = task.scale * kLog2OfE;
   Sums scores, d_scores, d_key, d_value;
-  LeftOperand rounded, d_rounded;
   clear(d_key);
   clear(d_value);
   const auto begin_scores = [&](int slot) {
     begin_rows(scores, key_matrix, later_matrix(query_matrix, slot * kStageBytes));
     begin_rows(d_scores, value_matrix, later_matrix(query_matrix, slot * kStageBytes + kTileBytes));
   };
-  // From scores that are there to d_v and to the rounded gradients of the scores; the columns are query rows.
-  const auto add_d_value = [&](int slot, int query) {
+  int query = begin_query;
+  const int num_visits = group * num_tiles;
+#pragma unroll 1
+  for (int visit = 0; visit < num_visits; ++visit) {
+    const int slot = visit % 2;
+    cp_async_wait<0>();
+    fence_async_proxy();
+    __syncthreads();  // this tile is there, and nobody reads the one before
+    wgmma_fence();
+    begin_scores(slot);
+    const bool has_more = visit + 1 < num_visits;
+    float number = 0;
+    if (has_more) number = load_stage(slot ^ 1);
+
+    wgmma_wait<1>(scores[0]);
+    // Scores to probabilities; the columns are query rows.
     const float* const row_lse = row_numbers + slot * 2 * kRows + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < kRows / 8; ++n) {
@@ -288,44 +324,27 @@ __global__ void __launch_bounds__(kWarpgroup, kBlocksAtOnce)
       }
       mask_after(scores, bounds, 0);
     }
-    round_sums(rounded, scores);
-    wgmma_fence();
-    begin_columns(d_value, rounded, later_matrix(query_columns, slot * kStageBytes + kTileBytes));
-    wgmma_wait<1>(d_scores[0]);
+    wgmma_wait<0>(d_scores[0]);
 #pragma unroll
     for (int n = 0; n < kRows / 8; ++n) {
       const float2 shift = *reinterpret_cast<const float2*>(row_lse + kRows + 8 * n);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float2 p = unpack_bf16(rounded[n / 2][0][n % 2 * 2 + i]);
-        d_scores[0][n][2 * i] = p.x * (d_scores[0][n][2 * i] - shift.x);
-        d_scores[0][n][2 * i + 1] = p.y * (d_scores[0][n][2 * i + 1] - shift.y);
+      for (int i = 0; i < 4; ++i) {
+        d_scores[0][n][i] = scores[0][n][i] * (d_scores[0][n][i] - (i % 2 == 0 ? shift.x : shift.y));
       }
     }
+    LeftOperand rounded, d_rounded;
+    round_sums(rounded, scores);
     round_sums(d_rounded, d_scores);
-  };
-  int slot = 0, query = begin_query;
-  const int num_tiles = group * ((end_query - begin_query + kRows - 1) / kRows);
-#pragma unroll 1
-  for (int tile = 0; tile < num_tiles; ++tile) {
-    cp_async_wait<0>();
-    fence_async_proxy();
-    __syncthreads();  // this tile is there, and nobody reads the one two before
     wgmma_fence();
-    begin_scores(slot);
-    const bool has_more = load_head < end_head;
-    const float number = has_more ? load_stage(later_slot(slot)) : 0.0f;
-    wgmma_wait<1>(scores[0]);
-    add_d_value(slot, query);
-    wgmma_fence();
+    begin_columns(d_value, rounded, later_matrix(query_columns, slot * kStageBytes + kTileBytes));
     begin_columns(d_key, d_rounded, later_matrix(query_columns, slot * kStageBytes));
-    wgmma_wait<0>(d_key[0]);
-    if (has_more) write_number(later_slot(slot), number);
-    slot = later_slot(slot);
+    if (has_more) write_number(slot ^ 1, number);
     query += kRows;
     if (query >= end_query) query = begin_query;
+    wgmma_wait<0>(d_key[0]);
+    wgmma_wait<0>(d_value[0]);
   }
-  wgmma_wait<0>(d_key[0]);
   __syncthreads();  // nobody reads the keys and values, whose tiles take the results
   store_rows(key_tile, d_key, task.scale, d_qkv + key_offset, stride, length - block_key, dim);
   store_rows(value_tile, d_value, 1, d_qkv + key_offset + to_values, stride, length - block_key, dim);
@@ -338,14 +357,12 @@ void warpgroup_attention_backward(Context& context, AttentionTask task, const At
                                   const bf16* y, const float* lse, const bf16* d_y, bf16* d_qkv) {
   const DeviceArena::Scope scope(context.arena);
   float* shifts = context.arena.allocate<float>(shape.num_attention_heads * shape.num_tokens);
-  constexpr size_t kSharedBytes = 2 * kTileBytes + kStages * kStageBytes;
   const unsigned query_blocks = attention_blocks(task, shape, shape.num_attention_heads, kRows);
-  launch(context, attention_d_queries_sm90_kernel, dim3(query_blocks), dim3(kWarpgroup), kSharedBytes, task, qkv, y,
+  launch(context, attention_d_queries_sm90_kernel, dim3(query_blocks), dim3(kWarpgroup), kDQueriesBytes, task, qkv, y,
          lse, d_y, d_qkv, shifts);
   const unsigned key_blocks = attention_blocks(task, shape, shape.num_key_value_heads, kRows);
-  launch(context, attention_d_keys_sm90_kernel, dim3(key_blocks), dim3(kWarpgroup),
-         kSharedBytes + kStages * 2 * kRows * sizeof(float), task, qkv, lse, d_y, static_cast<const float*>(shifts),
-         d_qkv);
+  launch(context, attention_d_keys_sm90_kernel, dim3(key_blocks), dim3(kWarpgroup), kDKeysBytes, task, qkv, lse, d_y,
+         static_cast<const float*>(shifts), d_qkv);
 }
 
 }  // namespace limbeck::cuda
