@@ -13,7 +13,7 @@ namespace limbeck::cuda {
 namespace {
 
 constexpr int kDim = 64, kRows = 64, kWarpgroup = 128, kBlocksAtOnce = 3;
-constexpr int kTile = kRows * kDim, kStage = 2 * kTile;
+constexpr int kTile = kRows * kDim;
 constexpr int kTileBytes = kTile * static_cast<int>(sizeof(bf16)), kStageBytes = 2 * kTileBytes;
 /// Of keys and values: one on its way, one for the last product of a tile, and one for the first products of the next,
 /// which are under way together.
@@ -22,6 +22,10 @@ constexpr int kKeyStages = 3;
 constexpr int kQueryStages = 2;
 constexpr size_t kDQueriesBytes = 2 * kTileBytes + kKeyStages * kStageBytes;
 constexpr size_t kDKeysBytes = 2 * kTileBytes + kQueryStages * (kStageBytes + 2 * kRows * sizeof(float));
+
+#ifdef LIMBECK_HAS_WGMMA
+
+constexpr int kStage = 2 * kTile;
 
 using Sums = float[1][kRows / 8][4];            // of a warp: 16 rows, 64 columns
 using LeftOperand = uint32_t[kDim / 16][1][4];  // the same, rounded
@@ -69,6 +73,8 @@ __device__ __forceinline__ void store_rows(bf16* tile, const Sums& sums, float f
   __syncwarp();
   store_tile_rows<16, kDim>(tile, warp_row, rows, stride, num_rows, dim);
 }
+
+#endif
 
 // d_q = Σ over keys of d_scores·k, and the shifts [H, N] = Σ d_y·y, which the second kernel reads.
 __global__ void __launch_bounds__(kWarpgroup, kBlocksAtOnce)
