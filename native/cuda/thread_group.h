@@ -59,6 +59,11 @@ struct ThreadGroup {
       }
       __syncthreads();
       for (int n = 0; n < kValues; ++n) {
+        if constexpr (kWarps == 32) {  // each warp again
+          x[n] = shared[n * kWarps + static_cast<int>(threadIdx.x) % 32];
+          for (int mask = 16; mask > 0; mask /= 2) x[n] = operation(x[n], __shfl_xor_sync(0xffffffffu, x[n], mask));
+          continue;
+        }
         x[n] = shared[n * kWarps];
         for (int w = 1; w < kWarps; ++w) x[n] = operation(x[n], shared[n * kWarps + w]);
       }

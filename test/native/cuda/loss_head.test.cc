@@ -379,11 +379,23 @@ TEST("cuda: distillation in bf16 matches the reference for every teacher, temper
 }
 
 TEST("cuda: rows of the loss head that many threads share, some of them past what the cache holds") {
-  for (const auto& [vocab, rows] : {std::pair<int64_t, int64_t>{1500, 7}, {8200, 2}, {30001, 1}, {52000, 1}}) {
+  for (const auto& [vocab, rows] :
+       {std::pair<int64_t, int64_t>{1500, 7}, {8200, 2}, {30001, 1}, {52000, 1}, {60000, 1}}) {
     for (const Source source : {Source::kNone, Source::kDense, Source::kFactorised, Source::kTopK}) {
       const bool is_odd = source == Source::kDense;
       const Case c{rows, 8, vocab, source, {0.4f, 0.6f, 2, is_odd ? 0.5f : 1.0f, is_odd ? 0.5f : 1.0f}, true, 100};
       CHECK(agrees<float>(c, 3e-5));
+      CHECK(agrees<bf16>(c));
+    }
+  }
+}
+
+TEST("cuda: rows of the loss head, and the teacher's, that stay in shared memory, several for a block") {
+  const int64_t many = TestDevice().context.num_multiprocessors + 5;
+  for (const auto& [vocab, rows] : {std::pair<int64_t, int64_t>{24577, many}, {30001, many}, {57000, 6}}) {
+    for (const float temperature : {1.0f, 2.0f, 3.0f}) {
+      const float gate = temperature == 3 ? 0.5f : 1.0f;
+      const Case c{rows, 8, vocab, Source::kFactorised, {0.4f, 0.6f, temperature, 1, gate}, true};
       CHECK(agrees<bf16>(c));
     }
   }
