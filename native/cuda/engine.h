@@ -44,9 +44,15 @@ struct Engine {
   ///   is_measured  a pass took the same memory, and the arena has it still
   template <typename Body>
   void enqueue(Body&& body, bool is_measured = false) {
+    if (!is_measured) reserve_for(body);
     make_current();
-    if (!is_measured) reserve(main, measured_bytes(body));
     enqueue_on(main, context(), body);
+  }
+  /// The measuring of enqueue(): then what comes there is measured.
+  template <typename Body>
+  void reserve_for(Body&& body) {
+    make_current();
+    reserve(main, measured_bytes(body));
   }
   /// The same for a forward pass, which changes nothing but its results. It runs beside the one before where that is
   /// not finished and there is memory for two; it comes after all other work. Returns the lane that it took: the caller
@@ -61,13 +67,13 @@ struct Engine {
     enqueue_on(lane, lane_context(lane, lane.arena, false), body);
     return lane;
   }
-  /// The same on the side lane, in no order to the work of the main lane but what the caller gives it (see follow()).
-  /// False, and nothing done, where there is no memory for it.
+  /// The same on the side lane, in no order to the work of the main lane but what the caller gives it, both ways (see
+  /// follow()). False, and nothing done, where there is no memory for it. It keeps its arena until the next work there,
+  /// or until reserve_for() finds no other memory: then side.arena_generation goes up.
   template <typename Body>
-  bool enqueue_beside(Body&& body, bool is_measured = false) {
+  bool enqueue_beside(Body&& body) {
     make_current();
-    if (!is_measured && !try_reserve_side(measured_bytes(body))) return false;
-    side_has_work_ = true;
+    if (!try_reserve_side(measured_bytes(body))) return false;
     enqueue_on(side, lane_context(side, side.arena, false), body);
     return true;
   }

@@ -38,6 +38,7 @@ struct Model {
 
   Engine& engine;
   const TransformerConfig config;
+  int64_t num_steps_begun = 0;  // by its trainers, and not finished: they may still change the parameters
 };
 
 /// What one block keeps for its backward pass; shapes as BlockActivations of model/transformer.h, statistics fp32.

@@ -73,7 +73,7 @@ struct TransformerTrainer<T>::Step {
   std::vector<int32_t> drawn_columns;  // [R] which of them is the label, −1 = none
   std::vector<int32_t> top_k_indices;
   std::vector<float> top_k_values, log_sum_exp;
-  std::unique_ptr<DeviceBatch> batch;
+  std::unique_ptr<DeviceBatch> batch, taught_batch;  // taught_batch: of a teacher that runs beside the student
 
   // On the device, made by each pass.
   StepScalars* device_scalars = nullptr;
@@ -89,9 +89,16 @@ struct TransformerTrainer<T>::Step {
   StepTerms terms{};
   double means[kNumTerms] = {};  // what turns a sum into its term
 
+  Batch host_batch() const {
+    const ApiBatch& all = request.batch;
+    return {all.input_ids, all.sequence_offsets, all.token_type_ids, all.num_tokens, all.num_sequences,
+            nullptr,       all.tokens_before,    all.squares_before};
+  }
   bool is_whole() const { return is_first && is_last; }
   bool has_head_loss() const { return !rows.empty() && (request.ce != 0 || request.kd != 0); }
   bool has_teacher_model() const { return teacher != nullptr && teacher->model != nullptr; }
+  bool reads_layers() const { return request.hidden != 0 || request.attention != 0 || request.relation != 0; }
+  bool reads_teacher_model() const { return has_teacher_model() && (request.kd != 0 || reads_layers()); }
   const Transformer<T>& teacher_model() const { return static_cast<const Transformer<T>&>(*teacher->model); }
   int64_t teacher_hidden_size() const {
     return has_teacher_model() ? teacher->model->config.hidden_size : teacher->teacher_hidden_size;
@@ -102,6 +109,8 @@ struct TransformerTrainer<T>::Step {
     return is_whole() && drawn.empty() && request.batch.num_tokens <= kMaxGraphTokens &&
            (teacher == nullptr || teacher->model != nullptr);
   }
+  /// Graphs are of the main lane alone.
+  bool can_be_taught_beside() const { return reads_teacher_model() && !is_graphable(); }
   /// Whether the gradient of embeddings.word is zero in all rows but those of inputs, labels and negatives.
   bool touches_few(const TransformerConfig& config) const {
     return is_whole() && !drawn.empty() && config.item_feature_size == 0 && config.hidden_size % 4 == 0;
@@ -137,6 +146,7 @@ TransformerTrainer<T>::TransformerTrainer(Transformer<T>& model, const ApiOptimi
 template <typename T>
 TransformerTrainer<T>::~TransformerTrainer() {
   cudaStreamSynchronize(model_.engine.main.stream);  // steps that no one finished
+  model_.num_steps_begun -= static_cast<int64_t>(begun_.size());
   for (cudaEvent_t done : done_) {
     if (done != nullptr) cudaEventDestroy(done);
   }
@@ -200,6 +210,7 @@ void TransformerTrainer<T>::begin(const ApiStep* parts, int64_t num_parts, bool 
   check_cuda(cudaEventRecord(done_[next_slot_], context.stream), "cudaEventRecord");
   next_slot_ = (next_slot_ + 1) % kMaxStepsInFlight;
   begun_.push_back(begun);
+  ++model_.num_steps_begun;
 }
 
 template <typename T>
@@ -207,6 +218,7 @@ ApiStepResult TransformerTrainer<T>::finish_step() {
   if (begun_.empty()) throw Error("ERR_INVALID_ARGUMENT", "No step was begun.");
   const BegunStep begun = begun_.front();
   begun_.pop_front();
+  --model_.num_steps_begun;
   if (begun.is_void) {
     throw Error("ERR_NOT_FINITE", "A step before was not finite; this one, begun after it, changed nothing.");
   }
@@ -258,27 +270,38 @@ void TransformerTrainer<T>::run_part(Step& step, bool updates) {
 
   set_terms(step);
 
+  const bool is_beside = teach_beside(step);
   // Steps of one shape put the same work on the stream: from the third on it is run as one graph.
   const std::vector<int64_t> key = graph_key(step, updates);
   Engine& engine = model_.engine;
   const bool is_repeated = step.is_whole() && key == last_key_ && last_generation_ == engine.main.arena_generation;
   last_key_.clear();
+  const auto body = [&](Context& context) {
+    upload(context, step);
+    if (step.is_graphable()) step.batch->upload_orders(context);
+    if (is_repeated && graph_.is_captured()) {
+      graph_.run(context);
+    } else if (is_repeated && step.is_graphable()) {
+      graph_.capture(context, [&] { compute(context, step, updates); });
+      graph_.run(context);
+    } else {
+      graph_.clear();
+      compute(context, step, updates);
+    }
+  };
   const auto measured = measured_.find(key);
-  engine.enqueue(
-      [&](Context& context) {
-        upload(context, step);
-        if (step.is_graphable()) step.batch->upload_orders(context);
-        if (is_repeated && graph_.is_captured()) {
-          graph_.run(context);
-        } else if (is_repeated && step.is_graphable()) {
-          graph_.capture(context, [&] { compute(context, step, updates); });
-          graph_.run(context);
-        } else {
-          graph_.clear();
-          compute(context, step, updates);
-        }
-      },
-      measured != measured_.end() && measured->second <= engine.main.arena.capacity_bytes());
+  // What was enough with the teacher beside is not where there is no memory for that.
+  const bool is_measured = measured != measured_.end() && measured->second <= engine.main.arena.capacity_bytes() &&
+                           (is_beside || !step.can_be_taught_beside());
+  if (!is_measured) {
+    const int64_t generation = engine.side.arena_generation;
+    engine.reserve_for(body);
+    if (is_beside && engine.side.arena_generation != generation) {  // its memory was needed here
+      step.taught_batch.reset();
+      engine.reserve_for(body);
+    }
+  }
+  engine.enqueue(body, true);
   if (measured == measured_.end()) {
     if (measured_.size() == kMaxMeasured) measured_.clear();
     measured_[key] = engine.main.arena.capacity_bytes();
@@ -354,12 +377,8 @@ std::vector<int64_t> TransformerTrainer<T>::graph_key(const Step& step, bool upd
 
 template <typename T>
 void TransformerTrainer<T>::upload(Context& context, Step& step) {
-  const ApiBatch& request = step.request.batch;
-  const Batch batch{request.input_ids,     request.sequence_offsets, request.token_type_ids,
-                    request.num_tokens,    request.num_sequences,    nullptr,
-                    request.tokens_before, request.squares_before};
   const int64_t R = step.num_rows();
-  step.batch = std::make_unique<DeviceBatch>(context, model_.config, batch, true);
+  step.batch = std::make_unique<DeviceBatch>(context, model_.config, step.host_batch(), true);
   step.device_scalars = to_device(context, &step.scalars, 1);
   step.device_rows = to_device(context, step.rows.data(), R);
   step.device_labels = to_device(context, step.labels.data(), R);
@@ -375,12 +394,25 @@ void TransformerTrainer<T>::compute(Context& context, Step& step, bool updates) 
   const ApiStep& request = step.request;
   if (step.is_first) clear(context, step);
   forward(context, step);
+  Engine& engine = model_.engine;
+  const bool is_beside = step.taught_batch != nullptr;
+  if (is_beside) {
+    if (!context.is_dry) engine.follow(engine.main, engine.side);
+  } else if (step.reads_teacher_model()) {
+    teach(context, step, *step.batch);
+  }
   if (step.has_head_loss()) head_loss(context, step);
   if (request.hidden != 0) hidden_loss(context, step);
   if (request.attention != 0) attention_loss(context, step);
   if (request.relation != 0) relation_loss(context, step);
   if (!step.is_graphable()) step.batch->upload_orders(context);
+  // The backward pass reads the teacher's attention maps, the losses all else: then its next pass may begin.
+  const auto release_teacher = [&] {
+    if (is_beside && !context.is_dry) engine.follow(engine.side, engine.main);
+  };
+  if (request.attention == 0) release_teacher();
   model_.backward(context, step.student, step.backward);
+  if (request.attention != 0) release_teacher();
   model_.backward_word_table(context, step.backward.d_word_table);
   if (!step.is_last) return;
   squared_norm(context, plan_, squares_);
@@ -408,7 +440,7 @@ void TransformerTrainer<T>::clear(Context& context, Step& step) {
   for (const auto& projection : projections_) set_zero(context, projection->gradient, projection->count());
 }
 
-// Runs both models; attention maps and values are kept only where a loss reads them.
+// Attention maps and values are kept only where a loss reads them.
 template <typename T>
 void TransformerTrainer<T>::forward(Context& context, Step& step) {
   const TransformerConfig& config = model_.config;
@@ -428,22 +460,6 @@ void TransformerTrainer<T>::forward(Context& context, Step& step) {
   }
   step.student = model_.forward(context, *step.batch, options);
 
-  const bool reads_layers = request.hidden != 0 || request.attention != 0 || request.relation != 0;
-  if (step.has_teacher_model() && (request.kd != 0 || reads_layers)) {
-    const auto teacher_layers = static_cast<size_t>(step.teacher_model().config.num_hidden_layers);
-    ForwardOptions kept;
-    kept.keep_maps.assign(teacher_layers, false);
-    kept.keep_values.assign(teacher_layers, false);
-    kept.keep_hidden.assign(teacher_layers + 1, false);
-    for (int64_t i = 0; i < pairs; ++i) {
-      const auto layer = static_cast<size_t>(step.teacher->layer_map[2 * i + 1]);
-      if (request.attention != 0) kept.keep_maps[layer - 1] = true;
-      if (request.relation != 0) kept.keep_values[layer - 1] = true;
-      if (request.hidden != 0) kept.keep_hidden[layer] = true;
-    }
-    step.taught = step.teacher_model().forward(context, *step.batch, kept);
-  }
-
   step.backward = {};
   step.backward.d_final = context.arena.template allocate<T>(N * d);
   step.backward.d_hidden.assign(static_cast<size_t>(L + 1), nullptr);
@@ -459,6 +475,38 @@ void TransformerTrainer<T>::forward(Context& context, Step& step) {
   }
   step.d_output_table = config.tie_word_embeddings ? step.backward.d_word_table : model_.gradient("head.output.weight");
   step.d_output_bias = model_.gradient("head.bias");
+}
+
+// The teacher does not depend on the student: on the side lane, its pass runs while the main lane still has the step
+// before, and while the student's pass runs.
+template <typename T>
+bool TransformerTrainer<T>::teach_beside(Step& step) {
+  if (!step.can_be_taught_beside()) return false;
+  Engine& engine = model_.engine;
+  if (step.teacher->model->num_steps_begun > 0) engine.follow(engine.side, engine.main);  // they change its parameters
+  const bool is_beside = engine.enqueue_beside([&](Context& context) {
+    step.taught_batch = std::make_unique<DeviceBatch>(context, model_.config, step.host_batch(), false);
+    teach(context, step, *step.taught_batch);
+  });
+  if (!is_beside) step.taught_batch.reset();
+  return is_beside;
+}
+
+template <typename T>
+void TransformerTrainer<T>::teach(Context& context, Step& step, const DeviceBatch& batch) {
+  const ApiStep& request = step.request;
+  const auto L = static_cast<size_t>(step.teacher_model().config.num_hidden_layers);
+  ForwardOptions options;
+  options.keep_maps.assign(L, false);
+  options.keep_values.assign(L, false);
+  options.keep_hidden.assign(L + 1, false);
+  for (int64_t i = 0; i < step.teacher->num_pairs; ++i) {
+    const auto layer = static_cast<size_t>(step.teacher->layer_map[2 * i + 1]);
+    if (request.attention != 0) options.keep_maps[layer - 1] = true;
+    if (request.relation != 0) options.keep_values[layer - 1] = true;
+    if (request.hidden != 0) options.keep_hidden[layer] = true;
+  }
+  step.taught = step.teacher_model().forward(context, batch, options);
 }
 
 // d_final [N, d] = the gradient of cross-entropy and distillation.

@@ -489,6 +489,7 @@ struct LazyMachine {
 
 struct StepKind {
   bool has_teacher_model = false, has_teacher_arrays = false;
+  bool teaches_itself = false, compares_maps = false;  // with a teacher model
   int64_t sampled_negatives = 0, micro_batch_tokens = 0;
   float dropout = 0;
 };
@@ -584,7 +585,12 @@ class SteppingStudent {
         teacher.layer_map = layer_map;
         teacher.num_pairs = 1;
       }
-      if (kind_.has_teacher_model) teacher.model = teacher_->model;
+      if (kind_.has_teacher_model) teacher.model = kind_.teaches_itself ? student_.model : teacher_->model;
+      if (kind_.compares_maps) {
+        step.attention = 0.4f;
+        step.relation = 0.2f;
+        teacher.relation_heads = config_.num_key_value_heads;
+      }
       if (kind_.has_teacher_arrays) {
         const TeacherSignal& part_signal = own.teachers[0];
         states[i] = {part_signal.hidden[0]};
@@ -642,45 +648,84 @@ class SteppingStudent {
   std::vector<api::ApiStepResult> results_;
 };
 
+enum class Flight {
+  kOneAtATime,
+  kTwo,
+  kTwoSideFirst
+};  // kTwoSideFirst: a lazy machine does the side lane's work first
+
 /// Seven steps of two lengths: from the third of one length on, what can be runs as a graph.
-Trained take_steps(const TransformerConfig& config, api::ApiPrecision precision, const StepKind& kind, bool two_at_once,
-                   bool is_lazy) {
-  const LazyMachine machine(is_lazy);
+Trained take_steps(const TransformerConfig& config, api::ApiPrecision precision, const StepKind& kind, Flight flight) {
+  const LazyMachine machine(flight != Flight::kOneAtATime);
   SteppingStudent student(config, precision, kind);
   for (int i = 0; i < 7; ++i) {
     student.begin(i, i == 3);
-    if (i > 0 || !two_at_once) student.finish();
+    if (flight == Flight::kTwoSideFirst && i % 2 == 1) CHECK(cudaDeviceSynchronize() == cudaSuccess);
+    if (i > 0 || flight == Flight::kOneAtATime) student.finish();
   }
-  if (two_at_once) student.finish();
+  if (flight != Flight::kOneAtATime) student.finish();
   CHECK(student.step_count() == 7);
   return student.trained();
 }
 
 void check_two_in_flight(const TransformerConfig& config, api::ApiPrecision precision, const StepKind& kind) {
-  const Trained one_by_one = take_steps(config, precision, kind, false, false);
+  const Trained one_by_one = take_steps(config, precision, kind, Flight::kOneAtATime);
   CHECK(one_by_one.results.size() == 7 && one_by_one.results[6].loss > 0);
-  CHECK(take_steps(config, precision, kind, true, true) == one_by_one);
+  CHECK(take_steps(config, precision, kind, Flight::kTwo) == one_by_one);
+  if (kind.has_teacher_model) CHECK(take_steps(config, precision, kind, Flight::kTwoSideFirst) == one_by_one);
 }
 
 }  // namespace
 
 TEST("model: two steps in flight give the bits of one at a time") {
-  StepKind plain, sampled, sampled_parts, taught, parts;
+  StepKind plain, sampled, sampled_parts, taught, parts, taught_parts, taught_by_itself;
   sampled.sampled_negatives = sampled_parts.sampled_negatives = 9;
   sampled_parts.micro_batch_tokens = 12;
   taught.has_teacher_model = true;
   taught.dropout = 0.2f;
   parts.has_teacher_arrays = true;
   parts.micro_batch_tokens = 20;
+  taught_parts.has_teacher_model = taught_parts.compares_maps = true;
+  taught_parts.micro_batch_tokens = 20;
+  taught_by_itself = taught_parts;
+  taught_by_itself.teaches_itself = true;
   TransformerConfig small = base_config(), items = sequence_config(), few_items = sequence_config();
   small.num_hidden_layers = items.num_hidden_layers = few_items.num_hidden_layers = 2;
   few_items.item_feature_size = 0;  // gradients are touched in few rows
   check_two_in_flight(small, kBFloat16, plain);
   check_two_in_flight(small, kFloat32, taught);
   check_two_in_flight(small, kFloat32, parts);
+  check_two_in_flight(small, kFloat32, taught_parts);
+  check_two_in_flight(small, kBFloat16, taught_by_itself);
   check_two_in_flight(items, kFloat32, sampled_parts);
   check_two_in_flight(few_items, kFloat32, sampled);
 }
+
+#ifdef LIMBECK_CUDA_EMULATED
+TEST("model: a teacher runs beside its student where there is memory, and gives the same where there is not") {
+  const LazyMachine machine(true);
+  StepKind kind;
+  kind.has_teacher_model = kind.compares_maps = true;
+  kind.micro_batch_tokens = 20;
+  TransformerConfig config = base_config();
+  config.num_hidden_layers = 2;
+  Trained trained[2];
+  for (const bool is_beside : {false, true}) {
+    SteppingStudent student(config, kFloat32, kind);
+    api::emulator::Machine& gpu = api::emulator::machine();
+    const size_t before = api::emulator::allocated_bytes(), room = size_t{1} << 20;  // the side lane needs more
+    gpu.used_by_others_bytes = is_beside ? 0 : gpu.total_bytes - before - room;
+    for (int i = 0; i < 3; ++i) {
+      student.begin(i, i == 1);
+      student.finish();
+    }
+    gpu.used_by_others_bytes = 0;
+    CHECK((api::emulator::allocated_bytes() - before > room) == is_beside);
+    trained[is_beside] = student.trained();
+  }
+  CHECK(trained[0] == trained[1]);
+}
+#endif
 
 TEST("model: after a step that was not finite, one that was begun changes nothing") {
   const LazyMachine machine(true);
