@@ -69,8 +69,8 @@ void Engine::follow_changes(Lane& lane) {
 void Engine::reserve(Lane& lane, size_t size_bytes) {
   if (size_bytes <= lane.arena.capacity_bytes()) return;
   ++lane.arena_generation;
-  // Work that is enqueued has its memory there.
-  check_cuda(cudaStreamSynchronize(lane.stream), "the work of the GPU");
+  // Work that is enqueued has its memory there, or reads what was left there.
+  check_cuda(cudaDeviceSynchronize(), "the work of the GPU");
   reserve_bytes(lane.arena, size_bytes);
 }
 
@@ -91,7 +91,7 @@ void Engine::reserve_bytes(DeviceArena& memory, size_t size_bytes) {
   } catch (const Error& error) {
     if (error.code() != std::string_view("ERR_OUT_OF_MEMORY") || side.arena.capacity_bytes() == 0) throw;
     ++side.arena_generation;
-    check_cuda(cudaStreamSynchronize(side.stream), "the work of the GPU");
+    check_cuda(cudaDeviceSynchronize(), "the work of the GPU");
     side.arena.reserve(0);
     memory.reserve(size_bytes);
   }
