@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <deque>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -244,8 +245,8 @@ void bench_train(Run& run) {
   });
 }
 
-/// Last hidden states of one batch after the other, in arrays of the host. Two passes are in flight: a step begins one,
-/// and waits for the one before.
+/// Last hidden states of one batch after the other, in arrays of the host. As extraction does, kPasses are in flight: a
+/// step begins one, and waits for the oldest.
 class Extraction {
  public:
   Extraction(cuda::Model* model, int64_t layer, int64_t count) : model_(model), layer_(layer) {
@@ -253,27 +254,27 @@ class Extraction {
   }
 
   void step(const Tokens& tokens) {
-    std::vector<float>& hidden = hidden_[turn_];
+    std::vector<float>& hidden = hidden_[turn_ % kPasses];
     for (size_t i = 0; i < kSamples; ++i) hidden[sample(i)] = NAN;
-    PassPointer begun(begin(tokens, hidden.data()), api->destroy_forward);
-    std::swap(running_, begun);
-    turn_ = 1 - turn_;
-    if (begun != nullptr) finish(begun.get(), hidden_[turn_]);
+    running_.emplace_back(begin(tokens, hidden.data()), api->destroy_forward);
+    ++turn_;
+    if (running_.size() == kPasses) finish_oldest();
   }
-  /// Finishes the pass in flight, which must have given the bits of a pass that runs alone.
+  /// Finishes what is in flight; the last pass must have given the bits of one that runs alone.
   void check_last(const Tokens& tokens) {
-    finish(running_.get(), hidden_[1 - turn_]);
-    running_.reset();
-    PassPointer alone(begin(tokens, hidden_[turn_].data()), api->destroy_forward);
-    finish(alone.get(), hidden_[turn_]);
-    if (std::memcmp(hidden_[0].data(), hidden_[1].data(), hidden_[0].size() * sizeof(float)) != 0) {
+    while (!running_.empty()) finish_oldest();
+    const std::vector<float> last = hidden_[(turn_ - 1) % kPasses];
+    step(tokens);
+    finish_oldest();
+    const std::vector<float>& alone = hidden_[(turn_ - 1) % kPasses];
+    if (std::memcmp(last.data(), alone.data(), last.size() * sizeof(float)) != 0) {
       throw std::runtime_error("a pass beside another one has other results than alone");
     }
   }
 
  private:
   using PassPointer = std::unique_ptr<cuda::Pass, void (*)(cuda::Pass*)>;
-  static constexpr size_t kSamples = 64;
+  static constexpr size_t kPasses = 3, kSamples = 64;
   size_t sample(size_t i) const { return (i + 1) * hidden_[0].size() / kSamples - 1; }
 
   cuda::Pass* begin(const Tokens& tokens, float* hidden) {
@@ -288,9 +289,12 @@ class Extraction {
     if (pass == nullptr) raise(error);
     return pass;
   }
-  void finish(cuda::Pass* pass, const std::vector<float>& hidden) const {
+  void finish_oldest() {
+    const std::vector<float>& hidden = hidden_[(turn_ - running_.size()) % kPasses];
+    const PassPointer pass = std::move(running_.front());
+    running_.pop_front();
     cuda::ApiError error{};
-    check(api->finish_forward(pass, &error), error);
+    check(api->finish_forward(pass.get(), &error), error);
     for (size_t i = 0; i < kSamples; ++i) {
       if (!std::isfinite(hidden[sample(i)])) throw std::runtime_error("a hidden state has not arrived");
     }
@@ -298,9 +302,9 @@ class Extraction {
 
   cuda::Model* model_;
   int64_t layer_;
-  std::vector<float> hidden_[2];
-  size_t turn_ = 0;  // of hidden_, for the next pass
-  PassPointer running_{nullptr, api->destroy_forward};
+  std::vector<float> hidden_[kPasses];  // taken in turns
+  size_t turn_ = 0;                     // passes that were begun
+  std::deque<PassPointer> running_;     // the oldest first
 };
 
 void bench_extract(Run& run) {

@@ -54,14 +54,18 @@ struct Engine {
     make_current();
     reserve(main, measured_bytes(body));
   }
-  /// The same for a forward pass, which changes nothing but its results. It runs beside the one before where that is
-  /// not finished and there is memory for two; it comes after all other work. Returns the lane that it took: the caller
-  /// counts its passes there.
+  /// The same for a forward pass, which changes nothing but its results. It runs beside those before that are not
+  /// finished, where there is memory for two at once; it comes after all other work. Returns the lane that it took: the
+  /// caller counts its passes there.
   template <typename Body>
   Lane& enqueue_forward(Body&& body) {
     make_current();
     const size_t size_bytes = measured_bytes(body);
-    Lane& lane = main.num_passes > 0 && side.num_passes == 0 && try_reserve_side(size_bytes) ? side : main;
+    // The lane with fewer of them; by turns where both have as many.
+    const bool is_even = side.num_passes == main.num_passes;
+    const bool takes_side = is_even ? main.num_passes > 0 && !last_took_side_ : side.num_passes < main.num_passes;
+    last_took_side_ = takes_side && try_reserve_side(size_bytes);
+    Lane& lane = last_took_side_ ? side : main;
     if (&lane == &main) reserve(main, size_bytes);
     follow_changes(lane);
     enqueue_on(lane, lane_context(lane, lane.arena, false), body);
@@ -143,6 +147,7 @@ struct Engine {
   bool main_has_changes_ = true;     // such work since changed_ was recorded
   bool side_lacks_changes_ = false;  // the side lane does not follow changed_ yet
   bool side_has_work_ = false;       // since join()
+  bool last_took_side_ = false;      // the last forward pass
 };
 
 }  // namespace limbeck::cuda

@@ -1,12 +1,13 @@
 #include "napi/task_queue.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "napi/convert.h"
 
 namespace limbeck {
 
 namespace {
-constexpr size_t kMaxOverlapping = 2;
 constexpr char kDisposed[] = "The engine was disposed of. Create another one.";
 }  // namespace
 
@@ -65,8 +66,8 @@ void TaskQueue::work() {
       std::unique_lock<std::mutex> lock(mutex_);
       if (running.empty()) wake_.wait(lock, [this] { return is_stopping() || !waiting_.empty(); });
       if (!is_stopping() && !waiting_.empty()) {
-        begins = running.empty() ||
-                 (running.size() < kMaxOverlapping && running.back()->overlaps() && waiting_.front()->overlaps());
+        begins =
+            running.empty() || running.size() < std::min(running.back()->max_at_once, waiting_.front()->max_at_once);
       }
       if (begins) running.splice(running.end(), waiting_, waiting_.begin());
     }
@@ -78,7 +79,7 @@ void TaskQueue::work() {
         Context context{pool_, scratch_, precision_};
         task.run(context, arena_);
       });
-      if (task.overlaps() && running.size() < kMaxOverlapping) continue;  // is there another to begin?
+      if (running.size() < task.max_at_once) continue;  // is there another to begin?
     }
     if (running.empty()) return;  // stopping
     Task& first = *running.front();

@@ -77,20 +77,20 @@ class TaskQueue : public std::enable_shared_from_this<TaskQueue> {
   }
 
   /// The same for work that the engine thread begins and then waits for: output = finish(begin(context)). Such tasks
-  /// that follow one another overlap, two at a time: the next one is begun before the first is finished. Tasks of the
-  /// other kind run alone.
+  /// that follow one another overlap, max_at_once at a time: the next one is begun before the first is finished. Tasks
+  /// of the other kind run alone.
   template <typename Begin, typename Finish, typename Convert>
-  Napi::Promise submit_overlapping(std::vector<Hold> holds, Begin begin, Finish finish, Convert convert) {
+  Napi::Promise submit_overlapping(size_t max_at_once, std::vector<Hold> holds, Begin begin, Finish finish,
+                                   Convert convert) {
     using Begun = std::invoke_result_t<Begin&, Context&>;
     using Output = std::invoke_result_t<Finish&, Begun&>;
     struct Job final : Task {
-      Job(Napi::Env env, std::vector<Hold> holds, Begin begin, Finish finish, Convert convert)
-          : Task(env),
+      Job(Napi::Env env, size_t max_at_once, std::vector<Hold> holds, Begin begin, Finish finish, Convert convert)
+          : Task(env, max_at_once),
             holds_(std::move(holds)),
             begin_(std::move(begin)),
             finish_(std::move(finish)),
             convert_(std::move(convert)) {}
-      bool overlaps() const override { return true; }
       void run(Context& context, Arena&) override { begun_.emplace(begin_(context)); }
       void finish() override {
         Begun begun = std::move(*begun_);
@@ -106,8 +106,8 @@ class TaskQueue : public std::enable_shared_from_this<TaskQueue> {
       std::optional<Output> output_;
     };
     check_running();
-    return enqueue(
-        std::make_unique<Job>(env_, std::move(holds), std::move(begin), std::move(finish), std::move(convert)));
+    return enqueue(std::make_unique<Job>(env_, max_at_once, std::move(holds), std::move(begin), std::move(finish),
+                                         std::move(convert)));
   }
 
   /// Waits for the running tasks and settles them; those that have not begun are rejected with ERR_DISPOSED.
@@ -118,14 +118,15 @@ class TaskQueue : public std::enable_shared_from_this<TaskQueue> {
 
  private:
   struct Task {
-    explicit Task(Napi::Env env) : deferred(Napi::Promise::Deferred::New(env)) {}
+    explicit Task(Napi::Env env, size_t max_at_once = 1)
+        : deferred(Napi::Promise::Deferred::New(env)), max_at_once(max_at_once) {}
     virtual ~Task() = default;
     virtual void run(Context& context, Arena& arena) = 0;
     /// On the engine thread, after a run() that did not fail; between them come those of other tasks that overlap.
     virtual void finish() {}
-    virtual bool overlaps() const { return false; }
     virtual Napi::Value convert(Napi::Env env) = 0;
     Napi::Promise::Deferred deferred;
+    const size_t max_at_once;  // tasks that were begun and are not finished, this one among them
     std::exception_ptr error;
     std::shared_ptr<TaskQueue> queue;  // a queue with tasks stays alive
   };

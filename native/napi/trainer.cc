@@ -12,6 +12,7 @@ namespace limbeck {
 namespace {
 
 constexpr int64_t kMaxProjectionSize = 1 << 20;
+constexpr size_t kMaxStepsAtOnce = cuda::kMaxStepsInFlight;
 
 OptimizerOptions read_options(const Napi::Value& value) {
   const Fields fields(value, "options");
@@ -269,7 +270,7 @@ Napi::Value TrainerObject::step(const Napi::CallbackInfo& info) {
         step_result);
   }
   return queue().submit_overlapping(
-      std::move(holds),
+      kMaxStepsAtOnce, std::move(holds),
       [trainer = state(), request = std::move(request)](Context& context) mutable {
         request.unpack(context, *trainer->model());
         trainer->begin_step(request);

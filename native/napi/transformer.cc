@@ -19,6 +19,8 @@ namespace {
 
 constexpr int64_t kFloatBytes = static_cast<int64_t>(sizeof(float));
 constexpr int64_t kMaxAdapterRank = 1 << 16;
+// A GPU computes two; that the third is begun before the results of the first are there keeps both lanes busy.
+constexpr size_t kMaxPassesAtOnce = 3;
 
 RopeScaling read_rope_scaling(const Fields& fields) {
   RopeScaling scaling;
@@ -549,7 +551,7 @@ Napi::Value TransformerObject::forward(const Napi::CallbackInfo& info) {
   };
   if (model->has_gpu()) {
     return queue().submit_overlapping(
-        {Hold(model)}, [model, request](Context&) { return model->begin_forward(request->view()); },
+        kMaxPassesAtOnce, {Hold(model)}, [model, request](Context&) { return model->begin_forward(request->view()); },
         [](std::unique_ptr<CudaPass>& pass) { return pass->finish(); }, convert);
   }
   return queue().submit(

@@ -82,8 +82,8 @@ const CPU_BATCH_TOKENS = 4096;
 /** Below, a GPU waits for the host between passes. */
 const GPU_BATCH_TOKENS = 32_768;
 const MAX_RESULT_BYTES = 2 ** 30;
-/** A GPU works on two passes at once, and begins a third as soon as the first is done: it waits in the engine. */
-const GPU_PASSES_AHEAD = 3;
+/** A GPU has three passes at once, works on two of them, and a fourth waits in the engine until the first is done. */
+const GPU_PASSES_AHEAD = 4;
 
 export type ExtractOptions = z.input<typeof extractOptionsSchema>;
 type Settings = z.output<typeof extractOptionsSchema>;
@@ -214,7 +214,7 @@ async function keepTeacher(model: LanguageModel, directory: string): Promise<voi
 
 /**
  * While one batch runs in the engine, the next one is tokenised and the results of the one before are written: no more
- * than the results of two are in memory, or of three where a GPU computes one while those of another cross the bus.
+ * than the results of two are in memory, or of four where a GPU computes some while those of others cross the bus.
  */
 async function extractMissingShards(
   model: LanguageModel,
