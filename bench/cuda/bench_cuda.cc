@@ -9,8 +9,8 @@
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
-#include <deque>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <sstream>

@@ -69,6 +69,7 @@ __device__ __forceinline__ void store_rows(bf16* tile, const Sums& sums, float f
                                            int num_rows, int dim) {
   const int warp_row = static_cast<int>(threadIdx.x) / 32 * 16;
   const float factors[2] = {factor, factor};
+  __syncwarp();  // this warp's own loads of the tile are done
   store_sums<1, kDim>(tile, warp_row, sums, factors);
   __syncwarp();
   store_tile_rows<16, kDim>(tile, warp_row, rows, stride, num_rows, dim);
