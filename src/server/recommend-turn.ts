@@ -53,10 +53,6 @@ interface Task {
 const NEW_COST = 0.1;
 /** Fewer are answered sooner than another thread wakes up. */
 const MIN_ASIDE = 4;
-/** Where another thread takes this many times as long as this one would, the processors have other work to do. */
-const MAX_ASIDE_RATIO = 3;
-/** How long this thread then answers alone, ms. */
-const ALONE_MS = 2000;
 /** Turns at work in the other thread: the next one is ready when it is done with one. Those that come wait together. */
 const MAX_ASIDE = 2;
 
@@ -68,11 +64,6 @@ export class RecommendTurn {
   /** Turns, and requests, at work in the other thread. */
   #turnsAside = 0;
   #requestsAside = 0;
-  /** What a request takes in this thread, and in the other one, ms; 0 = not known yet. */
-  #aloneMs = 0;
-  #asideMs = 0;
-  /** Until then, ms, this thread answers alone. */
-  #aloneUntil = 0;
   /** When the last answers were sent, ms; those that were not yet, and since when they were worked on. */
   #lastSent = 0;
   #numAnswered = 0;
@@ -82,11 +73,9 @@ export class RecommendTurn {
     const waiting = this.#waiting;
     this.#waiting = [];
     const start = performance.now();
-    const minAside = this.#aloneMs > 0 && start >= this.#aloneUntil ? MIN_ASIDE : Number.POSITIVE_INFINITY;
-    const aside = this.#answerAll(waiting, minAside);
+    const aside = this.#answerAll(waiting);
     if (aside === undefined) {
-      const eachMs = this.#observe(start, waiting.length);
-      this.#aloneMs += (this.#aloneMs === 0 ? 1 : NEW_COST) * (eachMs - this.#aloneMs);
+      this.#observe(start, waiting.length);
       return;
     }
     this.#turnsAside++;
@@ -94,7 +83,7 @@ export class RecommendTurn {
     void aside.then(() => {
       this.#turnsAside--;
       this.#requestsAside -= waiting.length;
-      this.#weighAside(this.#observe(start, waiting.length));
+      this.#observe(start, waiting.length);
       this.#end();
       setImmediate(this.#afterSending);
     });
@@ -127,26 +116,18 @@ export class RecommendTurn {
     });
   }
 
-  #weighAside(eachMs: number): void {
-    this.#asideMs += NEW_COST * (eachMs - this.#asideMs);
-    if (this.#asideMs <= MAX_ASIDE_RATIO * this.#aloneMs) return;
-    this.#aloneUntil = performance.now() + ALONE_MS;
-    this.#asideMs = this.#aloneMs;
-  }
-
-  /** Takes note of what the answers of a turn took. @returns ms for each request */
-  #observe(start: number, numRequests: number): number {
+  /** Takes note of what the answers of a turn took. */
+  #observe(start: number, numRequests: number): void {
     // What waited for the turn before took no time of its own.
     const begin = Math.max(start, this.#lastSent);
     const eachMs = (performance.now() - begin) / numRequests;
     for (let i = 0; i < numRequests; i++) this.#context.metrics.observeRecommend(eachMs / 1000);
     if (this.#numAnswered === 0) this.#answeringSince = begin;
     this.#numAnswered += numRequests;
-    return eachMs;
   }
 
   /** @returns what resolves when those are answered that another thread searches for; undefined when all are */
-  #answerAll(waiting: readonly Waiting[], minAside: number): Promise<unknown> | undefined {
+  #answerAll(waiting: readonly Waiting[]): Promise<unknown> | undefined {
     const byModel = new Map<Student, Task[]>();
     for (const one of waiting) {
       try {
@@ -160,7 +141,7 @@ export class RecommendTurn {
     }
     const aside: Promise<void>[] = [];
     for (const [student, tasks] of byModel) {
-      const later = this.#answerTasks(student, tasks, minAside);
+      const later = this.#answerTasks(student, tasks);
       if (later !== undefined) aside.push(later);
     }
     return aside.length === 0 ? undefined : Promise.all(aside);
@@ -181,7 +162,7 @@ export class RecommendTurn {
     return { waiting, model, options, strategy };
   }
 
-  #answerTasks(student: Student, tasks: readonly Task[], minAside: number): Promise<void> | undefined {
+  #answerTasks(student: Student, tasks: readonly Task[]): Promise<void> | undefined {
     const ranked = tasks.filter(({ strategy }) => strategy !== POPULAR);
     for (const task of tasks) if (task.strategy === POPULAR) this.#finish(task, undefined);
     const requests = ranked.map(({ options, strategy }) =>
@@ -192,7 +173,7 @@ export class RecommendTurn {
     };
     try {
       return student
-        .recommendAllAside(requests, minAside, (i, answer) => this.#finish(ranked[i] as Task, answer))
+        .recommendAllAside(requests, MIN_ASIDE, (i, answer) => this.#finish(ranked[i] as Task, answer))
         ?.catch(rejectAll);
     } catch (error) {
       rejectAll(error);
