@@ -112,14 +112,6 @@ function parseJsonStrictly(app: FastifyInstance): void {
 function guardRoutes(app: FastifyInstance, { host }: ServerSettings, { keys, metrics, drain }: Guards): void {
   // Without keys, a page that a browser on this machine shows must not reach the service under a name of its own.
   const isOpen = keys === undefined && isLoopback(host);
-  let lastLocal: string | undefined;
-  const isLocal = (request: FastifyRequest) => {
-    const { host } = request.headers;
-    if (host !== undefined && host === lastLocal) return true;
-    if (!isLoopback(request.hostname.replace(/^\[(.*)\]$/, '$1'))) return false;
-    lastLocal = host;
-    return true;
-  };
   const logsRequests = app.log.level === 'debug' || app.log.level === 'trace';
   app.addHook('onRoute', (route) => {
     const { scope = null } = route.config ?? {};
@@ -131,7 +123,7 @@ function guardRoutes(app: FastifyInstance, { host }: ServerSettings, { keys, met
     };
     route.onRequest = (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => {
       if (drain.isDraining) reply.header('connection', 'close');
-      if (isOpen && !isLocal(request)) {
+      if (isOpen && !isLoopback(request.hostname.replace(/^\[(.*)\]$/, '$1'))) {
         done(new HttpError(403, 'ERR_FORBIDDEN', 'Without keys, the service answers at localhost alone.'));
       } else if (keys !== undefined && scope !== null) {
         done(refusalOf(keys, scope, request, reply));

@@ -1,8 +1,7 @@
 /**
  * Recommendations are answered when a turn of the event loop has brought all its requests: those of many clients search
  * the catalogue together, and their answers leave one behind the other, which wakes the clients once and not for each.
- * Where there are several, another thread searches while this one reads what comes next. A request gets the model that
- * is current when its turn ends, whatever happens meanwhile.
+ * Within the answer nothing is waited for, so a model is never swapped under a request.
  */
 import type { z } from 'zod';
 import { LimbeckError } from '../errors.js';
@@ -45,89 +44,56 @@ interface Waiting {
 interface Task {
   readonly waiting: Waiting;
   readonly model: ServedModel;
-  readonly options: StudentRequest & { readonly k: number };
+  readonly history: History;
+  readonly options: Wishes & { readonly k: number };
   readonly strategy: ChosenStrategy | undefined;
 }
 
 /** Weight of the last turn in what a request is expected to take. */
 const NEW_COST = 0.1;
-/** Fewer are answered sooner than another thread wakes up. */
-const MIN_ASIDE = 4;
-/** Turns at work in the other thread: the next one is ready when it is done with one. Those that come wait together. */
-const MAX_ASIDE = 2;
 
 export class RecommendTurn {
   readonly #context: Context;
   #waiting: Waiting[] = [];
   /** Of one request: its answer, and sending it, ms. */
   #expectedMs = 0;
-  /** Turns, and requests, at work in the other thread. */
-  #turnsAside = 0;
-  #requestsAside = 0;
-  /** When the last answers were sent, ms; those that were not yet, and since when they were worked on. */
-  #lastSent = 0;
+  #endStart = 0;
   #numAnswered = 0;
-  #answeringSince = 0;
   readonly #end = () => {
-    if (this.#turnsAside >= MAX_ASIDE || this.#waiting.length === 0) return;
     const waiting = this.#waiting;
     this.#waiting = [];
-    const start = performance.now();
-    const aside = this.#answerAll(waiting);
-    if (aside === undefined) {
-      this.#observe(start, waiting.length);
-      return;
-    }
-    this.#turnsAside++;
-    this.#requestsAside += waiting.length;
-    void aside.then(() => {
-      this.#turnsAside--;
-      this.#requestsAside -= waiting.length;
-      this.#observe(start, waiting.length);
-      this.#end();
-      setImmediate(this.#afterSending);
-    });
+    this.#numAnswered = waiting.length;
+    this.#endStart = performance.now();
+    this.#answerAll(waiting);
+    const eachMs = (performance.now() - this.#endStart) / waiting.length;
+    for (let i = 0; i < waiting.length; i++) this.#context.metrics.observeRecommend(eachMs / 1000);
   };
-  /** Comes when answers are sent. */
-  readonly #afterSending = () => {
-    if (this.#numAnswered === 0) return;
-    this.#lastSent = performance.now();
-    const eachMs = (this.#lastSent - this.#answeringSince) / this.#numAnswered;
+  /** Comes when the answers are sent. */
+  readonly #afterEnd = () => {
+    const eachMs = (performance.now() - this.#endStart) / this.#numAnswered;
     this.#expectedMs += NEW_COST * (eachMs - this.#expectedMs);
-    this.#numAnswered = 0;
   };
 
   constructor(context: Context) {
     this.#context = context;
   }
 
-  /** What the requests that were let in will take, as far as it is known, ms. */
+  /** What the end of this turn will take, as far as it is known, ms. */
   get owedMs(): number {
-    return (this.#waiting.length + this.#requestsAside) * this.#expectedMs;
+    return this.#waiting.length * this.#expectedMs;
   }
 
   answer(body: Body, requestId: string): Promise<schemas.RecommendAnswer> {
     return new Promise((resolve, reject) => {
       if (this.#waiting.length === 0) {
         setImmediate(this.#end);
-        setImmediate(this.#afterSending);
+        setImmediate(this.#afterEnd);
       }
       this.#waiting.push({ body, requestId, start: performance.now(), resolve, reject });
     });
   }
 
-  /** Takes note of what the answers of a turn took. */
-  #observe(start: number, numRequests: number): void {
-    // What waited for the turn before took no time of its own.
-    const begin = Math.max(start, this.#lastSent);
-    const eachMs = (performance.now() - begin) / numRequests;
-    for (let i = 0; i < numRequests; i++) this.#context.metrics.observeRecommend(eachMs / 1000);
-    if (this.#numAnswered === 0) this.#answeringSince = begin;
-    this.#numAnswered += numRequests;
-  }
-
-  /** @returns what resolves when those are answered that another thread searches for; undefined when all are */
-  #answerAll(waiting: readonly Waiting[]): Promise<unknown> | undefined {
+  #answerAll(waiting: readonly Waiting[]): void {
     const byModel = new Map<Student, Task[]>();
     for (const one of waiting) {
       try {
@@ -139,46 +105,35 @@ export class RecommendTurn {
         one.reject(error);
       }
     }
-    const aside: Promise<void>[] = [];
-    for (const [student, tasks] of byModel) {
-      const later = this.#answerTasks(student, tasks);
-      if (later !== undefined) aside.push(later);
-    }
-    return aside.length === 0 ? undefined : Promise.all(aside);
+    for (const [student, tasks] of byModel) this.#answerTasks(student, tasks);
   }
 
   #taskOf(waiting: Waiting): Task {
     const { userId, history: given, model: name, texts: _, ...wishes } = waiting.body;
     const model = this.#context.models.get(name);
     const history = historyOf(this.#context, userId, given);
-    const options = {
-      ...wishes,
-      history,
-      k: Math.min(wishes.k, model.student.numItems),
-      exclude: withHidden(this.#context, userId, wishes.exclude),
-      // Keys that a request left out are not there, which its type cannot say.
-    } as StudentRequest & { k: number };
+    // Keys that a request left out are not there, which its type cannot say.
+    const options = wishes as Wishes & { k: number; exclude: readonly string[] };
+    options.k = Math.min(options.k, model.student.numItems);
+    options.exclude = withHidden(this.#context, userId, wishes.exclude);
     const strategy = chooseStrategy(this.#context, model.student, waiting.requestId, userId, options, history.length);
-    return { waiting, model, options, strategy };
+    return { waiting, model, history, options, strategy };
   }
 
-  #answerTasks(student: Student, tasks: readonly Task[]): Promise<void> | undefined {
+  #answerTasks(student: Student, tasks: readonly Task[]): void {
     const ranked = tasks.filter(({ strategy }) => strategy !== POPULAR);
-    for (const task of tasks) if (task.strategy === POPULAR) this.#finish(task, undefined);
-    const requests = ranked.map(({ options, strategy }) =>
-      strategy === undefined ? options : { ...options, ...strategy.weights },
-    );
-    const rejectAll = (error: unknown) => {
-      for (const { waiting } of ranked) waiting.reject(error);
-    };
+    const requests = ranked.map(({ history, options, strategy }) => ({ ...options, ...strategy?.weights, history }));
+    let answers: (Recommendation | Error)[];
     try {
-      return student
-        .recommendAllAside(requests, MIN_ASIDE, (i, answer) => this.#finish(ranked[i] as Task, answer))
-        ?.catch(rejectAll);
+      answers = student.recommendAll(requests);
     } catch (error) {
-      rejectAll(error);
-      return undefined;
+      for (const { waiting } of tasks) waiting.reject(error);
+      return;
     }
+    ranked.forEach((task, i) => {
+      this.#finish(task, answers[i]);
+    });
+    for (const task of tasks) if (task.strategy === POPULAR) this.#finish(task, undefined);
   }
 
   #finish(task: Task, answer: Recommendation | Error | undefined): void {
