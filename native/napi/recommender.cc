@@ -1,10 +1,7 @@
 #include "napi/recommender.h"
 
 #include <algorithm>
-#include <exception>
 #include <limits>
-#include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -159,7 +156,6 @@ void RecommenderObject::define(Napi::Env env) {
                       method<&RecommenderObject::recommend>("recommend"),
                       method<&RecommenderObject::serve>("serve"),
                       method<&RecommenderObject::serve_batch>("serveBatch"),
-                      promise_method<&RecommenderObject::serve_batch_aside>("serveBatchAside"),
                       method<&RecommenderObject::similar>("similar"),
                       method<&RecommenderObject::search>("search"),
                       method<&RecommenderObject::interests>("interests"),
@@ -215,7 +211,6 @@ Napi::Object RecommenderObject::open(Napi::Env env, const Napi::Value& key) {
 Retriever& RecommenderObject::changing() {
   SharedRecommender& shared = *state();
   shared.published.reset();
-  shared.lane.reset();
   return shared.retriever;
 }
 
@@ -315,80 +310,6 @@ Napi::Value RecommenderObject::serve_batch(const Napi::CallbackInfo& info) {
   }
   retriever.recommend_batch(batch, packed.selection, packed.ranking, k, answer.item_ids.data, answer.scores.data);
   return info.Env().Undefined();
-}
-
-namespace {
-
-/// A batch on its way through a thread of libuv's pool.
-class BatchAside final : public Napi::AsyncWorker {
- public:
-  /// @param arrays what batch and answer point into
-  BatchAside(Napi::Env env, const Napi::Array& arrays, std::shared_ptr<BatchLane> lane, HistoryBatch batch, int64_t k,
-             Answer answer)
-      : AsyncWorker(env, "limbeck"),
-        arrays_(Napi::Persistent(arrays)),
-        deferred_(Napi::Promise::Deferred::New(env)),
-        lane_(std::move(lane)),
-        batch_(batch),
-        k_(k),
-        answer_(answer) {}
-
-  Napi::Promise promise() const { return deferred_.Promise(); }
-
- protected:
-  void Execute() override {
-    try {
-      const std::lock_guard<std::mutex> lock(lane_->mutex);
-      lane_->retriever.recommend_batch(batch_, {}, {}, k_, answer_.item_ids.data, answer_.scores.data);
-    } catch (...) {
-      error_ = std::current_exception();
-    }
-  }
-
-  void OnOK() override {
-    if (error_ == nullptr)
-      deferred_.Resolve(Env().Undefined());
-    else
-      deferred_.Reject(to_js_error(Env(), error_).Value());
-  }
-
- private:
-  Napi::Reference<Napi::Array> arrays_;
-  Napi::Promise::Deferred deferred_;
-  std::shared_ptr<BatchLane> lane_;
-  HistoryBatch batch_;
-  int64_t k_;
-  Answer answer_;
-  std::exception_ptr error_;
-};
-
-}  // namespace
-
-Napi::Value RecommenderObject::serve_batch_aside(const Napi::CallbackInfo& info) {
-  SharedRecommender& shared = *state();
-  const int64_t k = to_integer(info[0], "k", 1, kMaxInt32);
-  const ArrayView<int32_t> histories = int32_view(info[1], "histories"), offsets = int32_view(info[2], "offsets");
-  const ArrayView<int32_t> exclude = int32_view(info[3], "exclude");
-  const ArrayView<int32_t> exclude_offsets = int32_view(info[4], "excludeOffsets");
-  if (offsets.count < 2) invalid("Expected offsets to have at least 2 elements.");
-  check_offsets("offsets", offsets, histories.count);
-  int32_t* end = offsets.data + offsets.count;
-  if (std::adjacent_find(offsets.data, end) != end) invalid("Expected histories of at least one item.");
-  check_count("excludeOffsets", exclude_offsets.count, offsets.count);
-  check_offsets("excludeOffsets", exclude_offsets, exclude.count);
-  const HistoryBatch batch{histories.data, offsets.data, offsets.count - 1, exclude.data, exclude_offsets.data};
-  const Answer answer = answer_view(info[5], info[6], batch.count * k);
-  check_apart_from(answer, "histories", histories);
-  check_apart_from(answer, "offsets", offsets);
-  check_apart_from(answer, "exclude", exclude);
-  check_apart_from(answer, "excludeOffsets", exclude_offsets);
-  if (shared.lane == nullptr) shared.lane = std::make_shared<BatchLane>(shared.retriever.catalogue().searchable());
-  const Napi::Array arrays = Napi::Array::New(info.Env());
-  for (uint32_t i = 1; i < 7; ++i) arrays.Set(i, info[i]);
-  auto* work = new BatchAside(info.Env(), arrays, shared.lane, batch, k, answer);  // deletes itself when it is done
-  const Napi::Promise promise = work->promise();
-  work->Queue();
-  return promise;
 }
 
 Napi::Value RecommenderObject::similar(const Napi::CallbackInfo& info) {

@@ -3,7 +3,6 @@
 #include <napi.h>
 
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 
@@ -20,13 +19,6 @@ struct PublishedCatalogue {
   Catalogue catalogue;
 };
 
-/// Answers batches on other threads than that of the JS object, one at a time: the catalogue as it was.
-struct BatchLane {
-  explicit BatchLane(Catalogue catalogue) : retriever(std::move(catalogue)) {}
-  std::mutex mutex;
-  Retriever retriever;  // guarded by mutex
-};
-
 /// A recommender shared by its JS object and queued rankings, which read nothing but `recommender`.
 struct SharedRecommender : Shareable {
   SharedRecommender(std::shared_ptr<const Recommender> snapshot, Catalogue catalogue,
@@ -36,7 +28,6 @@ struct SharedRecommender : Shareable {
   Retriever retriever;
   std::shared_ptr<const PublishedCatalogue> published;  // the latest, while nothing changed since
   std::string key;
-  std::shared_ptr<BatchLane> lane;  // null before the first batch, and after a change
 };
 
 /// NativeRecommender of src/binding.ts.
@@ -62,7 +53,6 @@ class RecommenderObject : public EngineObject<RecommenderObject, SharedRecommend
   Napi::Value recommend(const Napi::CallbackInfo& info);
   Napi::Value serve(const Napi::CallbackInfo& info);
   Napi::Value serve_batch(const Napi::CallbackInfo& info);
-  Napi::Value serve_batch_aside(const Napi::CallbackInfo& info);
   Napi::Value similar(const Napi::CallbackInfo& info);
   Napi::Value search(const Napi::CallbackInfo& info);
   Napi::Value interests(const Napi::CallbackInfo& info);

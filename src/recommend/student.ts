@@ -162,46 +162,16 @@ export class Student {
       const { itemIds, scores } = batch;
       this.#recommender.serveBatch(ints, numbers, histories, offsets, itemIds, scores, exclude, excludeOffsets);
     }
-    return requests.map((request, i) => (batch.size > 1 ? batch.answer(i) : undefined) ?? this.#tryRecommend(request));
-  }
-
-  /**
-   * {@link recommendAll} while this thread goes on: those that search the catalogue together do so on another one, when
-   * they are at least `minAside`. `take` gets the others' answers before this returns, and theirs before the promise
-   * resolves; what changes in the catalogue meanwhile is not in them.
-   */
-  recommendAllAside(
-    requests: readonly RecommendRequest[],
-    minAside: number,
-    take: (request: number, answer: Recommendation | Error) => void,
-  ): Promise<void> | undefined {
-    const batch = new PackedBatch(this.#index, requests);
-    if (batch.size < minAside) {
-      this.recommendAll(requests).forEach((answer, i) => {
-        take(i, answer);
-      });
-      return undefined;
-    }
-    const { k, histories, offsets, exclude, excludeOffsets, itemIds, scores } = batch;
-    const searched = this.#recommender.serveBatchAside(k, histories, offsets, exclude, excludeOffsets, itemIds, scores);
-    requests.forEach((request, i) => {
-      if (!batch.has(i)) take(i, this.#tryRecommend(request));
-    });
-    return searched.then(() => {
-      for (let i = 0; i < requests.length; i++) {
-        const answer = batch.answer(i);
-        if (answer !== undefined) take(i, answer);
+    return requests.map((request, i) => {
+      const answer = batch.size > 1 ? batch.answer(i) : undefined;
+      if (answer !== undefined) return answer;
+      try {
+        return this.recommend(request);
+      } catch (error) {
+        if (error instanceof LimbeckError) return error;
+        throw error;
       }
     });
-  }
-
-  #tryRecommend(request: RecommendRequest): Recommendation | Error {
-    try {
-      return this.recommend(request);
-    } catch (error) {
-      if (error instanceof LimbeckError) return error;
-      throw error;
-    }
   }
 
   /** {@link recommend} for many histories of catalogue items at once, from and to typed arrays. */

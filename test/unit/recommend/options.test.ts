@@ -298,59 +298,6 @@ describe('recommendAll', () => {
     expect(changed.recommendAll(requests)).toEqual(requests.map((one) => alone(one, changed)));
     changed.dispose();
   });
-
-  test('answers aside what searches together, and the rest at once', async () => {
-    const requests: RecommendRequest[] = [
-      { history },
-      { history: [], k: 5 },
-      { history: ['tt0770828', 'nothing'], k: 4, exclude: ['tt1300854', 'nothing'] },
-      { history, filter: { none: ['Horror'] } },
-      { history: ['nothing at all'] },
-      { history: [...history].reverse(), k: 1 },
-      { history: [...history, { text: 'Alien. 1979. Horror' }] },
-    ];
-    const answers: unknown[] = [];
-    const order: number[] = [];
-    const take = (i: number, answer: unknown) => {
-      answers[i] = answer;
-      order.push(i);
-    };
-    const done = student.recommendAllAside(requests, 3, take);
-    expect(order).toEqual([1, 3, 4, 6]);
-    await done;
-    expect(order).toEqual([1, 3, 4, 6, 0, 2, 5]);
-    expect(answers).toEqual(requests.map((one) => alone(one)));
-    // Three of them, and no thread is woken up for less than four.
-    expect(student.recommendAllAside(requests, 4, take)).toBeUndefined();
-    expect(order).toHaveLength(14);
-  });
-
-  test('batches aside are of the catalogue as it was, and outlive the student', async () => {
-    const changed = await engine.loadStudent(join(import.meta.dirname, '../../fixtures/student'));
-    changed.addItems([{ id: 'added', text: 'Dune. 2021. Sci-Fi' }]);
-    const requests = Array.from({ length: 300 }, (_, i) => ({
-      history: [changed.items[i % changed.numItems]?.id ?? ''],
-      k: 1 + (i % 9),
-    }));
-    const taken: (readonly unknown[])[] = [[], [], []];
-    const aside = (batch: number) =>
-      changed.recommendAllAside(requests, 2, (i, answer) => {
-        (taken[batch] as unknown[])[i] = answer;
-      });
-    const before = requests.map((one) => alone(one, changed));
-    const first = [aside(0), aside(1)];
-    changed.removeItems(['added', 'tt0770828']);
-    const after = requests.map((one) => alone(one, changed));
-    const last = aside(2);
-    changed.dispose();
-    await Promise.all([...first, last]);
-    expect(taken[0]).toEqual(before);
-    expect(taken[1]).toEqual(before);
-    const ofBatch = after.map((answer, i) => (answer instanceof Error ? i : -1)).filter((i) => i >= 0);
-    expect(ofBatch.length).toBeLessThan(requests.length);
-    expect(taken[2]?.filter((_, i) => !ofBatch.includes(i))).toEqual(after.filter((_, i) => !ofBatch.includes(i)));
-    expect(after).not.toEqual(before);
-  });
 });
 
 describe('similar, search, interests and embed', () => {
