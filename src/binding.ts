@@ -448,6 +448,19 @@ export interface NativeRecommender {
     exclude?: Int32Array,
     excludeOffsets?: Int32Array, // [S + 1]
   ): void;
+  /**
+   * serveBatch() without filters, boosts and reranking, of histories that are not empty, on another thread: from the
+   * catalogue as it is now. The arrays must stay as they are until the promise is settled. Batches wait for each other.
+   */
+  serveBatchAside(
+    k: number,
+    histories: Int32Array,
+    offsets: Int32Array, // [S + 1]
+    exclude: Int32Array,
+    excludeOffsets: Int32Array, // [S + 1]
+    itemIds: Int32Array, // [S, k]
+    scores: Float32Array, // [S, k]
+  ): Promise<void>;
   /** The items whose vectors have the largest cosine with that of `item`. */
   similar(item: number, request: Int32Array, numbers: Float32Array, itemIds: Int32Array, scores: Float32Array): number;
   /** Items by the features of a text [itemFeatureSize] and, with a history, by taste. */

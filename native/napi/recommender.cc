@@ -1,7 +1,10 @@
 #include "napi/recommender.h"
 
 #include <algorithm>
+#include <exception>
 #include <limits>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -156,6 +159,7 @@ void RecommenderObject::define(Napi::Env env) {
                       method<&RecommenderObject::recommend>("recommend"),
                       method<&RecommenderObject::serve>("serve"),
                       method<&RecommenderObject::serve_batch>("serveBatch"),
+                      promise_method<&RecommenderObject::serve_batch_aside>("serveBatchAside"),
                       method<&RecommenderObject::similar>("similar"),
                       method<&RecommenderObject::search>("search"),
                       method<&RecommenderObject::interests>("interests"),
@@ -211,6 +215,7 @@ Napi::Object RecommenderObject::open(Napi::Env env, const Napi::Value& key) {
 Retriever& RecommenderObject::changing() {
   SharedRecommender& shared = *state();
   shared.published.reset();
+  shared.lane.retriever.reset();
   return shared.retriever;
 }
 
@@ -310,6 +315,41 @@ Napi::Value RecommenderObject::serve_batch(const Napi::CallbackInfo& info) {
   }
   retriever.recommend_batch(batch, packed.selection, packed.ranking, k, answer.item_ids.data, answer.scores.data);
   return info.Env().Undefined();
+}
+
+Napi::Value RecommenderObject::serve_batch_aside(const Napi::CallbackInfo& info) {
+  SharedRecommender& shared = *state();
+  const int64_t k = to_integer(info[0], "k", 1, kMaxInt32);
+  const ArrayView<int32_t> histories = int32_view(info[1], "histories"), offsets = int32_view(info[2], "offsets");
+  const ArrayView<int32_t> exclude = int32_view(info[3], "exclude");
+  const ArrayView<int32_t> exclude_offsets = int32_view(info[4], "excludeOffsets");
+  if (offsets.count < 2) invalid("Expected offsets to have at least 2 elements.");
+  check_offsets("offsets", offsets, histories.count);
+  int32_t* end = offsets.data + offsets.count;
+  if (std::adjacent_find(offsets.data, end) != end) invalid("Expected histories of at least one item.");
+  check_count("excludeOffsets", exclude_offsets.count, offsets.count);
+  check_offsets("excludeOffsets", exclude_offsets, exclude.count);
+  const HistoryBatch batch{histories.data, offsets.data, offsets.count - 1, exclude.data, exclude_offsets.data};
+  const Answer answer = answer_view(info[5], info[6], batch.count * k);
+  check_apart_from(answer, "histories", histories);
+  check_apart_from(answer, "offsets", offsets);
+  check_apart_from(answer, "exclude", exclude);
+  check_apart_from(answer, "excludeOffsets", exclude_offsets);
+  BatchLane& lane = shared.lane;
+  if (lane.queue == nullptr) lane.queue = TaskQueue::start(info.Env(), 1, Precision::kFloat32, nullptr);
+  if (lane.retriever == nullptr) {
+    lane.retriever = std::make_shared<Retriever>(shared.retriever.catalogue().searchable());
+  }
+  const Napi::Array arrays = Napi::Array::New(info.Env());
+  for (uint32_t i = 1; i < 7; ++i) arrays.Set(i, info[i]);
+  const auto run = [retriever = lane.retriever, batch, k, answer](Context&, Arena&) {
+    retriever->recommend_batch(batch, {}, {}, k, answer.item_ids.data, answer.scores.data);
+    return batch.count;
+  };
+  // The arrays live until the promise is settled.
+  const auto convert = [kept = std::make_shared<Napi::Reference<Napi::Array>>(Napi::Persistent(arrays))](
+                           Napi::Env env, int64_t) { return env.Undefined(); };
+  return lane.queue->submit({}, run, convert);
 }
 
 Napi::Value RecommenderObject::similar(const Napi::CallbackInfo& info) {

@@ -19,6 +19,12 @@ struct PublishedCatalogue {
   Catalogue catalogue;
 };
 
+/// Answers batches beside the JS thread, one after the other, from the catalogue as it was when they came.
+struct BatchLane {
+  std::shared_ptr<TaskQueue> queue;      // of one thread; null before the first batch
+  std::shared_ptr<Retriever> retriever;  // that thread's; null before the first batch, and after a change
+};
+
 /// A recommender shared by its JS object and queued rankings, which read nothing but `recommender`.
 struct SharedRecommender : Shareable {
   SharedRecommender(std::shared_ptr<const Recommender> snapshot, Catalogue catalogue,
@@ -28,6 +34,7 @@ struct SharedRecommender : Shareable {
   Retriever retriever;
   std::shared_ptr<const PublishedCatalogue> published;  // the latest, while nothing changed since
   std::string key;
+  BatchLane lane;
 };
 
 /// NativeRecommender of src/binding.ts.
@@ -53,6 +60,7 @@ class RecommenderObject : public EngineObject<RecommenderObject, SharedRecommend
   Napi::Value recommend(const Napi::CallbackInfo& info);
   Napi::Value serve(const Napi::CallbackInfo& info);
   Napi::Value serve_batch(const Napi::CallbackInfo& info);
+  Napi::Value serve_batch_aside(const Napi::CallbackInfo& info);
   Napi::Value similar(const Napi::CallbackInfo& info);
   Napi::Value search(const Napi::CallbackInfo& info);
   Napi::Value interests(const Napi::CallbackInfo& info);

@@ -36,6 +36,21 @@ Catalogue::Catalogue(std::shared_ptr<const Recommender> recommender)
   excluded_.assign(static_cast<size_t>(num_base_), 0);
 }
 
+Catalogue::Catalogue(std::shared_ptr<const Recommender> recommender, ItemTable base, ItemTable tail)
+    : recommender_(std::move(recommender)),
+      num_base_(recommender_->num_items()),
+      base_(std::move(base)),
+      tail_(std::move(tail)) {}
+
+Catalogue Catalogue::searchable() const {
+  Catalogue copy(recommender_, base_, tail_);
+  copy.excluded_ = excluded_;
+  copy.hidden_ = hidden_;
+  copy.boosted_ = boosted_;
+  copy.boosts_ = boosts_;
+  return copy;
+}
+
 const float* Catalogue::vector(int32_t id) const {
   const int64_t d = recommender_->hidden_size();
   return id < num_base_ ? base_.vectors() + id * d : tail_.vectors() + (id - num_base_) * d;

@@ -18,6 +18,8 @@ namespace limbeck {
 class Catalogue {
  public:
   explicit Catalogue(std::shared_ptr<const Recommender> recommender);
+  /// A copy that knows what a search without filters needs, and no more: neither categories, popularity nor topics.
+  Catalogue searchable() const;
 
   const Recommender& recommender() const { return *recommender_; }
   int64_t num_items() const { return num_base_ + tail_.num_items(); }
@@ -87,6 +89,7 @@ class Catalogue {
   const std::vector<int32_t>& item_topics() const { return item_topics_; }
 
  private:
+  Catalogue(std::shared_ptr<const Recommender> recommender, ItemTable base, ItemTable tail);
   /// Rows that topics are made of, for items first … num_items − 1, of length 1.
   std::vector<float> topic_rows(int64_t first) const;
   int64_t topic_width() const;

@@ -1,7 +1,7 @@
 /** Requests that came together, packed for one search of the catalogue. */
 import type { RankedItem, Recommendation } from './answers.js';
 import type { ItemIndex } from './item-index.js';
-import { DEFAULT_K, type RecommendRequest } from './request.js';
+import { DEFAULT_K, type History, type RecommendRequest } from './request.js';
 
 /** All are searched for as many items as the one that wants most: more would be work for nothing. */
 const MAX_K = 64;
@@ -24,7 +24,7 @@ export class PackedBatch {
   readonly #requests: readonly RecommendRequest[];
   /** Row of each request; −1 = it is not in the batch. */
   readonly #rows: Int32Array;
-  readonly #unknownItems: string[][] = [];
+  readonly #unknownItems: (readonly string[])[] = [];
 
   constructor(index: ItemIndex, requests: readonly RecommendRequest[]) {
     const histories: number[] = [];
@@ -37,9 +37,16 @@ export class PackedBatch {
     this.#rows = new Int32Array(requests.length).fill(-1);
     requests.forEach((request, i) => {
       if (!isPlain(request, index.size)) return;
-      const unknown = packIds(index, request.history as readonly string[], histories);
-      if (histories.length === offsets.at(-1)) return; // nothing that is known
-      packIds(index, request.exclude ?? [], exclude);
+      const begin = histories.length;
+      const unknown = packIds(index, request.history, histories);
+      if (unknown === undefined || histories.length === begin) {
+        histories.length = begin; // texts, or nothing that is known
+        return;
+      }
+      for (const id of request.exclude ?? []) {
+        const slot = index.slotOf(id);
+        if (slot !== undefined) exclude.push(slot);
+      }
       offsets.push(histories.length);
       excludeOffsets.push(exclude.length);
       this.#rows[i] = this.#unknownItems.length;
@@ -47,10 +54,10 @@ export class PackedBatch {
       k = Math.max(k, request.k ?? DEFAULT_K);
     });
     this.k = k;
-    this.histories = Int32Array.from(histories);
-    this.offsets = Int32Array.from(offsets);
-    this.exclude = Int32Array.from(exclude);
-    this.excludeOffsets = Int32Array.from(excludeOffsets);
+    this.histories = new Int32Array(histories);
+    this.offsets = new Int32Array(offsets);
+    this.exclude = new Int32Array(exclude);
+    this.excludeOffsets = new Int32Array(excludeOffsets);
     this.itemIds = new Int32Array(this.size * k);
     this.scores = new Float32Array(this.size * k);
   }
@@ -58,6 +65,10 @@ export class PackedBatch {
   /** Requests in the batch. */
   get size(): number {
     return this.#unknownItems.length;
+  }
+
+  has(request: number): boolean {
+    return (this.#rows[request] ?? -1) >= 0;
   }
 
   /** The answer of a request, once there is one; undefined when it is not in the batch. */
@@ -72,7 +83,7 @@ export class PackedBatch {
       if (slot < 0) break;
       items.push({ id: this.#index.idAt(slot), score: this.scores[i] ?? 0 });
     }
-    return { items, unknownItems: this.#unknownItems[row] ?? [] };
+    return { items, unknownItems: this.#unknownItems[row] ?? NOTHING };
   }
 }
 
@@ -81,7 +92,6 @@ function isPlain(request: RecommendRequest, numItems: number): boolean {
   const { diversity = 0, novelty = 0, explore = 0 } = request;
   return (
     Array.isArray(history) &&
-    history.every((entry) => typeof entry === 'string') &&
     Number.isInteger(k) &&
     k >= 1 &&
     k <= Math.min(MAX_K, numItems) &&
@@ -97,13 +107,17 @@ function isPlain(request: RecommendRequest, numItems: number): boolean {
   );
 }
 
-/** Appends the slots of known ids to `slots`. @returns those that are unknown */
-function packIds(index: ItemIndex, ids: readonly string[], slots: number[]): string[] {
-  const unknown: string[] = [];
-  for (const id of ids) {
+const NOTHING: readonly string[] = Object.freeze([]);
+
+/** Appends the slots of known ids to `slots`. @returns those that are unknown; undefined when not all are ids */
+function packIds(index: ItemIndex, history: History, slots: number[]): readonly string[] | undefined {
+  let unknown: string[] | undefined;
+  for (const id of history) {
+    if (typeof id !== 'string') return undefined;
     const slot = index.slotOf(id);
-    if (slot === undefined) unknown.push(id);
-    else slots.push(slot);
+    if (slot !== undefined) slots.push(slot);
+    else if (unknown === undefined) unknown = [id];
+    else unknown.push(id);
   }
-  return unknown;
+  return unknown ?? NOTHING;
 }

@@ -162,16 +162,32 @@ export class Student {
       const { itemIds, scores } = batch;
       this.#recommender.serveBatch(ints, numbers, histories, offsets, itemIds, scores, exclude, excludeOffsets);
     }
-    return requests.map((request, i) => {
-      const answer = batch.size > 1 ? batch.answer(i) : undefined;
-      if (answer !== undefined) return answer;
-      try {
-        return this.recommend(request);
-      } catch (error) {
-        if (error instanceof LimbeckError) return error;
-        throw error;
-      }
-    });
+    return requests.map((request, i) => (batch.size > 1 ? batch.answer(i) : undefined) ?? this.#tryRecommend(request));
+  }
+
+  /**
+   * {@link recommendAll}, while this thread goes on: requests that search the catalogue together do so on another one,
+   * which takes such calls one after the other. What changes in the catalogue meanwhile is not in their answers.
+   */
+  async recommendAllAside(requests: readonly RecommendRequest[]): Promise<(Recommendation | Error)[]> {
+    const batch = new PackedBatch(this.#index, requests);
+    const { k, histories, offsets, exclude, excludeOffsets, itemIds, scores } = batch;
+    const search =
+      batch.size === 0
+        ? undefined
+        : this.#recommender.serveBatchAside(k, histories, offsets, exclude, excludeOffsets, itemIds, scores);
+    const others = requests.map((request, i) => (batch.has(i) ? undefined : this.#tryRecommend(request)));
+    await search;
+    return others.map((answer, i) => answer ?? (batch.answer(i) as Recommendation));
+  }
+
+  #tryRecommend(request: RecommendRequest): Recommendation | Error {
+    try {
+      return this.recommend(request);
+    } catch (error) {
+      if (error instanceof LimbeckError) return error;
+      throw error;
+    }
   }
 
   /** {@link recommend} for many histories of catalogue items at once, from and to typed arrays. */

@@ -298,6 +298,43 @@ describe('recommendAll', () => {
     expect(changed.recommendAll(requests)).toEqual(requests.map((one) => alone(one, changed)));
     changed.dispose();
   });
+
+  test('answers the same aside', async () => {
+    const requests: RecommendRequest[] = [
+      { history },
+      { history: [], k: 5 },
+      { history: ['tt0770828', 'nothing'], k: 4, exclude: ['tt1300854', 'nothing'] },
+      { history, filter: { none: ['Horror'] } },
+      { history: ['nothing at all'] },
+      { history: [...history].reverse(), k: 1 },
+      { history: [...history, { text: 'Alien. 1979. Horror' }] },
+    ];
+    expect(await student.recommendAllAside(requests)).toEqual(requests.map((one) => alone(one)));
+    expect(await student.recommendAllAside(requests.slice(0, 1))).toEqual([alone({ history })]);
+    expect(await student.recommendAllAside([{ history: ['nothing at all'] }])).toEqual([
+      alone({ history: ['nothing at all'] }),
+    ]);
+    expect(await student.recommendAllAside([])).toEqual([]);
+  });
+
+  test('aside, reads the catalogue as it was, and outlives the student', async () => {
+    const changed = await engine.loadStudent(join(import.meta.dirname, '../../fixtures/student'));
+    changed.addItems([{ id: 'added', text: 'Dune. 2021. Sci-Fi' }]);
+    const requests = Array.from({ length: 300 }, (_, i) => ({
+      history: [changed.items[i % changed.numItems]?.id ?? ''],
+      k: 1 + (i % 9),
+    }));
+    const before = requests.map((one) => alone(one, changed));
+    const first = [changed.recommendAllAside(requests), changed.recommendAllAside(requests)];
+    changed.removeItems(['added', 'tt0770828']);
+    const after = requests.map((one) => alone(one, changed));
+    const last = changed.recommendAllAside(requests);
+    changed.dispose();
+    expect(await Promise.all(first)).toEqual([before, before]);
+    expect(await last).toEqual(after);
+    expect(after).not.toEqual(before);
+    await expect(changed.recommendAllAside(requests)).rejects.toMatchObject({ code: 'ERR_DISPOSED' });
+  });
 });
 
 describe('similar, search, interests and embed', () => {
