@@ -1,20 +1,20 @@
 /**
- * Back-pressure. Requests are answered on the event loop, so what waits is what the operating system hands over in one
- * turn of the loop. Once the requests of a turn have taken `maxQueueMs`, or will when it ends, the rest of the turn is
- * answered 503 at once, at a fraction of the price of an answer: no request waits longer than about two turns, however
- * many come. A burst may take the whole time; while it goes on, turns are held to a part of it, so that what is let in is
- * answered soon and there is time to refuse the rest. New connections are accepted one a turn, so this is about those that are kept; what others wait is bounded
- * by the operating system's queue of them.
+ * Back-pressure. What waits for the event loop is what the operating system hands over in one turn of it; what was let in
+ * waits for its answer. Once the two have taken `maxQueueMs`, or will, what comes is answered 503 at once, at a fraction of
+ * the price of an answer: no request waits much longer, however many come. A burst may take the whole time; after it, for a
+ * while, a part of it is allowed, so that what is let in is answered soon and there is time to refuse the rest. New
+ * connections are accepted one a turn, so this is about those that are kept; what others wait is bounded by the operating
+ * system's queue of them.
  */
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 
 export type ShedReason = 'queue' | 'draining';
 
 export interface AdmissionOptions {
-  /** How long the requests of one turn of the event loop may take together, ms. */
+  /** How long a request may wait behind others, ms. */
   readonly maxQueueMs: number;
   readonly retryAfterSeconds: number;
-  /** What the requests that this turn let in will take when it ends, ms. */
+  /** What the requests will take that were let in and not answered, ms. */
   readonly owedMs: () => number;
   readonly onShed: (reason: ShedReason) => void;
 }
@@ -22,9 +22,9 @@ export interface AdmissionOptions {
 /** Asked by supervisors, which must hear the truth most of all when much is going on. */
 const ALWAYS_ADMITTED = new Set(['/healthz', '/readyz', '/metrics']);
 
-/** Of `maxQueueMs`, for this long after a request was refused, ms. */
-const OVERLOADED_SHARE = 0.3;
-const OVERLOADED_MS = 100;
+/** Of `maxQueueMs`, for this long after a request would have waited longer than all of it, ms. */
+const OVERLOADED_SHARE = 0.5;
+const OVERLOADED_MS = 2000;
 
 /** A turn answers as many whatever it takes: one slow request or a pause of the machine is no overload. */
 const MIN_ANSWERED = 4;
@@ -36,8 +36,8 @@ export class Admission {
   #turnStart = 0;
   /** Requests of this turn. */
   #count = 0;
-  /** When a request was refused last, ms. */
-  #lastShed = Number.NEGATIVE_INFINITY;
+  /** When a request would have waited longer than `maxQueueMs` last, ms. */
+  #lastOverdue = Number.NEGATIVE_INFINITY;
   readonly #endTurn = () => {
     this.#turnStart = 0;
   };
@@ -66,12 +66,15 @@ export class Admission {
     }
     if (++this.#count <= MIN_ANSWERED) return false;
     const { maxQueueMs, owedMs } = this.#options;
-    const limitMs = now - this.#lastShed < OVERLOADED_MS ? OVERLOADED_SHARE * maxQueueMs : maxQueueMs;
-    return now - this.#turnStart + owedMs() > limitMs;
+    const expectedMs = now - this.#turnStart + owedMs();
+    if (expectedMs > maxQueueMs) {
+      this.#lastOverdue = now;
+      return true;
+    }
+    return now - this.#lastOverdue < OVERLOADED_MS && expectedMs > OVERLOADED_SHARE * maxQueueMs;
   }
 
   #shed(request: IncomingMessage, response: ServerResponse): void {
-    this.#lastShed = performance.now();
     this.#options.onShed('queue');
     response.writeHead(503, {
       'content-type': 'application/json; charset=utf-8',

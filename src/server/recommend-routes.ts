@@ -1,6 +1,7 @@
 /** Routes that answer from the model. */
 import { HttpError } from './http-error.js';
-import { historyOf, type RecommendTurn, withTexts } from './recommend-turn.js';
+import { historyOf, withTexts } from './recommend-task.js';
+import type { RecommendTurn } from './recommend-turn.js';
 import { defineRoute, type Route } from './route.js';
 import * as schemas from './schemas.js';
 import type { ServiceContext } from './service-context.js';

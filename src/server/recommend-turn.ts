@@ -1,222 +1,149 @@
 /**
- * Recommendations are answered when a turn of the event loop has brought all its requests: those of many clients search
- * the catalogue together, and their answers leave one behind the other, which wakes the clients once and not for each.
- * Within the answer nothing is waited for, so a model is never swapped under a request.
+ * Recommendations are answered together: requests that came in one turn of the event loop search the catalogue at once,
+ * and their answers leave one behind the other, which wakes the clients once and not for each. Where there are several,
+ * another thread searches while this one reads what comes next and sends what is done.
  */
-import type { z } from 'zod';
-import { LimbeckError } from '../errors.js';
-import type { Recommendation } from '../recommend/answers.js';
-import type { History, RecommendRequest as StudentRequest } from '../recommend/request.js';
+import { availableParallelism } from 'node:os';
 import type { Student } from '../recommend/student.js';
-import { HttpError } from './http-error.js';
-import type { ServedModel } from './model-host.js';
-import { popularItems } from './popular-items.js';
+import { finish, type ReceivedRequest, type RecommendContext, type RecommendTask, taskOf } from './recommend-task.js';
 import type * as schemas from './schemas.js';
-import type { ServiceContext } from './service-context.js';
 
-/** What a request asks of the model besides a history. */
-type Wishes = Omit<StudentRequest, 'history'>;
-
-interface ChosenStrategy {
-  readonly name: string;
-  readonly weights: Pick<StudentRequest, 'diversity' | 'novelty' | 'explore'>;
-}
-
-/** The list that users get of whom nothing is known. */
-const POPULAR: ChosenStrategy = { name: 'popular', weights: { diversity: 0, novelty: 0, explore: 0 } };
-
-type Body = z.output<typeof schemas.recommendRequest>;
-
-/** What of the service an answer needs. */
-type Context = Pick<ServiceContext, 'models' | 'feedback' | 'metrics'>;
-
-/** A request that waits for the end of its turn. */
-interface Waiting {
-  readonly body: Body;
-  readonly requestId: string;
-  /** When it came, ms. */
-  readonly start: number;
-  readonly resolve: (answer: schemas.RecommendAnswer) => void;
-  readonly reject: (error: unknown) => void;
-}
-
-/** A request on its way through the model. */
-interface Task {
-  readonly waiting: Waiting;
-  readonly model: ServedModel;
-  readonly history: History;
-  readonly options: Wishes & { readonly k: number };
-  readonly strategy: ChosenStrategy | undefined;
-}
-
-/** Weight of the last turn in what a request is expected to take. */
+/** Weight of the last answers in what a request is expected to take. */
 const NEW_COST = 0.1;
+/** Fewer requests are answered sooner than another thread wakes up. */
+const MIN_ASIDE = 4;
+/** So many share one search of the catalogue: with more, none would take much less. */
+const FULL_BATCH = 8;
+/** So many batches the other thread may have before it, full ones and others. Meanwhile what comes waits together. */
+const MAX_FULL_ASIDE = 4;
+const MAX_ASIDE = 2;
+/** Another thread helps where another processor is there for it. */
+const HAS_ASIDE = availableParallelism() > 1;
 
 export class RecommendTurn {
-  readonly #context: Context;
-  #waiting: Waiting[] = [];
-  /** Of one request: its answer, and sending it, ms. */
+  readonly #context: RecommendContext;
+  #waiting: ReceivedRequest[] = [];
+  /** Batches, and requests, that the other thread has before it. */
+  #batchesAside = 0;
+  #requestsAside = 0;
+  /** What a request takes while there are others: its answer, and sending it, ms. */
   #expectedMs = 0;
-  #endStart = 0;
+  /** When answers were sent last, ms; of those that are not sent yet, how many, and since when they were worked on. */
+  #lastSent = 0;
   #numAnswered = 0;
-  readonly #end = () => {
-    const waiting = this.#waiting;
-    this.#waiting = [];
-    this.#numAnswered = waiting.length;
-    this.#endStart = performance.now();
-    this.#answerAll(waiting);
-    const eachMs = (performance.now() - this.#endStart) / waiting.length;
-    for (let i = 0; i < waiting.length; i++) this.#context.metrics.observeRecommend(eachMs / 1000);
+  #answeringSince = 0;
+  readonly #endTurn = () => {
+    if (this.#waiting.length === 0) return;
+    const isSoon = this.#batchesAside === 0 && this.#waiting.length < MIN_ASIDE;
+    if (isSoon || !HAS_ASIDE) this.#answer();
+    else if (this.#batchesAside < MAX_ASIDE) void this.#answerAside();
   };
-  /** Comes when the answers are sent. */
-  readonly #afterEnd = () => {
-    const eachMs = (performance.now() - this.#endStart) / this.#numAnswered;
+  /** Comes when answers are sent. */
+  readonly #afterSending = () => {
+    if (this.#numAnswered === 0) return;
+    this.#lastSent = performance.now();
+    const eachMs = (this.#lastSent - this.#answeringSince) / this.#numAnswered;
     this.#expectedMs += NEW_COST * (eachMs - this.#expectedMs);
+    this.#numAnswered = 0;
   };
 
-  constructor(context: Context) {
+  constructor(context: RecommendContext) {
     this.#context = context;
   }
 
-  /** What the end of this turn will take, as far as it is known, ms. */
+  /** What the requests that were let in will take, as far as it is known, ms. */
   get owedMs(): number {
-    return this.#waiting.length * this.#expectedMs;
+    return (this.#waiting.length + this.#requestsAside) * this.#expectedMs;
   }
 
-  answer(body: Body, requestId: string): Promise<schemas.RecommendAnswer> {
+  answer(body: ReceivedRequest['body'], requestId: string): Promise<schemas.RecommendAnswer> {
     return new Promise((resolve, reject) => {
-      if (this.#waiting.length === 0) {
-        setImmediate(this.#end);
-        setImmediate(this.#afterEnd);
-      }
+      if (this.#waiting.length === 0) setImmediate(this.#endTurn);
       this.#waiting.push({ body, requestId, start: performance.now(), resolve, reject });
+      const isFull = this.#waiting.length >= FULL_BATCH;
+      if (isFull && HAS_ASIDE && this.#batchesAside < MAX_FULL_ASIDE) void this.#answerAside();
     });
   }
 
-  #answerAll(waiting: readonly Waiting[]): void {
-    const byModel = new Map<Student, Task[]>();
-    for (const one of waiting) {
+  /** Answers what waits. */
+  #answer(): void {
+    const received = this.#takeWaiting();
+    const start = performance.now();
+    for (const [student, tasks] of this.#tasksOf(received)) {
       try {
-        const task = this.#taskOf(one);
-        const tasks = byModel.get(task.model.student);
-        if (tasks === undefined) byModel.set(task.model.student, [task]);
-        else tasks.push(task);
+        this.#finishAll(tasks, student.recommendAll(tasks.map(({ request }) => request)));
+      } catch (error) {
+        rejectAll(tasks, error);
+      }
+    }
+    this.#takeNote(start, received.length);
+  }
+
+  /** Has another thread search for what waits, and answers when that is done. */
+  async #answerAside(): Promise<void> {
+    const received = this.#takeWaiting();
+    const start = performance.now();
+    this.#batchesAside++;
+    this.#requestsAside += received.length;
+    const searches: Promise<void>[] = [];
+    for (const [student, tasks] of this.#tasksOf(received)) {
+      const requests = tasks.map(({ request }) => request);
+      searches.push(
+        student.recommendAllAside(requests).then(
+          (answers) => this.#finishAll(tasks, answers),
+          (error) => rejectAll(tasks, error),
+        ),
+      );
+    }
+    await Promise.all(searches);
+    this.#batchesAside--;
+    this.#requestsAside -= received.length;
+    this.#takeNote(start, received.length);
+    this.#endTurn();
+  }
+
+  #takeWaiting(): readonly ReceivedRequest[] {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    return waiting;
+  }
+
+  /** What is to be asked of each student; what needs none is answered. */
+  #tasksOf(received: readonly ReceivedRequest[]): Map<Student, RecommendTask[]> {
+    const byStudent = new Map<Student, RecommendTask[]>();
+    for (const one of received) {
+      try {
+        const task = taskOf(this.#context, one);
+        const { student } = task.model;
+        const others = byStudent.get(student);
+        if (task.isPopular) finish(this.#context, task, undefined);
+        else if (others === undefined) byStudent.set(student, [task]);
+        else others.push(task);
       } catch (error) {
         one.reject(error);
       }
     }
-    for (const [student, tasks] of byModel) this.#answerTasks(student, tasks);
+    return byStudent;
   }
 
-  #taskOf(waiting: Waiting): Task {
-    const { userId, history: given, model: name, texts: _, ...wishes } = waiting.body;
-    const model = this.#context.models.get(name);
-    const history = historyOf(this.#context, userId, given);
-    // Keys that a request left out are not there, which its type cannot say.
-    const options = wishes as Wishes & { k: number; exclude: readonly string[] };
-    options.k = Math.min(options.k, model.student.numItems);
-    options.exclude = withHidden(this.#context, userId, wishes.exclude);
-    const strategy = chooseStrategy(this.#context, model.student, waiting.requestId, userId, options, history.length);
-    return { waiting, model, history, options, strategy };
+  #finishAll(tasks: readonly RecommendTask[], answers: ReturnType<Student['recommendAll']>): void {
+    for (let i = 0; i < tasks.length; i++) finish(this.#context, tasks[i] as RecommendTask, answers[i]);
   }
 
-  #answerTasks(student: Student, tasks: readonly Task[]): void {
-    const ranked = tasks.filter(({ strategy }) => strategy !== POPULAR);
-    const requests = ranked.map(({ history, options, strategy }) => ({ ...options, ...strategy?.weights, history }));
-    let answers: (Recommendation | Error)[];
-    try {
-      answers = student.recommendAll(requests);
-    } catch (error) {
-      for (const { waiting } of tasks) waiting.reject(error);
-      return;
+  /** Notes what requests took that were answered and will now be sent. */
+  #takeNote(start: number, numRequests: number): void {
+    // What waited for the answers before took no time of its own.
+    const begin = Math.max(start, this.#lastSent);
+    const eachMs = (performance.now() - begin) / numRequests;
+    for (let i = 0; i < numRequests; i++) this.#context.metrics.observeRecommend(eachMs / 1000);
+    if (this.#numAnswered === 0) {
+      this.#answeringSince = begin;
+      setImmediate(this.#afterSending);
     }
-    ranked.forEach((task, i) => {
-      this.#finish(task, answers[i]);
-    });
-    for (const task of tasks) if (task.strategy === POPULAR) this.#finish(task, undefined);
-  }
-
-  #finish(task: Task, answer: Recommendation | Error | undefined): void {
-    const { waiting, model, options } = task;
-    const { body, requestId, start, resolve, reject } = waiting;
-    try {
-      let { strategy } = task;
-      let recommendation = answer;
-      // Everything that the user chose may have left the catalogue; a client that names items had better know.
-      if (answer === undefined || (body.history === undefined && isUnknownItems(answer))) {
-        strategy = POPULAR;
-        recommendation = popularAnswer(this.#context, model.student, options);
-      }
-      if (recommendation === undefined || recommendation instanceof Error) throw recommendation;
-      const { items, unknownItems } = recommendation;
-      resolve({
-        requestId,
-        model: model.name,
-        strategy: strategy?.name,
-        items: body.texts === true ? withTexts(model.student, items) : items,
-        unknownItems,
-        latencyMs: performance.now() - start,
-        // The schema's lists are mutable, the library's are not; nothing here changes them.
-      } as schemas.RecommendAnswer);
-    } catch (error) {
-      reject(error);
-    }
+    this.#numAnswered += numRequests;
   }
 }
 
-/** What the request excludes, and what its user dismissed. */
-function withHidden(
-  { feedback }: Context,
-  userId: string | undefined,
-  exclude: readonly string[] = [],
-): readonly string[] {
-  const hidden = userId === undefined ? [] : (feedback?.hidden(userId) ?? []);
-  return hidden.length === 0 ? exclude : [...exclude, ...hidden];
-}
-
-/** The service chooses how to rank for the users that it knows, unless the request says how. */
-function chooseStrategy(
-  { feedback }: Context,
-  { hasPopularity }: Student,
-  requestId: string,
-  userId: string | undefined,
-  { diversity, novelty, explore }: Wishes,
-  historyLength: number,
-): ChosenStrategy | undefined {
-  if (historyLength === 0) return POPULAR;
-  if (userId === undefined || feedback === undefined) return undefined;
-  if (diversity !== undefined || novelty !== undefined || explore !== undefined) return undefined;
-  const { name, ...weights } = feedback.chooseStrategy(requestId, historyLength);
-  // A student that does not know how popular its items are cannot weigh it.
-  return { name, weights: hasPopularity ? weights : { ...weights, novelty: 0 } };
-}
-
-/** Popular with the users of this service; without any, what the model thinks is. */
-function popularAnswer(context: Context, student: Student, options: Wishes): Recommendation {
-  const items = popularItems(student, context.feedback, options);
-  if (items.length > 0) return { items, unknownItems: [] };
-  try {
-    return student.recommend({ ...options, history: [] });
-  } catch (error) {
-    if (!isUnknownItems(error)) throw error;
-    return { items: [], unknownItems: [] };
-  }
-}
-
-function isUnknownItems(error: unknown): boolean {
-  return error instanceof LimbeckError && error.code === 'ERR_UNKNOWN_ITEMS';
-}
-
-/** The history that a request brings, or that of the user that it names. */
-export function historyOf({ feedback }: Context, userId: string | undefined, given: History | undefined): History {
-  if (given !== undefined) return given;
-  if (userId === undefined) throw new HttpError(400, 'ERR_INVALID_ARGUMENT', 'Give a userId or a history.');
-  return feedback?.history(userId) ?? [];
-}
-
-export function withTexts<Item extends { readonly id: string; readonly score: number }>(
-  student: Student,
-  items: readonly Item[],
-): (Item & { text: string })[] {
-  return items.map((item) => ({ ...item, text: student.items[student.indexOf(item.id) ?? -1]?.text ?? '' }));
+function rejectAll(tasks: readonly RecommendTask[], error: unknown): void {
+  for (const { received } of tasks) received.reject(error);
 }

@@ -1,0 +1,144 @@
+/** One request for recommendations on its way through the model: what it asks, and what it is answered. */
+import type { z } from 'zod';
+import { LimbeckError } from '../errors.js';
+import type { Recommendation } from '../recommend/answers.js';
+import type { History, RecommendRequest } from '../recommend/request.js';
+import type { Student } from '../recommend/student.js';
+import { HttpError } from './http-error.js';
+import type { ServedModel } from './model-host.js';
+import { popularItems } from './popular-items.js';
+import type * as schemas from './schemas.js';
+import type { ServiceContext } from './service-context.js';
+
+/** What of the service an answer needs. */
+export type RecommendContext = Pick<ServiceContext, 'models' | 'feedback' | 'metrics'>;
+
+/** A request that came. */
+export interface ReceivedRequest {
+  readonly body: z.output<typeof schemas.recommendRequest>;
+  readonly requestId: string;
+  /** When it came, ms. */
+  readonly start: number;
+  readonly resolve: (answer: schemas.RecommendAnswer) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+export interface RecommendTask {
+  readonly received: ReceivedRequest;
+  /** The one that is current when the task is made, whatever is promoted until it is answered. */
+  readonly model: ServedModel;
+  readonly request: RecommendRequest;
+  readonly strategy: string | undefined;
+  /** Nothing is known of the user: the list is that of the popular items, and the model is not asked. */
+  readonly isPopular: boolean;
+}
+
+/** Name of the list that users get of whom nothing is known. */
+const POPULAR = 'popular';
+
+export function taskOf(context: RecommendContext, received: ReceivedRequest): RecommendTask {
+  const { userId, history: given, model: name, texts: _, ...wishes } = received.body;
+  const model = context.models.get(name);
+  const { student } = model;
+  const history = historyOf(context, userId, given);
+  const isPopular = history.length === 0;
+  const chosen = isPopular ? undefined : chooseStrategy(context, student, received, history.length);
+  const request: RecommendRequest = {
+    ...wishes,
+    ...chosen?.weights,
+    history,
+    k: Math.min(wishes.k, student.numItems),
+    exclude: withHidden(context, userId, wishes.exclude),
+  };
+  return { received, model, request, strategy: isPopular ? POPULAR : chosen?.name, isPopular };
+}
+
+/** Answers the request. @param answer of the model; undefined when it was not asked */
+export function finish(
+  context: RecommendContext,
+  task: RecommendTask,
+  answer: Recommendation | Error | undefined,
+): void {
+  const { received, model, request } = task;
+  const { body, requestId, start, resolve, reject } = received;
+  try {
+    let { strategy } = task;
+    let recommendation = answer;
+    // Everything that the user chose may have left the catalogue; a client that names items had better know.
+    if (answer === undefined || (body.history === undefined && isUnknownItems(answer))) {
+      strategy = POPULAR;
+      recommendation = popularAnswer(context, model.student, request);
+    }
+    if (recommendation === undefined || recommendation instanceof Error) throw recommendation;
+    const { items, unknownItems } = recommendation;
+    resolve({
+      requestId,
+      model: model.name,
+      strategy,
+      items: body.texts === true ? withTexts(model.student, items) : items,
+      unknownItems,
+      latencyMs: performance.now() - start,
+      // The schema's lists are mutable, the library's are not; nothing here changes them.
+    } as schemas.RecommendAnswer);
+  } catch (error) {
+    reject(error);
+  }
+}
+
+/** What the request excludes, and what its user dismissed. */
+function withHidden(
+  { feedback }: RecommendContext,
+  userId: string | undefined,
+  exclude: readonly string[] = [],
+): readonly string[] {
+  const hidden = userId === undefined ? [] : (feedback?.hidden(userId) ?? []);
+  return hidden.length === 0 ? exclude : [...exclude, ...hidden];
+}
+
+/** The service chooses how to rank for the users that it knows, unless the request says how. */
+function chooseStrategy(
+  { feedback }: RecommendContext,
+  { hasPopularity }: Student,
+  { body: { userId, diversity, novelty, explore }, requestId }: ReceivedRequest,
+  historyLength: number,
+): { name: string; weights: Pick<RecommendRequest, 'diversity' | 'novelty' | 'explore'> } | undefined {
+  if (userId === undefined || feedback === undefined) return undefined;
+  if (diversity !== undefined || novelty !== undefined || explore !== undefined) return undefined;
+  const { name, ...weights } = feedback.chooseStrategy(requestId, historyLength);
+  // A student that does not know how popular its items are cannot weigh it.
+  return { name, weights: hasPopularity ? weights : { ...weights, novelty: 0 } };
+}
+
+/** Popular with the users of this service; without any, what the model thinks is. */
+function popularAnswer(context: RecommendContext, student: Student, request: RecommendRequest): Recommendation {
+  const items = popularItems(student, context.feedback, request);
+  if (items.length > 0) return { items, unknownItems: [] };
+  try {
+    return student.recommend({ ...request, history: [] });
+  } catch (error) {
+    if (!isUnknownItems(error)) throw error;
+    return { items: [], unknownItems: [] };
+  }
+}
+
+function isUnknownItems(error: unknown): boolean {
+  return error instanceof LimbeckError && error.code === 'ERR_UNKNOWN_ITEMS';
+}
+
+/** The history that a request brings, or that of the user that it names. */
+export function historyOf(
+  { feedback }: Pick<RecommendContext, 'feedback'>,
+  userId: string | undefined,
+  given: History | undefined,
+): History {
+  if (given !== undefined) return given;
+  if (userId === undefined) throw new HttpError(400, 'ERR_INVALID_ARGUMENT', 'Give a userId or a history.');
+  return feedback?.history(userId) ?? [];
+}
+
+export function withTexts<Item extends { readonly id: string; readonly score: number }>(
+  student: Student,
+  items: readonly Item[],
+): (Item & { text: string })[] {
+  return items.map((item) => ({ ...item, text: student.items[student.indexOf(item.id) ?? -1]?.text ?? '' }));
+}
