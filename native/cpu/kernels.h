@@ -89,13 +89,13 @@ struct CpuKernels {
 
   LossRowValue (*loss_row)(const LossRow& row, float* scratch);
   double (*log_sum_exp)(const float* x, int64_t count);
-  uint64_t (*quantised_bounds)(const uint8_t* table, const float* scales, int64_t num_blocks,
-                               const QuantisedQuery& query, float threshold, float* upper);
+  void (*quantised_bounds)(const uint8_t* table, const float* scales, int64_t num_blocks, const QuantisedQuery& query,
+                           float* upper, uint64_t* above);
   int64_t quantised_rows;  // queries of a panel
-  void (*quantised_products)(int64_t num_queries, int64_t num_blocks, int64_t words, const int32_t* queries,
-                             const uint8_t* table, int32_t* dots, int64_t ldd);
-  uint64_t (*bounds_of_products)(const int32_t* dots, const float* scales, int64_t num_blocks,
-                                 const QuantisedQuery& query, float threshold, float* upper);
+  void (*quantised_bounds_of_batch)(const QuantisedQuery* queries, int64_t num_queries, const int32_t* panels,
+                                    const uint8_t* table, const float* scales, int64_t num_blocks, float* upper,
+                                    uint64_t* above);
+  float (*exceeded_by)(const float* x, int64_t count, int64_t k, float known);
   int64_t (*find_greater)(const float* x, int64_t begin, int64_t count, float threshold);
 };
 

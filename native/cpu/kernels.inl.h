@@ -47,8 +47,8 @@ constexpr CpuKernels make_kernels(const char* isa) {
   kernels.log_sum_exp = log_sum_exp;
   kernels.quantised_bounds = quantised_bounds;
   kernels.quantised_rows = kQuantisedRows;
-  kernels.quantised_products = quantised_products;
-  kernels.bounds_of_products = bounds_of_products;
+  kernels.quantised_bounds_of_batch = quantised_bounds_of_batch;
+  kernels.exceeded_by = exceeded_by;
   kernels.find_greater = find_greater;
   return kernels;
 }

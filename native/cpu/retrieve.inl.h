@@ -27,28 +27,32 @@ inline void add_products(VecI& sum, const uint8_t* items, int32_t word) {
 #endif
 }
 
-/// upper[i] = scales[i]·(query.scale·dot + query.margin) from the dot products of a block, without the offset.
-///   dots of kQuantisedItems; returns whether one is above the threshold.
-inline bool bounds_of_block(const VecI (&dots)[kQuantisedVectors], const float* scales, const QuantisedQuery& query,
-                            float threshold, float* upper) {
-  VecI is_above{};
+/// upper[i] = scales[i]·(query.scale·dot + query.margin) from dot products of kQuantisedItems items, which no score is
+/// above. Bit i of the result: upper[i] is above the threshold.
+inline uint64_t bounds_of_block(const VecI* dots, const float* scales, const QuantisedQuery& query, float* upper) {
+  uint64_t above = 0;
 #pragma GCC unroll 4
   for (int64_t v = 0; v < kQuantisedVectors; ++v) {
     const VecF bound =
         load(scales + v * kLanes) * (__builtin_convertvector(dots[v], VecF) * query.scale + query.margin);
     store(upper + v * kLanes, bound);
-    is_above |= bound > threshold;
+    above |= static_cast<uint64_t>(greater_mask(bound, query.threshold)) << (v * kLanes);
   }
-  return lane_mask(is_above) != 0;
+  return above;
 }
 
-/// upper[i] is what no score of item i is above. Bit b of the result: one of block b is above the threshold. The table
-/// is read from front to back, as fast as memory gives it.
-///   table: num_blocks ≤ 64 blocks; scales, upper [num_blocks·16]
-uint64_t quantised_bounds(const uint8_t* table, const float* scales, int64_t num_blocks, const QuantisedQuery& query,
-                          float threshold, float* upper) {
+/// The bits of block b join those of its word; the first of a word begins it.
+inline void set_bits(uint64_t* above, int64_t b, uint64_t bits) {
+  uint64_t& word = above[b / kQuantisedWordBlocks];
+  word = (b % kQuantisedWordBlocks == 0 ? 0 : word) | bits << (b % kQuantisedWordBlocks * kQuantisedItems);
+}
+
+/// upper[i] is what no score of item i is above. Bit i of `above`: upper[i] is above query.threshold. The table is read
+/// from front to back, as fast as memory gives it.
+///   table: num_blocks blocks; scales, upper [num_blocks·16]; above: a bit an item, whole words are written
+void quantised_bounds(const uint8_t* table, const float* scales, int64_t num_blocks, const QuantisedQuery& query,
+                      float* upper, uint64_t* above) {
   constexpr int64_t kWordBytes = kQuantisedItems * kQuantisedWordDimensions;
-  uint64_t found = 0;
   for (int64_t b = 0; b < num_blocks; ++b, scales += kQuantisedItems, upper += kQuantisedItems) {
     VecI sums[kQuantisedSums][kQuantisedVectors] = {};
     // Items are stored kQuantisedOffset too high.
@@ -73,25 +77,8 @@ uint64_t quantised_bounds(const uint8_t* table, const float* scales, int64_t num
     for (int64_t v = 0; v < kQuantisedVectors; ++v) {
       dots[v] = (sums[0][v] + sums[1][v]) + (sums[2][v] + sums[3][v]);
     }
-    found |= static_cast<uint64_t>(bounds_of_block(dots, scales, query, threshold, upper)) << b;
+    set_bits(above, b, bounds_of_block(dots, scales, query, upper));
   }
-  return found;
-}
-
-/// The same from dots [num_blocks·16] of quantised_products().
-uint64_t bounds_of_products(const int32_t* dots, const float* scales, int64_t num_blocks, const QuantisedQuery& query,
-                            float threshold, float* upper) {
-  uint64_t found = 0;
-  for (int64_t b = 0; b < num_blocks; ++b) {
-    VecI sums[kQuantisedVectors];
-    for (int64_t v = 0; v < kQuantisedVectors; ++v) {
-      sums[v] = load_integers(dots + b * kQuantisedItems + v * kLanes) - kQuantisedOffset * query.value_sum;
-    }
-    found |= static_cast<uint64_t>(
-                 bounds_of_block(sums, scales + b * kQuantisedItems, query, threshold, upper + b * kQuantisedItems))
-             << b;
-  }
-  return found;
 }
 
 // A register tile of the product: this many queries by as many blocks as leave registers for the operands.
@@ -99,56 +86,104 @@ constexpr int kQuantisedRows = kGemmRows;
 constexpr int64_t kQuantisedTileBlocks = kLanes == 16 ? 2 : 1;
 
 template <int kRows, int64_t kBlocks>
-__attribute__((noinline)) void quantised_tile(int64_t words, const int32_t* queries, const uint8_t* table,
-                                              int32_t* dots, int64_t ldd) {
+__attribute__((noinline)) void quantised_tile(const QuantisedQuery* queries, const int32_t* panel, const uint8_t* table,
+                                              const float* scales, float* upper, int64_t ldu, uint64_t* above,
+                                              int64_t lda, int64_t block) {
   constexpr int64_t kWordBytes = kQuantisedItems * kQuantisedWordDimensions, kVectorBytes = kLanes * sizeof(int32_t);
-  const int64_t block_bytes = words * kWordBytes;
-  VecI sums[kRows][kBlocks * kQuantisedVectors] = {};
-  for (int64_t w = 0; w < words; ++w, queries += kQuantisedRows, table += kWordBytes) {
+  const int64_t words = queries[0].words, block_bytes = words * kWordBytes;
+  VecI sums[kRows][kBlocks * kQuantisedVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+    // Items are stored kQuantisedOffset too high.
+    for (VecI& sum : sums[i]) sum = VecI{} - kQuantisedOffset * queries[i].value_sum;
+  }
+  for (int64_t w = 0; w < words; ++w, panel += kQuantisedRows, table += kWordBytes) {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
       for (int64_t v = 0; v < kBlocks * kQuantisedVectors; ++v) {
         const uint8_t* items = table + v / kQuantisedVectors * block_bytes + v % kQuantisedVectors * kVectorBytes;
-        add_products(sums[i][v], items, queries[i]);
+        add_products(sums[i][v], items, panel[i]);
       }
     }
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int64_t v = 0; v < kBlocks * kQuantisedVectors; ++v) store_integers(dots + i * ldd + v * kLanes, sums[i][v]);
+    for (int64_t b = 0; b < kBlocks; ++b) {
+      const uint64_t bits = bounds_of_block(sums[i] + b * kQuantisedVectors, scales + b * kQuantisedItems, queries[i],
+                                            upper + i * ldu + b * kQuantisedItems);
+      set_bits(above + i * lda, block + b, bits);
+    }
   }
 }
 
 /// The kernel of `num_rows` queries.
-template <int64_t kBlocks, int kRows = kQuantisedRows>
-inline void quantised_tile_rows(int64_t num_rows, int64_t words, const int32_t* queries, const uint8_t* table,
-                                int32_t* dots, int64_t ldd) {
+template <int64_t kBlocks, int kRows = kQuantisedRows, typename... Arguments>
+inline void quantised_tile_rows(int64_t num_rows, Arguments... arguments) {
   if constexpr (kRows > 1) {
-    if (num_rows < kRows) {
-      return quantised_tile_rows<kBlocks, kRows - 1>(num_rows, words, queries, table, dots, ldd);
-    }
+    if (num_rows < kRows) return quantised_tile_rows<kBlocks, kRows - 1>(num_rows, arguments...);
   }
-  quantised_tile<kRows, kBlocks>(words, queries, table, dots, ldd);
+  quantised_tile<kRows, kBlocks>(arguments...);
 }
 
-/// dots [num_queries, ldd] = the exact products of queries with the items of the table, its offset included.
-///   queries: panels of kQuantisedRows, each [words, kQuantisedRows] words of 4 int8, |value| ≤ kQuantisedQueryMax;
-///   the last one's padding is not read. num_blocks·16 ≤ ldd; words ≤ 32,768, so that sums fit 32 bits
-void quantised_products(int64_t num_queries, int64_t num_blocks, int64_t words, const int32_t* queries,
-                        const uint8_t* table, int32_t* dots, int64_t ldd) {
-  const int64_t block_bytes = words * kQuantisedItems * kQuantisedWordDimensions;
-  for (int64_t row = 0; row < num_queries; row += kQuantisedRows, queries += kQuantisedRows * words) {
+/// The bounds of several queries, which read the table together: upper [num_queries, num_blocks·16] and above
+/// [num_queries, words of a bit an item] as quantised_bounds() gives them.
+///   panels of kQuantisedRows queries, each [words, kQuantisedRows] words of 4 values; the last one's padding is not
+///   read. words ≤ 32,768, so that sums fit 32 bits
+void quantised_bounds_of_batch(const QuantisedQuery* queries, int64_t num_queries, const int32_t* panels,
+                               const uint8_t* table, const float* scales, int64_t num_blocks, float* upper,
+                               uint64_t* above) {
+  if (num_queries == 0) return;
+  const int64_t words = queries[0].words, block_bytes = words * kQuantisedItems * kQuantisedWordDimensions;
+  const int64_t ldu = num_blocks * kQuantisedItems,
+                lda = (num_blocks + kQuantisedWordBlocks - 1) / kQuantisedWordBlocks;
+  for (int64_t row = 0; row < num_queries; row += kQuantisedRows, panels += kQuantisedRows * words) {
     const int64_t rows = num_queries - row < kQuantisedRows ? num_queries - row : kQuantisedRows;
-    int32_t* out = dots + row * ldd;
+    const auto tile = [&](auto blocks, int64_t b) {
+      quantised_tile_rows<decltype(blocks)::value>(
+          rows, queries + row, panels, table + b * block_bytes, scales + b * kQuantisedItems,
+          upper + row * ldu + b * kQuantisedItems, ldu, above + row * lda, lda, b);
+    };
     int64_t b = 0;
     for (; b + kQuantisedTileBlocks <= num_blocks; b += kQuantisedTileBlocks) {
-      quantised_tile_rows<kQuantisedTileBlocks>(rows, words, queries, table + b * block_bytes,
-                                                out + b * kQuantisedItems, ldd);
+      tile(std::integral_constant<int64_t, kQuantisedTileBlocks>{}, b);
     }
-    for (; b < num_blocks; ++b) {
-      quantised_tile_rows<1>(rows, words, queries, table + b * block_bytes, out + b * kQuantisedItems, ldd);
-    }
+    for (; b < num_blocks; ++b) tile(std::integral_constant<int64_t, 1>{}, b);
   }
+}
+
+/// A number that at least k of x are above, close to the largest such; `known`, which k are above or −∞, if none better
+/// is found. x [count], finite, the differences too
+float exceeded_by(const float* x, int64_t count, int64_t k, float known) {
+  if (count < k) return known;
+  float low = x[0], high = x[0];
+  VecF least = broadcast(x[0]), largest = least;
+  int64_t whole = 0;
+  for (; whole + kLanes <= count; whole += kLanes) {
+    least = -max(-least, -load(x + whole));
+    largest = max(largest, load(x + whole));
+  }
+  for (int64_t i = whole; i < count; ++i) {
+    low = x[i] < low ? x[i] : low;
+    high = x[i] > high ? x[i] : high;
+  }
+  low = -horizontal_max(max(-least, broadcast(-low)));
+  high = horizontal_max(max(largest, broadcast(high)));
+  if (known > low) low = known;
+  constexpr int kSteps = 24;
+  for (int step = 0; step < kSteps; ++step) {
+    const float middle = low + (high - low) * 0.5f;
+    if (!(middle > low && middle < high)) break;
+    int64_t above = 0;
+    for (int64_t i = 0; i < whole; i += kLanes) above += __builtin_popcount(greater_mask(load(x + i), middle));
+    for (int64_t i = whole; i < count; ++i) above += x[i] > middle;
+    if (above < k) {
+      high = middle;
+      continue;
+    }
+    known = low = middle;
+    if (above <= k + k / 8) break;
+  }
+  return known;
 }

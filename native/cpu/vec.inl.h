@@ -92,6 +92,15 @@ inline uint32_t lane_mask(VecI holds) {
 #endif
 }
 
+/// Bit i: whether lane i of a is greater.
+inline uint32_t greater_mask(VecF a, float b) {
+#if LIMBECK_LANES == 16
+  return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(a), _mm512_set1_ps(b), _CMP_GT_OQ);
+#else
+  return lane_mask(a > b);
+#endif
+}
+
 /// eˣ to 2 ulp: x = n·ln 2 + r, |r| ≤ ln 2/2, polynomial of degree 6 in r (Cephes expf). Below −86.6 it is 0; NaN
 /// stays NaN.
 inline VecF exp(VecF x) {
