@@ -29,6 +29,16 @@ describe('checkDepth', () => {
     expect(() => checkDepth(`["a\\\\",${nested(64)}]`)).toThrow();
   });
 
+  it.each([
+    ['within strings', `["${'[{'.repeat(100)}"]`, true],
+    ['side by side', `[${'{},'.repeat(100)}1]`, true],
+    ['of both kinds together', '[{"a":'.repeat(33) + '}]'.repeat(33), false],
+    ['behind many side by side', `[${'[],'.repeat(100)}${nested(MAX_JSON_DEPTH)}]`, false],
+  ])('looks closer at many brackets: %s', (_, text, isAllowed) => {
+    if (isAllowed) expect(() => checkDepth(text)).not.toThrow();
+    else expect(() => checkDepth(text)).toThrow('64 levels');
+  });
+
   it('takes time in proportion to the length', () => {
     const start = performance.now();
     checkDepth(`"${'\\"'.repeat(500_000)}"`);
