@@ -1,10 +1,6 @@
 /** Prometheus metrics. Durations are in seconds, as is the custom there. */
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-
-/** From 50 µs, which a small student needs, to what a client may wait. */
-const LATENCY_BUCKETS = [
-  0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10,
-];
+import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
+import { DurationHistogram, type Durations } from './duration-histogram.js';
 
 /** What is asked for when the metrics are. */
 export interface Gauges {
@@ -16,19 +12,16 @@ export interface Gauges {
 
 export class Metrics {
   readonly registry = new Registry();
-  readonly #requests = new Histogram({
-    name: 'limbeck_http_request_duration_seconds',
-    help: 'From the arrival of a request to the end of its answer',
-    labelNames: ['route', 'code'],
-    buckets: LATENCY_BUCKETS,
-    registers: [this.registry],
-  });
-  readonly #engine = new Histogram({
-    name: 'limbeck_recommend_duration_seconds',
-    help: 'Time in the model of one recommendation',
-    buckets: LATENCY_BUCKETS,
-    registers: [this.registry],
-  });
+  readonly #requests = new DurationHistogram(
+    this.registry,
+    'limbeck_http_request_duration_seconds',
+    'From the arrival of a request to the end of its answer',
+  );
+  readonly #engine = new DurationHistogram(
+    this.registry,
+    'limbeck_recommend_duration_seconds',
+    'Time in the model of one recommendation',
+  ).labels({});
   readonly #shed = new Counter({
     name: 'limbeck_shed_requests_total',
     help: 'Requests refused with 503 or 429',
@@ -41,19 +34,19 @@ export class Metrics {
     labelNames: ['result'],
     registers: [this.registry],
   });
-  readonly #append = new Histogram({
-    name: 'limbeck_event_append_duration_seconds',
-    help: 'Until a batch of events was durable',
-    buckets: LATENCY_BUCKETS,
-    registers: [this.registry],
-  });
+  readonly #append = new DurationHistogram(
+    this.registry,
+    'limbeck_event_append_duration_seconds',
+    'Until a batch of events was durable',
+  ).labels({});
   readonly #swaps = new Counter({
     name: 'limbeck_model_changes_total',
     help: 'Models loaded, promoted and rolled back, and those refused',
     labelNames: ['result'],
     registers: [this.registry],
   });
-  readonly #children = new Map<string, { observe: (seconds: number) => void }>();
+  /** By route and code. */
+  readonly #answered = new Map<string, Map<number, Durations>>();
 
   constructor(gauges: Gauges) {
     collectDefaultMetrics({ register: this.registry });
@@ -84,13 +77,17 @@ export class Metrics {
 
   /** @param route as it was declared, so that strangers cannot make labels */
   observeRequest(route: string, code: number, seconds: number): void {
-    const key = `${code} ${route}`;
-    let child = this.#children.get(key);
-    if (child === undefined) {
-      child = this.#requests.labels(route, String(code));
-      this.#children.set(key, child);
+    let byCode = this.#answered.get(route);
+    if (byCode === undefined) {
+      byCode = new Map();
+      this.#answered.set(route, byCode);
     }
-    child.observe(seconds);
+    let durations = byCode.get(code);
+    if (durations === undefined) {
+      durations = this.#requests.labels({ route, code });
+      byCode.set(code, durations);
+    }
+    durations.observe(seconds);
   }
 
   observeRecommend(seconds: number): void {
