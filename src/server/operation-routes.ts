@@ -42,8 +42,7 @@ export function operationRoutes({ metrics, feedback, isDraining }: ServiceContex
       answer: z.string(),
       handler: async (_, reply) => {
         const text = await metrics.registry.metrics();
-        // As bytes: the schema of the answer is for the description alone.
-        return reply.type(metrics.registry.contentType).send(Buffer.from(text));
+        return reply.type(metrics.registry.contentType).send(text);
       },
     },
   ];

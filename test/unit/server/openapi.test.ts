@@ -1,5 +1,8 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { startService, type TestService } from '../../support/serve.js';
+import * as schemas from '../../../src/server/schemas.js';
+import { FIXTURE_STUDENT, startService, type TestService } from '../../support/serve.js';
 
 let service: TestService;
 // biome-ignore lint/suspicious/noExplicitAny: a document
@@ -58,6 +61,36 @@ describe('/openapi.json', () => {
       for (const response of Object.values<{ content: Record<string, { schema: object }> }>(responses)) {
         expect(response.content['application/json']?.schema).toBeTypeOf('object');
       }
+    }
+  });
+
+  it('tells all that answers hold', async () => {
+    const items: { id: string }[] = JSON.parse(readFileSync(join(FIXTURE_STUDENT, 'items.json'), 'utf8'));
+    const [a, b] = items.map(({ id }) => id) as [string, string];
+    const event = { userId: 'u', itemId: a, type: 'click' };
+    const added = { id: 'new', text: 'A new drama', categories: ['drama'] };
+    const requests = [
+      ['POST', '/v1/events', { events: [event] }, schemas.eventsAnswer],
+      ['GET', '/v1/users/u', undefined, schemas.userAnswer],
+      ['POST', '/v1/recommend', { userId: 'u' }, schemas.recommendAnswer],
+      ['POST', '/v1/recommend', { userId: 'stranger' }, schemas.recommendAnswer],
+      ['POST', '/v1/recommend', { history: [a, 'x', b], explain: true, texts: true }, schemas.recommendAnswer],
+      ['POST', '/v1/similar', { item: a }, schemas.itemsAnswer],
+      ['POST', '/v1/search', { text: 'drama', history: [a] }, schemas.itemsAnswer],
+      ['POST', '/v1/interests', { history: [a, b] }, schemas.interestsAnswer],
+      ['POST', '/v1/items', { items: [added] }, schemas.addItemsAnswer],
+      ['GET', '/v1/items?ids=new', undefined, schemas.listItemsAnswer],
+      ['GET', '/v1/items?query=a', undefined, schemas.listItemsAnswer],
+      ['DELETE', '/v1/items', { ids: ['new'] }, schemas.removeItemsAnswer],
+      ['GET', '/v1/models', undefined, schemas.modelsAnswer],
+      ['GET', '/healthz', undefined, schemas.healthAnswer],
+      ['GET', '/readyz', undefined, schemas.healthAnswer],
+    ] as const;
+    for (const [method, url, body, schema] of requests) {
+      const { status, json } = await service.call(method, url, body);
+      expect([url, status]).toEqual([url, 200]);
+      // What a schema does not name, it leaves out.
+      expect(schema.parse(json)).toEqual(json);
     }
   });
 });
