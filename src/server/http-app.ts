@@ -112,6 +112,7 @@ function parseJsonStrictly(app: FastifyInstance): void {
 function guardRoutes(app: FastifyInstance, { host }: ServerSettings, { keys, metrics, drain }: Guards): void {
   // Without keys, a page that a browser on this machine shows must not reach the service under a name of its own.
   const isOpen = keys === undefined && isLoopback(host);
+  const isLocal = localHosts();
   const logsRequests = app.log.level === 'debug' || app.log.level === 'trace';
   app.addHook('onRoute', (route) => {
     const { scope = null } = route.config ?? {};
@@ -123,7 +124,7 @@ function guardRoutes(app: FastifyInstance, { host }: ServerSettings, { keys, met
     };
     route.onRequest = (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => {
       if (drain.isDraining) reply.header('connection', 'close');
-      if (isOpen && !isLoopback(request.hostname.replace(/^\[(.*)\]$/, '$1'))) {
+      if (isOpen && !isLocal(request)) {
         done(new HttpError(403, 'ERR_FORBIDDEN', 'Without keys, the service answers at localhost alone.'));
       } else if (keys !== undefined && scope !== null) {
         done(refusalOf(keys, scope, request, reply));
@@ -132,6 +133,18 @@ function guardRoutes(app: FastifyInstance, { host }: ServerSettings, { keys, met
       }
     };
   });
+}
+
+/** Tells requests to a name of this machine alone. Nearly all name the host that the last one did. */
+function localHosts(): (request: FastifyRequest) => boolean {
+  let last = 'localhost';
+  return (request) => {
+    const { host } = request.headers;
+    if (host === last) return true;
+    if (!isLoopback(request.hostname.replace(/^\[(.*)\]$/, '$1'))) return false;
+    if (host !== undefined) last = host;
+    return true;
+  };
 }
 
 function logRequest(

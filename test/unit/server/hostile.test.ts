@@ -165,6 +165,8 @@ describe('a request', () => {
     }
     for (const host of ['localhost:1', '127.0.0.1:8080', '[::1]:8080']) {
       expect((await service.call('POST', '/v1/recommend', { history: [known] }, { host })).status).toBe(200);
+      // Whoever was let in before.
+      expect((await service.call('GET', '/healthz', undefined, { host: 'evil.example' })).status).toBe(403);
     }
   });
 
