@@ -72,6 +72,24 @@ inline void multiply_tile(const SmallProduct& p, int64_t row, int64_t column, in
 }
 
 template <int kVectors>
+inline void multiply_rows(const SmallProduct& p, int64_t row, int64_t column, int64_t first, int64_t last) {
+  switch (p.rows - row) {
+    case 1:
+      return multiply_tile<1, kVectors>(p, row, column, first, last);
+    case 2:
+      return multiply_tile<2, kVectors>(p, row, column, first, last);
+    case 3:
+      return multiply_tile<3, kVectors>(p, row, column, first, last);
+    case 4:
+      return multiply_tile<4, kVectors>(p, row, column, first, last);
+    case 5:
+      return multiply_tile<5, kVectors>(p, row, column, first, last);
+    default:
+      return multiply_tile<kTileRows, kVectors>(p, row, column, first, last);
+  }
+}
+
+template <int kVectors>
 inline void multiply_columns(const SmallProduct& p, int64_t column) {
   for (int64_t row = 0; row < p.rows; row += kTileRows) {
     int64_t first = 0, last = p.inner;
@@ -91,24 +109,11 @@ inline void multiply_columns(const SmallProduct& p, int64_t column) {
       if (p.window > 0 && end < last) last = end < 0 ? 0 : end;
     }
     if (first > last) first = last;
-    switch (p.rows - row) {
-      case 1:
-        multiply_tile<1, kVectors>(p, row, column, first, last);
-        break;
-      case 2:
-        multiply_tile<2, kVectors>(p, row, column, first, last);
-        break;
-      case 3:
-        multiply_tile<3, kVectors>(p, row, column, first, last);
-        break;
-      case 4:
-        multiply_tile<4, kVectors>(p, row, column, first, last);
-        break;
-      case 5:
-        multiply_tile<5, kVectors>(p, row, column, first, last);
-        break;
-      default:
-        multiply_tile<kTileRows, kVectors>(p, row, column, first, last);
+    // Of two vectors of columns, short causal rows often need the first alone.
+    if (p.triangle == Triangle::kColumns && column + kLanes >= p.diagonal + row + kTileRows) {
+      multiply_rows<1>(p, row, column, first, last);
+    } else {
+      multiply_rows<kVectors>(p, row, column, first, last);
     }
   }
 }
@@ -130,14 +135,24 @@ inline void pack_rows(const float* x, int64_t x_stride, float* out, int64_t out_
   }
 }
 
-/// out [num_columns, out_stride] = xᵀ, zeros up to out_stride.
+/// out [num_columns, out_stride] = xᵀ, zeros up to out_stride, whole vectors.
 inline void pack_transposed(const float* x, int64_t x_stride, float* out, int64_t out_stride, int64_t num_rows,
                             int64_t num_columns) {
-  for (int64_t r = 0; r < num_rows; ++r) {
-    for (int64_t c = 0; c < num_columns; ++c) out[c * out_stride + r] = x[r * x_stride + c];
-  }
-  for (int64_t c = 0; c < num_columns; ++c) {
-    for (int64_t r = num_rows; r < out_stride; ++r) out[c * out_stride + r] = 0;
+  for (int64_t r = 0; r < out_stride; r += kLanes) {
+    for (int64_t c = 0; c < num_columns; c += kLanes) {
+      const int64_t width = num_columns - c < kLanes ? num_columns - c : kLanes;
+      VecF rows[kLanes];
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kLanes; ++i) {
+        const float* row = x + (r + i) * x_stride + c;
+        rows[i] = r + i >= num_rows ? VecF{} : width == kLanes ? load(row) : load_first(row, width);
+      }
+      transpose(rows);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kLanes; ++i) {
+        if (i < width) store(out + (c + i) * out_stride + r, rows[i]);
+      }
+    }
   }
 }
 
@@ -153,6 +168,8 @@ inline int64_t attention_key_stride(int64_t length) {
   // Rows 512 bytes or a multiple apart would share a few cache sets.
   return keys % 128 == 0 ? keys + 16 : keys;
 }
+
+constexpr int64_t kMaxUnpackedValues = 64;
 
 /// Sizes and strides that both directions share.
 struct AttentionPlan {
@@ -187,10 +204,14 @@ inline int64_t attention_columns_read(const AttentionTask& task, int64_t first, 
   return columns < task.length ? columns : task.length;
 }
 
-/// Softmax of one row of raw scores in place; zeros up to num_columns. Returns the log-sum-exp of the scaled scores.
-inline float attention_softmax(float* row, int64_t num_keys, int64_t num_columns, float scale) {
-  const int64_t whole = round_up_to_lanes(num_keys);
-  for (int64_t j = num_keys; j < whole; ++j) row[j] = -__builtin_inff();
+/// Softmax of one row of raw scores in place; zeros up to num_columns, and on to a whole vector. Returns what to take
+/// from the scaled scores before their exponentials, and the sum of these: their log-sum-exp is shift + log sum.
+struct SoftmaxSum {
+  float shift, sum;
+};
+inline SoftmaxSum attention_softmax(float* row, int64_t num_keys, int64_t num_columns, float scale) {
+  const int64_t whole = round_up_to_lanes(num_keys), last = whole - kLanes;
+  store(row + last, first_lanes(load(row + last), num_keys - last));
   VecF largest = load(row);
   for (int64_t j = kLanes; j < whole; j += kLanes) largest = max(largest, load(row + j));
   const float shift = horizontal_max(largest) * scale;
@@ -203,18 +224,18 @@ inline float attention_softmax(float* row, int64_t num_keys, int64_t num_columns
   const float sum = horizontal_sum(sums);
   const float inverse = 1.0f / sum;
   for (int64_t j = 0; j < whole; j += kLanes) store(row + j, load(row + j) * inverse);
-  for (int64_t j = num_keys; j < num_columns; ++j) row[j] = 0;
-  return shift + __builtin_logf(sum);
+  for (int64_t j = whole; j < num_columns; j += kLanes) store(row + j, VecF{});
+  return {shift, sum};
 }
 
 /// The same for a row that sees nothing before first_key, where scores may never have been computed: zeros there.
-inline float attention_window_softmax(float* row, int64_t first_key, int64_t num_keys, int64_t num_columns,
-                                      float scale) {
+inline SoftmaxSum attention_window_softmax(float* row, int64_t first_key, int64_t num_keys, int64_t num_columns,
+                                           float scale) {
   const int64_t start = first_key / kLanes * kLanes;
   for (int64_t j = start; j < first_key; ++j) row[j] = -__builtin_inff();
-  const float lse = attention_softmax(row + start, num_keys - start, num_columns - start, scale);
+  const SoftmaxSum sum = attention_softmax(row + start, num_keys - start, num_columns - start, scale);
   for (int64_t j = 0; j < first_key; ++j) row[j] = 0;
-  return lse;
+  return sum;
 }
 
 void attention_forward(const AttentionTask& task, float* y, float* lse, float* maps, float* scratch) {
@@ -228,7 +249,9 @@ void attention_forward(const AttentionTask& task, float* y, float* lse, float* m
   float* out = scores + plan.block_rows * plan.key_stride;         // [block_rows, width]
   float* factors = out + plan.block_rows * plan.width;             // [key_stride]
   pack_transposed(keys, plan.row_stride, keys_transposed, plan.key_stride, t, dim);
-  pack_rows(values, plan.row_stride, values_packed, plan.width, t, dim);
+  // Whole vectors need no packing. Far apart, many rows of values would not stay in the cache.
+  const bool reads_values = dim == plan.width && t <= kMaxUnpackedValues;
+  if (!reads_values) pack_rows(values, plan.row_stride, values_packed, plan.width, t, dim);
 
   for (int64_t head = task.key_value_head * plan.group; head < (task.key_value_head + 1) * plan.group; ++head) {
     for (int64_t first = 0; first < t; first += plan.block_rows) {
@@ -238,8 +261,9 @@ void attention_forward(const AttentionTask& task, float* y, float* lse, float* m
         const int64_t i = first + r;
         const int64_t num_keys = task.causal ? i + 1 : t;
         float* row = scores + r * plan.key_stride;
-        lse[i * task.num_attention_heads + head] = attention_window_softmax(
-            row, first_key_of(i, task.sliding_window), num_keys, attention_columns_read(task, first, r), plan.scale);
+        const SoftmaxSum sum = attention_window_softmax(row, first_key_of(i, task.sliding_window), num_keys,
+                                                        attention_columns_read(task, first, r), plan.scale);
+        if (lse) lse[i * task.num_attention_heads + head] = sum.shift + __builtin_logf(sum.sum);
         const int64_t map_row = (head * t + i) * t;
         if (maps) {
           for (int64_t j = 0; j < num_keys; ++j) maps[map_row + j] = row[j];
@@ -251,9 +275,13 @@ void attention_forward(const AttentionTask& task, float* y, float* lse, float* m
           for (int64_t j = 0; j < num_keys; ++j) row[j] *= factors[j];
         }
       }
-      multiply({scores, plan.key_stride, 1, values_packed, plan.width, out, plan.width, rows, plan.width, t,
+      float* y_block = y + first * plan.y_stride + head * dim;
+      const bool writes_y = dim == plan.width;
+      multiply({scores, plan.key_stride, 1, reads_values ? values : values_packed,
+                reads_values ? plan.row_stride : plan.width, writes_y ? y_block : out,
+                writes_y ? plan.y_stride : plan.width, rows, plan.width, t,
                 task.causal ? Triangle::kInnerTo : Triangle::kFull, first, false, task.sliding_window});
-      unpack_rows(out, plan.width, y + first * plan.y_stride + head * dim, plan.y_stride, rows, dim);
+      if (!writes_y) unpack_rows(out, plan.width, y_block, plan.y_stride, rows, dim);
     }
   }
 }

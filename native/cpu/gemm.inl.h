@@ -164,29 +164,6 @@ void gemm_multiply(int64_t num_rows, int64_t columns, int64_t words, const float
   }
 }
 
-/// Swaps bit `kBit` of the number of a row with that of a column. A transposition is one swap for every bit.
-template <int kBit, size_t... kColumns>
-inline void swap_bit(VecF (&rows)[kLanes], std::index_sequence<kColumns...>) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    if ((i & kBit) != 0) continue;
-    const VecF upper = rows[i], lower = rows[i | kBit];
-    rows[i] =
-        __builtin_shufflevector(upper, lower, ((kColumns & kBit) != 0 ? kLanes + (kColumns ^ kBit) : kColumns)...);
-    rows[i | kBit] =
-        __builtin_shufflevector(upper, lower, ((kColumns & kBit) != 0 ? kLanes + kColumns : kColumns ^ kBit)...);
-  }
-}
-
-/// rows[i][j] becomes rows[j][i].
-inline void transpose(VecF (&rows)[kLanes]) {
-  constexpr auto kColumns = std::make_index_sequence<kLanes>{};
-  swap_bit<1>(rows, kColumns);
-  swap_bit<2>(rows, kColumns);
-  if constexpr (kLanes >= 8) swap_bit<4>(rows, kColumns);
-  if constexpr (kLanes >= 16) swap_bit<8>(rows, kColumns);
-}
-
 /// The upper half of the nearest bfloat16 (ties to even), in place of the float; NaN stays NaN.
 inline VecI round_to_bfloat16(VecF x) {
   const VecI bits = reinterpret_cast<VecI>(x);

@@ -59,24 +59,53 @@ inline void for_each_vector(int64_t count, Body&& body) {
   if (i < count) body(i, FirstFloats{count - i}, FirstFloats{count - i});
 }
 
+template <int kDistance, size_t... kLane>
+inline VecF swap_lanes(VecF v, std::index_sequence<kLane...>) {
+  return __builtin_shufflevector(v, v, static_cast<int>(kLane ^ kDistance)...);
+}
+/// Lanes i and i ^ kDistance change places.
+template <int kDistance>
+inline VecF swap_lanes(VecF v) {
+  return swap_lanes<kDistance>(v, std::make_index_sequence<kLanes>{});
+}
+
 inline float horizontal_sum(VecF v) {
-  float sums[kLanes];
-  store(sums, v);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int lane = 0; lane < width; ++lane) sums[lane] += sums[lane + width];
-  }
-  return sums[0];
+  if constexpr (kLanes >= 16) v += swap_lanes<8>(v);
+  if constexpr (kLanes >= 8) v += swap_lanes<4>(v);
+  v += swap_lanes<2>(v);
+  v += swap_lanes<1>(v);
+  return v[0];
 }
 
 inline float horizontal_max(VecF v) {
-  float largest[kLanes];
-  store(largest, v);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int lane = 0; lane < width; ++lane) {
-      if (largest[lane + width] > largest[lane]) largest[lane] = largest[lane + width];
-    }
+  if constexpr (kLanes >= 16) v = max(swap_lanes<8>(v), v);
+  if constexpr (kLanes >= 8) v = max(swap_lanes<4>(v), v);
+  v = max(swap_lanes<2>(v), v);
+  v = max(swap_lanes<1>(v), v);
+  return v[0];
+}
+
+/// Swaps bit `kBit` of the number of a row with that of a column. A transposition is one swap for every bit.
+template <int kBit, size_t... kColumns>
+inline void swap_bit(VecF (&rows)[kLanes], std::index_sequence<kColumns...>) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if ((i & kBit) != 0) continue;
+    const VecF upper = rows[i], lower = rows[i | kBit];
+    rows[i] =
+        __builtin_shufflevector(upper, lower, ((kColumns & kBit) != 0 ? kLanes + (kColumns ^ kBit) : kColumns)...);
+    rows[i | kBit] =
+        __builtin_shufflevector(upper, lower, ((kColumns & kBit) != 0 ? kLanes + kColumns : kColumns ^ kBit)...);
   }
-  return largest[0];
+}
+
+/// rows[i][j] becomes rows[j][i].
+inline void transpose(VecF (&rows)[kLanes]) {
+  constexpr auto kColumns = std::make_index_sequence<kLanes>{};
+  swap_bit<1>(rows, kColumns);
+  swap_bit<2>(rows, kColumns);
+  if constexpr (kLanes >= 8) swap_bit<4>(rows, kColumns);
+  if constexpr (kLanes >= 16) swap_bit<8>(rows, kColumns);
 }
 
 /// Bit i: whether lane i of a comparison holds.
@@ -99,6 +128,13 @@ inline uint32_t greater_mask(VecF a, float b) {
 #else
   return lane_mask(a > b);
 #endif
+}
+
+/// The first `count` lanes of v, −∞ in those behind.
+inline VecF first_lanes(VecF v, int64_t count) {
+  VecI lanes;
+  for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = lane;
+  return lanes < static_cast<int32_t>(count) ? v : broadcast(-__builtin_inff());
 }
 
 /// eˣ to 2 ulp: x = n·ln 2 + r, |r| ≤ ln 2/2, polynomial of degree 6 in r (Cephes expf). Below −86.6 it is 0; NaN

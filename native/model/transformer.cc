@@ -393,7 +393,7 @@ BlockActivations Transformer::allocate_block(Arena& arena, int64_t N, bool for_b
     block.query_rstd = arena.allocate<float>(N * config_.num_attention_heads);
     block.key_rstd = arena.allocate<float>(N * config_.num_key_value_heads);
   }
-  block.lse = arena.allocate<float>(N * config_.num_attention_heads);
+  block.lse = for_backward ? arena.allocate<float>(N * config_.num_attention_heads) : nullptr;
   block.attended = arena.allocate<float>(N * config_.attention_size());
   block.residual = arena.allocate<float>(N * d);
   block.mlp_normed = arena.allocate<float>(N * d);

@@ -30,7 +30,7 @@ struct BlockActivations {
   float* qkv;                              // [N, (H + 2KV)·hd], queries and keys normed and turned
   float* raw_qk;                           // [N, (H + KV)·hd] queries and keys before their norms, or null
   float *query_rstd, *key_rstd;            // [N, H], [N, KV], with norms of queries and keys
-  float* lse;                              // [N, H]
+  float* lse;                              // [N, H], null unless for a backward pass
   float* attended;                         // [N, H·hd]
   float* residual;                         // [N, d] input + attention output
   float* mlp_normed;                       // [N, d] what the feed-forward reads

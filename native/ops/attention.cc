@@ -90,7 +90,7 @@ void attention_forward(Context& context, const AttentionShape& shape, const floa
                 [&](const AttentionTask& task, int64_t sequence, float* scratch) {
                   const int64_t row = shape.sequence_offsets[sequence];
                   kernels.attention_forward(task, y + row * shape.num_attention_heads * shape.head_dim,
-                                            lse + row * shape.num_attention_heads,
+                                            lse ? lse + row * shape.num_attention_heads : nullptr,
                                             maps ? maps + offsets[sequence] : nullptr, scratch);
                 });
 }

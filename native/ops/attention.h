@@ -24,7 +24,7 @@ int64_t attention_map_floats(const AttentionShape& shape);
 /// Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762, §3.2), scale 1/√head_dim.
 ///   qkv [N, (H + 2·KV)·head_dim]  columns: queries, keys, values
 ///   y   [N, H·head_dim] =
-///   lse [N, H] =                  log-sum-exp of the scaled scores, saved for backward
+///   lse [N, H] =                  log-sum-exp of the scaled scores, saved for backward, or null
 ///   maps                          null, or the probabilities before dropout, sequence by sequence [H, t, t] = (zeros
 ///                                 where a row does not see)
 /// Dropout on the probabilities when dropout_probability > 0; its mask is a function of (seed, stream, map element).
