@@ -98,6 +98,7 @@ __attribute__((noinline)) void quantised_tile(const QuantisedQuery* queries, con
     for (VecI& sum : sums[i]) sum = VecI{} - kQuantisedOffset * queries[i].value_sum;
   }
   for (int64_t w = 0; w < words; ++w, panel += kQuantisedRows, table += kWordBytes) {
+    for (int64_t b = 0; b < kBlocks; ++b) __builtin_prefetch(table + kQuantisedPrefetch + b * block_bytes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
