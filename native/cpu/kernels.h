@@ -91,7 +91,8 @@ struct CpuKernels {
   double (*log_sum_exp)(const float* x, int64_t count);
   void (*quantised_bounds)(const uint8_t* table, const float* scales, int64_t num_blocks, const QuantisedQuery& query,
                            float* upper, uint64_t* above);
-  int64_t quantised_rows;  // queries of a panel
+  int32_t quantised_query_max;  // largest magnitude of a query's value
+  int64_t quantised_rows;       // queries of a panel
   void (*quantised_bounds_of_batch)(const QuantisedQuery* queries, int64_t num_queries, const int32_t* panels,
                                     const uint8_t* table, const float* scales, int64_t num_blocks, float* upper,
                                     uint64_t* above);

@@ -46,6 +46,7 @@ constexpr CpuKernels make_kernels(const char* isa) {
   kernels.loss_row = loss_row;
   kernels.log_sum_exp = log_sum_exp;
   kernels.quantised_bounds = quantised_bounds;
+  kernels.quantised_query_max = kQuantisedQueryMax;
   kernels.quantised_rows = kQuantisedRows;
   kernels.quantised_bounds_of_batch = quantised_bounds_of_batch;
   kernels.exceeded_by = exceeded_by;

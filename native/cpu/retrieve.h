@@ -11,12 +11,9 @@ constexpr int64_t kQuantisedWordDimensions = 4;
 /// Blocks of a 64-bit word that has a bit an item.
 constexpr int64_t kQuantisedWordBlocks = 64 / kQuantisedItems;
 constexpr int32_t kQuantisedOffset = 128;
-/// Largest magnitude of a quantised query: two products with unsigned bytes, 2·64·255, still fit 16 bits.
-constexpr int32_t kQuantisedQueryMax = 64;
-
 /// A query that bounds are computed for.
 struct QuantisedQuery {
-  const int8_t* values;  // [4·words], |value| ≤ kQuantisedQueryMax, zeros beyond the last dimension
+  const int8_t* values;  // [4·words], |value| ≤ quantised_query_max of the kernels, zeros beyond the last dimension
   int64_t words;
   int32_t value_sum;  // Σ values
   float scale;        // of a value

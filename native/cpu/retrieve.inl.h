@@ -5,6 +5,13 @@ constexpr int64_t kQuantisedVectors = kQuantisedItems / kLanes;  // of the dot p
 // Sums that grow in turns: as many as hide the latency of an instruction.
 constexpr int64_t kQuantisedSums = 4;
 
+/// Largest magnitude of a query's value: where two products with unsigned bytes meet in 16 bits, 2·64·255 still fits.
+#if defined(LIMBECK_HAS_DOT_PRODUCTS)
+constexpr int32_t kQuantisedQueryMax = 127;
+#else
+constexpr int32_t kQuantisedQueryMax = 64;
+#endif
+
 /// sum += the four products of a word of each item with a word of the query.
 inline void add_products(VecI& sum, const uint8_t* items, int32_t word) {
 #if LIMBECK_LANES == 16
@@ -131,7 +138,7 @@ inline void quantised_tile_rows(int64_t num_rows, Arguments... arguments) {
 /// The bounds of several queries, which read the table together: upper [num_queries, num_blocks·16] and above
 /// [num_queries, words of a bit an item] as quantised_bounds() gives them.
 ///   panels of kQuantisedRows queries, each [words, kQuantisedRows] words of 4 values; the last one's padding is not
-///   read. words ≤ 32,768, so that sums fit 32 bits
+///   read. words ≤ 16,384, so that sums fit 32 bits
 void quantised_bounds_of_batch(const QuantisedQuery* queries, int64_t num_queries, const int32_t* panels,
                                const uint8_t* table, const float* scales, int64_t num_blocks, float* upper,
                                uint64_t* above) {

@@ -179,7 +179,7 @@ bool ItemTable::quantise(const float* query, int8_t* values, QuantisedQuery& qua
   const int64_t d = hidden_size_, words = words_of(d);
   const float largest = largest_magnitude(query, d), length = norm(query, d);
   if (!std::isfinite(worst_error_) || !std::isfinite(length) || largest < 1e-30f) return false;
-  const float scale = largest / static_cast<float>(kQuantisedQueryMax);
+  const float scale = largest / static_cast<float>(cpu_kernels().quantised_query_max);
   int32_t value_sum = 0;
   double square = 0;
   for (int64_t j = 0; j < d; ++j) {

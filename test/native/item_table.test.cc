@@ -173,6 +173,7 @@ TEST("bounds of int8 queries are exact at every small size, together and one by 
   for_each_isa([] {
     const CpuKernels& kernels = cpu_kernels();
     const int64_t rows = kernels.quantised_rows;
+    const auto largest = static_cast<float>(kernels.quantised_query_max);
     const Philox random{5, 0};
     uint64_t draw = 0;
     for (const int64_t words : {1, 2, 7, 33}) {
@@ -202,8 +203,7 @@ TEST("bounds of int8 queries are exact at every small size, together and one by 
             int32_t sum = 0;
             for (int64_t p = 0; p < k; ++p) {
               const float value = i % 3 == 0 ? 1000.0f : 25 * random.normal(draw++);
-              query[p] =
-                  static_cast<int8_t>(std::clamp<float>(value, -float{kQuantisedQueryMax}, float{kQuantisedQueryMax}));
+              query[p] = static_cast<int8_t>(std::clamp<float>(value, -largest, largest));
               panels[static_cast<size_t>((i / rows * rows * words + p / 4 * rows + i % rows) * 4 + p % 4)] = query[p];
               sum += query[p];
             }
