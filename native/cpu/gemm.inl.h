@@ -64,7 +64,7 @@ struct GemmTile {
   int64_t words;
   const float* a;
   int64_t a_stride;
-  const float* b;  // [words, kGemmColumns]
+  const float* b;  // [panels, words, kGemmColumns]
   float* c;        // [rows, ldc]
   int64_t ldc;
   int64_t width;      // columns of c that exist
@@ -73,52 +73,60 @@ struct GemmTile {
 };
 
 /// c = a·b + bias, or c += a·b. Not inlined: among other loops the compiler would keep accumulators on the stack.
-template <typename Words, typename Rows, int kRows>
+template <typename Words, typename Rows, int kRows, int kPanels = 1>
 __attribute__((noinline)) void gemm_tile(const GemmTile& tile) {
+  constexpr int kVectors = kPanels * kGemmVectors;
+  constexpr int64_t kColumns = kPanels * kGemmColumns;
   const Rows rows(tile.a_stride);
-  VecF sums[kRows][kGemmVectors];
+  const int64_t panel_floats = tile.words * kGemmColumns;
+  VecF sums[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
     // The rows of c are needed when the sums are done: ask for them now.
     __builtin_prefetch(tile.c + i * tile.ldc, 1);
-    __builtin_prefetch(tile.c + i * tile.ldc + kGemmColumns - 1, 1);
-#pragma GCC unroll 4
-    for (int v = 0; v < kGemmVectors; ++v) sums[i][v] = VecF{};
+    __builtin_prefetch(tile.c + i * tile.ldc + kColumns - 1, 1);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) sums[i][v] = VecF{};
   }
   const float* __restrict a = tile.a;
   const float* __restrict b = tile.b;
   for (int64_t p = tile.words; p > 0; --p, a += rows.step(), b += kGemmColumns) {
     // A panel of B is read once a row of tiles: without this, each read waits for the third-level cache.
 #pragma GCC unroll 4
-    for (int64_t line = 0; line < kGemmColumns; line += kLineFloats) __builtin_prefetch(b + kGemmPrefetch + line);
-    VecF right[kGemmVectors];
+    for (int panel = 0; panel < kPanels; ++panel) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kGemmVectors; ++v) right[v] = load(b + v * kLanes);
+      for (int64_t line = 0; line < kGemmColumns; line += kLineFloats) {
+        __builtin_prefetch(b + panel * panel_floats + kGemmPrefetch + line);
+      }
+    }
+    VecF right[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) right[v] = load(b + v / kGemmVectors * panel_floats + v % kGemmVectors * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       const VecF left = broadcast(rows.at(a, i));
-#pragma GCC unroll 4
-      for (int v = 0; v < kGemmVectors; ++v) sums[i][v] = Words::multiply_add(sums[i][v], left, right[v]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sums[i][v] = Words::multiply_add(sums[i][v], left, right[v]);
     }
   }
-  if (tile.width == kGemmColumns) {
-    VecF start[kGemmVectors] = {};
+  if (tile.width == kColumns) {
+    VecF start[kVectors] = {};
     if (tile.bias != nullptr) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kGemmVectors; ++v) start[v] = load(tile.bias + v * kLanes);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) start[v] = load(tile.bias + v * kLanes);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kGemmVectors; ++v) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
         float* out = tile.c + i * tile.ldc + v * kLanes;
         store(out, sums[i][v] + (tile.accumulate ? load(out) : start[v]));
       }
     }
     return;
   }
-#pragma GCC unroll 4
-  for (int v = 0; v < kGemmVectors; ++v) {
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) {
     const int64_t left = tile.width - v * kLanes, count = left < kLanes ? left : kLanes;
     if (count <= 0) break;
 #pragma GCC unroll 16
@@ -149,17 +157,28 @@ template <typename Words, typename Rows>
 void gemm_multiply(int64_t num_rows, int64_t columns, int64_t words, const float* a, int64_t a_stride,
                    const float* b_panels, const float* bias, float* c, int64_t ldc, bool accumulate) {
   for (int64_t row = 0; row < num_rows; row += kGemmRows) {
-    for (int64_t column = 0; column < columns; column += kGemmColumns) {
+    const int64_t rows = num_rows - row < kGemmRows ? num_rows - row : kGemmRows;
+    for (int64_t column = 0; column < columns;) {
+      const int64_t left = columns - column;
+      const int64_t panels = rows > 1 || left <= kGemmColumns ? 1 : left <= 3 * kGemmColumns ? 2 : 4;
       const GemmTile tile{words,
                           a + Rows(a_stride).tile_offset(row, words),
                           a_stride,
                           b_panels + column * words,
                           c + row * ldc + column,
                           ldc,
-                          columns - column < kGemmColumns ? columns - column : kGemmColumns,
+                          left < panels * kGemmColumns ? left : panels * kGemmColumns,
                           accumulate || bias == nullptr ? nullptr : bias + column,
                           accumulate};
-      gemm_tile_rows<Words, Rows>(tile, num_rows - row < kGemmRows ? num_rows - row : kGemmRows);
+      // A single row takes several panels at once: with one it would wait for its two sums.
+      if (panels == 4) {
+        gemm_tile<Words, Rows, 1, 4>(tile);
+      } else if (panels == 2) {
+        gemm_tile<Words, Rows, 1, 2>(tile);
+      } else {
+        gemm_tile_rows<Words, Rows>(tile, rows);
+      }
+      column += tile.width;
     }
   }
 }

@@ -191,7 +191,8 @@ OutputTable Transformer::output_table(const float* word_table) const {
   return {weight, value("head.bias")};
 }
 
-void Transformer::pack_weights(Context& context) {
+void Transformer::pack_weights(Context& context, bool for_few_rows) {
+  packed_for_few_rows_ = for_few_rows;
   if (is_packed() && packed_precision_ == context.precision) return;
   const int64_t d = config_.hidden_size;
   const auto for_each_linear = [&](auto&& body) {
@@ -222,12 +223,13 @@ void Transformer::pack_weights(Context& context) {
 void Transformer::linear_columns(Context& context, const Linear& linear, const float* x, float* y, int64_t num_rows,
                                  int64_t in_features, int64_t first_column, int64_t num_columns, int64_t ldy,
                                  const Epilogue& epilogue, int64_t dropout_seed) const {
-  constexpr int64_t kMinPackedRows = 4, kPackedColumns = 64;  // see ops/gemm.h
+  constexpr int64_t kMinPackedRows = 4;  // see ops/gemm.h
   const float* bias = linear.bias == nullptr ? nullptr : linear.bias + first_column;
   const MatrixView rows{x, in_features, 1};
   Epilogue of_product = epilogue;
   if (!linear.adapted.empty()) of_product.activated = nullptr;  // y is not complete yet
-  if (is_packed() && linear.packed != nullptr && num_rows >= kMinPackedRows && first_column % kPackedColumns == 0) {
+  const bool reads_packed = is_packed() && linear.packed != nullptr && first_column % kPackedColumns == 0;
+  if (reads_packed && (num_rows >= kMinPackedRows || packed_for_few_rows_)) {
     gemm_packed(context, num_rows, first_column, num_columns, rows, *linear.packed, bias, y, ldy, of_product);
   } else {
     gemm(context, num_rows, num_columns, in_features, rows,
@@ -554,7 +556,9 @@ void Transformer::last_block_forward(Context& context, Arena& arena, const Activ
   const Batch& batch = activations.batch;
   const int64_t N = batch.num_tokens, S = batch.num_sequences, d = config_.hidden_size;
   const int64_t H = config_.num_attention_heads, KV = config_.num_key_value_heads, hd = config_.head_dim;
-  const int64_t queries = H * hd, key_values = 2 * KV * hd;  // columns
+  const int64_t queries = H * hd;  // columns
+  // Keys and values, behind such columns of the queries as packed weights cannot be read without.
+  const int64_t skipped = queries / kPackedColumns * kPackedColumns, columns = config_.qkv_size() - skipped;
 
   const float* attention_input = a.input;
   if (config_.norm_placement == NormPlacement::kBefore) {
@@ -571,15 +575,16 @@ void Transformer::last_block_forward(Context& context, Arena& arena, const Activ
     std::memcpy(last_normed + s * d, attention_input + row * d, static_cast<size_t>(d) * sizeof(float));
     last_positions[s] = activations.position_ids[row];
   }
-  linear_columns(context, block.qkv, attention_input, a.qkv, N, d, queries, key_values, key_values);  // [N, 2KV·hd]
+  linear_columns(context, block.qkv, attention_input, a.qkv, N, d, skipped, columns, columns);  // [N, columns]
   linear_columns(context, block.qkv, last_normed, last_queries, S, d, 0, queries, queries);
-  turn_heads(context, block, a.qkv, activations.position_ids, N, key_values, 0, KV, nullptr, a.key_rstd);
+  float* keys = a.qkv + (queries - skipped);
+  turn_heads(context, block, keys, activations.position_ids, N, columns, 0, KV, nullptr, a.key_rstd);
   turn_heads(context, block, last_queries, last_positions, S, queries, H, 0, a.query_rstd, nullptr);
   const AttentionShape shape = attention_shape(batch, layer);
   for (int64_t s = 0; s < S; ++s) {
     const int64_t first = batch.sequence_offsets[s], length = batch.sequence_offsets[s + 1] - first;
-    const float* keys = a.qkv + first * key_values;
-    attend_row(context, shape, last_queries + s * queries, keys, keys + KV * hd, key_values, length,
+    const float* own_keys = keys + first * columns;
+    attend_row(context, shape, last_queries + s * queries, own_keys, own_keys + KV * hd, columns, length,
                a.attended + s * queries);
   }
   a.input = last_input;

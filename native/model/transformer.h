@@ -139,7 +139,8 @@ class Transformer {
 
   /// Packs the weights of the blocks, in the precision of the context, for faster inference until the parameters
   /// change. Does nothing when that is done already; gives packed weights up when memory is short.
-  void pack_weights(Context& context);
+  /// for_few_rows: products of fewer than 4 rows read them, too, and so a row has the same bits among any others.
+  void pack_weights(Context& context, bool for_few_rows = false);
 
   Activations forward(Context& context, Arena& arena, const Batch& batch, const ForwardOptions& options) const;
   /// Adds to trainable().gradients(), except to the word table (see BackwardInputs).
@@ -249,6 +250,7 @@ class Transformer {
   bool bound_with_gradients_ = false;
   uint64_t packed_version_ = UINT64_MAX;
   Precision packed_precision_ = Precision::kFloat32;
+  bool packed_for_few_rows_ = false;
 };
 
 }  // namespace limbeck

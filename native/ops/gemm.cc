@@ -73,7 +73,8 @@ struct GemmPlan {
     num_column_groups = std::min(panels, divide_up(wanted, num_row_blocks));
     // Rows a multiple of a page apart would meet in a few sets of the first-level cache.
     const bool meets_in_cache = g.a.row_stride % kPageFloats == 0 && g.k > 1;
-    if (divide_up(g.n, kernels.columns) <= kDirectPanels && kernels.multiply_rows != nullptr) {
+    const bool is_small = g.m < kMinPackedRows || divide_up(g.n, kernels.columns) <= kDirectPanels;
+    if (is_small && kernels.multiply_rows != nullptr) {
       if (g.a.row_stride == 1) multiply_direct = kernels.multiply_columns;
       if (g.a.column_stride == 1 && !meets_in_cache) multiply_direct = kernels.multiply_rows;
     }

@@ -29,6 +29,9 @@ struct Epilogue {
 void gemm(Context& context, int64_t m, int64_t n, int64_t k, MatrixView a, MatrixView b, const float* bias, float* c,
           int64_t ldc, bool accumulate, const Epilogue& epilogue = {});
 
+/// A packed matrix may be read from every multiple of this column on.
+constexpr int64_t kPackedColumns = 64;
+
 /// A right operand B [k, n] packed once, in the precision of the context, for weights that many products read. Belongs
 /// to the instruction set in use when it was made.
 class PackedMatrix {
@@ -44,7 +47,8 @@ class PackedMatrix {
 };
 
 /// C = A·B[:, first_column … first_column + n − 1] + bias, A [m, k], B packed, bias [n] or null; else as gemm(), in the
-/// precision in which B was packed. first_column must be a multiple of 64.
+/// precision in which B was packed. A row of C has the same bits whatever the other rows are, and however many.
+/// first_column must be a multiple of kPackedColumns.
 void gemm_packed(Context& context, int64_t m, int64_t first_column, int64_t n, MatrixView a, const PackedMatrix& b,
                  const float* bias, float* c, int64_t ldc, const Epilogue& epilogue = {});
 

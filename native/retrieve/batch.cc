@@ -33,17 +33,30 @@ void Retriever::search_together(const HistoryBatch& batch, int64_t first, int64_
   const int64_t d = recommender().hidden_size();
   begin();
   Context context{pool_, arena_};
-  float* queries = arena_.allocate<float>(count * d);  // [count, d]
-  std::vector<int32_t> own, own_offsets{0};            // what each leaves out, ascending
+  float* queries = arena_.allocate<float>(count * d);      // [count, d]
+  int32_t* offsets = arena_.allocate<int32_t>(count + 1);  // of what the model reads of each history
+  std::vector<int32_t> read;                               // end to end
+  std::vector<int32_t> own, own_offsets{0};                // what each leaves out, ascending
+  offsets[0] = 0;
   for (int64_t s = 0; s < count; ++s) {
     const History history = batch.history(first + s);
     check(history);
-    const Arena::Scope scope(arena_);
-    std::memcpy(queries + s * d, encode(context, history), static_cast<size_t>(d) * sizeof(float));
+    const int32_t* end = history.items + history.length;
+    read.insert(read.end(), end - std::min(history.length, recommender().max_history()), end);
+    offsets[s + 1] = static_cast<int32_t>(read.size());
     append_excluded(batch, first + s, selection, own);
     std::sort(own.begin() + own_offsets.back(), own.end());
     own_offsets.push_back(static_cast<int32_t>(own.size()));
   }
+  const auto gather = [&](int64_t token, int64_t num_tokens, Context&, Arena& arena) {
+    float* vectors = arena.allocate<float>(num_tokens * d);  // [num_tokens, d]
+    for (int64_t i = 0; i < num_tokens; ++i) {
+      std::memcpy(vectors + i * d, catalogue_.vector(read[static_cast<size_t>(token + i)]),
+                  static_cast<size_t>(d) * sizeof(float));
+    }
+    return vectors;
+  };
+  recommender().last_hidden(context, arena_, gather, offsets, count, queries);
   catalogue_.top_k_of_batch(context, queries, count, own.data(), own_offsets.data(), k, item_ids, scores, counts);
 }
 

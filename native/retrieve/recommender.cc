@@ -57,7 +57,7 @@ Recommender::Recommender(Context& context, const Transformer& model)
                 static_cast<size_t>(parameter.count) * sizeof(float));
   }
   Context in_fp32{context.pool, context.scratch};
-  model_.pack_weights(in_fp32);
+  model_.pack_weights(in_fp32, true);
   const Arena::Scope scope(context.scratch);
   const float* table = model.word_table(context, context.scratch);
   items_.append(table, model.config().vocab_size);
@@ -81,11 +81,9 @@ const float* Recommender::last_hidden(Context& context, Arena& arena, const floa
   return model_.forward(context, arena, batch, options).hidden[model_.config().num_hidden_layers];
 }
 
-/// last [S, d] = the state after each sequence. gather(first, count, arena) gives the item vectors of tokens [count, d]
-/// from the first one on. Each thread takes parts of its own: within one nobody waits.
-template <typename Gather>
-void Recommender::encode(Context& context, Arena& arena, const int32_t* sequence_offsets, int64_t num_sequences,
-                         Gather&& gather, float* last) const {
+// Each thread takes parts of its own: within one nobody waits.
+void Recommender::last_hidden(Context& context, Arena& arena, const Gather& gather, const int32_t* sequence_offsets,
+                              int64_t num_sequences, float* last) const {
   const int64_t d = hidden_size();
   std::vector<int64_t> bounds{0};  // of parts, in sequences
   while (bounds.back() < num_sequences) {
@@ -120,9 +118,8 @@ void Recommender::encode(Context& context, Arena& arena, const int32_t* sequence
 void Recommender::last_hidden(Context& context, Arena& arena, const float* vectors, const int32_t* sequence_offsets,
                               int64_t num_sequences, float* last) const {
   const int64_t d = hidden_size();
-  encode(
-      context, arena, sequence_offsets, num_sequences,
-      [&](int64_t first, int64_t, Context&, Arena&) { return vectors + first * d; }, last);
+  const Gather gather = [&](int64_t first, int64_t, Context&, Arena&) { return vectors + first * d; };
+  last_hidden(context, arena, gather, sequence_offsets, num_sequences, last);
 }
 
 void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs, int32_t* ranks, int32_t* top_k_ids,
@@ -146,12 +143,12 @@ void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs,
   const float* last = inputs.states;  // [S, d]
   if (last == nullptr) {
     float* encoded = arena.allocate<float>(S * d);
-    const auto item_vectors = [&](int64_t first, int64_t count, Context& own, Arena& own_arena) {
+    const Gather item_vectors = [&](int64_t first, int64_t count, Context& own, Arena& own_arena) {
       float* vectors = own_arena.allocate<float>(count * d);  // [count, d]
       embedding_forward(own, batch.input_ids + first, items_.vectors(), vectors, count, d, V);
       return vectors;
     };
-    encode(context, arena, batch.sequence_offsets, S, item_vectors, encoded);
+    last_hidden(context, arena, item_vectors, batch.sequence_offsets, S, encoded);
     last = encoded;
   }
   const int64_t chunk = std::min(S, chunk_rows(V));

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "model/transformer.h"
@@ -39,6 +40,11 @@ class Recommender {
   /// activations: about 512 tokens at a time.
   void last_hidden(Context& context, Arena& arena, const float* vectors, const int32_t* sequence_offsets,
                    int64_t num_sequences, float* last) const;
+  /// The same of vectors that are gathered when they are needed: gather(first, count, context, arena) gives those of
+  /// tokens [count, d] from the first one on, on any thread, and may allocate them in the arena that it is given.
+  using Gather = std::function<const float*(int64_t first, int64_t count, Context& context, Arena& arena)>;
+  void last_hidden(Context& context, Arena& arena, const Gather& gather, const int32_t* sequence_offsets,
+                   int64_t num_sequences, float* last) const;
   /// As last_hidden() for one sequence, which lies in `arena` afterwards: [d].
   const float* last_hidden(Context& context, Arena& arena, const float* vectors, int64_t length) const;
 
@@ -49,10 +55,6 @@ class Recommender {
             float* top_k_scores) const;
 
  private:
-  template <typename Gather>
-  void encode(Context& context, Arena& arena, const int32_t* sequence_offsets, int64_t num_sequences, Gather&& gather,
-              float* last) const;
-
   Transformer model_;                   // without an item table
   std::vector<float> item_projection_;  // A [d, f]
   std::vector<float> item_features_;    // u [num_items, f], of length 1

@@ -187,6 +187,29 @@ TEST("gemm in bfloat16 equals the reference of rounded operands, in every layout
   }
 }
 
+TEST("a row of a packed product has the same bits among any others") {
+  constexpr int64_t kRows = 31;
+  for_each_isa([] {
+    for (const int64_t n : {2, 33, 66, 128, 200, 640}) {
+      for (const int64_t k : {1, 70, 1600}) {
+        const std::vector<float> a = normals(kRows * k, 1), b = normals(n * k, 2), bias = normals(n, 3);
+        ThreadPool pool(1);
+        Arena arena;
+        Context context{pool, arena};
+        const PackedMatrix packed(context, {b.data(), 1, k}, k, n);
+        std::vector<float> whole(static_cast<size_t>(kRows * n), kNaN);
+        gemm_packed(context, kRows, 0, n, {a.data(), k, 1}, packed, bias.data(), whole.data(), n);
+        for (const int64_t rows : {1, 2, 3, 5, 14, 20}) {
+          const int64_t first = kRows - rows;
+          std::vector<float> part(static_cast<size_t>(rows * n), kNaN);
+          gemm_packed(context, rows, 0, n, {a.data() + first * k, k, 1}, packed, bias.data(), part.data(), n);
+          CHECK(std::equal(part.begin(), part.end(), whole.begin() + first * n));
+        }
+      }
+    }
+  });
+}
+
 TEST("an epilogue gives the bits of the same work after the product, packed or not, on 1 and 2 threads") {
   const auto run_all = [](int64_t m, int64_t n, int64_t k, Activation activation, bool has_residual, bool in_place) {
     const bool is_gated = activation == Activation::kSwiglu;
