@@ -21,6 +21,7 @@
             'GCC_ENABLE_CPP_RTTI': 'YES',
             'GCC_OPTIMIZATION_LEVEL': '3',
             'GCC_SYMBOLS_PRIVATE_EXTERN': 'YES',
+            'MACOSX_DEPLOYMENT_TARGET': '13.3',  # the first with std::to_chars of a double
             'OTHER_CPLUSPLUSFLAGS': ['-fno-math-errno', '-Wall', '-Wextra'],
           },
         }],
