@@ -109,43 +109,42 @@ bool take_request(JsonReader& reader, const ItemNames& names, int32_t max_k, Tex
   return reader.take('}') && reader.is_at_end();
 }
 
-/// As JavaScript writes a number in JSON (ECMAScript, Number::toString).
-void append_number(double value, std::string& text) {
-  if (!std::isfinite(value)) {
-    text += "null";
-    return;
-  }
-  if (value == 0) {  // −0, too
-    text += '0';
-    return;
-  }
-  if (value < 0) text += '-';
-  char shortest[32];  // d.ddde±xx
+char* write(std::string_view text, char* out) { return std::copy(text.begin(), text.end(), out); }
+
+constexpr size_t kMaxNumberSize = 32;
+
+/// As JavaScript writes a number in JSON (ECMAScript, Number::toString): at most kMaxNumberSize characters. Returns
+/// their end.
+char* write_number(double value, char* out) {
+  if (!std::isfinite(value)) return write("null", out);
+  if (value == 0) return write("0", out);  // −0, too
+  if (value < 0) *out++ = '-';
+  char shortest[kMaxNumberSize];  // d.ddde±xx
   const char* end =
       std::to_chars(shortest, shortest + sizeof shortest, std::abs(value), std::chars_format::scientific).ptr;
   const char* e = end - 4;
   while (*e != 'e') --e;
   int exponent = 0;
   std::from_chars(e[1] == '+' ? e + 2 : e + 1, end, exponent);
-  char digits[32];  // without the point
-  digits[0] = shortest[0];
-  const int num_digits = e - shortest == 1 ? 1 : static_cast<int>(e - shortest) - 1;
-  std::copy(shortest + 2, shortest + 1 + num_digits, digits + 1);
-
   const int before_point = exponent + 1;
   if (before_point > 21 || before_point <= -6) {
-    text.append(shortest, static_cast<size_t>(e - shortest));
-    text += exponent < 0 ? "e-" : "e+";
-    text += std::to_string(std::abs(exponent));
-  } else if (before_point <= 0) {
-    text += "0.";
-    text.append(static_cast<size_t>(-before_point), '0').append(digits, static_cast<size_t>(num_digits));
-  } else if (before_point < num_digits) {
-    text.append(digits, static_cast<size_t>(before_point)) += '.';
-    text.append(digits + before_point, static_cast<size_t>(num_digits - before_point));
-  } else {
-    text.append(digits, static_cast<size_t>(num_digits)).append(static_cast<size_t>(before_point - num_digits), '0');
+    out = write({shortest, static_cast<size_t>(e - shortest)}, out);
+    out = write(exponent < 0 ? "e-" : "e+", out);
+    return std::to_chars(out, out + 3, std::abs(exponent)).ptr;
   }
+
+  const std::string_view first(shortest, 1);
+  const std::string_view others = e - shortest == 1 ? "" : std::string_view(shortest + 2, e - shortest - 2);
+  if (before_point <= 0) {
+    out = std::fill_n(write("0.", out), -before_point, '0');
+    return write(others, write(first, out));
+  }
+  out = write(first, out);
+  const auto num_whole = static_cast<size_t>(before_point - 1);  // of the other digits
+  if (num_whole >= others.size()) return std::fill_n(write(others, out), num_whole - others.size(), '0');
+  out = write(others.substr(0, num_whole), out);
+  *out++ = '.';
+  return write(others.substr(num_whole), out);
 }
 
 }  // namespace
@@ -171,18 +170,29 @@ bool append_plain_request(std::string_view text, const ItemNames& names, int32_t
 
 void append_answer(const ItemNames& names, const int32_t* item_ids, const float* scores, int64_t count,
                    const std::string& unknown, std::string& text) {
-  text += "\"items\":[";
-  for (int64_t i = 0; i < count && item_ids[i] >= 0; ++i) {
-    if (i > 0) text += ',';
-    text += "{\"id\":";
-    text += names.json_string(item_ids[i]);
-    text += ",\"score\":";
-    append_number(scores[i], text);
-    text += '}';
+  constexpr std::string_view kItems = "\"items\":[",
+                             kId = "{\"id\":", kScore = ",\"score\":", kUnknownItems = "],\"unknownItems\":[";
+  count = std::find_if(item_ids, item_ids + count, [](int32_t id) { return id < 0; }) - item_ids;
+  size_t most = text.size() + kItems.size() + kUnknownItems.size() + unknown.size() + 1;
+  for (int64_t i = 0; i < count; ++i) {
+    most += kId.size() + names.json_string(item_ids[i]).size() + kScore.size() + kMaxNumberSize + 2;
   }
-  text += "],\"unknownItems\":[";
-  text += unknown;
-  text += ']';
+  const size_t size_before = text.size();
+  text.resize(most);
+  char* out = &text[size_before];
+  out = write(kItems, out);
+  for (int64_t i = 0; i < count; ++i) {
+    if (i > 0) *out++ = ',';
+    out = write(kId, out);
+    out = write(names.json_string(item_ids[i]), out);
+    out = write(kScore, out);
+    out = write_number(scores[i], out);
+    *out++ = '}';
+  }
+  out = write(kUnknownItems, out);
+  out = write(unknown, out);
+  *out++ = ']';
+  text.resize(static_cast<size_t>(out - text.data()));
 }
 
 }  // namespace limbeck
