@@ -461,6 +461,19 @@ export interface NativeRecommender {
     itemIds: Int32Array, // [S, k]
     scores: Float32Array, // [S, k]
   ): Promise<void>;
+  /**
+   * Answers those of the texts that are plain requests in JSON: an object of `history`, a list of names of which an item
+   * has at least one, and perhaps `k` (1 to `maxK`, 10 without it) and `exclude`, names too; names of printable ASCII
+   * without quotes and backslashes. rows [S] are told the answer of each text, −1 = it is not plain. An answer is
+   * `"items":[{"id":…,"score":…}],"unknownItems":[…]`. Needs the items' names.
+   */
+  answerTexts(texts: readonly Uint8Array[], maxK: number, rows: Int32Array): string[];
+  /** The same on another thread, as serveBatchAside(); the texts and rows are read and told before this returns. */
+  answerTextsAside(texts: readonly Uint8Array[], maxK: number, rows: Int32Array): Promise<string[]>;
+  /** Whether the items are named, those added since too. */
+  readonly hasNames: boolean;
+  /** Names the items that have none yet, by JSON strings: what answerTexts() calls them. Removed ones, too. */
+  nameItems(names: readonly string[]): void;
   /** The items whose vectors have the largest cosine with that of `item`. */
   similar(item: number, request: Int32Array, numbers: Float32Array, itemIds: Int32Array, scores: Float32Array): number;
   /** Items by the features of a text [itemFeatureSize] and, with a history, by taste. */
@@ -485,6 +498,7 @@ export interface NativeRecommender {
     readonly boosts: Float32Array; // [n]
     readonly hidden: Int32Array; // [n] 1 = never recommended
   }): void;
+  /** Neither recommended nor found by their names any more. */
   hideItems(ids: Int32Array): void;
   /** How often each item was chosen; items added later count 0. */
   setPopularity(counts: Float32Array): void; // [numItems]

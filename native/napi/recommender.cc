@@ -12,6 +12,7 @@
 #include "napi/gpu_requests.h"
 #include "napi/share_registry.h"
 #include "napi/transformer.h"
+#include "retrieve/request_text.h"
 
 namespace limbeck {
 
@@ -160,6 +161,10 @@ void RecommenderObject::define(Napi::Env env) {
                       method<&RecommenderObject::serve>("serve"),
                       method<&RecommenderObject::serve_batch>("serveBatch"),
                       promise_method<&RecommenderObject::serve_batch_aside>("serveBatchAside"),
+                      method<&RecommenderObject::answer_texts>("answerTexts"),
+                      promise_method<&RecommenderObject::answer_texts_aside>("answerTextsAside"),
+                      getter<&RecommenderObject::has_names>("hasNames"),
+                      method<&RecommenderObject::name_items>("nameItems"),
                       method<&RecommenderObject::similar>("similar"),
                       method<&RecommenderObject::search>("search"),
                       method<&RecommenderObject::interests>("interests"),
@@ -207,6 +212,7 @@ Napi::Object RecommenderObject::open(Napi::Env env, const Napi::Value& key) {
   }
   auto recommender = std::make_shared<SharedRecommender>(published->recommender, published->catalogue);
   const int64_t own_bytes = recommender->retriever.num_items() * 16;
+  recommender->names = published->names;
   recommender->published = std::move(published);
   recommender->key = name;
   return wrap(env, nullptr, std::move(recommender), own_bytes);
@@ -217,6 +223,29 @@ Retriever& RecommenderObject::changing() {
   shared.published.reset();
   shared.lane.retriever.reset();
   return shared.retriever;
+}
+
+ItemNames& RecommenderObject::own_names() {
+  std::shared_ptr<ItemNames>& names = state()->names;
+  if (names == nullptr) {
+    names = std::make_shared<ItemNames>();
+  } else if (names.use_count() > 1) {
+    names = std::make_shared<ItemNames>(*names);
+  } else {
+    // What another thread read, it read before it let go.
+    std::atomic_thread_fence(std::memory_order_acquire);
+  }
+  return *names;
+}
+
+BatchLane& RecommenderObject::lane(Napi::Env env) {
+  SharedRecommender& shared = *state();
+  BatchLane& lane = shared.lane;
+  if (lane.queue == nullptr) lane.queue = TaskQueue::start(env, 1, Precision::kFloat32, nullptr);
+  if (lane.retriever == nullptr) {
+    lane.retriever = std::make_shared<Retriever>(shared.retriever.catalogue().searchable());
+  }
+  return lane;
 }
 
 ArrayView<float> RecommenderObject::features_view(const Napi::Value& value, int64_t* num_features) {
@@ -318,7 +347,6 @@ Napi::Value RecommenderObject::serve_batch(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value RecommenderObject::serve_batch_aside(const Napi::CallbackInfo& info) {
-  SharedRecommender& shared = *state();
   const int64_t k = to_integer(info[0], "k", 1, kMaxInt32);
   const ArrayView<int32_t> histories = int32_view(info[1], "histories"), offsets = int32_view(info[2], "offsets");
   const ArrayView<int32_t> exclude = int32_view(info[3], "exclude");
@@ -335,11 +363,7 @@ Napi::Value RecommenderObject::serve_batch_aside(const Napi::CallbackInfo& info)
   check_apart_from(answer, "offsets", offsets);
   check_apart_from(answer, "exclude", exclude);
   check_apart_from(answer, "excludeOffsets", exclude_offsets);
-  BatchLane& lane = shared.lane;
-  if (lane.queue == nullptr) lane.queue = TaskQueue::start(info.Env(), 1, Precision::kFloat32, nullptr);
-  if (lane.retriever == nullptr) {
-    lane.retriever = std::make_shared<Retriever>(shared.retriever.catalogue().searchable());
-  }
+  BatchLane& lane = this->lane(info.Env());
   const Napi::Array arrays = Napi::Array::New(info.Env());
   for (uint32_t i = 1; i < 7; ++i) arrays.Set(i, info[i]);
   const auto run = [retriever = lane.retriever, batch, k, answer](Context&, Arena&) {
@@ -350,6 +374,80 @@ Napi::Value RecommenderObject::serve_batch_aside(const Napi::CallbackInfo& info)
   const auto convert = [kept = std::make_shared<Napi::Reference<Napi::Array>>(Napi::Persistent(arrays))](
                            Napi::Env env, int64_t) { return env.Undefined(); };
   return lane.queue->submit({}, run, convert);
+}
+
+namespace {
+
+/// Requests that came as text, of which the plain ones are packed.
+struct TextBatch {
+  TextRequests requests;
+  std::vector<int32_t> rows;  // of each text; −1 = it is not plain
+  std::shared_ptr<const ItemNames> names;
+
+  /// The answers of the packed ones.
+  std::vector<std::string> answer(Retriever& retriever) const {
+    const auto size = static_cast<size_t>(requests.size());
+    std::vector<std::string> texts(size);
+    if (size == 0) return texts;
+    const auto k = static_cast<size_t>(requests.largest_k());
+    std::vector<int32_t> item_ids(size * k);
+    std::vector<float> scores(size * k);
+    const HistoryBatch batch{requests.histories.data(), requests.offsets.data(), requests.size(),
+                             requests.exclude.data(), requests.exclude_offsets.data()};
+    retriever.recommend_batch(batch, {}, {}, static_cast<int64_t>(k), item_ids.data(), scores.data());
+    for (size_t i = 0; i < size; ++i) {
+      append_answer(*names, item_ids.data() + i * k, scores.data() + i * k, requests.k[i], requests.unknown[i],
+                    texts[i]);
+    }
+    return texts;
+  }
+};
+
+/// @param rows is told the row of each text
+TextBatch read_texts(const Napi::Value& value, const Napi::Value& largest_k, const Napi::Value& rows,
+                     std::shared_ptr<const ItemNames> names) {
+  if (!value.IsArray()) invalid("Expected texts to be a list of Uint8Array.");
+  if (names == nullptr) invalid("Items must be named before requests are answered that come as text.");
+  const Napi::Array texts = value.As<Napi::Array>();
+  const auto max_k = static_cast<int32_t>(to_integer(largest_k, "maxK", 1, kMaxInt32));
+  TextBatch batch;
+  batch.names = std::move(names);
+  for (uint32_t i = 0; i < texts.Length(); ++i) {
+    const Napi::Value text = texts[i];
+    if (!text.IsTypedArray() || text.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
+      invalid("Expected texts to be a list of Uint8Array.");
+    }
+    const auto bytes = text.As<Napi::Uint8Array>();
+    const std::string_view view(reinterpret_cast<const char*>(bytes.Data()), bytes.ByteLength());
+    const auto row = static_cast<int32_t>(batch.requests.size());
+    batch.rows.push_back(append_plain_request(view, *batch.names, max_k, batch.requests) ? row : -1);
+  }
+  const ArrayView<int32_t> told = int32_view(rows, "rows");
+  check_count("rows", told.count, static_cast<int64_t>(batch.rows.size()));
+  std::copy(batch.rows.begin(), batch.rows.end(), told.data);
+  return batch;
+}
+
+Napi::Array new_string_array(Napi::Env env, const std::vector<std::string>& texts) {
+  const Napi::Array array = Napi::Array::New(env, texts.size());
+  for (size_t i = 0; i < texts.size(); ++i) array.Set(static_cast<uint32_t>(i), Napi::String::New(env, texts[i]));
+  return array;
+}
+
+}  // namespace
+
+Napi::Value RecommenderObject::answer_texts(const Napi::CallbackInfo& info) {
+  SharedRecommender& shared = *state();
+  const TextBatch batch = read_texts(info[0], info[1], info[2], shared.names);
+  return new_string_array(info.Env(), batch.answer(shared.retriever));
+}
+
+Napi::Value RecommenderObject::answer_texts_aside(const Napi::CallbackInfo& info) {
+  TextBatch batch = read_texts(info[0], info[1], info[2], state()->names);
+  BatchLane& lane = this->lane(info.Env());
+  return lane.queue->submit(
+      {}, [retriever = lane.retriever, batch = std::move(batch)](Context&, Arena&) { return batch.answer(*retriever); },
+      [](Napi::Env env, const std::vector<std::string>& texts) -> Napi::Value { return new_string_array(env, texts); });
 }
 
 Napi::Value RecommenderObject::similar(const Napi::CallbackInfo& info) {
@@ -439,6 +537,25 @@ Napi::Value RecommenderObject::hide_items(const Napi::CallbackInfo& info) {
   Retriever& retriever = changing();
   for (int64_t i = 0; i < ids.count; ++i) check_item("ids", ids.data[i], retriever.num_items());
   for (int64_t i = 0; i < ids.count; ++i) retriever.hide(ids.data[i]);
+  if (state()->names != nullptr) {
+    ItemNames& names = own_names();
+    for (int64_t i = 0; i < ids.count; ++i) names.remove(ids.data[i]);
+  }
+  return info.Env().Undefined();
+}
+
+Napi::Value RecommenderObject::has_names(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), state()->names != nullptr);
+}
+
+Napi::Value RecommenderObject::name_items(const Napi::CallbackInfo& info) {
+  if (!info[0].IsArray()) invalid("Expected names to be a list of texts.");
+  const Napi::Array names = info[0].As<Napi::Array>();
+  const int64_t named = state()->names == nullptr ? 0 : state()->names->num_items();
+  check_count("names", static_cast<int64_t>(names.Length()), state()->retriever.num_items() - named);
+  ItemNames& own = own_names();
+  state()->published.reset();
+  for (uint32_t i = 0; i < names.Length(); ++i) own.append(to_string(names[i], "names"));
   return info.Env().Undefined();
 }
 
@@ -481,7 +598,7 @@ Napi::Value RecommenderObject::share(const Napi::CallbackInfo& info) {
   SharedRecommender& shared = *state();
   if (shared.published == nullptr) {
     shared.published = std::make_shared<const PublishedCatalogue>(
-        PublishedCatalogue{shared.recommender, shared.retriever.catalogue()});
+        PublishedCatalogue{shared.recommender, shared.retriever.catalogue(), shared.names});
     shared.key = ShareRegistry::publish(shared.published);
   }
   return Napi::String::New(info.Env(), shared.key);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "napi/object.h"
+#include "retrieve/item_names.h"
 #include "retrieve/recommender.h"
 #include "retrieve/retriever.h"
 
@@ -17,6 +18,7 @@ struct PublishedCatalogue {
   static constexpr const char* kShareKind = "recommender";
   std::shared_ptr<const Recommender> recommender;
   Catalogue catalogue;
+  std::shared_ptr<ItemNames> names;  // as in SharedRecommender
 };
 
 /// Answers batches beside the JS thread, one after the other, from the catalogue as it was when they came.
@@ -32,6 +34,7 @@ struct SharedRecommender : Shareable {
       : recommender(std::move(snapshot)), retriever(std::move(catalogue), std::move(device)) {}
   std::shared_ptr<const Recommender> recommender;
   Retriever retriever;
+  std::shared_ptr<ItemNames> names;  // null until items are named; never changed while others hold it
   std::shared_ptr<const PublishedCatalogue> published;  // the latest, while nothing changed since
   std::string key;
   BatchLane lane;
@@ -55,18 +58,26 @@ class RecommenderObject : public EngineObject<RecommenderObject, SharedRecommend
   friend class JsClass<RecommenderObject>;
   /// Of what will change: what was shared before stays as it is.
   Retriever& changing();
+  /// The names, to be changed: a copy where others hold them.
+  ItemNames& own_names();
+  /// Where batches are answered beside this thread.
+  BatchLane& lane(Napi::Env env);
   ArrayView<float> features_view(const Napi::Value& value, int64_t* num_features);
   Napi::Value num_items(const Napi::CallbackInfo& info);
   Napi::Value recommend(const Napi::CallbackInfo& info);
   Napi::Value serve(const Napi::CallbackInfo& info);
   Napi::Value serve_batch(const Napi::CallbackInfo& info);
   Napi::Value serve_batch_aside(const Napi::CallbackInfo& info);
+  Napi::Value answer_texts(const Napi::CallbackInfo& info);
+  Napi::Value answer_texts_aside(const Napi::CallbackInfo& info);
   Napi::Value similar(const Napi::CallbackInfo& info);
   Napi::Value search(const Napi::CallbackInfo& info);
   Napi::Value interests(const Napi::CallbackInfo& info);
   Napi::Value explain(const Napi::CallbackInfo& info);
   Napi::Value add_items(const Napi::CallbackInfo& info);
   Napi::Value describe_items(const Napi::CallbackInfo& info);
+  Napi::Value has_names(const Napi::CallbackInfo& info);
+  Napi::Value name_items(const Napi::CallbackInfo& info);
   Napi::Value hide_items(const Napi::CallbackInfo& info);
   Napi::Value set_popularity(const Napi::CallbackInfo& info);
   Napi::Value find_topics(const Napi::CallbackInfo& info);

@@ -4,7 +4,7 @@ import type { ItemIndex } from './item-index.js';
 import { DEFAULT_K, type History, type RecommendRequest } from './request.js';
 
 /** All are searched for as many items as the one that wants most: more would be work for nothing. */
-const MAX_K = 64;
+export const MAX_BATCH_K = 64;
 
 /**
  * Takes those of the requests that ask for nothing but k and exclude, after items of the catalogue alone. What is not
@@ -94,7 +94,7 @@ function isPlain(request: RecommendRequest, numItems: number): boolean {
     Array.isArray(history) &&
     Number.isInteger(k) &&
     k >= 1 &&
-    k <= Math.min(MAX_K, numItems) &&
+    k <= Math.min(MAX_BATCH_K, numItems) &&
     (exclude === undefined || Array.isArray(exclude)) &&
     filter === undefined &&
     candidates === undefined &&

@@ -7,7 +7,7 @@ import { type BatchRecommendation, type BatchRequest, batchAnswer, checkBatch, m
 import { encodeTexts } from './encode-texts.js';
 import { explanations } from './explain.js';
 import { type CatalogueItem, ItemIndex } from './item-index.js';
-import { PackedBatch } from './packed-batch.js';
+import { MAX_BATCH_K, PackedBatch } from './packed-batch.js';
 import {
   type History,
   PackedRequest,
@@ -181,6 +181,40 @@ export class Student {
     return others.map((answer, i) => answer ?? (batch.answer(i) as Recommendation));
   }
 
+  /**
+   * Answers to requests that came as JSON, for those who send them on as JSON: of bodies that are an object of `history`,
+   * a list of ids, and perhaps `k` (up to 64) and `exclude`, without escapes or letters beyond ASCII. Neither they nor
+   * their answers become objects, which takes longer than the search.
+   *
+   * @param rows [bodies.length] is told which answer is whose; −1 = the body is another one, or no id of its history is
+   * known: parse it, and call {@link recommendAll}
+   * @returns `"items":[…],"unknownItems":[…]` of {@link recommend} for each
+   */
+  answerTexts(bodies: readonly Uint8Array[], rows: Int32Array): string[] {
+    this.nameItems();
+    return this.#recommender.answerTexts(bodies, this.#largestBatchK(), rows);
+  }
+
+  /** {@link answerTexts} as {@link recommendAllAside}; `rows` are told before this returns. */
+  async answerTextsAside(bodies: readonly Uint8Array[], rows: Int32Array): Promise<string[]> {
+    this.nameItems();
+    return this.#recommender.answerTextsAside(bodies, this.#largestBatchK(), rows);
+  }
+
+  /**
+   * Prepares {@link answerTexts}, which otherwise does so when it is called first: some milliseconds for 10,000 items.
+   * Handles that are shared afterwards are prepared, too.
+   */
+  nameItems(): void {
+    if (this.#recommender.hasNames) return;
+    this.#recommender.nameItems(this.#index.slots.map(({ id }) => JSON.stringify(id)));
+    this.#recommender.hideItems(this.#index.removedSlots());
+  }
+
+  #largestBatchK(): number {
+    return Math.min(MAX_BATCH_K, this.#index.size);
+  }
+
   #tryRecommend(request: RecommendRequest): Recommendation | Error {
     try {
       return this.recommend(request);
@@ -277,6 +311,7 @@ export class Student {
     this.#recommender.addItems(features);
     this.#recommender.describeItems(this.#index.describe(items));
     this.#index.add(items);
+    if (this.#recommender.hasNames) this.#recommender.nameItems(items.map(({ id }) => JSON.stringify(id)));
     this.#model?.appendItems(features);
     this.#itemTopics = undefined;
   }
