@@ -8,7 +8,7 @@ import { Admission } from './admission.js';
 import type { ApiKeys, Caller } from './api-keys.js';
 import type { Drain } from './drain.js';
 import { errorBody, HttpError, toHttpError } from './http-error.js';
-import { checkDepth } from './json-body.js';
+import { parseJson } from './json-body.js';
 import type { Metrics } from './metrics.js';
 import { isLoopback, type ServerSettings } from './options.js';
 import { validatorOf } from './route.js';
@@ -76,7 +76,7 @@ export async function createHttpApp(settings: ServerSettings, guards: Guards): P
     },
   });
   app.setValidatorCompiler(validatorOf);
-  parseJsonStrictly(app);
+  takeJsonAlone(app);
   app.decorateRequest('caller', undefined);
   guardRoutes(app, settings, guards);
   if (limits.requestsPerSecond > 0) await limitRates(app, limits.requestsPerSecond, guards);
@@ -91,21 +91,15 @@ function requestIds(): () => string {
   return () => `${prefix}-${(count++).toString(36)}`;
 }
 
-/** JSON alone, which a page of another origin cannot send unasked; no deep nesting, no `__proto__`. */
-function parseJsonStrictly(app: FastifyInstance): void {
-  const parse = app.getDefaultJsonParser('error', 'error');
+/** JSON alone, which a page of another origin cannot send unasked. */
+function takeJsonAlone(app: FastifyInstance): void {
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, (_, body, done) => {
     try {
-      checkDepth(body as string);
+      done(null, parseJson(body as string));
     } catch (error) {
       done(error as HttpError);
-      return;
     }
-    parse(request, body as string, (error, value) => {
-      if (!error) done(null, value);
-      else done(new HttpError(400, 'ERR_MALFORMED_REQUEST', 'The body is not valid JSON, or has a forbidden key.'));
-    });
   });
 }
 

@@ -1,3 +1,4 @@
+import secureJson from 'secure-json-parse';
 import { HttpError } from './http-error.js';
 
 /** Levels of brackets that a body may have; requests need four. */
@@ -5,6 +6,20 @@ export const MAX_JSON_DEPTH = 64;
 
 const QUOTE = 0x22;
 const BACKSLASH = 0x5c;
+
+/**
+ * What a body says, without deep nesting and keys such as `__proto__`.
+ *
+ * @throws HttpError 400
+ */
+export function parseJson(text: string): unknown {
+  checkDepth(text);
+  try {
+    return secureJson.parse(text);
+  } catch {
+    throw new HttpError(400, 'ERR_MALFORMED_REQUEST', 'The body is not valid JSON, or has a forbidden key.');
+  }
+}
 
 /**
  * Refuses JSON that is nested too deeply, before anything is made of it.

@@ -9,18 +9,21 @@ import type { ServiceContext } from './service-context.js';
 export function recommendRoutes(context: ServiceContext, turn: RecommendTurn): Route[] {
   const { models } = context;
   return [
-    defineRoute(
-      {
-        method: 'POST',
-        url: '/v1/recommend',
-        summary: 'The best items for a user, or after a history',
-        scope: 'read',
-        body: schemas.recommendRequest,
-        answer: schemas.recommendAnswer,
-        errors: [404, 422],
+    {
+      method: 'POST',
+      url: '/v1/recommend',
+      summary: 'The best items for a user, or after a history',
+      scope: 'read',
+      body: schemas.recommendRequest,
+      takesBytes: true,
+      answer: schemas.recommendAnswer,
+      errors: [404, 422],
+      handler: ({ body, id }, reply) => {
+        reply.type('application/json; charset=utf-8');
+        // No body is an empty one.
+        return turn.answer((body as Buffer | undefined) ?? Buffer.alloc(0), id);
       },
-      ({ body, request }) => turn.answer(body, request.id),
-    ),
+    },
     defineRoute(
       {
         method: 'POST',

@@ -5,9 +5,11 @@ import type { Recommendation } from '../recommend/answers.js';
 import type { History, RecommendRequest } from '../recommend/request.js';
 import type { Student } from '../recommend/student.js';
 import { HttpError } from './http-error.js';
+import { parseJson } from './json-body.js';
 import type { ServedModel } from './model-host.js';
 import { popularItems } from './popular-items.js';
-import type * as schemas from './schemas.js';
+import { checked } from './route.js';
+import * as schemas from './schemas.js';
 import type { ServiceContext } from './service-context.js';
 
 /** What of the service an answer needs. */
@@ -15,16 +17,22 @@ export type RecommendContext = Pick<ServiceContext, 'models' | 'feedback' | 'met
 
 /** A request that came. */
 export interface ReceivedRequest {
-  readonly body: z.output<typeof schemas.recommendRequest>;
+  /** The body, in JSON. */
+  readonly bytes: Buffer;
+  /** Without characters that JSON escapes. */
   readonly requestId: string;
   /** When it came, ms. */
   readonly start: number;
-  readonly resolve: (answer: schemas.RecommendAnswer) => void;
+  /** Takes the answer, or its JSON. */
+  readonly resolve: (answer: schemas.RecommendAnswer | string) => void;
   readonly reject: (error: unknown) => void;
 }
 
+type Body = z.output<typeof schemas.recommendRequest>;
+
 export interface RecommendTask {
   readonly received: ReceivedRequest;
+  readonly body: Body;
   /** The one that is current when the task is made, whatever is promoted until it is answered. */
   readonly model: ServedModel;
   readonly request: RecommendRequest;
@@ -36,13 +44,15 @@ export interface RecommendTask {
 /** Name of the list that users get of whom nothing is known. */
 const POPULAR = 'popular';
 
+/** @throws HttpError for a request that cannot be answered */
 export function taskOf(context: RecommendContext, received: ReceivedRequest): RecommendTask {
-  const { userId, history: given, model: name, texts: _, ...wishes } = received.body;
+  const body = checked(schemas.recommendRequest, parseJson(received.bytes.toString()));
+  const { userId, history: given, model: name, texts: _, ...wishes } = body;
   const model = context.models.get(name);
   const { student } = model;
   const history = historyOf(context, userId, given);
   const isPopular = history.length === 0;
-  const chosen = isPopular ? undefined : chooseStrategy(context, student, received, history.length);
+  const chosen = isPopular ? undefined : chooseStrategy(context, student, body, received.requestId, history.length);
   const request: RecommendRequest = {
     ...wishes,
     ...chosen?.weights,
@@ -50,7 +60,7 @@ export function taskOf(context: RecommendContext, received: ReceivedRequest): Re
     k: Math.min(wishes.k, student.numItems),
     exclude: withHidden(context, userId, wishes.exclude),
   };
-  return { received, model, request, strategy: isPopular ? POPULAR : chosen?.name, isPopular };
+  return { received, body, model, request, strategy: isPopular ? POPULAR : chosen?.name, isPopular };
 }
 
 /** Answers the request. @param answer of the model; undefined when it was not asked */
@@ -59,8 +69,8 @@ export function finish(
   task: RecommendTask,
   answer: Recommendation | Error | undefined,
 ): void {
-  const { received, model, request } = task;
-  const { body, requestId, start, resolve, reject } = received;
+  const { received, body, model, request } = task;
+  const { requestId, start, resolve, reject } = received;
   try {
     let { strategy } = task;
     let recommendation = answer;
@@ -85,6 +95,12 @@ export function finish(
   }
 }
 
+/** Answers a request that never became an object. @param answer of the model: `"items":[…],"unknownItems":[…]` */
+export function finishText({ requestId, start, resolve }: ReceivedRequest, model: ServedModel, answer: string): void {
+  const latencyMs = performance.now() - start;
+  resolve(`{"requestId":"${requestId}","model":${JSON.stringify(model.name)},${answer},"latencyMs":${latencyMs}}`);
+}
+
 /** What the request excludes, and what its user dismissed. */
 function withHidden(
   { feedback }: RecommendContext,
@@ -99,7 +115,8 @@ function withHidden(
 function chooseStrategy(
   { feedback }: RecommendContext,
   { hasPopularity }: Student,
-  { body: { userId, diversity, novelty, explore }, requestId }: ReceivedRequest,
+  { userId, diversity, novelty, explore }: Body,
+  requestId: string,
   historyLength: number,
 ): { name: string; weights: Pick<RecommendRequest, 'diversity' | 'novelty' | 'explore'> } | undefined {
   if (userId === undefined || feedback === undefined) return undefined;

@@ -4,8 +4,17 @@
  * another thread searches while this one reads what comes next and sends what is done.
  */
 import { availableParallelism } from 'node:os';
+import type { RecommendRequest } from '../recommend/request.js';
 import type { Student } from '../recommend/student.js';
-import { finish, type ReceivedRequest, type RecommendContext, type RecommendTask, taskOf } from './recommend-task.js';
+import type { ServedModel } from './model-host.js';
+import {
+  finish,
+  finishText,
+  type ReceivedRequest,
+  type RecommendContext,
+  type RecommendTask,
+  taskOf,
+} from './recommend-task.js';
 import type * as schemas from './schemas.js';
 
 /** Weight of the last answers in what a request is expected to take. */
@@ -56,10 +65,11 @@ export class RecommendTurn {
     return (this.#waiting.length + this.#requestsAside) * this.#expectedMs;
   }
 
-  answer(body: ReceivedRequest['body'], requestId: string): Promise<schemas.RecommendAnswer> {
+  /** @param bytes of the body, in JSON @returns the answer, or its JSON */
+  answer(bytes: Buffer, requestId: string): Promise<schemas.RecommendAnswer | string> {
     return new Promise((resolve, reject) => {
       if (this.#waiting.length === 0) setImmediate(this.#endTurn);
-      this.#waiting.push({ body, requestId, start: performance.now(), resolve, reject });
+      this.#waiting.push({ bytes, requestId, start: performance.now(), resolve, reject });
       const isFull = this.#waiting.length >= FULL_BATCH;
       if (isFull && HAS_ASIDE && this.#batchesAside < MAX_FULL_ASIDE) void this.#answerAside();
     });
@@ -69,11 +79,19 @@ export class RecommendTurn {
   #answer(): void {
     const received = this.#takeWaiting();
     const start = performance.now();
-    for (const [student, tasks] of this.#tasksOf(received)) {
+    const model = this.#context.models.current;
+    const rows = new Int32Array(received.length);
+    try {
+      finishTexts(received, rows, model, model.student.answerTexts(received.map(bytesOf), rows));
+    } catch (error) {
+      rejectAll(received, error);
+      return;
+    }
+    for (const [student, tasks] of this.#tasksOf(received, rows)) {
       try {
-        this.#finishAll(tasks, student.recommendAll(tasks.map(({ request }) => request)));
+        this.#finishAll(tasks, student.recommendAll(tasks.map(requestOf)));
       } catch (error) {
-        rejectAll(tasks, error);
+        rejectAll(tasks.map(receivedOf), error);
       }
     }
     this.#takeNote(start, received.length);
@@ -85,13 +103,23 @@ export class RecommendTurn {
     const start = performance.now();
     this.#batchesAside++;
     this.#requestsAside += received.length;
-    const searches: Promise<void>[] = [];
-    for (const [student, tasks] of this.#tasksOf(received)) {
-      const requests = tasks.map(({ request }) => request);
+    const model = this.#context.models.current;
+    const rows = new Int32Array(received.length);
+    const searches = [
+      model.student.answerTextsAside(received.map(bytesOf), rows).then(
+        (texts) => finishTexts(received, rows, model, texts),
+        (error) =>
+          rejectAll(
+            received.filter((_, i) => rows[i] !== -1),
+            error,
+          ),
+      ),
+    ];
+    for (const [student, tasks] of this.#tasksOf(received, rows)) {
       searches.push(
-        student.recommendAllAside(requests).then(
+        student.recommendAllAside(tasks.map(requestOf)).then(
           (answers) => this.#finishAll(tasks, answers),
-          (error) => rejectAll(tasks, error),
+          (error) => rejectAll(tasks.map(receivedOf), error),
         ),
       );
     }
@@ -108,10 +136,12 @@ export class RecommendTurn {
     return waiting;
   }
 
-  /** What is to be asked of each student; what needs none is answered. */
-  #tasksOf(received: readonly ReceivedRequest[]): Map<Student, RecommendTask[]> {
+  /** What is to be asked of each student for those that are in no row; what needs none is answered. */
+  #tasksOf(received: readonly ReceivedRequest[], rows: Int32Array): Map<Student, RecommendTask[]> {
     const byStudent = new Map<Student, RecommendTask[]>();
-    for (const one of received) {
+    for (let i = 0; i < received.length; i++) {
+      if (rows[i] !== -1) continue;
+      const one = received[i] as ReceivedRequest;
       try {
         const task = taskOf(this.#context, one);
         const { student } = task.model;
@@ -144,6 +174,30 @@ export class RecommendTurn {
   }
 }
 
-function rejectAll(tasks: readonly RecommendTask[], error: unknown): void {
-  for (const { received } of tasks) received.reject(error);
+function bytesOf({ bytes }: ReceivedRequest): Buffer {
+  return bytes;
+}
+
+function requestOf({ request }: RecommendTask): RecommendRequest {
+  return request;
+}
+
+function receivedOf({ received }: RecommendTask): ReceivedRequest {
+  return received;
+}
+
+function finishTexts(
+  received: readonly ReceivedRequest[],
+  rows: Int32Array,
+  model: ServedModel,
+  texts: readonly string[],
+): void {
+  for (let i = 0; i < received.length; i++) {
+    const text = texts[rows[i] ?? -1];
+    if (text !== undefined) finishText(received[i] as ReceivedRequest, model, text);
+  }
+}
+
+function rejectAll(received: readonly ReceivedRequest[], error: unknown): void {
+  for (const { reject } of received) reject(error);
 }

@@ -13,6 +13,8 @@ export interface Route {
   /** What a caller's key must allow; null = everybody may ask. */
   readonly scope: Scope | null;
   readonly body?: z.ZodType;
+  /** The handler is given the body as it came, in bytes, and checks it itself. */
+  readonly takesBytes?: boolean;
   readonly query?: z.ZodType;
   readonly params?: z.ZodType;
   readonly answer: z.ZodType;
@@ -65,28 +67,47 @@ declare module 'fastify' {
 
 /** The answer's schema is for descriptions alone: handlers answer as it says, which {@link defineRoute} asks of their types. */
 export function registerRoute(app: FastifyInstance, route: Route, waiting: WaitingLimit): void {
-  const { method, url, scope, body, query, params, waits = false, handler } = route;
-  app.route({
-    method,
-    url,
-    config: { scope },
-    schema: {
-      ...(body && { body }),
-      ...(query && { querystring: query }),
-      ...(params && { params }),
-    },
-    handler: waits ? waiting.guard(handler) : handler,
+  const { method, url, scope, body, takesBytes = false, query, params, waits = false, handler } = route;
+  const add = async (parent: FastifyInstance) => {
+    parent.route({
+      method,
+      url,
+      config: { scope },
+      schema: {
+        ...(body && !takesBytes && { body }),
+        ...(query && { querystring: query }),
+        ...(params && { params }),
+      },
+      handler: waits ? waiting.guard(handler) : handler,
+    });
+  };
+  if (!takesBytes) {
+    void add(app);
+    return;
+  }
+  app.register(async (own) => {
+    own.removeAllContentTypeParsers();
+    own.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_, bytes, done) => done(null, bytes));
+    await add(own);
   });
 }
 
 /** Fastify's validator of a zod schema. Names the first wrong field. */
 export function validatorOf({ schema }: { schema: unknown }) {
-  const type = schema as z.ZodType;
   return (data: unknown) => {
-    const parsed = type.safeParse(data);
-    if (parsed.success) return { value: parsed.data };
-    return { error: validationError(parsed.error, data) };
+    try {
+      return { value: checked(schema as z.ZodType, data) };
+    } catch (error) {
+      return { error: error as HttpError };
+    }
   };
+}
+
+/** @throws HttpError 400, with the first wrong field */
+export function checked<Schema extends z.ZodType>(schema: Schema, data: unknown): z.output<Schema> {
+  const parsed = schema.safeParse(data);
+  if (parsed.success) return parsed.data;
+  throw validationError(parsed.error, data);
 }
 
 function validationError({ issues }: z.ZodError, data: unknown): HttpError {

@@ -26,6 +26,7 @@ async function load({ directory, version }: StudentSource): Promise<void> {
       version === undefined
         ? await engine.loadStudent(directory)
         : await (await engine.openModelRegistry(directory)).load(version);
+    student.nameItems();
     // A student that was just loaded has no gaps: its items are all there is.
     const { items, removed: _, ...weights } = student.share();
     for (let i = 0; i < items.length; i += ITEMS_A_MESSAGE) await tell({ items: items.slice(i, i + ITEMS_A_MESSAGE) });

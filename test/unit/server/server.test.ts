@@ -52,6 +52,47 @@ describe('POST /v1/recommend', () => {
     expect(refused.json.error).toMatchObject({ code: 'ERR_UNKNOWN_ITEMS', requestId: expect.any(String) });
   });
 
+  it('gives requests that come together what each would get alone', async () => {
+    await service.call('POST', '/v1/events', { events: [{ userId: 'u', itemId: a, type: 'click' }] });
+    const kinds = [
+      { history: [a, b], k: 5 },
+      { history: [a, b], k: 5, texts: false },
+      `  {"k": 4, "exclude": ["${c}"], "history": ["${b}", "nothing"]}`,
+      { history: [c], texts: true, model: 'student' },
+      { history: [{ text: 'Alien. 1979. Horror' }, b], diversity: 0.5 },
+      { userId: 'u', diversity: 0 },
+      { userId: 'stranger' },
+      { history: ['nothing'] },
+      { history: [a], k: 0 },
+      { history: [a], model: 'absent' },
+      '{"history":["',
+      '{"history":["a"],"__proto__":{}}',
+      '[]',
+      undefined,
+    ];
+    const answerOf = async (body: unknown) => {
+      const { status, headers, json } = await service.call('POST', '/v1/recommend', body);
+      const { requestId, latencyMs, ...answer } = json;
+      if (status === 200) expect(latencyMs).toBeGreaterThan(0);
+      expect(requestId ?? json.error.requestId).toMatch(/^\S+-\w+$/);
+      delete answer.error?.requestId;
+      // Popularity fades while the test runs.
+      if (answer.strategy === 'popular') answer.items = recommended({ json });
+      return { status, type: headers['content-type'], keys: Object.keys(json), answer };
+    };
+    const alone = [];
+    for (const body of kinds) alone.push(await answerOf(body));
+    expect(alone.map(({ status }) => status)).toEqual([...Array(7).fill(200), 422, 400, 404, 400, 400, 400, 400]);
+    expect(alone[1]).toEqual(alone[0]);
+    for (const { type } of alone) expect(type).toBe('application/json; charset=utf-8');
+    // Some turns are answered by this thread, others aside.
+    for (const repeat of [1, 2, 5]) {
+      const bodies = Array(repeat).fill(kinds).flat();
+      expect(await Promise.all(bodies.map(answerOf))).toEqual(Array(repeat).fill(alone).flat());
+    }
+    expect(await Promise.all(kinds.slice(0, 3).map(answerOf))).toEqual(alone.slice(0, 3));
+  });
+
   it('sees an event in the next request of its user', async () => {
     await service.call('POST', '/v1/events', { events: [{ userId: 'u', itemId: a, type: 'click' }] });
     const { json } = await service.call('POST', '/v1/recommend', { userId: 'u', k: 3 });
