@@ -203,7 +203,9 @@ void Transformer::pack_weights(Context& context, bool for_few_rows) {
       body(block.mlp_output, config_.intermediate_size, d);
     }
   };
-  int64_t count = 0;
+  const bool folds = for_few_rows && context.precision == Precision::kFloat32 && can_fold_last_attention();
+  int64_t count = folds ? 4 * config_.num_attention_heads * d * d : 0;
+  folded_ = nullptr;
   for_each_linear([&](Linear& linear, int64_t in_features, int64_t out_features) {
     linear.packed = nullptr;
     count += in_features * out_features;
@@ -216,8 +218,53 @@ void Transformer::pack_weights(Context& context, bool for_few_rows) {
     linear.packed = std::make_shared<const PackedMatrix>(context, MatrixView{linear.weight, 1, in_features},
                                                          in_features, out_features);
   });
+  if (folds) folded_ = std::make_unique<const FoldedAttention>(fold_last_attention(context));
   packed_version_ = parameters_.version();
   packed_precision_ = context.precision;
+}
+
+// Positions, norms and adapters stand between the rows and their keys. And it must pay for all but the shortest of
+// histories, by products of a row and a weight: with many heads, the folded weights are larger than keys and values.
+bool Transformer::can_fold_last_attention() const {
+  constexpr int64_t kRows = 4;
+  const int64_t d = config_.hidden_size, H = config_.num_attention_heads, KV = config_.num_key_value_heads;
+  const int64_t hd = config_.head_dim;
+  const int64_t own = kRows * 2 * KV * hd * d + 2 * H * hd * d + kRows * 2 * H * hd;
+  const int64_t folded = 2 * H * d * d + kRows * 2 * H * d;
+  return config_.positions != PositionKind::kRotary && !config_.qk_norm && adapter_ == nullptr && folded <= own;
+}
+
+Transformer::FoldedAttention Transformer::fold_last_attention(Context& context) const {
+  const Block& block = blocks_.back();
+  const int64_t d = config_.hidden_size, H = config_.num_attention_heads, KV = config_.num_key_value_heads;
+  const int64_t hd = config_.head_dim;
+  // attend_row() will take rows of width d and scale by 1/√d.
+  const float scale = static_cast<float>(std::sqrt(static_cast<double>(d) / static_cast<double>(hd)));
+  AlignedFloats queries = allocate_floats(d * H * d);  // [d, H·d]: from a row to its folded queries
+  AlignedFloats output = allocate_floats(H * d * d);   // [H·d, d]
+  FoldedAttention folded{allocate_floats(H * d + d), {}, {}};
+  float *query_bias = folded.biases.get(), *output_bias = query_bias + H * d;
+  if (block.attention_output.bias != nullptr) {
+    std::memcpy(output_bias, block.attention_output.bias, static_cast<size_t>(d) * sizeof(float));
+  }
+  for (int64_t h = 0; h < H; ++h) {
+    const int64_t group = h / (H / KV), q = h * hd, k = (H + group) * hd, v = (H + KV + group) * hd;  // first rows
+    const float *weight = block.qkv.weight, *bias = block.qkv.bias;
+    const MatrixView keys{weight + k * d, d, 1};                                // [hd, d]
+    const MatrixView own_output{block.attention_output.weight + q, 1, H * hd};  // [hd, d]
+    gemm(context, d, d, hd, {weight + q * d, 1, d}, keys, nullptr, queries.get() + h * d, H * d, false);
+    gemm(context, d, d, hd, {weight + v * d, 1, d}, own_output, nullptr, output.get() + h * d * d, d, false);
+    if (bias == nullptr) continue;
+    gemm(context, 1, d, hd, {bias + q, hd, 1}, keys, nullptr, query_bias + h * d, H * d, false);
+    gemm(context, 1, d, hd, {bias + v, hd, 1}, own_output, nullptr, output_bias, d, true);
+  }
+  for (int64_t i = 0; i < d * H * d; ++i) queries[static_cast<size_t>(i)] *= scale;
+  for (int64_t i = 0; i < H * d; ++i) query_bias[i] *= scale;
+  folded.queries.bias = query_bias;
+  folded.queries.packed = std::make_shared<const PackedMatrix>(context, MatrixView{queries.get(), H * d, 1}, d, H * d);
+  folded.output.bias = output_bias;
+  folded.output.packed = std::make_shared<const PackedMatrix>(context, MatrixView{output.get(), d, 1}, H * d, d);
+  return folded;
 }
 
 void Transformer::linear_columns(Context& context, const Linear& linear, const float* x, float* y, int64_t num_rows,
@@ -510,6 +557,8 @@ void Transformer::block_forward(Context& context, const Activations& activations
              config_.num_key_value_heads, a.query_rstd, a.key_rstd);
   attention_forward(context, attention_shape(batch, layer), a.qkv, a.attended, a.lse, a.maps,
                     drops ? config_.attention_dropout : 0.0f, seed, attention_stream(layer));
+  add_branch(context, activations, block.attention_output, a.attended, config_.attention_size(), a.input, a.residual, N,
+             attention_output_stream(layer));
   feed_forward(context, activations, layer, a, N);
 }
 
@@ -531,8 +580,6 @@ void Transformer::feed_forward(Context& context, const Activations& activations,
   const Block& block = blocks_[static_cast<size_t>(layer)];
   const int64_t d = config_.hidden_size;
   const bool norm_after = config_.norm_placement == NormPlacement::kAfter;
-  add_branch(context, activations, block.attention_output, a.attended, config_.attention_size(), a.input, a.residual, N,
-             attention_output_stream(layer));
   if (norm_after) {
     norm_forward(context, block.attention_norm, a.residual, a.mlp_normed, a.attention_mean, a.attention_rstd, N);
   } else {
@@ -547,10 +594,38 @@ void Transformer::feed_forward(Context& context, const Activations& activations,
   if (norm_after) norm_forward(context, block.mlp_norm, sum, a.output, a.mlp_mean, a.mlp_rstd, N);
 }
 
-// Every row gives keys and values; the rest is done for the last row of each sequence, in the first S rows of the
-// block's buffers.
+// The last row of each sequence alone, in the first S rows of the block's buffers; it attends to all rows.
 void Transformer::last_block_forward(Context& context, Arena& arena, const Activations& activations,
                                      BlockActivations& a) const {
+  const int64_t layer = config_.num_hidden_layers - 1;
+  const Block& block = blocks_[static_cast<size_t>(layer)];
+  const Batch& batch = activations.batch;
+  const int64_t N = batch.num_tokens, S = batch.num_sequences, d = config_.hidden_size;
+
+  const float* attention_input = a.input;
+  if (config_.norm_placement == NormPlacement::kBefore) {
+    norm_forward(context, block.attention_norm, a.input, a.attention_normed, a.attention_mean, a.attention_rstd, N);
+    attention_input = a.attention_normed;
+  }
+  float* last_input = arena.allocate<float>(S * d);   // [S, d] the stream
+  float* last_normed = arena.allocate<float>(S * d);  // [S, d] what queries are made of
+  for (int64_t s = 0; s < S; ++s) {
+    const int64_t row = int64_t{batch.sequence_offsets[s + 1]} - 1;
+    std::memcpy(last_input + s * d, a.input + row * d, static_cast<size_t>(d) * sizeof(float));
+    std::memcpy(last_normed + s * d, attention_input + row * d, static_cast<size_t>(d) * sizeof(float));
+  }
+  a.input = last_input;
+  if (is_packed() && packed_for_few_rows_ && folded_ != nullptr && activations.dropout_seed < 0) {
+    folded_last_attention(context, arena, activations, attention_input, last_normed, a);
+  } else {
+    last_attention(context, arena, activations, attention_input, last_normed, a);
+  }
+  feed_forward(context, activations, layer, a, S);
+}
+
+/// residual = input + attention output, [S, d].   attention_input [N, d], last_normed [S, d] its last rows
+void Transformer::last_attention(Context& context, Arena& arena, const Activations& activations,
+                                 const float* attention_input, const float* last_normed, BlockActivations& a) const {
   const int64_t layer = config_.num_hidden_layers - 1;
   const Block& block = blocks_[static_cast<size_t>(layer)];
   const Batch& batch = activations.batch;
@@ -560,21 +635,9 @@ void Transformer::last_block_forward(Context& context, Arena& arena, const Activ
   // Keys and values, behind such columns of the queries as packed weights cannot be read without.
   const int64_t skipped = queries / kPackedColumns * kPackedColumns, columns = config_.qkv_size() - skipped;
 
-  const float* attention_input = a.input;
-  if (config_.norm_placement == NormPlacement::kBefore) {
-    norm_forward(context, block.attention_norm, a.input, a.attention_normed, a.attention_mean, a.attention_rstd, N);
-    attention_input = a.attention_normed;
-  }
-  float* last_input = arena.allocate<float>(S * d);          // [S, d] the stream
-  float* last_normed = arena.allocate<float>(S * d);         // [S, d] what queries are made of
   float* last_queries = arena.allocate<float>(S * queries);  // [S, H·hd]
   int32_t* last_positions = arena.allocate<int32_t>(S);      // [S]
-  for (int64_t s = 0; s < S; ++s) {
-    const int64_t row = int64_t{batch.sequence_offsets[s + 1]} - 1;
-    std::memcpy(last_input + s * d, a.input + row * d, static_cast<size_t>(d) * sizeof(float));
-    std::memcpy(last_normed + s * d, attention_input + row * d, static_cast<size_t>(d) * sizeof(float));
-    last_positions[s] = activations.position_ids[row];
-  }
+  for (int64_t s = 0; s < S; ++s) last_positions[s] = activations.position_ids[batch.sequence_offsets[s + 1] - 1];
   linear_columns(context, block.qkv, attention_input, a.qkv, N, d, skipped, columns, columns);  // [N, columns]
   linear_columns(context, block.qkv, last_normed, last_queries, S, d, 0, queries, queries);
   float* keys = a.qkv + (queries - skipped);
@@ -587,8 +650,30 @@ void Transformer::last_block_forward(Context& context, Arena& arena, const Activ
     attend_row(context, shape, last_queries + s * queries, own_keys, own_keys + KV * hd, columns, length,
                a.attended + s * queries);
   }
-  a.input = last_input;
-  feed_forward(context, activations, layer, a, S);
+  add_branch(context, activations, block.attention_output, a.attended, queries, a.input, a.residual, S,
+             attention_output_stream(layer));
+}
+
+/// The same with folded weights.
+void Transformer::folded_last_attention(Context& context, Arena& arena, const Activations& activations,
+                                        const float* attention_input, const float* last_normed,
+                                        BlockActivations& a) const {
+  const int64_t layer = config_.num_hidden_layers - 1;
+  const Batch& batch = activations.batch;
+  const int64_t S = batch.num_sequences, d = config_.hidden_size, width = config_.num_attention_heads * d;
+  float* queries = arena.allocate<float>(S * width);   // [S, H·d]
+  float* attended = arena.allocate<float>(S * width);  // [S, H·d]
+  linear_columns(context, folded_->queries, last_normed, queries, S, d, 0, width, width);
+  AttentionShape shape = attention_shape(batch, layer);
+  shape.num_key_value_heads = 1;
+  shape.head_dim = d;
+  for (int64_t s = 0; s < S; ++s) {
+    const int64_t first = batch.sequence_offsets[s], length = batch.sequence_offsets[s + 1] - first;
+    const float* rows = attention_input + first * d;
+    attend_row(context, shape, queries + s * width, rows, rows, d, length, attended + s * width);
+  }
+  add_branch(context, activations, folded_->output, attended, width, a.input, a.residual, S,
+             attention_output_stream(layer));
 }
 
 void Transformer::backward(Context& context, Arena& arena, const Activations& activations,

@@ -139,7 +139,8 @@ class Transformer {
 
   /// Packs the weights of the blocks, in the precision of the context, for faster inference until the parameters
   /// change. Does nothing when that is done already; gives packed weights up when memory is short.
-  /// for_few_rows: products of fewer than 4 rows read them, too, and so a row has the same bits among any others.
+  /// for_few_rows: products of fewer than 4 rows read them, too, and so a row has the same bits among any others; and
+  /// where it pays, last_rows_only spares the keys and values of the last block (see FoldedAttention).
   void pack_weights(Context& context, bool for_few_rows = false);
 
   Activations forward(Context& context, Arena& arena, const Batch& batch, const ForwardOptions& options) const;
@@ -183,6 +184,13 @@ class Transformer {
     Linear qkv, attention_output, mlp_input, mlp_output;
     Norm query_norm, key_norm;  // gains [hd], with qk_norm
   };
+  /// Attention of the last block for one query a sequence, without its keys and values: head h scores row x as
+  /// qₕ·(W_kₕ·x + b_kₕ) = (W_kₕᵀ·qₕ)·x plus what is the same for all rows, which the softmax cancels; and as its
+  /// probabilities add up to 1, Σ p·(W_vₕ·x + b_vₕ) = W_vₕ·Σ p·x + b_vₕ. So all heads attend to the rows themselves.
+  struct FoldedAttention {
+    AlignedFloats biases;    // [H·d + d]
+    Linear queries, output;  // W_kₕᵀ·W_qₕ of all heads [H·d, d], W_oₕ·W_vₕ [d, H·d]; packed alone
+  };
 
   const float* value(const std::string& name) const;
   Norm norm(const std::string& name) const;
@@ -199,6 +207,9 @@ class Transformer {
   void linear_columns(Context& context, const Linear& linear, const float* x, float* y, int64_t num_rows,
                       int64_t in_features, int64_t first_column, int64_t num_columns, int64_t ldy,
                       const Epilogue& epilogue = {}, int64_t dropout_seed = -1) const;
+  bool can_fold_last_attention() const;
+  /// Needs the memory of 2·H·d² floats twice.
+  FoldedAttention fold_last_attention(Context& context) const;
   LowRankShape low_rank_shape(const LowRank& adapted, int64_t num_rows, int64_t in_features, int64_t ldy,
                               int64_t dropout_seed) const;
   /// What an adapter adds to linear_backward(): d_x [num_rows, in_features] += , gradients of A and B +=
@@ -226,10 +237,14 @@ class Transformer {
   void block_forward(Context& context, const Activations& activations, int64_t layer, BlockActivations& block) const;
   void last_block_forward(Context& context, Arena& arena, const Activations& activations,
                           BlockActivations& block) const;
+  void last_attention(Context& context, Arena& arena, const Activations& activations, const float* attention_input,
+                      const float* last_normed, BlockActivations& block) const;
+  void folded_last_attention(Context& context, Arena& arena, const Activations& activations,
+                             const float* attention_input, const float* last_normed, BlockActivations& block) const;
   void add_branch(Context& context, const Activations& activations, const Linear& linear, const float* x,
                   int64_t in_features, const float* stream, float* sum, int64_t num_rows,
                   uint64_t dropout_stream) const;
-  /// The second half of a block, from `residual` and `mlp_normed` on.
+  /// The second half of a block, from `residual` on.
   void feed_forward(Context& context, const Activations& activations, int64_t layer, BlockActivations& block,
                     int64_t num_rows) const;
   void block_backward(Context& context, Arena& arena, const Activations& activations, int64_t layer, float* d_stream,
@@ -251,6 +266,7 @@ class Transformer {
   uint64_t packed_version_ = UINT64_MAX;
   Precision packed_precision_ = Precision::kFloat32;
   bool packed_for_few_rows_ = false;
+  std::unique_ptr<const FoldedAttention> folded_;  // as is_packed(), or null
 };
 
 }  // namespace limbeck
