@@ -223,15 +223,12 @@ void Transformer::pack_weights(Context& context, bool for_few_rows) {
   packed_precision_ = context.precision;
 }
 
-// Positions, norms and adapters stand between the rows and their keys. And it must pay for all but the shortest of
-// histories, by products of a row and a weight: with many heads, the folded weights are larger than keys and values.
+// Positions, norms and adapters stand between the rows and their keys. And the folded weights, 2·H·d², must be no more
+// than those they take the place of: so the shortest of histories does not cost more either.
 bool Transformer::can_fold_last_attention() const {
-  constexpr int64_t kRows = 4;
   const int64_t d = config_.hidden_size, H = config_.num_attention_heads, KV = config_.num_key_value_heads;
-  const int64_t hd = config_.head_dim;
-  const int64_t own = kRows * 2 * KV * hd * d + 2 * H * hd * d + kRows * 2 * H * hd;
-  const int64_t folded = 2 * H * d * d + kRows * 2 * H * d;
-  return config_.positions != PositionKind::kRotary && !config_.qk_norm && adapter_ == nullptr && folded <= own;
+  return config_.positions != PositionKind::kRotary && !config_.qk_norm && adapter_ == nullptr &&
+         H * d <= (H + KV) * config_.head_dim;
 }
 
 Transformer::FoldedAttention Transformer::fold_last_attention(Context& context) const {

@@ -30,8 +30,7 @@ std::vector<TransformerConfig> configs() {
   narrow.head_dim = 17;
   windowed.sliding_window = 3;
   wide.hidden_size = 128;  // several panels of weights
-  wide.num_attention_heads = wide.num_key_value_heads = 4;
-  wide.head_dim = 32;
+  wide.head_dim = 64;
   TransformerConfig rotary = plain, normed = plain, many = plain;
   rotary.positions = PositionKind::kRotary;
   rotary.rope_theta = 10000;
