@@ -136,15 +136,16 @@ export async function openLoop({ port, connections: count, seconds, rate, next }
   const all = [...idle];
   const latencies = [];
   const statuses = {};
-  const waiting = [];
-  let due = 0;
+  let due = 0; // requests so far
+  let sent = 0; // of them; the others wait for a connection
   let answered = 0;
   const start = performance.now();
   const dispatch = () => {
-    while (waiting.length > 0 && idle.length > 0) {
+    while (sent < due && idle.length > 0) {
       const connection = idle.pop();
       if (!connection.isOpen) continue;
-      const { i, at } = waiting.shift();
+      const i = sent++;
+      const at = start + (i / rate) * 1000;
       connection.send(next(i), (status) => {
         statuses[status] = (statuses[status] ?? 0) + 1;
         if (status === '200') latencies.push(performance.now() - at);
@@ -158,8 +159,7 @@ export async function openLoop({ port, connections: count, seconds, rate, next }
   await new Promise((resolve) => {
     const tick = () => {
       const now = performance.now() - start;
-      for (; due < total && (due / rate) * 1000 <= now; due++)
-        waiting.push({ i: due, at: start + (due / rate) * 1000 });
+      due = Math.min(total, Math.floor((now / 1000) * rate) + 1);
       dispatch();
       if (answered >= total || now > seconds * 1000 + 10_000) resolve(undefined);
       else setTimeout(tick, 1);

@@ -23,15 +23,17 @@ export interface AdmissionOptions {
 const ALWAYS_ADMITTED = new Set(['/healthz', '/readyz', '/metrics']);
 
 /** Of `maxQueueMs`, for this long after a request would have waited longer than all of it, ms. */
-const OVERLOADED_SHARE = 0.5;
-const OVERLOADED_MS = 2000;
+const OVERLOADED_SHARE = 0.25;
+const OVERLOADED_MS = 500;
 
 /** A turn answers as many whatever it takes: one slow request or a pause of the machine is no overload. */
 const MIN_ANSWERED = 4;
 
 export class Admission {
   readonly #options: AdmissionOptions;
-  readonly #body: Buffer;
+  readonly #body: string;
+  /** Names and values. */
+  readonly #headers: string[];
   /** When the first request of this turn came, ms; 0 = none came yet. */
   #turnStart = 0;
   /** Requests of this turn. */
@@ -45,7 +47,12 @@ export class Admission {
   constructor(options: AdmissionOptions) {
     this.#options = options;
     const message = 'More requests came than can be answered in time. Try again later.';
-    this.#body = Buffer.from(JSON.stringify({ error: { code: 'ERR_OVERLOADED', message, requestId: '' } }));
+    this.#body = JSON.stringify({ error: { code: 'ERR_OVERLOADED', message, requestId: '' } });
+    this.#headers = Object.entries({
+      'content-type': 'application/json; charset=utf-8',
+      'content-length': String(this.#body.length),
+      'retry-after': String(options.retryAfterSeconds),
+    }).flat();
   }
 
   /** Puts the gate before a request listener. */
@@ -76,11 +83,7 @@ export class Admission {
 
   #shed(request: IncomingMessage, response: ServerResponse): void {
     this.#options.onShed('queue');
-    response.writeHead(503, {
-      'content-type': 'application/json; charset=utf-8',
-      'content-length': this.#body.byteLength,
-      'retry-after': String(this.#options.retryAfterSeconds),
-    });
-    response.end(request.method === 'HEAD' ? undefined : this.#body);
+    response.writeHead(503, this.#headers);
+    response.end(request.method === 'HEAD' ? undefined : this.#body, 'latin1');
   }
 }

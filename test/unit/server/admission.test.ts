@@ -65,12 +65,12 @@ describe('Admission', () => {
     const burst = () => Promise.all(Array.from({ length: 40 }, () => fetch(url)));
     await burst();
     expect(shed.length).toBeGreaterThan(0);
-    owedMs = 700; // less than the whole, more than the part
+    owedMs = 400; // less than the whole, more than the part
     shed.length = 0;
     await burst();
     expect(shed.length).toBeGreaterThan(0);
     // What is refused now does not keep the part in force.
-    await new Promise((done) => setTimeout(done, 2100));
+    await new Promise((done) => setTimeout(done, 600));
     shed.length = 0;
     await burst();
     expect(shed).toEqual([]);
