@@ -11,6 +11,9 @@
 
 #ifdef __linux__
 #include <sched.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <string>
@@ -170,6 +173,12 @@ void ThreadPool::run(int64_t count, Function function, void* context) {
     std::swap(error, state.error);
   }
   if (error) std::rethrow_exception(error);
+}
+
+void lower_thread_priority([[maybe_unused]] int niceness) {
+#ifdef __linux__
+  setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), niceness);
+#endif
 }
 
 int available_threads() {

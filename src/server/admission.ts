@@ -24,7 +24,7 @@ const ALWAYS_ADMITTED = new Set(['/healthz', '/readyz', '/metrics']);
 
 /** Of `maxQueueMs`, for this long after a request would have waited longer than all of it, ms. */
 const OVERLOADED_SHARE = 0.25;
-const OVERLOADED_MS = 500;
+const OVERLOADED_MS = 1000;
 
 /** A turn answers as many whatever it takes: one slow request or a pause of the machine is no overload. */
 const MIN_ANSWERED = 4;

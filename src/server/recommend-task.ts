@@ -77,7 +77,9 @@ export function finish(
     // Everything that the user chose may have left the catalogue; a client that names items had better know.
     if (answer === undefined || (body.history === undefined && isUnknownItems(answer))) {
       strategy = POPULAR;
-      recommendation = popularAnswer(context, model.student, request);
+      // The model may be gone since it was asked.
+      const { student } = context.models.loaded.includes(model) ? model : context.models.current;
+      recommendation = popularAnswer(context, student, request);
     }
     if (recommendation === undefined || recommendation instanceof Error) throw recommendation;
     const { items, unknownItems } = recommendation;

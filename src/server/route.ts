@@ -68,7 +68,7 @@ declare module 'fastify' {
 /** The answer's schema is for descriptions alone: handlers answer as it says, which {@link defineRoute} asks of their types. */
 export function registerRoute(app: FastifyInstance, route: Route, waiting: WaitingLimit): void {
   const { method, url, scope, body, takesBytes = false, query, params, waits = false, handler } = route;
-  const add = async (parent: FastifyInstance) => {
+  const add = (parent: FastifyInstance) => {
     parent.route({
       method,
       url,
@@ -82,13 +82,13 @@ export function registerRoute(app: FastifyInstance, route: Route, waiting: Waiti
     });
   };
   if (!takesBytes) {
-    void add(app);
+    add(app);
     return;
   }
   app.register(async (own) => {
     own.removeAllContentTypeParsers();
     own.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_, bytes, done) => done(null, bytes));
-    await add(own);
+    add(own);
   });
 }
 

@@ -70,7 +70,7 @@ describe('Admission', () => {
     await burst();
     expect(shed.length).toBeGreaterThan(0);
     // What is refused now does not keep the part in force.
-    await new Promise((done) => setTimeout(done, 600));
+    await new Promise((done) => setTimeout(done, 1100));
     shed.length = 0;
     await burst();
     expect(shed).toEqual([]);
