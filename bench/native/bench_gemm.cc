@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "core/memory.h"
@@ -225,7 +226,8 @@ struct Product {
 };
 
 /// Queries of int8 and a table as a catalogue is kept: the table was packed when its items were added, the queries are
-/// packed in the time that counts. m queries, n items, k dimensions, a multiple of 4.
+/// packed in the time that counts, and so are the bounds that the products become. m queries, n items, k dimensions, a
+/// multiple of 4.
 struct QuantisedProduct {
   explicit QuantisedProduct(const Shape& shape)
       : shape(shape),
@@ -233,11 +235,19 @@ struct QuantisedProduct {
         num_blocks((shape.n + kQuantisedItems - 1) / kQuantisedItems),
         queries(static_cast<size_t>(shape.m * shape.k)),
         table(static_cast<size_t>(num_blocks * kQuantisedItems * shape.k)),
+        scales(static_cast<size_t>(num_blocks * kQuantisedItems), 1.0f),
         panels(static_cast<size_t>((shape.m + cpu_kernels().quantised_rows) * words)),
-        dots(static_cast<size_t>(shape.m * num_blocks * kQuantisedItems)) {
+        bounds(static_cast<size_t>(shape.m * num_blocks * kQuantisedItems)),
+        above(static_cast<size_t>(shape.m * (num_blocks / kQuantisedWordBlocks + 1))),
+        quantised(static_cast<size_t>(shape.m)) {
     const Philox random{1, 3};
     for (size_t i = 0; i < queries.size(); ++i) queries[i] = static_cast<int8_t>(random.uniform(i) * 128 - 64);
     for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<uint8_t>(random.uniform(i) * 255);
+    for (size_t i = 0; i < quantised.size(); ++i) {
+      const int8_t* values = queries.data() + i * static_cast<size_t>(shape.k);
+      // Few bounds are above the threshold, as of a search that has found its best.
+      quantised[i] = {values, words, std::accumulate(values, values + shape.k, 0), 1.0f, 0.0f, 1e30f};
+    }
   }
 
   void run(ThreadPool& pool) {
@@ -251,12 +261,14 @@ struct QuantisedProduct {
         for (int64_t w = 0; w < words; ++w) std::memcpy(out + w * rows + i % rows, query + 4 * w, sizeof(int32_t));
       }
     });
-    const int64_t block_bytes = kQuantisedItems * shape.k, ldd = num_blocks * kQuantisedItems;
-    const int64_t blocks = std::max<int64_t>(2, kGroupBytes / block_bytes / 2 * 2);
+    const int64_t block_bytes = kQuantisedItems * shape.k, word_blocks = kQuantisedWordBlocks;
+    const int64_t blocks = std::max(word_blocks, kGroupBytes / block_bytes / word_blocks * word_blocks);
     pool.parallel_for((num_blocks + blocks - 1) / blocks, [&](int64_t group, int) {
       const int64_t first = group * blocks;
-      kernels.quantised_products(shape.m, std::min(blocks, num_blocks - first), words, panels.data(),
-                                 table.data() + first * block_bytes, dots.data() + first * kQuantisedItems, ldd);
+      kernels.quantised_bounds_of_batch(quantised.data(), shape.m, panels.data(), table.data() + first * block_bytes,
+                                        scales.data() + first * kQuantisedItems, std::min(blocks, num_blocks - first),
+                                        bounds.data() + first * kQuantisedItems * shape.m,
+                                        above.data() + first / word_blocks * shape.m);
     });
   }
 
@@ -264,7 +276,11 @@ struct QuantisedProduct {
   int64_t words, num_blocks;
   std::vector<int8_t> queries;  // [m, k]
   std::vector<uint8_t> table;
-  std::vector<int32_t> panels, dots;
+  std::vector<float> scales;
+  std::vector<int32_t> panels;
+  std::vector<float> bounds;
+  std::vector<uint64_t> above;
+  std::vector<QuantisedQuery> quantised;  // [m]
 };
 
 constexpr int64_t kRateFloats = int64_t{1} << 26;  // 256 MB: more than any cache holds
