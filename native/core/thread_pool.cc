@@ -93,7 +93,7 @@ struct ThreadPool::State {
   void stop() {
     {
       const std::lock_guard<std::mutex> lock(mutex);
-      stops.store(true, std::memory_order_release);
+      stops.store(true, std::memory_order_relaxed);  // the gate carries it
       gate.fetch_add(kRound, std::memory_order_release);
     }
     wake.notify_all();
@@ -107,12 +107,16 @@ struct ThreadPool::State {
         std::unique_lock<std::mutex> lock(mutex);
         wake.wait(lock, has_news);
       }
-      if (stops.load(std::memory_order_acquire)) return;
       uint64_t now = gate.load(std::memory_order_acquire);
       while ((now & kIsOpen) != 0 && !gate.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) {
       }
       seen = now / kRound;
-      if ((now & kIsOpen) == 0) continue;
+      if ((now & kIsOpen) == 0) {
+        // Asked after the gate was read: a stop between the two would be taken for one more closed round, and slept
+        // through. Whoever sees the round that stop() counted sees that it stops.
+        if (stops.load(std::memory_order_relaxed)) return;
+        continue;
+      }
       work(worker);
       const uint64_t left = gate.fetch_sub(1, std::memory_order_acq_rel) - 1;
       if ((left & (kIsOpen | kWorkers)) == 0) {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/arena.h"
@@ -288,4 +289,20 @@ TEST("pools come and go, with and without work") {
     if (i % 2 == 0) pool.parallel_for(8, [&](int64_t, int) { ++calls; });
     CHECK(calls == (i % 2 == 0 ? 8 : 0));
   }
+}
+
+// A worker that loses its processor just before a pool is destroyed must still hear of it. Two pools at a time want
+// more processors than there are, or it hardly ever happens; a failure hangs, which main() ends.
+TEST("pools end right after hundreds of rounds, two at a time") {
+  std::atomic<int64_t> calls{0};
+  const auto make_pools = [&] {
+    for (int i = 0; i < 3000; ++i) {
+      ThreadPool pool(4);
+      for (int round = 0; round < 400; ++round) pool.parallel_for(2, [&](int64_t, int) { ++calls; });
+    }
+  };
+  std::thread other(make_pools);
+  make_pools();
+  other.join();
+  CHECK(calls == 2 * 3000 * 400 * 2);
 }

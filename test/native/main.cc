@@ -1,8 +1,14 @@
-// Runs the C++ tests; an argument runs those whose title contains it, and 2 is returned where none does.
+// Runs the C++ tests; an argument runs those whose title contains it, and 2 is returned where none does. A test that
+// hangs is named, and ends the program.
 #include <cstdio>
 #include <cstring>
 #include <exception>
 #include <vector>
+
+#ifndef _WIN32
+#include <signal.h>
+#include <unistd.h>
+#endif
 
 #include "test.h"
 
@@ -20,6 +26,27 @@ std::vector<Test>& tests() {
 }
 
 int failures_in_test = 0;
+
+#ifndef _WIN32
+constexpr unsigned kMaxTestSeconds = 900;
+const char* running_title = "";
+
+void report_hang(int) {
+  for (const char* text : {"FAIL ", running_title, ": it did not end in time\n"}) {
+    if (write(STDOUT_FILENO, text, std::strlen(text)) < 0) break;
+  }
+  _exit(1);
+}
+#endif
+
+/// Arms the alarm that ends a test which hangs.
+void watch([[maybe_unused]] const char* title) {
+#ifndef _WIN32
+  running_title = title;
+  signal(SIGALRM, report_hang);
+  alarm(kMaxTestSeconds);
+#endif
+}
 
 }  // namespace
 
@@ -52,6 +79,7 @@ int main(int argc, char** argv) {
   for (const Test& test : tests()) {
     if (argc > 1 && std::strstr(test.title, argv[1]) == nullptr) continue;
     failures_in_test = 0;
+    watch(test.title);
     const limbeck::CpuKernels& chosen = limbeck::cpu_kernels();
     try {
       test.body();
