@@ -49,14 +49,21 @@ class Catalogue {
   const std::vector<int32_t>& hidden() const { return hidden_; }
   /// [N] 1 = hidden. Callers may set and clear other bits for the time of a search.
   uint8_t* excluded() { return excluded_.data(); }
-  /// For the time of search(): of a request's own items that are excluded.
+  /// For the time of search(), also where it throws: of a request's own items that are excluded.
   template <typename Body>
   auto without(const int32_t* ids, int64_t count, Body&& search) {
-    constexpr uint8_t kOfRequest = 2;
+    static constexpr uint8_t kOfRequest = 2;
+    struct Marks {
+      uint8_t* excluded;
+      const int32_t* ids;
+      int64_t count;
+      ~Marks() {
+        for (int64_t i = 0; i < count; ++i) excluded[ids[i]] &= static_cast<uint8_t>(~kOfRequest);
+      }
+    };
+    const Marks marks{excluded_.data(), ids, count};
     for (int64_t i = 0; i < count; ++i) excluded_[static_cast<size_t>(ids[i])] |= kOfRequest;
-    const auto result = search();
-    for (int64_t i = 0; i < count; ++i) excluded_[static_cast<size_t>(ids[i])] &= static_cast<uint8_t>(~kOfRequest);
-    return result;
+    return search();
   }
   const CategoryIndex& categories() const { return categories_; }
   /// Items with a boost, ascending, and their boosts.

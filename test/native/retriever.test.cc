@@ -497,6 +497,17 @@ TEST("copies of a catalogue share its vectors, see no later change, and serve on
   CHECK(recommend(again, history, {}, {}, 12) == expected);
 }
 
+TEST("a search that fails leaves nothing excluded") {
+  Catalogue catalogue(make_recommender(40));
+  catalogue.hide(3);
+  const std::vector<int32_t> ids = {3, 5};
+  CHECK_ERROR("ERR_OUT_OF_MEMORY", catalogue.without(ids.data(), 2, [&]() -> int64_t {
+    CHECK(catalogue.excluded()[3] != 0 && catalogue.excluded()[5] != 0 && catalogue.excluded()[6] == 0);
+    throw Error("ERR_OUT_OF_MEMORY", "");
+  }));
+  CHECK(catalogue.excluded()[3] == 1 && catalogue.excluded()[5] == 0);
+}
+
 TEST("wrong requests are refused by name") {
   World world(30, 0, false);
   Retriever& retriever = world.retriever;
