@@ -11,8 +11,8 @@
 
 #include "napi/gpu_requests.h"
 #include "napi/share_registry.h"
+#include "napi/text_batch.h"
 #include "napi/transformer.h"
-#include "retrieve/request_text.h"
 
 namespace limbeck {
 
@@ -379,74 +379,13 @@ Napi::Value RecommenderObject::serve_batch_aside(const Napi::CallbackInfo& info)
   return lane.queue->submit({}, run, convert);
 }
 
-namespace {
-
-/// Requests that came as text, of which the plain ones are packed.
-struct TextBatch {
-  TextRequests requests;
-  std::vector<int32_t> rows;  // of each text; −1 = it is not plain
-  std::shared_ptr<const ItemNames> names;
-
-  /// The answers of the packed ones.
-  std::vector<std::string> answer(Retriever& retriever) const {
-    const auto size = static_cast<size_t>(requests.size());
-    std::vector<std::string> texts(size);
-    if (size == 0) return texts;
-    const auto k = static_cast<size_t>(requests.largest_k());
-    std::vector<int32_t> item_ids(size * k);
-    std::vector<float> scores(size * k);
-    const HistoryBatch batch{requests.histories.data(), requests.offsets.data(), requests.size(),
-                             requests.exclude.data(), requests.exclude_offsets.data()};
-    retriever.recommend_batch(batch, {}, {}, static_cast<int64_t>(k), item_ids.data(), scores.data());
-    for (size_t i = 0; i < size; ++i) {
-      append_answer(*names, item_ids.data() + i * k, scores.data() + i * k, requests.k[i], requests.unknown[i],
-                    texts[i]);
-    }
-    return texts;
-  }
-};
-
-/// @param rows is told the row of each text
-TextBatch read_texts(const Napi::Value& value, const Napi::Value& largest_k, const Napi::Value& rows,
-                     std::shared_ptr<const ItemNames> names) {
-  if (!value.IsArray()) invalid("Expected texts to be a list of Uint8Array.");
-  if (names == nullptr) invalid("Items must be named before requests are answered that come as text.");
-  const Napi::Array texts = value.As<Napi::Array>();
-  const auto max_k = static_cast<int32_t>(to_integer(largest_k, "maxK", 1, kMaxInt32));
-  TextBatch batch;
-  batch.names = std::move(names);
-  for (uint32_t i = 0; i < texts.Length(); ++i) {
-    const Napi::Value text = texts[i];
-    if (!text.IsTypedArray() || text.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
-      invalid("Expected texts to be a list of Uint8Array.");
-    }
-    const auto bytes = text.As<Napi::Uint8Array>();
-    const std::string_view view(reinterpret_cast<const char*>(bytes.Data()), bytes.ByteLength());
-    const auto row = static_cast<int32_t>(batch.requests.size());
-    batch.rows.push_back(append_plain_request(view, *batch.names, max_k, batch.requests) ? row : -1);
-  }
-  const ArrayView<int32_t> told = int32_view(rows, "rows");
-  check_count("rows", told.count, static_cast<int64_t>(batch.rows.size()));
-  std::copy(batch.rows.begin(), batch.rows.end(), told.data);
-  return batch;
-}
-
-Napi::Array new_string_array(Napi::Env env, const std::vector<std::string>& texts) {
-  const Napi::Array array = Napi::Array::New(env, texts.size());
-  for (size_t i = 0; i < texts.size(); ++i) array.Set(static_cast<uint32_t>(i), Napi::String::New(env, texts[i]));
-  return array;
-}
-
-}  // namespace
-
 Napi::Value RecommenderObject::answer_texts(const Napi::CallbackInfo& info) {
-  SharedRecommender& shared = *state();
-  const TextBatch batch = read_texts(info[0], info[1], info[2], shared.names);
-  return new_string_array(info.Env(), batch.answer(shared.retriever));
+  const TextBatch batch = read_text_batch(info[0], info[1], info[2], state()->names);
+  return new_string_array(info.Env(), batch.answer(state()->retriever));
 }
 
 Napi::Value RecommenderObject::answer_texts_aside(const Napi::CallbackInfo& info) {
-  TextBatch batch = read_texts(info[0], info[1], info[2], state()->names);
+  TextBatch batch = read_text_batch(info[0], info[1], info[2], state()->names);
   BatchLane& lane = this->lane(info.Env());
   return lane.queue->submit(
       {}, [retriever = lane.retriever, batch = std::move(batch)](Context&, Arena&) { return batch.answer(*retriever); },
