@@ -8,37 +8,41 @@
 
 namespace limbeck {
 
-/// A vector whose copies share one memory until one of them changes its size: that one then has its own. Elements must
-/// be written only after resize() or insert(). Copies may be used on several threads.
+/// A vector whose copies share one memory until one of them changes: that one then has its own. Elements must be
+/// written only after own(), resize() or insert(). Copies may be used on several threads.
 template <typename T>
 class SharedVector {
  public:
-  T* data() const { return values_->data(); }
+  T* data() const { return data_; }
   size_t size() const { return values_->size(); }
-  T& operator[](size_t index) const { return (*values_)[index]; }
+  T& operator[](size_t index) const { return data_[index]; }
 
-  T* end() const { return values_->data() + values_->size(); }
+  T* end() const { return data_ + size(); }
   /// Appends; `position` is end().
   void insert(const T* /*position*/, const T* first, const T* last) {
     own();
     values_->insert(values_->end(), first, last);
+    data_ = values_->data();
   }
   void resize(size_t size, T value = T()) {
     own();
     values_->resize(size, value);
+    data_ = values_->data();
   }
-
- private:
+  /// Before elements are written.
   void own() {
     if (values_.use_count() > 1) {
       values_ = std::make_shared<AlignedVector<T>>(*values_);
+      data_ = values_->data();
     } else {
       // What another thread read through a copy that is gone now, it read before.
       std::atomic_thread_fence(std::memory_order_acquire);
     }
   }
 
+ private:
   std::shared_ptr<AlignedVector<T>> values_ = std::make_shared<AlignedVector<T>>();
+  T* data_ = nullptr;  // of the values
 };
 
 }  // namespace limbeck

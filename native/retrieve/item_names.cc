@@ -1,7 +1,9 @@
 #include "retrieve/item_names.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "core/error.h"
 
@@ -42,35 +44,41 @@ void ItemNames::append(std::string_view json_string) {
     throw Error("ERR_INVALID_ARGUMENT", "expected the name of an item as a JSON string with its quotes, got " +
                                             std::string(json_string.substr(0, 64)));
   }
-  if (2 * (num_found_ + 1) > static_cast<int64_t>(slots_.size())) double_slots();
-  bytes_.insert(bytes_.end(), json_string.begin(), json_string.end());
-  offsets_.push_back(static_cast<int64_t>(bytes_.size()));
-  insert(static_cast<int32_t>(num_items() - 1));
+  if (2 * (num_found_ + 1) > static_cast<int64_t>(num_slots_)) double_slots();
+  if (static_cast<size_t>(num_items_) % kPartItems == 0) {
+    Part empty;
+    empty.offsets.resize(1);
+    parts_.push_back(std::move(empty));
+  }
+  Part& part = parts_.back();
+  part.bytes.insert(part.bytes.end(), json_string.data(), json_string.data() + json_string.size());
+  part.offsets.resize(part.offsets.size() + 1, static_cast<int64_t>(part.bytes.size()));
+  insert(static_cast<int32_t>(num_items_++));
   ++num_found_;
 }
 
 void ItemNames::remove(int32_t id) {
-  size_t slot = first_slot(without_quotes(id));
-  while (slots_[slot] != id) {
-    if (slots_[slot] < 0) return;
-    slot = next_slot(slot);
+  size_t gap = first_slot(without_quotes(id));
+  while (slot(gap) != id) {
+    if (slot(gap) < 0) return;
+    gap = next_slot(gap);
   }
   // Those behind move up where they may lie nearer to their first slot: no gap may part them from it.
-  const size_t mask = slots_.size() - 1;
-  for (size_t other = next_slot(slot); slots_[other] >= 0; other = next_slot(other)) {
-    const size_t way = (other - first_slot(without_quotes(slots_[other]))) & mask;
-    if (way < ((other - slot) & mask)) continue;
-    slots_[slot] = slots_[other];
-    slot = other;
+  const size_t mask = num_slots_ - 1;
+  for (size_t other = next_slot(gap); slot(other) >= 0; other = next_slot(other)) {
+    const size_t way = (other - first_slot(without_quotes(slot(other)))) & mask;
+    if (way < ((other - gap) & mask)) continue;
+    set_slot(gap, slot(other));
+    gap = other;
   }
-  slots_[slot] = -1;
+  set_slot(gap, -1);
   --num_found_;
 }
 
 int32_t ItemNames::find(std::string_view name) const {
-  size_t slot = first_slot(name);
-  while (slots_[slot] >= 0 && without_quotes(slots_[slot]) != name) slot = next_slot(slot);
-  return slots_[slot];
+  size_t index = first_slot(name);
+  while (slot(index) >= 0 && without_quotes(slot(index)) != name) index = next_slot(index);
+  return slot(index);
 }
 
 std::string_view ItemNames::without_quotes(int32_t id) const {
@@ -78,20 +86,35 @@ std::string_view ItemNames::without_quotes(int32_t id) const {
   return {quoted.data() + 1, quoted.size() - 2};
 }
 
-size_t ItemNames::first_slot(std::string_view name) const { return hash_of(name) & (slots_.size() - 1); }
+size_t ItemNames::first_slot(std::string_view name) const { return hash_of(name) & (num_slots_ - 1); }
+
+void ItemNames::set_slot(size_t index, int32_t id) {
+  SharedVector<int32_t>& part = slots_[index / kPartSlots];
+  part.own();
+  part[index % kPartSlots] = id;
+}
 
 void ItemNames::insert(int32_t id) {
-  size_t slot = first_slot(without_quotes(id));
-  while (slots_[slot] >= 0) slot = next_slot(slot);
-  slots_[slot] = id;
+  size_t index = first_slot(without_quotes(id));
+  while (slot(index) >= 0) index = next_slot(index);
+  set_slot(index, id);
 }
 
 void ItemNames::double_slots() {
-  std::vector<int32_t> before(2 * slots_.size(), -1);
+  std::vector<SharedVector<int32_t>> before = free_slots(2 * num_slots_);
   before.swap(slots_);
-  for (const int32_t id : before) {
-    if (id >= 0) insert(id);
+  num_slots_ *= 2;
+  for (const SharedVector<int32_t>& part : before) {
+    for (size_t i = 0; i < part.size(); ++i) {
+      if (part[i] >= 0) insert(part[i]);
+    }
   }
+}
+
+std::vector<SharedVector<int32_t>> ItemNames::free_slots(size_t count) {
+  std::vector<SharedVector<int32_t>> parts((count + kPartSlots - 1) / kPartSlots);
+  for (SharedVector<int32_t>& part : parts) part.resize(std::min(count, kPartSlots), -1);
+  return parts;
 }
 
 }  // namespace limbeck

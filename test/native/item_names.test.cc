@@ -1,8 +1,10 @@
 #include "retrieve/item_names.h"
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/rng.h"
@@ -76,7 +78,7 @@ TEST("item names: expect quotes") {
   CHECK(names.num_items() == 0);
 }
 
-TEST("item names: a copy shares nothing") {
+TEST("item names: a copy sees no later change") {
   ItemNames names;
   names.append("\"a\"");
   ItemNames copy = names;
@@ -87,6 +89,37 @@ TEST("item names: a copy shares nothing") {
   CHECK(names.num_items() == 1);
   CHECK(copy.find("a") == -1);
   CHECK(copy.find("b") == 1);
+}
+
+TEST("item names: copies of many share what does not change, and are read while others change") {
+  constexpr int32_t kCount = 30'000;
+  ItemNames names;
+  for (int32_t i = 0; i < kCount; ++i) names.append(quoted(std::to_string(i)));
+  const ItemNames before = names;
+  std::atomic<bool> ends{false};
+  std::vector<std::thread> readers;
+  std::atomic<int64_t> wrong{0};
+  for (int t = 0; t < 2; ++t) {
+    readers.emplace_back([&ends, &wrong, copy = names] {
+      for (int32_t i = 0; !ends; i = (i + 1) % kCount) {
+        const std::string name = std::to_string(i);
+        wrong += copy.find(name) != i || copy.json_string(i) != quoted(name);
+      }
+    });
+  }
+  for (int32_t i = 0; i < 500; ++i) {
+    const ItemNames in_use = names;  // by a search that is under way
+    names.remove(i);
+    names.append(quoted("new " + std::to_string(i)));
+    CHECK(in_use.find(std::to_string(i)) == i && in_use.num_items() == kCount + i);
+    CHECK(names.find(std::to_string(i)) == -1 && names.find("new " + std::to_string(i)) == kCount + i);
+    CHECK(names.json_string(i) == quoted(std::to_string(i)));
+  }
+  ends = true;
+  for (std::thread& reader : readers) reader.join();
+  CHECK(wrong == 0);
+  CHECK(before.num_items() == kCount && before.find("new 0") == -1 && before.find("0") == 0);
+  CHECK(before.json_string(0).data() == names.json_string(0).data());
 }
 
 TEST("item names: any order of appending and removing finds what a map finds") {
