@@ -481,7 +481,9 @@ Napi::Value RecommenderObject::hide_items(const Napi::CallbackInfo& info) {
   for (int64_t i = 0; i < ids.count; ++i) retriever.hide(ids.data[i]);
   if (state()->names != nullptr) {
     ItemNames& names = own_names();
-    for (int64_t i = 0; i < ids.count; ++i) names.remove(ids.data[i]);
+    for (int64_t i = 0; i < ids.count; ++i) {
+      if (ids.data[i] < names.num_items()) names.remove(ids.data[i]);
+    }
   }
   return info.Env().Undefined();
 }
@@ -492,12 +494,16 @@ Napi::Value RecommenderObject::has_names(const Napi::CallbackInfo& info) {
 
 Napi::Value RecommenderObject::name_items(const Napi::CallbackInfo& info) {
   if (!info[0].IsArray()) invalid("Expected names to be a list of texts.");
-  const Napi::Array names = info[0].As<Napi::Array>();
-  const int64_t named = state()->names == nullptr ? 0 : state()->names->num_items();
-  check_count("names", static_cast<int64_t>(names.Length()), state()->retriever.num_items() - named);
+  const Napi::Array list = info[0].As<Napi::Array>();
+  std::vector<std::string> names(list.Length());
+  // A getter of the list may do anything: the state is looked at when all are read.
+  for (uint32_t i = 0; i < names.size(); ++i) names[i] = to_string(list[i], "names");
+  SharedRecommender& shared = *state();
+  const int64_t named = shared.names == nullptr ? 0 : shared.names->num_items();
+  check_count("names", static_cast<int64_t>(names.size()), shared.retriever.num_items() - named);
+  shared.published.reset();
   ItemNames& own = own_names();
-  state()->published.reset();
-  for (uint32_t i = 0; i < names.Length(); ++i) own.append(to_string(names[i], "names"));
+  for (const std::string& name : names) own.append(name);
   return info.Env().Undefined();
 }
 

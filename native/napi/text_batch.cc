@@ -10,6 +10,7 @@
 namespace limbeck {
 
 std::vector<std::string> TextBatch::answer(Retriever& retriever) const {
+  if (names->num_items() < retriever.num_items()) invalid("Items must be named before requests come as text.");
   const auto size = static_cast<size_t>(requests.size());
   std::vector<std::string> texts(size);
   if (size == 0) return texts;

@@ -17,7 +17,7 @@ struct TextBatch {
   TextRequests requests;
   std::shared_ptr<const ItemNames> names;
 
-  /// The answers of the packed ones, as JSON. Any thread.
+  /// The answers of the packed ones, as JSON. Any thread. Error("ERR_INVALID_ARGUMENT") where an item has no name.
   std::vector<std::string> answer(Retriever& retriever) const;
 };
 

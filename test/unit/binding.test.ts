@@ -748,6 +748,43 @@ describe('a recommender', () => {
     expect(again).toEqual(answer);
   });
 
+  it('answers texts once its items are named, whatever the lists do that it reads', async () => {
+    const model = createModel({ itemFeatureSize: 2 });
+    model.setItemFeatures(new Float32Array(22).fill(0.5));
+    const recommender = engine.createRecommender(model);
+    const names = Array.from({ length: 11 }, (_, i) => `"i${i}"`);
+    const text = new TextEncoder().encode('{"history":["i1"],"k":11}');
+    const rows = new Int32Array(1);
+    /** Does something while the only entry of a list is read. */
+    const listOf = <T>(entry: T, meanwhile: () => void): T[] => {
+      const get = () => {
+        meanwhile();
+        return entry;
+      };
+      return Object.defineProperty([] as T[], '0', { get });
+    };
+    const unnamed = () => codeOf(() => recommender.answerTexts([text], 11, rows));
+    expect(unnamed()).toBe('ERR_INVALID_ARGUMENT');
+    recommender.nameItems(names);
+    const [answer] = recommender.answerTexts([text], 11, rows);
+    const add = () => recommender.addItems(Float32Array.of(1, 2));
+
+    expect(codeOf(() => recommender.answerTexts(listOf(text, add), 11, rows))).toBe('ERR_INVALID_ARGUMENT');
+    expect(unnamed()).toBe('ERR_INVALID_ARGUMENT');
+    expect((await rejectionOf(recommender.answerTextsAside([text], 11, rows))).code).toBe('ERR_INVALID_ARGUMENT');
+    recommender.hideItems(Int32Array.of(11)); // which has no name
+    expect(codeOf(() => recommender.nameItems(listOf('"new"', add)))).toBe('ERR_SHAPE_MISMATCH');
+    recommender.nameItems(['"new"', '"newer"']);
+    recommender.hideItems(Int32Array.of(12));
+    expect(recommender.answerTexts([text], 11, rows)).toEqual([answer]);
+
+    const shared = binding.openRecommender(recommender.share());
+    const texts = listOf(text, () => shared.dispose());
+    expect(codeOf(() => shared.answerTexts(texts, 11, rows))).toBe('ERR_DISPOSED');
+    const last = listOf('"a"', () => recommender.dispose());
+    expect(codeOf(() => recommender.nameItems(last))).toBe('ERR_DISPOSED');
+  });
+
   it('opened from a key serves, and ranks nothing', async () => {
     const recommender = engine.createRecommender(createModel());
     const request = createRequest(3);
