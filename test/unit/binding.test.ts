@@ -1189,6 +1189,17 @@ function run(args: string[]): { status: number | null; stdout: string; stderr: s
   return { status, stdout, stderr };
 }
 
+/** Hands over 30 batches of requests, and disposes of the recommender. */
+const BATCHES = `
+  const addon = require(${JSON.stringify(addonFile)});
+  const engine = addon.createEngine({ threads: 1 });
+  const model = engine.createTransformer({ ...${JSON.stringify(CONFIG)}, vocabSize: 20000, maxPositionEmbeddings: 512 });
+  const recommender = engine.createRecommender(model);
+  recommender.nameItems(Array.from({ length: 20000 }, (_, i) => '"' + i + '"'));
+  const text = Buffer.from(JSON.stringify({ history: Array.from({ length: 500 }, (_, i) => String(i)) }));
+  const promises = Array.from({ length: 30 }, () => recommender.answerTextsAside(Array(8).fill(text), 10, new Int32Array(8)));
+  recommender.dispose();`;
+
 /** Starts 30 forward passes of a larger model. */
 const WORK = `
   const addon = require(${JSON.stringify(addonFile)});
@@ -1203,28 +1214,33 @@ describe('a process', () => {
     expect(run(['-e', script])).toEqual({ status: 0, stdout: 'idle\n', stderr: '' });
   });
 
-  it('lives until pending work is done', () => {
-    const script = `${WORK} Promise.all(promises).then((all) => console.log(all.length));`;
-    expect(run(['-e', script])).toEqual({ status: 0, stdout: '30\n', stderr: '' });
-  });
+  describe.each([
+    ['forward passes', WORK],
+    ['batches of requests', BATCHES],
+  ])('with %s', (_, work) => {
+    it('lives until pending work is done', () => {
+      const script = `${work} Promise.all(promises).then((all) => console.log(all.length));`;
+      expect(run(['-e', script])).toEqual({ status: 0, stdout: '30\n', stderr: '' });
+    });
 
-  it('ends at process.exit() with pending work', () => {
-    const script = `${WORK} setTimeout(() => process.exit(3), 5);`;
-    expect(run(['-e', script])).toEqual({ status: 3, stdout: '', stderr: '' });
-  });
+    it('ends at process.exit() with pending work', () => {
+      const script = `${work} setTimeout(() => process.exit(3), 5);`;
+      expect(run(['-e', script])).toEqual({ status: 3, stdout: '', stderr: '' });
+    });
 
-  it('survives workers that are terminated at work', () => {
-    const script = `
-      const { Worker } = require('node:worker_threads');
-      (async () => {
-        for (let i = 0; i < 5; i += 1) {
-          const worker = new Worker(${JSON.stringify(`${WORK} require('node:worker_threads').parentPort.postMessage(0);`)}, { eval: true });
-          await new Promise((resolve) => worker.once('message', resolve));
-          await worker.terminate();
-        }
-        console.log('alive');
-      })();`;
-    expect(run(['-e', script])).toEqual({ status: 0, stdout: 'alive\n', stderr: '' });
+    it('survives workers that are terminated at work', () => {
+      const script = `
+        const { Worker } = require('node:worker_threads');
+        (async () => {
+          for (let i = 0; i < 5; i += 1) {
+            const worker = new Worker(${JSON.stringify(`${work} require('node:worker_threads').parentPort.postMessage(0);`)}, { eval: true });
+            await new Promise((resolve) => worker.once('message', resolve));
+            await worker.terminate();
+          }
+          console.log('alive');
+        })();`;
+      expect(run(['-e', script])).toEqual({ status: 0, stdout: 'alive\n', stderr: '' });
+    });
   });
 });
 
