@@ -22,6 +22,8 @@ const PRODUCT_BARS = {
   int8: { square: { one: 0.75, all: 0.75 }, other: {} },
   avx2: { square: { one: 0.9 }, other: {} },
 };
+/** Many times what it takes: more is a hang. */
+const MAX_NATIVE_BENCH_MS = 30 * 60_000;
 const OPERAND_BYTES = { float32: 4, bfloat16: 4, int8: 1 };
 
 const { values: options, positionals } = parseArgs({
@@ -164,6 +166,12 @@ function measureWorkload(name, torch) {
   }
 }
 
+/** @returns what the native bench printed */
+function runNativeBench(program, args, env = process.env) {
+  const limits = { timeout: MAX_NATIVE_BENCH_MS, killSignal: 'SIGKILL' };
+  return JSON.parse(execFileSync(program, args, { encoding: 'utf8', cwd: root, env, ...limits }));
+}
+
 function buildNativeBench() {
   const build = join(root, 'build/bench');
   const quiet = { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] };
@@ -175,7 +183,7 @@ function buildNativeBench() {
 /** GFLOP/s of matrix products, one thread and all, beside the peak of the same run; with their bars. */
 function benchProducts(program, isa) {
   const env = { ...process.env, LIMBECK_FORCE_ISA: isa };
-  const { shapes } = JSON.parse(execFileSync(program, { encoding: 'utf8', cwd: root, env }));
+  const { shapes } = runNativeBench(program, [], env);
   return shapes.map((shape) => {
     const { kind, m, n, k, share1, shareAll, gflopsAll } = shape;
     const flops = 2e-9 * m * n * k;
@@ -231,7 +239,7 @@ const torch = findTorch();
 console.log(`${cpus()[0]?.model.trim()}, ${cpu.isa}, ${threads} threads; PyTorch: ${torch.version ?? torch.reason}`);
 if (names.length > 0) installPeers();
 const nativeBench = buildNativeBench();
-const rates = JSON.parse(execFileSync(nativeBench, ['--rates'], { encoding: 'utf8', cwd: root }));
+const rates = runNativeBench(nativeBench, ['--rates']);
 const isas = cpu.isa.startsWith('avx512') ? [cpu.isa, 'avx2'] : [cpu.isa];
 const products = 'products'.includes(filter) ? isas.flatMap((isa) => benchProducts(nativeBench, isa)) : [];
 products.forEach(printProduct);

@@ -9,6 +9,8 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { listFiles } from './stamps.mjs';
 
+/** For each program that runs here, so that one that hangs is named. */
+const MAX_PROGRAM_MS = 15 * 60_000;
 const MAX_INSTALLED_BYTES = 26e6; // dependencies included, of which those of the HTTP service are 7 MB
 
 const root = resolve(import.meta.dirname, '..');
@@ -102,8 +104,9 @@ function runProgram(program, type) {
  * @returns {string} Its standard output.
  */
 function run(command, args, cwd) {
-  const { status, error, stdout, stderr } = spawnSync(command, args, { cwd, encoding: 'utf8' });
-  if (error !== undefined) throw error;
-  assert.equal(status, 0, `${command} ${args.join(' ')} failed:\n${stdout}${stderr}`);
+  const limits = { timeout: MAX_PROGRAM_MS, killSignal: 'SIGKILL' };
+  const { status, error, stdout, stderr } = spawnSync(command, args, { cwd, encoding: 'utf8', ...limits });
+  const reason = error === undefined ? '' : ` (${error.message})`;
+  assert.equal(status, 0, `${command} ${args.join(' ')} failed${reason}:\n${stdout}${stderr}`);
   return stdout;
 }

@@ -11,6 +11,7 @@ import { hashFiles, listFiles, runOnChange } from './stamps.mjs';
 
 const NO_TEST_MATCHES = 2;
 const CUDA_BENCHES = ['bench_cuda', 'bench_cuda_ops'];
+const MAX_BENCH_MS = 15 * 60_000;
 
 const root = resolve(import.meta.dirname, '..');
 const build = join(root, 'build/native-tests');
@@ -51,8 +52,9 @@ function runCudaBenches() {
   const library = join(cudaBuild, 'liblimbeck_cuda.so');
   for (const name of CUDA_BENCHES) {
     const options = ['--library', library, '--tiny', '--once'];
-    const { status, stdout, stderr, error } = spawnSync(join(cudaBuild, name), options, { encoding: 'utf8' });
-    if (error !== undefined) throw error;
+    const limits = { encoding: 'utf8', timeout: MAX_BENCH_MS, killSignal: 'SIGKILL' };
+    const { status, stdout, stderr, error } = spawnSync(join(cudaBuild, name), options, limits);
+    if (error !== undefined) throw error; // it names the program
     const failed = stdout.split('\n').filter((line) => line.includes('"error"'));
     if (status !== 0 || failed.length > 0) {
       console.error(`${name} --tiny failed (${status}):\n${failed.join('\n')}\n${stderr}`);

@@ -1,8 +1,8 @@
 /** An adapter is trained in little more memory than the model needs to run: measured in processes of their own. */
-import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { expect, test } from 'vitest';
+import { outputOfNode } from '../support/run-program.js';
 
 const root = join(import.meta.dirname, '../..');
 
@@ -35,7 +35,7 @@ function measure(options: object): { growth: number; modelBytes: number; trained
     await run(16, 1); // what the first run of all takes
     console.log(JSON.stringify(await run(512, 8)));
     engine.dispose();`;
-  return JSON.parse(execFileSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' }));
+  return JSON.parse(outputOfNode(['--input-type=module', '-e', script], { limitMs: 110_000 }));
 }
 
 test('LoRA against training in full', { timeout: 240_000 }, () => {

@@ -1,5 +1,4 @@
 /** Loading a checkpoint takes little more memory than the model itself: measured in a process of its own. */
-import { execFileSync } from 'node:child_process';
 import { closeSync, mkdirSync, mkdtempSync, openSync, rmSync, statSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,6 +7,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { TransformerConfig } from '../../src/binding.js';
 import { type ModelFamily, parseModelConfig } from '../../src/formats/model-config.js';
 import { huggingFaceFromNative, nativeParameterShapes } from '../../src/formats/tensor-names.js';
+import { outputOfNode } from '../support/run-program.js';
 
 const root = join(import.meta.dirname, '../..');
 let folder: string;
@@ -92,7 +92,7 @@ function measureLoading(directory: string): number {
       if (model.getParameter(name).some((value) => Math.abs(value - 0.0115) > 1e-3)) throw new Error(name);
     }
     engine.dispose();`;
-  return Number(execFileSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' }));
+  return Number(outputOfNode(['--input-type=module', '-e', script], { limitMs: 110_000 }));
 }
 
 test.each([

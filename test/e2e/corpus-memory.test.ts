@@ -1,10 +1,10 @@
 /** A corpus on disk is tokenised and read in a fraction of its size: measured in a process of its own. */
-import { execFileSync } from 'node:child_process';
 import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
+import { outputOfNode } from '../support/run-program.js';
 
 const root = join(import.meta.dirname, '../..');
 const folder = mkdtempSync(join(tmpdir(), 'limbeck-corpus-'));
@@ -44,9 +44,7 @@ test('a corpus of 208 MB of ids takes less than 160 MB to tokenise, and 48 MB to
   closeSync(file);
   const run = () =>
     JSON.parse(
-      execFileSync(process.execPath, ['--max-semi-space-size=2', '--input-type=module', '--eval', measure(path)], {
-        encoding: 'utf8',
-      }),
+      outputOfNode(['--max-semi-space-size=2', '--input-type=module', '--eval', measure(path)], { limitMs: 140_000 }),
     );
   const [tokenised, read] = [run(), run()];
   expect(tokenised.sizeBytes).toBeGreaterThan(200e6);

@@ -1,4 +1,3 @@
-import { spawnSync } from 'node:child_process';
 import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,6 +10,7 @@ import {
   type WritableTensor,
   writeSafetensors,
 } from '../../src/formats/safetensors.js';
+import { runProgram } from '../support/run-program.js';
 
 const root = join(import.meta.dirname, '../..');
 const fixtures = join(root, 'test/fixtures');
@@ -24,9 +24,8 @@ afterAll(() => {
 });
 
 function parity(directories: readonly string[], isa?: string) {
-  const { status, stdout, stderr } = spawnSync(process.execPath, ['scripts/parity.mjs', ...directories], {
+  const { status, stdout, stderr } = runProgram(process.execPath, ['scripts/parity.mjs', ...directories], {
     cwd: root,
-    encoding: 'utf8',
     env: { ...process.env, ...(isa === undefined ? {} : { LIMBECK_FORCE_ISA: isa }) },
   });
   return { status, stderr, output: stdout === '' ? undefined : JSON.parse(stdout) };

@@ -1,5 +1,4 @@
 /** Weights that others trained and measured: our evaluation must give the figures that they publish. */
-import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,6 +8,7 @@ import { rankingMetrics } from '../../src/evaluate/metrics.js';
 import { evaluationSet } from '../../src/evaluate/recommendation.js';
 import { asFloat32, readSafetensors } from '../../src/formats/safetensors.js';
 import { beautyIsMissing, readBeauty, sharedData } from '../support/beauty.js';
+import { runProgram } from '../support/run-program.js';
 
 const weights = join(sharedData, 'models/iclrec-beauty/ICLRec-Beauty-1.pt');
 const reason = beautyIsMissing ?? (existsSync(weights) ? undefined : `skipped: there is no ${weights}`);
@@ -101,7 +101,9 @@ async function fill(model: NativeTransformer, itemIds: readonly number[]): Promi
   const folder = mkdtempSync(join(tmpdir(), 'limbeck-iclrec-'));
   try {
     const path = join(folder, 'model.safetensors');
-    execFileSync('python3', [join(import.meta.dirname, '../support/read-torch-pickle.py'), weights, path]);
+    const program = join(import.meta.dirname, '../support/read-torch-pickle.py');
+    const { status, stderr } = runProgram('python3', [program, weights, path]);
+    expect(status, stderr).toBe(0);
     const { tensors } = await readSafetensors(path);
     const read = (name: string): Float32Array => {
       const tensor = tensors.get(name);

@@ -1,4 +1,3 @@
-import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { open, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -17,6 +16,7 @@ import {
   type StepRequest,
   type TransformerConfig,
 } from '../../src/binding.js';
+import { runProgram } from '../support/run-program.js';
 
 const binding = loadBinding();
 const addonFile = fileURLToPath(new URL('../../build/Release/limbeck.node', import.meta.url));
@@ -1184,10 +1184,7 @@ describe('a class', () => {
 });
 
 /** A node process of its own. */
-function run(args: string[]): { status: number | null; stdout: string; stderr: string } {
-  const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8', timeout: 30_000 });
-  return { status, stdout, stderr };
-}
+const run = (args: readonly string[]) => runProgram(process.execPath, args);
 
 /** Hands over 30 batches of requests, and disposes of the recommender. */
 const BATCHES = `

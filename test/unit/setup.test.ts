@@ -1,4 +1,3 @@
-import { spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -7,6 +6,7 @@ import { explainFailure, findHeaders } from '../../scripts/build-native.mjs';
 import { dependenciesAreInstalled } from '../../scripts/setup.mjs';
 import { hashFiles, listFiles, runOnChange } from '../../scripts/stamps.mjs';
 import { loadAddon } from '../../src/binding.js';
+import { runProgram } from '../support/run-program.js';
 
 const repository = join(import.meta.dirname, '../..');
 let root: string;
@@ -138,8 +138,7 @@ describe('setup', () => {
 
   function setup(env: NodeJS.ProcessEnv = {}) {
     const { npm_config_nodedir, ...inherited } = process.env;
-    const { status, stderr } = spawnSync(process.execPath, [join(root, 'scripts/setup.mjs')], {
-      encoding: 'utf8',
+    const { status, stderr } = runProgram(process.execPath, [join(root, 'scripts/setup.mjs')], {
       env: { ...inherited, npm_execpath: join(root, 'npm-cli.js'), ...env },
     });
     return { status, stderr, steps: [...stderr.matchAll(/\((npm ci|node-gyp|tsc)\)/g)].map(([, name]) => name) };

@@ -1,10 +1,10 @@
-import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, test } from 'vitest';
 import { findCudaLibrary, loadBinding } from '../../../src/binding.js';
 import { createEngine } from '../../../src/index.js';
+import { runProgram } from '../../support/run-program.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'limbeck-cuda-library-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -15,8 +15,8 @@ afterEach(() => {
 function compile(name: string, source: string): string {
   const file = join(folder, `${name}.so`);
   writeFileSync(join(folder, `${name}.cc`), source);
-  const { status, stderr } = spawnSync('c++', ['-shared', '-fPIC', '-o', file, join(folder, `${name}.cc`)]);
-  expect(status, String(stderr)).toBe(0);
+  const { status, stderr } = runProgram('c++', ['-shared', '-fPIC', '-o', file, join(folder, `${name}.cc`)]);
+  expect(status, stderr).toBe(0);
   return file;
 }
 

@@ -1,7 +1,7 @@
-import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { readPosts } from '../../../examples/topics/posts.mjs';
+import { runProgram } from '../../support/run-program.js';
 
 const root = join(import.meta.dirname, '../../..');
 const row = (id: number, type: number, attributes: string) => `<row Id="${id}" PostTypeId="${type}" ${attributes} />`;
@@ -34,9 +34,7 @@ test('questions have the first tag that is frequent and their long answers; othe
 });
 
 test.each(['topics', 'next-skill'])('examples/%s says where its data should be when they are not there', (name) => {
-  const { status, stdout } = spawnSync(process.execPath, [join(root, 'examples', name, 'run.mjs'), '/nowhere'], {
-    encoding: 'utf8',
-  });
+  const { status, stdout } = runProgram(process.execPath, [join(root, 'examples', name, 'run.mjs'), '/nowhere']);
   expect(status).toBe(0);
   expect(stdout).toContain("Skipped: '/nowhere'");
 });

@@ -9,6 +9,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { LimbeckError, type LimbeckErrorCode } from '../../../src/errors.js';
 import type { FeedbackEvent, StoredEvent } from '../../../src/feedback/event.js';
 import { type EventLog, type EventLogOptions, openEventLog } from '../../../src/feedback/event-log.js';
+import { runProgram } from '../../support/run-program.js';
 
 const product = fileURLToPath(new URL('../../../dist/feedback/open-event-store.js', import.meta.url));
 let directory: string;
@@ -359,17 +360,9 @@ describe('a full disk', () => {
       for await (const { event } of again.read()) count += event.id === Math.floor(count / 100) + '-' + count % 100;
       await again.close();
       console.log(JSON.stringify({ count, codes: [...new Set(codes)], failures: codes.length }));`;
-    const { stdout, stderr } = spawnSync(
-      'bash',
-      [
-        '-c',
-        'ulimit -f 256; exec "$0" --input-type=module -e "$1" "$2"',
-        process.execPath,
-        program,
-        join(directory, 'events'),
-      ],
-      { encoding: 'utf8' },
-    );
+    const script = 'ulimit -f 256; exec "$0" --input-type=module -e "$1" "$2"';
+    const path = join(directory, 'events');
+    const { stdout, stderr } = runProgram('bash', ['-c', script, process.execPath, program, path]);
     const { count, codes, failures } = JSON.parse(stdout || stderr);
     expect({ count, codes }).toEqual({ count: 6000, codes: ['ERR_NO_SPACE'] });
     expect(failures).toBeGreaterThan(1);

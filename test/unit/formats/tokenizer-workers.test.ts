@@ -1,10 +1,10 @@
-import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { createTokenizer, type Tokenizer } from '../../../src/formats/tokenizer.js';
 import { encodeTexts, TokenizerPool } from '../../../src/formats/tokenizer-workers.js';
 import { nastyTexts } from '../../support/nasty-texts.js';
+import { runProgram } from '../../support/run-program.js';
 import { tokenizerKinds } from '../../support/tokenizer-kinds.js';
 
 const ROOT = join(import.meta.dirname, '../../..');
@@ -124,11 +124,10 @@ describe('threads that tokenise', () => {
       ${end}
       console.log('done');`;
     const argv = ['--input-type=module', '-e', program, JSON.stringify(kinds['GPT-2'])];
-    const { stdout, stderr, status } = spawnSync(process.execPath, argv, {
-      cwd: ROOT,
-      encoding: 'utf8',
-      timeout: 20_000,
+    expect(runProgram(process.execPath, argv, { cwd: ROOT })).toEqual({
+      stdout: '9001\ndone\n',
+      stderr: '',
+      status: 0,
     });
-    expect({ stdout, stderr, status }).toEqual({ stdout: '9001\ndone\n', stderr: '', status: 0 });
   });
 });
