@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { LimbeckError } from '../../../src/errors.js';
 import type { FeedbackEvent, StoredEvent } from '../../../src/feedback/event.js';
 import { openRedisEvents, type RedisEventOptions, type RedisEvents } from '../../../src/feedback/event-redis.js';
@@ -37,6 +37,7 @@ describe.skipIf(NO_REDIS)(`a Redis server${NO_REDIS === undefined ? '' : ` (${NO
     await admin.command('FLUSHALL');
   });
   afterEach(async () => {
+    vi.restoreAllMocks();
     for (const store of open) await store.close();
     open.clear();
     admin.close();
@@ -128,8 +129,13 @@ describe.skipIf(NO_REDIS)(`a Redis server${NO_REDIS === undefined ? '' : ` (${NO
       }
     };
     const writers = [write(one, 0), write(one, 1_000_000), write(other, 2_000_000)];
+    const moreEvents = async () => {
+      const before = acknowledged.length;
+      await expect.poll(() => acknowledged.length).toBeGreaterThan(before + 20);
+    };
     for (let round = 0; round < 6; round++) {
       await sleep(100);
+      await moreEvents();
       if (round % 3 < 2) {
         await admin.command('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
       } else {
@@ -138,10 +144,9 @@ describe.skipIf(NO_REDIS)(`a Redis server${NO_REDIS === undefined ? '' : ` (${NO
         await expect.poll(() => admin.command('PING').catch(() => undefined)).toBe('PONG');
       }
     }
-    await sleep(100);
+    await moreEvents();
     isOver = true;
     await Promise.all(writers);
-    expect(acknowledged.length).toBeGreaterThan(100);
     expect(accepted).toBe(acknowledged.length);
     expect((await idsOf(one)).sort()).toEqual([...acknowledged].sort());
     await expect.poll(() => seen.length).toBe(acknowledged.length);
@@ -153,7 +158,11 @@ describe.skipIf(NO_REDIS)(`a Redis server${NO_REDIS === undefined ? '' : ` (${NO
     await server.kill();
     await expect(store.append([view(0)])).rejects.toMatchObject({ code: 'ERR_IO' });
     await server.start();
-    await expect.poll(() => store.append([view(0)]).catch(() => undefined)).toEqual({ accepted: 1, duplicates: 0 });
+    // What was rejected may have been stored all the same.
+    await expect
+      .poll(async () => Object.values(await store.append([view(0)]).catch(() => ({}))).toSorted())
+      .toEqual([0, 1]);
+    expect(await idsOf(store)).toEqual(['e0']);
   });
 
   it('refuses more bytes than may wait while the server hangs', async () => {
@@ -179,16 +188,15 @@ describe.skipIf(NO_REDIS)(`a Redis server${NO_REDIS === undefined ? '' : ` (${NO
 
   it('drops old events by number and by age, but none that is needed', async () => {
     const store = await openStore();
+    const time = vi.spyOn(Date, 'now').mockReturnValue(1_700_000_000_000);
     await store.append(range(0, 100).map((n) => view(n)));
-    await sleep(30);
-    const between = Date.now();
-    await sleep(30);
+    time.mockReturnValue(1_700_000_000_060);
     await store.append(range(100, 150).map((n) => view(n)));
     await expect(store.retain({ keepFrom: 150n, maxBytes: 1 })).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
     expect(await store.retain({ keepFrom: 150n, maxEvents: 200, maxAgeMs: 60_000 })).toBe(0n);
     expect(await store.retain({ keepFrom: 150n, maxEvents: 120 })).toBe(30n);
-    expect(await store.retain({ keepFrom: 70n, maxAgeMs: Date.now() - between })).toBe(70n);
-    expect(await store.retain({ keepFrom: 150n, maxAgeMs: Date.now() - between })).toBe(100n);
+    expect(await store.retain({ keepFrom: 70n, maxAgeMs: 30 })).toBe(70n);
+    expect(await store.retain({ keepFrom: 150n, maxAgeMs: 30 })).toBe(100n);
     expect((await readAll(store))[0]?.offset).toBe(100n);
     await expect(followUserStates(store, { onError: noError })).rejects.toMatchObject({ code: 'ERR_CORRUPT_LOG' });
     expect((await followUserStates(store, { allowMissing: true, onError: noError })).nextOffset).toBe(150n);

@@ -1,7 +1,7 @@
 /** Every route, over the fixture's student and a real event store. */
 import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { createApiKey } from '../../../src/server/api-keys.js';
 import { FIXTURE_STUDENT, startService, type TestService } from '../../support/serve.js';
 
@@ -359,8 +359,11 @@ describe('with keys', () => {
 });
 
 describe('with a rate limit', () => {
+  afterEach(() => void vi.restoreAllMocks());
+
   it('answers 429, and when to come again, to those who ask too often', async () => {
     const limited = await startService({ limits: { requestsPerSecond: 3 } });
+    vi.spyOn(Date, 'now').mockReturnValue(Date.now()); // all within one second, whatever they take
     const answers = [];
     for (let i = 0; i < 5; i++) answers.push(await limited.call('POST', '/v1/recommend', { history: [a] }));
     expect(answers.map(({ status }) => status)).toEqual([200, 200, 200, 429, 429]);
