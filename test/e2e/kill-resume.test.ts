@@ -41,7 +41,7 @@ function distil(
   });
   return new Promise((resolve, reject) => {
     child.on('error', reject);
-    child.on('exit', (_, signal) => resolve({ signal, parts: [...parts] }));
+    child.on('close', (_, signal) => resolve({ signal, parts: [...parts] }));
   });
 }
 

@@ -36,7 +36,8 @@ function start(directory: string, keep: number, body: string): ChildProcess {
   return spawn(process.execPath, [program], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
 }
 
-const exit = (child: ChildProcess) => new Promise<number | null>((resolve) => child.on('exit', resolve));
+/** Not 'exit', which may come before the last messages. */
+const end = (child: ChildProcess) => new Promise<number | null>((resolve) => child.on('close', resolve));
 
 test('killed at 20 random moments, a registry has what was promoted last, and serves it', async () => {
   const directory = join(folder, 'killed');
@@ -71,7 +72,7 @@ test('killed at 20 random moments, a registry has what was promoted last, and se
     await ready;
     await new Promise((resolve) => setTimeout(resolve, 5 + 250 * random()));
     child.kill('SIGKILL');
-    expect(await exit(child)).toBeNull();
+    expect(await end(child)).toBeNull();
 
     const registry = await engine.openModelRegistry(directory);
     const found = await registry.current();
@@ -98,7 +99,7 @@ test('two processes that promote at once lose no promotion and break nothing', a
   const children = [start(directory, 9, body(['a', 'b'])), start(directory, 9, body(['c', 'd']))];
   await Promise.all(children.map((child) => new Promise((resolve) => child.once('message', resolve))));
   for (const child of children) child.send('go');
-  expect(await Promise.all(children.map(exit))).toEqual([0, 0]);
+  expect(await Promise.all(children.map(end))).toEqual([0, 0]);
 
   const records = readdirSync(join(directory, 'promotions')).sort();
   expect(records).toEqual(Array.from({ length: 80 }, (_, i) => `${String(i + 1).padStart(8, '0')}.json`));

@@ -26,7 +26,8 @@ export async function spawnServe(student: string, ...args: string[]): Promise<Se
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     stderr += text;
   });
-  const exited = once(child, 'exit') as Promise<[number | null]>;
+  // Not 'exit', which may come before the last of what it wrote.
+  const ended = once(child, 'close') as Promise<[number | null]>;
   const url = await new Promise<string>((resolve, reject) => {
     let rest = '';
     child.stdout.setEncoding('utf8').on('data', (text: string) => {
@@ -38,7 +39,7 @@ export async function spawnServe(student: string, ...args: string[]): Promise<Se
         if (entry['msg'] === 'listening') resolve(String(entry['url']));
       }
     });
-    void exited.then(([code]) => reject(new Error(`limbeck serve ended with ${code}: ${stderr}`)));
+    void ended.then(([code]) => reject(new Error(`limbeck serve ended with ${code}: ${stderr}`)));
   });
   return {
     url,
@@ -47,7 +48,7 @@ export async function spawnServe(student: string, ...args: string[]): Promise<Se
     log,
     async stop() {
       child.kill('SIGTERM');
-      return (await exited)[0];
+      return (await ended)[0];
     },
   };
 }
