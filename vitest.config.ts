@@ -7,8 +7,8 @@ export default defineConfig({
     include: ['test/unit/**/*.test.ts', 'test/e2e/**/*.test.ts'],
     setupFiles: 'test/support/watchdog.ts',
     // Limits are there to end what hangs, also on a machine that does other things.
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    testTimeout: 180_000,
+    hookTimeout: 180_000,
     expect: { poll: { timeout: 20_000 } },
   },
 });

@@ -98,7 +98,7 @@ describe('limbeck bench quality', () => {
     expect(result.code).toBe(0);
     stdout = result.stdout;
     rows = new Map(reportOf(whole).rows.map((row) => [row.key, row]));
-  }, 120_000);
+  });
 
   test('has a row for each baseline, the teacher, each signal alone and all together', () => {
     expect([...rows.keys()]).toEqual([
@@ -186,7 +186,7 @@ describe('limbeck bench quality', () => {
     expect(last.stderr).not.toContain('plain, seed 0'); // finished before, not run again
     expect(ranksOf(broken)).toEqual(ranksOf(whole));
     expect(withoutTimes(reportOf(broken))).toEqual(withoutTimes(reportOf(whole)));
-  }, 120_000);
+  });
 
   test('runs the rows and seeds that are asked for, and keeps what was run before', async () => {
     const before = ranksOf(whole);
@@ -203,7 +203,7 @@ describe('limbeck bench quality', () => {
     expect(summary.rows[1]?.seeds).toEqual([0, 1, 2]);
     const after = ranksOf(whole);
     for (const [run, ranks] of before) expect(after.get(run)).toBe(ranks);
-  }, 120_000);
+  });
 
   test.each([
     [['--rows', 'plain,magic'], 2, 'there is no row "magic"'],

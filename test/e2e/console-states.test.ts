@@ -8,8 +8,7 @@ import { type FakeItem, FakeService } from '../support/fake-service.js';
 
 const items: FakeItem[] = JSON.parse(readFileSync(join(import.meta.dirname, '../fixtures/student/items.json'), 'utf8'));
 /** Beside other tests on two cores, all takes its time. */
-const HOOK_MS = 120_000;
-const WAIT_MS = 20_000;
+const WAIT_MS = 60_000;
 /** Chromium itself prints one line for each answer that is no success. */
 const FAILED_REQUEST = /^Failed to load resource/;
 
@@ -32,8 +31,8 @@ const openUser = async () => {
 describe.skipIf(chromiumIsMissing !== undefined)(`the console page${skippedReason}`, () => {
   beforeAll(async () => {
     chromium = await startChromium();
-  }, HOOK_MS);
-  afterAll(() => chromium.stop(), HOOK_MS);
+  });
+  afterAll(() => chromium.stop());
   beforeEach(async () => {
     service = new FakeService([...items]);
     service.users.set('alice', { history: items.slice(0, 11).map(({ id }) => id), hidden: [items[14]?.id ?? ''] });
@@ -42,12 +41,12 @@ describe.skipIf(chromiumIsMissing !== undefined)(`the console page${skippedReaso
     page.setDefaultTimeout(WAIT_MS);
     await page.emulateMedia({ reducedMotion: 'reduce' });
     complaints = watch(page, url, FAILED_REQUEST);
-  }, HOOK_MS);
+  });
   afterEach(async () => {
     await page.close();
     await service.stop();
     expect(complaints).toEqual([]);
-  }, HOOK_MS);
+  });
 
   test('shows texts of items, models, interests, users and errors as text', async () => {
     const attack = '<img src=x onerror="alert(1)"><script>alert(2)</script>';

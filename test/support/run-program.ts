@@ -2,7 +2,7 @@
 import { type SpawnSyncOptions, spawnSync } from 'node:child_process';
 
 export interface ProgramOptions extends Pick<SpawnSyncOptions, 'cwd' | 'env'> {
-  /** Default 60,000 ms. */
+  /** Default 120,000 ms. */
   readonly limitMs?: number;
 }
 
@@ -17,7 +17,7 @@ export interface ProgramResult {
 export function runProgram(
   command: string,
   args: readonly string[],
-  { limitMs = 60_000, ...options }: ProgramOptions = {},
+  { limitMs = 120_000, ...options }: ProgramOptions = {},
 ): ProgramResult {
   const limit = { timeout: limitMs, killSignal: 'SIGKILL' } as const;
   const { status, stdout, stderr, error } = spawnSync(command, args, { ...options, ...limit, encoding: 'utf8' });

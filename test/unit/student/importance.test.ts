@@ -40,7 +40,7 @@ beforeAll(async () => {
   model = (await pretrainLanguageModel(engine, corpus, { architecture, tokenizer: { vocabSize: 290 }, training }))
     .model;
   importance = await measureImportance(engine, model, train.slice(0, 48));
-}, 120_000);
+});
 afterAll(() => {
   engine.dispose();
   rmSync(folder, { recursive: true });

@@ -60,7 +60,7 @@ beforeAll(async () => {
   teacher = (await learn(340, 1)).model;
   other = (await learn(290, 2)).model;
   otherTokenizer = other.tokenizer;
-}, 120_000);
+});
 afterAll(() => {
   engine.dispose();
 });

@@ -88,7 +88,7 @@ test('does not download again what is cached, and works without a network then',
   vi.stubEnv('HF_HUB_OFFLINE', '');
   vi.stubEnv('HF_ENDPOINT', 'http://127.0.0.1:9');
   expectCached(await modelDirectory(MODEL));
-}, 20_000);
+});
 
 test('finds what the Python library left, also at HF_HUB_CACHE', async () => {
   const elsewhere = join(root, 'elsewhere');
@@ -197,7 +197,7 @@ test('without a network and a cache, says what to do', async () => {
     code: 'ERR_NETWORK',
     message: expect.stringContaining('give a directory'),
   });
-}, 20_000);
+});
 
 test.each(['hf://', 'hf://small', 'hf://a/b/c', 'hf://a/b@', 'hf://../b', 'hf://a/b@../../x', 'hf://a/b c'])(
   'refuses the name %j',
