@@ -44,4 +44,9 @@ export class LimbeckError extends Error {
     super(message, options);
     this.code = code;
   }
+
+  /** The native addon's errors are of no class of ours: they have the name and a code. */
+  static override [Symbol.hasInstance](value: unknown): value is LimbeckError {
+    return value instanceof Error && value.name === 'LimbeckError' && 'code' in value;
+  }
 }

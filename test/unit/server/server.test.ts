@@ -133,6 +133,13 @@ describe('POST /v1/recommend', () => {
     expect(own.json).not.toHaveProperty('strategy');
   });
 
+  it('refuses what the model cannot do, and answers those who came with it', async () => {
+    const bodies = [{ history: [a], novelty: 1 }, ...Array(3).fill({ history: [a], diversity: 0.1 })];
+    const answers = await Promise.all(bodies.map((body) => service.call('POST', '/v1/recommend', body)));
+    expect(answers.map(({ status }) => status)).toEqual([400, 200, 200, 200]);
+    expect(answers[0]?.json.error).toMatchObject({ code: 'ERR_INVALID_ARGUMENT', message: expect.stringMatching(/novelty/) });
+  });
+
   it('wants a user or a history', async () => {
     const { status, json } = await service.call('POST', '/v1/recommend', { k: 3 });
     expect(status).toBe(400);
