@@ -16,18 +16,20 @@ export interface AdmissionOptions {
   readonly retryAfterSeconds: number;
   /** What the requests will take that were let in and not answered, ms. */
   readonly owedMs: () => number;
+  /** Paths of supervision, and of the page, which is dead when one of its files does not come. */
+  readonly alwaysAdmitted: ReadonlySet<string>;
   readonly onShed: (reason: ShedReason) => void;
 }
-
-/** Asked by supervisors, which must hear the truth most of all when much is going on. */
-const ALWAYS_ADMITTED = new Set(['/healthz', '/readyz', '/metrics']);
 
 /** Of `maxQueueMs`, for this long after a request would have waited longer than all of it, ms. */
 const OVERLOADED_SHARE = 0.25;
 const OVERLOADED_MS = 1000;
 
-/** A turn answers as many whatever it takes: one slow request or a pause of the machine is no overload. */
-const MIN_ANSWERED = 4;
+/**
+ * A turn answers as many whatever it takes: one slow request or a pause of the machine is no overload, and neither is one
+ * browser, which has six connections.
+ */
+const MIN_ANSWERED = 8;
 
 export class Admission {
   readonly #options: AdmissionOptions;
@@ -58,7 +60,7 @@ export class Admission {
   /** Puts the gate before a request listener. */
   guard(listener: RequestListener): RequestListener {
     return (request, response) => {
-      if (this.#isOverdue() && !ALWAYS_ADMITTED.has(request.url ?? '')) this.#shed(request, response);
+      if (this.#isOverdue() && !this.#options.alwaysAdmitted.has(pathOf(request))) this.#shed(request, response);
       else listener(request, response);
     };
   }
@@ -86,4 +88,9 @@ export class Admission {
     response.writeHead(503, this.#headers);
     response.end(request.method === 'HEAD' ? undefined : this.#body, 'latin1');
   }
+}
+
+function pathOf({ url = '' }: IncomingMessage): string {
+  const end = url.indexOf('?');
+  return end < 0 ? url : url.slice(0, end);
 }

@@ -25,6 +25,8 @@ interface Guards {
   readonly drain: Drain;
   /** See {@link Admission}. */
   readonly owedMs: () => number;
+  /** Of the page's files. */
+  readonly pagePaths: readonly string[];
   readonly log?: LogDestination;
 }
 
@@ -32,6 +34,8 @@ const MAX_HEADER_BYTES = 16 * 1024;
 /** How often connections are looked at that may have passed a timeout. */
 const CONNECTIONS_CHECK_MS = 1000;
 const RETRY_AFTER_SECONDS = 1;
+/** Asked by those who must hear the truth most of all when much is going on. */
+const SUPERVISION = ['/healthz', '/readyz', '/metrics'];
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -45,6 +49,7 @@ export async function createHttpApp(settings: ServerSettings, guards: Guards): P
     maxQueueMs: limits.maxQueueMs,
     retryAfterSeconds: RETRY_AFTER_SECONDS,
     owedMs: guards.owedMs,
+    alwaysAdmitted: new Set([...SUPERVISION, ...guards.pagePaths]),
     onShed: () => guards.metrics.countShed('queue'),
   });
   const app = fastify({

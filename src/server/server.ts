@@ -21,7 +21,7 @@ import { recommendRoutes } from './recommend-routes.js';
 import { RecommendTurn } from './recommend-turn.js';
 import { registerRoute } from './route.js';
 import type { ServiceContext } from './service-context.js';
-import { registerStaticFiles } from './static-files.js';
+import { readStaticFiles, registerStaticFiles } from './static-files.js';
 import { WaitingLimit } from './waiting-limit.js';
 
 export type { ServerOptions } from './options.js';
@@ -82,11 +82,13 @@ export async function createServer(
     });
     const turn = new RecommendTurn({ models, feedback, metrics });
     const owedMs = () => turn.owedMs;
+    const page = settings.console === false ? new Map() : await readStaticFiles(settings.console ?? OWN_CONSOLE);
     const app = await createHttpApp(settings, {
       keys,
       metrics,
       drain,
       owedMs,
+      pagePaths: [...page.keys()],
       ...(context.log && { log: context.log }),
     });
     reportError = (error) => app.log.error({ err: error }, 'feedback');
@@ -102,7 +104,7 @@ export async function createServer(
     const { version } = JSON.parse(readFileSync(PACKAGE, 'utf8')) as { version: string };
     const openApi = JSON.stringify(openApiOf(routes, version));
     app.get('/openapi.json', (_, reply) => reply.type('application/json; charset=utf-8').send(openApi));
-    if (settings.console !== false) await registerStaticFiles(app, settings.console ?? OWN_CONSOLE);
+    registerStaticFiles(app, page);
     const { saveEveryMs, refreshKeysEveryMs } = settings.timeouts;
     if (feedback !== undefined) closers.push(every(saveEveryMs, () => feedback.save(), reportError));
     if (keys !== undefined) {

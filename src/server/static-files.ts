@@ -28,28 +28,41 @@ const HEADERS = {
   'cache-control': 'no-cache',
 };
 
-/** Serves the files of a folder at their own names, `index.html` at `/`. Sources and what no browser reads stay out. */
-export async function registerStaticFiles(app: FastifyInstance, folder: string): Promise<void> {
+/** What a browser is sent for a file. */
+interface StaticFile {
+  readonly body: Buffer;
+  readonly headers: Readonly<Record<string, string>>;
+}
+
+/** Files by their paths: their own names, `/` for `index.html`. */
+export type StaticFiles = ReadonlyMap<string, StaticFile>;
+
+/** Reads the files of a folder. Sources and what no browser reads stay out. */
+export async function readStaticFiles(folder: string): Promise<StaticFiles> {
   const entries = await readdir(folder, { recursive: true, withFileTypes: true }).catch(
     (error: NodeJS.ErrnoException) => {
       if (error.code === 'ENOENT') return [];
       throw error;
     },
   );
+  const files = new Map<string, StaticFile>();
   for (const entry of entries) {
     const path = join(entry.parentPath, entry.name);
     const type = TYPES[extname(entry.name)];
     if (!entry.isFile() || type === undefined) continue;
     const name = relative(folder, path).split(sep).join('/');
     const body = await readFile(path);
-    const headers = {
-      ...HEADERS,
-      'content-type': type,
-      etag: `"${createHash('sha256').update(body).digest('base64url').slice(0, 22)}"`,
-    };
-    app.get(name === 'index.html' ? '/' : `/${name}`, (request, reply) => {
+    const etag = `"${createHash('sha256').update(body).digest('base64url').slice(0, 22)}"`;
+    files.set(name === 'index.html' ? '/' : `/${name}`, { body, headers: { ...HEADERS, 'content-type': type, etag } });
+  }
+  return files;
+}
+
+export function registerStaticFiles(app: FastifyInstance, files: StaticFiles): void {
+  for (const [path, { body, headers }] of files) {
+    app.get(path, (request, reply) => {
       reply.headers(headers);
-      if (request.headers['if-none-match'] === headers.etag) return reply.code(304).send();
+      if (request.headers['if-none-match'] === headers['etag']) return reply.code(304).send();
       return reply.send(body);
     });
   }

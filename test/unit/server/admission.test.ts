@@ -15,6 +15,7 @@ async function start(busyMs: number, maxQueueMs: number, owedMs = () => 0) {
     maxQueueMs,
     retryAfterSeconds: 7,
     owedMs,
+    alwaysAdmitted: new Set(['/healthz', '/main.js']),
     onShed: () => shed.push('queue'),
   });
   const listener = admission.guard((_, response) => {
@@ -57,7 +58,7 @@ describe('Admission', () => {
     const answers = await Promise.all(Array.from({ length: 40 }, () => fetch(url)));
     const refused = answers.filter(({ status }) => status === 503);
     expect(refused.length).toBeGreaterThan(0);
-    expect(refused.length).toBeLessThan(37);
+    expect(refused.length).toBeLessThan(33);
   });
 
   it('holds turns to a part of the time while requests are refused', async () => {
@@ -79,18 +80,19 @@ describe('Admission', () => {
     expect(shed).toEqual([]);
   });
 
-  it('is not alarmed by one slow request before a few others', async () => {
-    const { url, shed } = await start(100, 10);
-    const answers = await Promise.all([1, 2, 3].map(() => fetch(url)));
-    expect(answers.map(({ status }) => status)).toEqual([200, 200, 200]);
+  it('is not alarmed by slow requests of one browser', async () => {
+    const { url, shed } = await start(30, 10);
+    const answers = await Promise.all(Array.from({ length: 6 }, () => fetch(url)));
+    expect(answers.map(({ status }) => status)).toEqual(Array(6).fill(200));
     expect(shed).toEqual([]);
   });
 
-  it('always lets supervisors in', async () => {
-    const { url } = await start(20, 5);
-    const busy = Promise.all(Array.from({ length: 20 }, () => fetch(url)));
-    const health = await Promise.all(['/healthz', '/readyz', '/metrics'].map((path) => fetch(url + path)));
-    expect(health.map(({ status }) => status)).toEqual([200, 200, 200]);
+  it('always lets supervisors and the page in', async () => {
+    const { url, shed } = await start(20, 5);
+    const busy = Promise.all(Array.from({ length: 30 }, () => fetch(url)));
+    const wanted = await Promise.all(['/healthz', '/main.js', '/main.js?user=ann'].map((path) => fetch(url + path)));
+    expect(wanted.map(({ status }) => status)).toEqual([200, 200, 200]);
     await busy;
+    expect(shed.length).toBeGreaterThan(0);
   });
 });

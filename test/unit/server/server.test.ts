@@ -137,7 +137,10 @@ describe('POST /v1/recommend', () => {
     const bodies = [{ history: [a], novelty: 1 }, ...Array(3).fill({ history: [a], diversity: 0.1 })];
     const answers = await Promise.all(bodies.map((body) => service.call('POST', '/v1/recommend', body)));
     expect(answers.map(({ status }) => status)).toEqual([400, 200, 200, 200]);
-    expect(answers[0]?.json.error).toMatchObject({ code: 'ERR_INVALID_ARGUMENT', message: expect.stringMatching(/novelty/) });
+    expect(answers[0]?.json.error).toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+      message: expect.stringMatching(/novelty/),
+    });
   });
 
   it('wants a user or a history', async () => {
