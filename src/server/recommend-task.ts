@@ -128,15 +128,22 @@ function chooseStrategy(
   return { name, weights: hasPopularity ? weights : { ...weights, novelty: 0 } };
 }
 
-/** Popular with the users of this service; without any, what the model thinks is. */
+/** Popular with the users of this service; the places that are left are for what the model thinks is. */
 function popularAnswer(context: RecommendContext, student: Student, request: RecommendRequest): Recommendation {
   const items = popularItems(student, context.feedback, request);
-  if (items.length > 0) return { items, unknownItems: [] };
+  const { k = items.length, exclude = [] } = request;
+  if (items.length === k) return { items, unknownItems: [] };
   try {
-    return student.recommend({ ...request, history: [] });
+    const others = {
+      ...request,
+      history: [],
+      k: k - items.length,
+      exclude: [...exclude, ...items.map(({ id }) => id)],
+    };
+    return { items: [...items, ...student.recommend(others).items], unknownItems: [] };
   } catch (error) {
     if (!isUnknownItems(error)) throw error;
-    return { items: [], unknownItems: [] };
+    return { items, unknownItems: [] };
   }
 }
 

@@ -1,7 +1,8 @@
 /** Every route, over the fixture's student and a real event store. */
-import { readFileSync, rmSync } from 'node:fs';
+import { cpSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { writePopularity } from '../../../src/recommend/student-files.js';
 import { createApiKey } from '../../../src/server/api-keys.js';
 import { FIXTURE_STUDENT, startService, type TestService } from '../../support/serve.js';
 
@@ -125,6 +126,22 @@ describe('POST /v1/recommend', () => {
     expect(answer.json.strategy).toBe('popular');
     const excluded = await service.call('POST', '/v1/recommend', { userId: 'stranger', exclude: [b] });
     expect(recommended(excluded)).toEqual([a]);
+  });
+
+  it('fills the list of such a user with what was popular in training', async () => {
+    const student = join(service.data, 'student');
+    cpSync(FIXTURE_STUDENT, student, { recursive: true });
+    const counts = Float32Array.from(catalogue, (_, i) => (i < 4 ? 4 - i : 0));
+    await writePopularity(student, counts);
+    const popular = await startService({ student });
+    await popular.call('POST', '/v1/events', { events: [{ userId: 'u', itemId: c, type: 'click' }] });
+    const answer = await popular.call('POST', '/v1/recommend', { userId: 'stranger', k: 5, exclude: [b] });
+    expect(answer.json.strategy).toBe('popular');
+    expect(recommended(answer).slice(0, 3)).toEqual([c, a, catalogue[3]?.id]);
+    expect(new Set(recommended(answer)).size).toBe(5);
+    const all = await popular.call('POST', '/v1/recommend', { userId: 'stranger', k: 1000 });
+    expect(recommended(all).sort()).toEqual(catalogue.map(({ id }) => id).sort());
+    await popular.end();
   });
 
   it('ranks as the request says, and names a strategy only when it chose', async () => {
