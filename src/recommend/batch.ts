@@ -36,6 +36,23 @@ export function checkBatch({ histories, offsets }: BatchRequest): void {
   throw new LimbeckError('ERR_INVALID_ARGUMENT', 'histories, offsets: expected two Int32Arrays');
 }
 
+/**
+ * Slots of a batch's items.
+ *
+ * @param liveSlots of the items of the catalogue
+ * @throws LimbeckError ERR_INVALID_ARGUMENT for an index outside the catalogue
+ */
+export function slotsOf(histories: Int32Array, liveSlots: Int32Array): Int32Array {
+  return histories.map((index) => {
+    const slot = liveSlots[index];
+    if (slot !== undefined) return slot;
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      `histories has item ${index}, outside the catalogue of ${liveSlots.length}.`,
+    );
+  });
+}
+
 /** Values of `table` at each index; indices outside it stay as they are. */
 export function mapIndices(indices: Int32Array, table: Int32Array): Int32Array {
   return indices.map((index) => table[index] ?? index);

@@ -1,5 +1,6 @@
 /** The items of a student, their native ids and the ids of their categories. */
 import { LimbeckError } from '../errors.js';
+import { described } from './request.js';
 
 /** An item as a student knows it. */
 export interface CatalogueItem {
@@ -113,7 +114,7 @@ export class ItemIndex {
       }
       if (hidden !== undefined && typeof hidden !== 'boolean')
         throw invalid('hidden', 'expected true or false', hidden);
-      if (boost !== undefined && !Number.isFinite(Math.fround(boost))) {
+      if (boost !== undefined && (typeof boost !== 'number' || !Number.isFinite(Math.fround(boost)))) {
         throw invalid('boost', 'expected a finite number', boost);
       }
       if (publishedAt !== undefined && !Number.isFinite(publishedAt)) {
@@ -202,6 +203,5 @@ function isTextList(value: unknown): value is readonly string[] {
 
 function invalid(key: string, expected: string, value: unknown): LimbeckError {
   const name = key === '' ? 'items' : `items: ${key}`;
-  const got = value === null ? 'null' : Array.isArray(value) ? 'a list' : typeof value;
-  return new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: ${expected}, got ${got}`);
+  return new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: ${expected}, got ${described(value)}`);
 }

@@ -37,15 +37,13 @@ export class PackedBatch {
     this.#rows = new Int32Array(requests.length).fill(-1);
     requests.forEach((request, i) => {
       if (!isPlain(request, index.size)) return;
-      const begin = histories.length;
+      const [begin, excludeBegin] = [histories.length, exclude.length];
       const unknown = packIds(index, request.history, histories);
-      if (unknown === undefined || histories.length === begin) {
+      const isReadable = unknown !== undefined && packIds(index, request.exclude ?? [], exclude) !== undefined;
+      if (!isReadable || histories.length === begin) {
         histories.length = begin; // texts, or nothing that is known
+        exclude.length = excludeBegin;
         return;
-      }
-      for (const id of request.exclude ?? []) {
-        const slot = index.slotOf(id);
-        if (slot !== undefined) exclude.push(slot);
       }
       offsets.push(histories.length);
       excludeOffsets.push(exclude.length);

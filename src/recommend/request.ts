@@ -193,6 +193,8 @@ export class PackedRequest {
     this.#reserve(ids.length);
     const begin = this.#length;
     for (const id of ids) {
+      // A number would be no id of any item, and what is excluded must not come.
+      if (typeof id !== 'string') throw invalid(name, 'expected a list of item ids', id);
       const slot = index.slotOf(id);
       if (slot !== undefined) this.ints[this.#length++] = slot;
     }
@@ -274,13 +276,11 @@ export class PackedRequest {
 }
 
 function invalid(name: string, expected: string, value: unknown): LimbeckError {
-  const got =
-    value === null
-      ? 'null'
-      : typeof value === 'number'
-        ? String(value)
-        : Array.isArray(value)
-          ? 'a list'
-          : typeof value;
-  return new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: ${expected}, got ${got}`);
+  return new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: ${expected}, got ${described(value)}`);
+}
+
+/** What came instead, in a few words. */
+export function described(value: unknown): string {
+  if (value === null || typeof value === 'number') return String(value);
+  return Array.isArray(value) ? 'a list' : typeof value;
 }

@@ -3,12 +3,13 @@ import { LimbeckError } from '../errors.js';
 import { TextEncoder } from '../knowledge/text-encoder.js';
 import type { SequenceModel } from '../student/sequence-model.js';
 import type { Interest, RankedItem, Recommendation, RecommendedItem } from './answers.js';
-import { type BatchRecommendation, type BatchRequest, batchAnswer, checkBatch, mapIndices } from './batch.js';
+import { type BatchRecommendation, type BatchRequest, batchAnswer, checkBatch, mapIndices, slotsOf } from './batch.js';
 import { encodeTexts } from './encode-texts.js';
 import { explanations } from './explain.js';
 import { type CatalogueItem, ItemIndex } from './item-index.js';
 import { MAX_BATCH_K, PackedBatch } from './packed-batch.js';
 import {
+  described,
   type History,
   PackedRequest,
   type RecommendRequest,
@@ -231,7 +232,7 @@ export class Student {
     packed.pack(this.#index, [], request, request, false);
     const answer = batchAnswer(request, packed.k);
     const hasGaps = this.#index.numRemoved > 0;
-    const histories = hasGaps ? mapIndices(request.histories, this.#index.liveSlots) : request.histories;
+    const histories = hasGaps ? slotsOf(request.histories, this.#index.liveSlots) : request.histories;
     const { ints, numbers } = packed;
     this.#recommender.serveBatch(ints, numbers, histories, request.offsets, answer.itemIndices, answer.scores);
     if (hasGaps) answer.itemIndices.set(mapIndices(answer.itemIndices, this.#index.positions));
@@ -292,6 +293,7 @@ export class Student {
 
   /** The item features of texts: what the language model knows of them. @throws as {@link search} */
   embed(texts: readonly string[]): Float32Array[] {
+    checkList('embed', texts);
     if (texts.length === 0) return [];
     const features = this.#encode(texts);
     const size = features.length / texts.length;
@@ -324,6 +326,7 @@ export class Student {
    * @throws LimbeckError ERR_INVALID_ARGUMENT when no item would be left
    */
   removeItems(ids: readonly string[]): number {
+    checkList('removeItems', ids);
     const known = new Set(ids.filter((id) => this.#index.slotOf(id) !== undefined));
     if (known.size === this.#index.size) {
       throw new LimbeckError('ERR_INVALID_ARGUMENT', 'removeItems: a catalogue needs at least one item');
@@ -449,4 +452,10 @@ export class Student {
   #encode(texts: readonly string[]): Float32Array {
     return encodeTexts(this.encoder, texts);
   }
+}
+
+/** @throws LimbeckError ERR_INVALID_ARGUMENT */
+function checkList(method: string, value: unknown): void {
+  if (Array.isArray(value)) return;
+  throw new LimbeckError('ERR_INVALID_ARGUMENT', `${method}: expected a list, got ${described(value)}`);
 }

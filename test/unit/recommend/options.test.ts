@@ -195,6 +195,8 @@ describe('options of recommend', () => {
     ['a boost of infinity', { boosts: { tt0770828: Number.POSITIVE_INFINITY } }],
     ['a boost that fp32 cannot hold', { boosts: { tt0770828: 1e39 } }],
     ['exclude of null', { exclude: null }],
+    ['exclude of numbers', { exclude: [7] }],
+    ['candidates of numbers', { candidates: [7] }],
   ])('refuses %s and stays usable', (_, options) => {
     const request = { history, k: 3, ...options } as never;
     expect(() => student.recommend(request)).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }));
@@ -277,6 +279,7 @@ describe('recommendAll', () => {
       { history, k: 0 },
       { history, k: 2.5 },
       { history, exclude: 'tt0770828' } as never,
+      { history, exclude: [7] } as never,
       { history: 'tt0770828' } as never,
       { history: [7] } as never,
     ];

@@ -165,6 +165,8 @@ describe('items by their text', () => {
       { id: 'b', text, categories: [1] },
       { id: 'b', text, hidden: 1 },
       { id: 'b', text, boost: Number.NaN },
+      { id: 'b', text, boost: null },
+      { id: 'b', text, boost: '5' },
       { id: 'b', text, publishedAt: 'today' },
       null,
     ]) {
@@ -201,6 +203,20 @@ describe('items by their text', () => {
     });
     const alone = student.recommend({ history: [id], k: 34 }).items;
     expect(Array.from(itemIndices, (i) => student.items[i]?.id)).toEqual(alone.map((item) => item.id));
+    // There are more slots than items, and none of them is an item by its number.
+    for (const index of [-1, 36, 37]) {
+      const request = { histories: Int32Array.of(index), offsets: Int32Array.of(0, 1), k: 3 };
+      expect(() => student.recommendBatch(request)).toThrow(
+        expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT', message: expect.stringContaining(`item ${index},`) }),
+      );
+    }
+  });
+
+  test('and texts are told in lists', () => {
+    for (const call of [() => student.removeItems('tt0770828' as never), () => student.embed('a text' as never)]) {
+      expect(call).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }));
+    }
+    expect(student.numItems).toBe(36);
   });
 
   test('cannot all be removed', () => {
