@@ -44,6 +44,9 @@ export class ApiKeys {
 
   /** @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_IO */
   static async open(path: string): Promise<ApiKeys> {
+    if (!(await pathExists(path))) {
+      throw new LimbeckError('ERR_FILE_NOT_FOUND', `There is no file of keys '${path}'; limbeck create-key makes one`);
+    }
     const keys = new ApiKeys(path);
     await keys.refresh();
     return keys;

@@ -63,7 +63,7 @@ export const recommendRequest = z.strictObject({
   seed: z
     .int()
     .min(0)
-    .max(2 ** 31 - 1)
+    .max(2 ** 32 - 1)
     .optional()
     .describe('Of the sampling.'),
   boosts: z.record(itemId, z.number()).optional().describe('Added to the scores of these items.'),

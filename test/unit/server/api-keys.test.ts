@@ -85,6 +85,11 @@ describe('API keys', () => {
     expect(keys.caller(`Bearer ${key}`)).toBeUndefined();
   });
 
+  it('says how a file is made that is not there', async () => {
+    const error = { code: 'ERR_FILE_NOT_FOUND', message: expect.stringContaining('limbeck create-key') };
+    await expect(ApiKeys.open(`${file}.none`)).rejects.toMatchObject(error);
+  });
+
   it('refuses a file that is none of keys, and leaves it', async () => {
     writeFileSync(file, '{"keys":[{"id":"x"}]}');
     await expect(ApiKeys.open(file)).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });
