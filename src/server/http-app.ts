@@ -67,7 +67,8 @@ export async function createHttpApp(settings: ServerSettings, guards: Guards): P
       const server = createHttpServer(
         {
           maxHeaderSize: MAX_HEADER_BYTES,
-          headersTimeout: timeouts.headersMs,
+          // Node refuses a longer one than that of the whole request; 0 = none.
+          headersTimeout: Math.min(timeouts.headersMs, timeouts.requestMs || Number.POSITIVE_INFINITY),
           requestTimeout: timeouts.requestMs,
           keepAliveTimeout: timeouts.keepAliveMs,
           connectionsCheckingInterval: CONNECTIONS_CHECK_MS,
@@ -183,13 +184,16 @@ async function limitRates(app: FastifyInstance, max: number, { metrics }: Guards
   });
 }
 
-function answerErrors(app: FastifyInstance, { metrics }: Guards): void {
+function answerErrors(app: FastifyInstance, { metrics, drain }: Guards): void {
   app.setErrorHandler((error, request, reply) => {
     const answer = toHttpError(error);
     const { statusCode, retryAfterSeconds } = answer;
     if (statusCode >= 500) app.log.error({ requestId: request.id, err: answer.cause ?? answer }, 'request failed');
     else app.log.debug({ requestId: request.id, code: answer.code, message: answer.message }, 'request refused');
     if (retryAfterSeconds !== undefined) reply.header('retry-after', String(retryAfterSeconds));
+    // What is left of the body is read, as long as a body may take, and dropped: a client that still sends when its
+    // connection is closed never sees the answer.
+    if (statusCode === 413 && !drain.isDraining) reply.removeHeader('connection');
     // As text: the body needs no schema.
     reply
       .code(statusCode)

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { FastifyInstance } from 'fastify';
-import { createEngine, type Engine } from '../index.js';
+import { createEngine, type Engine, LimbeckError } from '../index.js';
 import { ApiKeys } from './api-keys.js';
 import { catalogueRoutes } from './catalogue-routes.js';
 import { Drain } from './drain.js';
@@ -32,7 +32,11 @@ const PACKAGE = new URL('../../package.json', import.meta.url);
 export interface LimbeckServer {
   /** To add routes and hooks of one's own before {@link listen}. */
   readonly app: FastifyInstance;
-  /** Starts to accept requests. @returns the service's URL */
+  /**
+   * Starts to accept requests. @returns the service's URL
+   *
+   * @throws LimbeckError ERR_IO when the port is taken, ERR_INVALID_ARGUMENT for an address that this machine does not have
+   */
   listen(): Promise<string>;
   /**
    * Ends in order: `/readyz` says no, requests are answered for a while longer, those at work are finished, what was
@@ -57,7 +61,15 @@ export async function createServer(
   const closers: (() => unknown)[] = [];
   /** Last opened, first closed. */
   const closeAll = async () => {
-    for (const close of closers.reverse()) await close();
+    const failures: unknown[] = [];
+    for (const close of closers.splice(0).reverse()) {
+      try {
+        await close();
+      } catch (error) {
+        failures.push(error);
+      }
+    }
+    if (failures.length > 0) throw failures[0];
   };
   try {
     const keys = settings.keys === undefined ? undefined : await ApiKeys.open(settings.keys);
@@ -117,7 +129,13 @@ export async function createServer(
     let closing: Promise<boolean> | undefined;
     return {
       app,
-      listen: () => app.listen({ host: settings.host, port: settings.port }),
+      async listen() {
+        try {
+          return await app.listen({ host: settings.host, port: settings.port });
+        } catch (error) {
+          throw listenError(error as NodeJS.ErrnoException, settings);
+        }
+      },
       close() {
         closing ??= drain.run(app).finally(closeAll);
         return closing;
@@ -132,6 +150,25 @@ export async function createServer(
 async function openFeedback({ data, redis }: ServerSettings, onError: (error: unknown) => void) {
   if (data === undefined) return undefined;
   return Feedback.open({ directory: data, onError, ...(redis !== undefined && { store: { redis } }) });
+}
+
+/** Why the service cannot be reached where it was told to be. */
+function listenError(error: NodeJS.ErrnoException, { host, port }: ServerSettings): Error {
+  const { code = '' } = error;
+  const place = `${host}, port ${port}`;
+  if (code === 'EADDRINUSE') {
+    const message = `Another program listens at ${place}: stop it, or give another port (0 = any that is free).`;
+    return new LimbeckError('ERR_IO', message, { cause: error });
+  }
+  if (code === 'EACCES') {
+    const message = `This user may not listen at ${place}: ports below 1024 need a privilege.`;
+    return new LimbeckError('ERR_IO', message, { cause: error });
+  }
+  if (['EADDRNOTAVAIL', 'ENOTFOUND', 'EAI_AGAIN'].includes(code)) {
+    const message = `host: '${host}' is no address of this machine (${code}); 0.0.0.0 and :: are all that it has.`;
+    return new LimbeckError('ERR_INVALID_ARGUMENT', message, { cause: error });
+  }
+  return error;
 }
 
 /** @returns what stops it */

@@ -403,6 +403,35 @@ describe('with a rate limit', () => {
   });
 });
 
+describe('the address', () => {
+  it('that another program has, or no program can have, is told as such', async () => {
+    const { port } = new URL(await service.listen());
+    const second = await startService({ port: Number(port) });
+    await expect(second.listen()).rejects.toMatchObject({
+      code: 'ERR_IO',
+      message: expect.stringContaining(`port ${port}`),
+    });
+    await second.end();
+    const keys = join(service.data, 'keys.json');
+    await createApiKey(keys, ['read']);
+    const elsewhere = await startService({ host: '192.0.2.1', keys });
+    await expect(elsewhere.listen()).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+      message: expect.stringContaining("'192.0.2.1' is no address of this machine"),
+    });
+    await elsewhere.end();
+  });
+
+  it('answers clients that send far too much, while they send', async () => {
+    const small = await startService({ limits: { bodyBytes: 1024 }, timeouts: { requestMs: 5000 } });
+    const url = await small.listen();
+    const headers = { 'content-type': 'application/json' };
+    const answer = await fetch(`${url}/v1/recommend`, { method: 'POST', headers, body: 'x'.repeat(2e7) });
+    expect([answer.status, (await answer.json()).error.code]).toEqual([413, 'ERR_BODY_TOO_LARGE']);
+    await small.end();
+  });
+});
+
 describe('static files', () => {
   it('come with a policy that lets nothing else in', async () => {
     const page = await startService({ console: join(FIXTURE_STUDENT, 'text_encoder') });
