@@ -47,6 +47,10 @@ export class LimbeckError extends Error {
 
   /** The native addon's errors are of no class of ours: they have the name and a code. */
   static override [Symbol.hasInstance](value: unknown): value is LimbeckError {
+    // A class that extends this one inherits the method.
+    // biome-ignore lint/complexity/noThisInStatic: it is the class that was asked
+    const asked = this;
+    if (asked !== LimbeckError) return Function.prototype[Symbol.hasInstance].call(asked, value);
     return value instanceof Error && value.name === 'LimbeckError' && 'code' in value;
   }
 }

@@ -17,3 +17,10 @@ it('other errors are not, even with a code', () => {
     expect(other).not.toBeInstanceOf(LimbeckError);
   }
 });
+
+it('a class that extends ours has its own instances alone', () => {
+  class OwnError extends LimbeckError {}
+  expect(new OwnError('ERR_IO', 'no')).toBeInstanceOf(LimbeckError);
+  expect(new OwnError('ERR_IO', 'no')).toBeInstanceOf(OwnError);
+  expect(new LimbeckError('ERR_IO', 'no')).not.toBeInstanceOf(OwnError);
+});
