@@ -21,6 +21,12 @@ float inverse_length(const float* x, int64_t width) {
   return square > 0 && std::isfinite(square) ? static_cast<float>(1 / std::sqrt(square)) : 0.0f;
 }
 
+/// As values.reserve(size), with room for more to come: to move all for each item added takes 0.7 ms of a million.
+template <typename T>
+void reserve_more(std::vector<T>& values, size_t size) {
+  if (size > values.capacity()) values.reserve(std::max(size, values.capacity() + values.capacity() / 4));
+}
+
 }  // namespace
 
 Catalogue::Catalogue(std::shared_ptr<const Recommender> recommender)
@@ -81,11 +87,11 @@ int64_t Catalogue::append(Context& context, const float* features, int64_t count
   const auto total = static_cast<size_t>(first + count);
   const size_t tail_floats = tail_features_.size();
   // What can fail for lack of memory comes first: nothing is half done then.
-  inverse_lengths_.reserve(total);
-  excluded_.reserve(total);
-  if (has_popularity()) log_popularity_.reserve(total);
-  tail_features_.reserve(tail_floats + static_cast<size_t>(count * f));
-  item_topics_.reserve(total);
+  reserve_more(inverse_lengths_, total);
+  reserve_more(excluded_, total);
+  if (has_popularity()) reserve_more(log_popularity_, total);
+  reserve_more(tail_features_, tail_floats + static_cast<size_t>(count * f));
+  reserve_more(item_topics_, total);
   tail_.append(vectors, count);
   for (int64_t i = 0; i < count; ++i) inverse_lengths_.push_back(inverse_length(vectors + i * d, d));
   excluded_.resize(total, 0);
