@@ -171,5 +171,8 @@ async function readState(path: string): Promise<z.output<typeof stateSchema> | u
   const parsed = stateSchema.safeParse(await readJsonFile(path));
   if (parsed.success) return parsed.data;
   const [issue] = parsed.error.issues;
-  throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': ${issue?.path.join('.')}: ${issue?.message}`);
+  throw new LimbeckError(
+    'ERR_FILE_FORMAT',
+    `'${path}': ${issue?.path.join('.')}: ${issue?.message}. Remove it to learn again from the events that are stored.`,
+  );
 }

@@ -47,12 +47,21 @@ export class ItemChanges {
     this.#path = path;
   }
 
-  /** Brings a student that was just loaded up to date. */
+  /**
+   * Brings a student that was just loaded up to date.
+   *
+   * @throws LimbeckError ERR_CHECKPOINT_MISMATCH when it cannot know what was added by its text
+   */
   async applyTo(student: Student): Promise<void> {
-    await addInTurns(
-      student,
-      [...this.#added.values()].filter(({ id }) => student.indexOf(id) === undefined),
-    );
+    const added = [...this.#added.values()].filter(({ id }) => student.indexOf(id) === undefined);
+    if (added.length > 0 && student.encoder === undefined) {
+      throw new LimbeckError(
+        'ERR_CHECKPOINT_MISMATCH',
+        `${added.length} items were added by their texts, and this student has no text encoder to know them by. ` +
+          `Serve one that has, or take the items out (DELETE /v1/items, or remove '${this.#path ?? 'them'}').`,
+      );
+    }
+    await addInTurns(student, added);
     const removed = [...this.#removed].filter((id) => student.indexOf(id) !== undefined);
     if (removed.length > 0) student.removeItems(removed);
   }

@@ -119,7 +119,7 @@ export class ModelHost {
         await this.#source.promote(name);
       } catch (error) {
         if (this.#extra.get(name) !== model) this.#dispose(model);
-        throw error;
+        throw refusal(name, error);
       }
       this.#replace(model);
       return model;
@@ -130,7 +130,9 @@ export class ModelHost {
   rollback(): Promise<ServedModel> {
     return this.exclusively(async () => {
       const before = this.#current.name;
-      const name = await this.#source.rollback();
+      const name = await this.#source.rollback().catch((error: unknown) => {
+        throw refusal('before this one', error);
+      });
       try {
         const model = this.#extra.get(name) ?? (await this.#open(name));
         this.#replace(model);
@@ -159,6 +161,9 @@ export class ModelHost {
   }
 
   async #open(name: string): Promise<ServedModel> {
+    if (!(await this.#source.list()).includes(name)) {
+      throw new HttpError(404, 'ERR_NOT_FOUND', `There is no model '${name}'.`);
+    }
     try {
       return await loadModel(this.#source, name, this.#options);
     } catch (error) {
@@ -207,12 +212,12 @@ async function tryOut(student: Student): Promise<void> {
   }
 }
 
+/** What the machine lacks is not the model's fault. */
+const OF_THE_MACHINE: ReadonlySet<string> = new Set(['ERR_NO_SPACE', 'ERR_IO', 'ERR_OUT_OF_MEMORY']);
+
 /** The reason without the paths; the log has the whole. */
 function refusal(name: string, error: unknown): unknown {
-  if (!(error instanceof LimbeckError)) return error;
-  if (error.code === 'ERR_FILE_NOT_FOUND' || error.code === 'ERR_INVALID_ARGUMENT') {
-    return new HttpError(404, 'ERR_NOT_FOUND', `There is no model '${name}'.`, undefined, { cause: error });
-  }
+  if (!(error instanceof LimbeckError) || OF_THE_MACHINE.has(error.code)) return error;
   const message = `The model '${name}' was refused (${error.code}); the current one keeps serving.`;
   return new HttpError(422, 'ERR_MODEL_REFUSED', message, undefined, { cause: error });
 }

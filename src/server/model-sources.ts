@@ -32,12 +32,9 @@ function directorySource(loader: StudentLoader, directory: string): ModelSource 
   return {
     list: async () => [name],
     current: async () => name,
-    load(asked) {
-      if (asked === name) return loader.load({ directory });
-      throw new LimbeckError('ERR_FILE_NOT_FOUND', `The service was started with one student, '${name}'`);
-    },
+    load: () => loader.load({ directory }),
     promote: async () => {},
-    rollback() {
+    async rollback() {
       throw new HttpError(409, 'ERR_CONFLICT', 'The service was started with one student, not with a registry.');
     },
     close: () => loader.close(),

@@ -8,6 +8,7 @@ type Item = { id: string; text: string };
 
 class FakeStudent {
   readonly known = new Map<string, Item>([['old', { id: 'old', text: 'Old' }]]);
+  readonly encoder = {};
   constructor(private readonly refuses?: string) {}
   indexOf(id: string) {
     return this.known.has(id) ? 0 : undefined;
@@ -54,6 +55,19 @@ describe('ItemChanges', () => {
     const later = new FakeStudent();
     await (await ItemChanges.open(path)).applyTo(later as never);
     expect(later.ids).toEqual(['x', 'y']);
+  });
+
+  it('are refused by a student that cannot know texts', async () => {
+    const changes = await ItemChanges.open(path);
+    await add(changes, [new FakeStudent()], 'x');
+    const plain = new FakeStudent();
+    Object.assign(plain, { encoder: undefined });
+    await expect(changes.applyTo(plain as never)).rejects.toMatchObject({
+      code: 'ERR_CHECKPOINT_MISMATCH',
+      message: expect.stringContaining('text encoder'),
+    });
+    await (await ItemChanges.open(undefined)).applyTo(plain as never);
+    expect(plain.ids).toEqual(['old']);
   });
 
   it('leave out what a new model knows by itself', async () => {

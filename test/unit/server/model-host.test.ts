@@ -26,7 +26,7 @@ let opened: FakeStudent[];
 let current: string[];
 /** Loads anything; `broken` throws as a corrupt file does, `nan` answers with no numbers. */
 const source: ModelSource = {
-  list: async () => ['one', 'two', 'three'],
+  list: async () => ['one', 'two', 'three', 'broken', 'nan', 'unpromotable', 'damaged'],
   current: async () => current.at(-1) as string,
   async load(name) {
     await new Promise(setImmediate);
@@ -37,6 +37,7 @@ const source: ModelSource = {
   },
   async promote(name) {
     if (name === 'unpromotable') throw new LimbeckError('ERR_IO', 'disk');
+    if (name === 'damaged') throw new LimbeckError('ERR_CHECKPOINT_MISMATCH', "'/secret/path' is not what was added");
     current.push(name);
   },
   async rollback() {
@@ -81,6 +82,15 @@ describe('ModelHost', () => {
     expect(opened[1]?.isDisposed).toBe(true);
   });
 
+  it('refuses one that was damaged since it was loaded, and one that there is not', async () => {
+    const host = await open();
+    await host.load('damaged');
+    await expect(host.promote('damaged')).rejects.toMatchObject({ statusCode: 422, code: 'ERR_MODEL_REFUSED' });
+    await expect(host.promote('nothing')).rejects.toMatchObject({ statusCode: 404, code: 'ERR_NOT_FOUND' });
+    expect(host.current.name).toBe('one');
+    expect(host.get('damaged').name).toBe('damaged');
+  });
+
   it('answers with loaded models by name, and with the current one without', async () => {
     const host = await open();
     await host.load('two');
@@ -88,7 +98,7 @@ describe('ModelHost', () => {
     expect(host.get('one').name).toBe('one');
     expect(host.get('two').name).toBe('two');
     expect(() => host.get('three')).toThrow(expect.objectContaining({ statusCode: 404 }));
-    expect(await host.list()).toEqual([
+    expect((await host.list()).slice(0, 3)).toEqual([
       { name: 'one', loaded: true, numItems: 1 },
       { name: 'two', loaded: true, numItems: 1 },
       { name: 'three', loaded: false },
