@@ -1,6 +1,5 @@
 /** The items of a student, their native ids and the ids of their categories. */
 import { LimbeckError } from '../errors.js';
-import { described } from './request.js';
 
 /** An item as a student knows it. */
 export interface CatalogueItem {
@@ -204,4 +203,10 @@ function isTextList(value: unknown): value is readonly string[] {
 function invalid(key: string, expected: string, value: unknown): LimbeckError {
   const name = key === '' ? 'items' : `items: ${key}`;
   return new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: ${expected}, got ${described(value)}`);
+}
+
+/** What came instead, in a few words. */
+export function described(value: unknown): string {
+  if (value === null || typeof value === 'number') return String(value);
+  return Array.isArray(value) ? 'a list' : typeof value;
 }

@@ -1,6 +1,6 @@
 /** What a request may ask, and how it is told to the native side: checked and packed into arrays that are used again. */
 import { LimbeckError } from '../errors.js';
-import type { ItemIndex } from './item-index.js';
+import { described, type ItemIndex } from './item-index.js';
 
 /** Oldest first: item ids, or the text of items that the catalogue does not have. */
 export type History = readonly (string | { readonly text: string })[];
@@ -277,10 +277,4 @@ export class PackedRequest {
 
 function invalid(name: string, expected: string, value: unknown): LimbeckError {
   return new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: ${expected}, got ${described(value)}`);
-}
-
-/** What came instead, in a few words. */
-export function described(value: unknown): string {
-  if (value === null || typeof value === 'number') return String(value);
-  return Array.isArray(value) ? 'a list' : typeof value;
 }

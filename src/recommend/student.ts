@@ -6,10 +6,9 @@ import type { Interest, RankedItem, Recommendation, RecommendedItem } from './an
 import { type BatchRecommendation, type BatchRequest, batchAnswer, checkBatch, mapIndices, slotsOf } from './batch.js';
 import { encodeTexts } from './encode-texts.js';
 import { explanations } from './explain.js';
-import { type CatalogueItem, ItemIndex } from './item-index.js';
+import { type CatalogueItem, described, ItemIndex } from './item-index.js';
 import { MAX_BATCH_K, PackedBatch } from './packed-batch.js';
 import {
-  described,
   type History,
   PackedRequest,
   type RecommendRequest,
