@@ -47,13 +47,25 @@ afterAll(() => {
   rmSync(folder, { recursive: true });
 });
 
-/** Runs the command, and kills it when stderr says that a part began. */
+/** Makes a program kill itself when it says on stderr that a part begins: its killer might be too late. */
+const killedAt = (part: string) => {
+  const program = `const { stderr } = process;
+    const { write } = stderr;
+    stderr.write = (text, ...rest) => {
+      if (String(text).includes(${JSON.stringify(part)})) process.kill(process.pid, 'SIGKILL');
+      return write.call(stderr, text, ...rest);
+    };`;
+  return ['--import', `data:text/javascript,${encodeURIComponent(program)}`];
+};
+
+/** Runs the command, which is killed when it says on stderr that a part begins. */
 function bench(
   flags: readonly string[],
   killAt?: string,
 ): Promise<{ code: number | null; stdout: string; stderr: string }> {
   const args = [command, 'bench', 'quality', '--data', config, '--threads', '1', ...flags];
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  const setup = killAt === undefined ? [] : killedAt(killAt);
+  const child = spawn(process.execPath, [...setup, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
   let stdout = '';
   let stderr = '';
   child.stdout.on('data', (text) => {
@@ -61,7 +73,6 @@ function bench(
   });
   child.stderr.on('data', (text) => {
     stderr += text;
-    if (killAt !== undefined && stderr.includes(killAt)) child.kill('SIGKILL');
   });
   return new Promise((resolve, reject) => {
     child.on('error', reject);

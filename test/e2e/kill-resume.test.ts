@@ -14,7 +14,7 @@ afterAll(() => {
   rmSync(folder, { recursive: true });
 });
 
-/** Distils in a process of its own, which is killed at the first event of a part of the work, if one is named. */
+/** Distils in a process of its own, which kills itself at the first event of a part of the work, if one is named. */
 function distil(
   output: string,
   killAt?: { name: string; done: number },
@@ -25,20 +25,22 @@ function distil(
     program,
     `import { createEngine } from ${JSON.stringify(product)};
     const engine = await createEngine({ threads: 1 });
-    await engine.distill(JSON.parse(process.argv[2]), {
-      onProgress: ({ name, done }) => process.send({ name, done }),
+    const [options, killAt] = process.argv.slice(2).map((text) => JSON.parse(text));
+    await engine.distill(options, {
+      onProgress({ name, done }) {
+        if (name === killAt?.name && done >= killAt.done) process.kill(process.pid, 'SIGKILL');
+        process.send(name);
+      },
     });
     engine.dispose();
     process.disconnect();`,
   );
-  const child = spawn(process.execPath, [program, JSON.stringify(options)], {
+  const args = [options, killAt ?? null].map((value) => JSON.stringify(value));
+  const child = spawn(process.execPath, [program, ...args], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });
   const parts = new Set<string>();
-  child.on('message', ({ name, done }: { name: string; done: number }) => {
-    parts.add(name);
-    if (killAt && name === killAt.name && done >= killAt.done) child.kill('SIGKILL');
-  });
+  child.on('message', (name: string) => parts.add(name));
   return new Promise((resolve, reject) => {
     child.on('error', reject);
     child.on('close', (_, signal) => resolve({ signal, parts: [...parts] }));
