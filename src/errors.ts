@@ -49,8 +49,7 @@ export class LimbeckError extends Error {
   static override [Symbol.hasInstance](value: unknown): value is LimbeckError {
     // A class that extends this one inherits the method.
     // biome-ignore lint/complexity/noThisInStatic: it is the class that was asked
-    const asked = this;
-    if (asked !== LimbeckError) return Function.prototype[Symbol.hasInstance].call(asked, value);
+    if (this !== LimbeckError) return Function.prototype[Symbol.hasInstance].call(this, value);
     return value instanceof Error && value.name === 'LimbeckError' && 'code' in value;
   }
 }
