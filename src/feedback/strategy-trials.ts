@@ -26,6 +26,7 @@ const trialsOptionsSchema = z.strictObject({
 export type StrategyTrialsOptions = z.input<typeof trialsOptionsSchema>;
 
 interface Trial {
+  readonly requestId: string;
   readonly strategy: string;
   readonly context: StrategyContext;
   /** When it was shown, ms since epoch. */
@@ -46,8 +47,10 @@ interface Trial {
 export class StrategyTrials {
   readonly #selector: StrategySelector;
   readonly #settings: z.output<typeof trialsOptionsSchema>;
-  /** In the order of their beginning. */
   readonly #pending = new Map<string, Trial>();
+  /** In the order of their beginning, from `#oldest` on. A Map would look for its first entry among all that are gone. */
+  #inOrder: (Trial | undefined)[] = [];
+  #oldest = 0;
   #unmatched = 0;
 
   /** @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION */
@@ -81,7 +84,9 @@ export class StrategyTrials {
     }
     this.settle(now);
     if (this.#pending.size >= this.#settings.maxPending) this.#endOldest();
-    this.#pending.set(requestId, { strategy, context, time: now, best: 0, worst: 0 });
+    const trial = { requestId, strategy, context, time: now, best: 0, worst: 0 };
+    this.#pending.set(requestId, trial);
+    this.#inOrder.push(trial);
   }
 
   /**
@@ -106,10 +111,8 @@ export class StrategyTrials {
 
   /** Ends the trials whose window is over. `begin` and `apply` do so too: wanted only when neither comes for long. */
   settle(now = Date.now()): void {
-    for (const { time } of this.#pending.values()) {
-      if (time > now - this.#settings.windowMs) break;
-      this.#endOldest();
-    }
+    const end = now - this.#settings.windowMs;
+    while ((this.#inOrder[this.#oldest]?.time ?? Number.POSITIVE_INFINITY) <= end) this.#endOldest();
   }
 
   /** Ends all of them now, with what they have: before the selector's state is saved for good. */
@@ -118,10 +121,13 @@ export class StrategyTrials {
   }
 
   #endOldest(): void {
-    for (const [requestId, { strategy, context, time, best, worst }] of this.#pending) {
-      this.#pending.delete(requestId);
-      this.#selector.reward(strategy, context, Math.min(1, Math.max(0, best + worst)), time);
-      return;
+    const { requestId, strategy, context, time, best, worst } = this.#inOrder[this.#oldest] as Trial;
+    this.#inOrder[this.#oldest++] = undefined;
+    if (2 * this.#oldest > this.#inOrder.length) {
+      this.#inOrder = this.#inOrder.slice(this.#oldest);
+      this.#oldest = 0;
     }
+    this.#pending.delete(requestId);
+    this.#selector.reward(strategy, context, Math.min(1, Math.max(0, best + worst)), time);
   }
 }

@@ -32,6 +32,20 @@ describe('trials', () => {
     expect(trials.pending).toBe(0);
   });
 
+  test('the oldest answers end first, however many come', () => {
+    const { trials, earned } = make({ maxPending: 100 });
+    for (let i = 0; i < 5000; i++) trials.begin(`r${i}`, i % 2 === 0 ? 'a' : 'b', CONTEXT, START);
+    expect(trials.pending).toBe(100);
+    for (const ended of ['r0', 'r4898', 'r4899']) expect(trials.apply(event('purchase', ended), START)).toBe(false);
+    for (const waiting of ['r4900', 'r4999']) expect(trials.apply(event('purchase', waiting), START)).toBe(true);
+    expect(earned('a')?.trials).toBeCloseTo(2450, 6);
+    trials.settle(START + 1000);
+    expect(trials.pending).toBe(0);
+    expect(earned('a')?.meanReward).toBeCloseTo(1 / 2500, 12);
+    trials.begin('r0', 'a', CONTEXT, START + 1001);
+    expect(trials.pending).toBe(1);
+  });
+
   test('late events count for the strategy and the answer that they belong to', () => {
     const { trials, earned } = make();
     trials.begin('r1', 'a', CONTEXT, START);
