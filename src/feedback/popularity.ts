@@ -43,6 +43,9 @@ export type PopularityState = z.output<typeof stateSchema>;
 export class Popularity {
   /** Sums of weights at the decay's landmark. */
   readonly #sums = new Map<string, number>();
+  /** The most popular items with their sums, best first, as many as were asked for; undefined until they are again. */
+  #best: [string, number][] | undefined;
+  #numBest = 0;
   readonly #decay: ForwardDecay;
   readonly #maxItems: number;
 
@@ -74,7 +77,10 @@ export class Popularity {
     }
     const added = weight * this.#decay.weightAt(time, (factor) => this.#rescale(factor));
     const sum = (this.#sums.get(itemId) ?? 0) + added;
-    if (sum > 0) this.#sums.set(itemId, sum);
+    if (sum > 0) {
+      this.#sums.set(itemId, sum);
+      this.#raise(itemId, sum);
+    }
     if (this.#sums.size > this.#maxItems) this.#forgetLeastPopular();
   }
 
@@ -83,25 +89,20 @@ export class Popularity {
     return (this.#sums.get(itemId) ?? 0) * this.#decay.factorAt(now);
   }
 
-  /** The k most popular items, best first; equal ones in the order of their ids. O(items + k log k). */
+  /**
+   * The k most popular items, best first; equal ones in the order of their ids. O(k) where as many were asked for before,
+   * else O(items + k log k).
+   */
   top(k: number, now: number): { id: string; score: number }[] {
     if (!Number.isInteger(k) || k < 1) {
       throw new LimbeckError('ERR_INVALID_ARGUMENT', `k: expected an integer of at least 1, got ${k}`);
     }
-    const factor = this.#decay.factorAt(now);
-    let best: [string, number][] = [];
-    let bar = 0;
-    for (const entry of this.#sums) {
-      if (entry[1] < bar) continue;
-      best.push(entry);
-      if (best.length < 2 * k + 64) continue;
-      best = best.sort(byScore).slice(0, k);
-      bar = best[k - 1]?.[1] ?? 0;
+    if (this.#best === undefined || k > this.#numBest) {
+      this.#numBest = Math.max(k, 2 * this.#numBest);
+      this.#best = this.#find(this.#numBest);
     }
-    return best
-      .sort(byScore)
-      .slice(0, k)
-      .map(([id, sum]) => ({ id, score: sum * factor }));
+    const factor = this.#decay.factorAt(now);
+    return this.#best.slice(0, k).map(([id, sum]) => ({ id, score: sum * factor }));
   }
 
   /** What {@link Popularity.restore} reads; scores are of the latest landmark. */
@@ -129,7 +130,35 @@ export class Popularity {
     return popularity;
   }
 
+  #find(k: number): [string, number][] {
+    let best: [string, number][] = [];
+    let bar = 0;
+    for (const entry of this.#sums) {
+      if (entry[1] < bar) continue;
+      best.push(entry);
+      if (best.length < 2 * k + 64) continue;
+      best = best.sort(byScore).slice(0, k);
+      bar = best[k - 1]?.[1] ?? 0;
+    }
+    return best.sort(byScore).slice(0, k);
+  }
+
+  /** Sums only grow: an item may move up among the best, and the last of them fall out. */
+  #raise(itemId: string, sum: number): void {
+    const best = this.#best;
+    if (best === undefined) return;
+    const last = best[this.#numBest - 1];
+    const raised: [string, number] = [itemId, sum];
+    if (last !== undefined && byScore(last, raised) < 0) return;
+    const before = best.findIndex(([id]) => id === itemId);
+    if (before >= 0) best.splice(before, 1);
+    const place = best.findIndex((other) => byScore(raised, other) < 0);
+    best.splice(place < 0 ? best.length : place, 0, raised);
+    best.length = Math.min(best.length, this.#numBest);
+  }
+
   #rescale(factor: number): void {
+    this.#best = undefined;
     for (const [id, sum] of this.#sums) {
       if (sum * factor > 0) this.#sums.set(id, sum * factor);
       else this.#sums.delete(id);
@@ -141,6 +170,7 @@ export class Popularity {
     const kept = Math.max(1, Math.floor((3 * this.#maxItems) / 4));
     const doomed = [...this.#sums].sort(byScore).slice(kept);
     for (const [id] of doomed) this.#sums.delete(id);
+    this.#best = undefined;
   }
 }
 

@@ -15,12 +15,15 @@ export function popularItems(
   const excluded = new Set(exclude);
   const allowed = candidates && new Set(candidates);
   const popular = feedback?.popular(k + excluded.size + SPARE) ?? [];
-  const items = popular.filter(({ id }) => {
-    const item = student.items[student.indexOf(id) ?? -1];
-    if (item === undefined || item.hidden === true || excluded.has(id)) return false;
-    return (allowed?.has(id) ?? true) && matches(item, filter);
-  });
-  return items.slice(0, k);
+  const items: { id: string; score: number }[] = [];
+  for (const one of popular) {
+    const item = student.items[student.indexOf(one.id) ?? -1];
+    if (item === undefined || item.hidden === true || excluded.has(one.id)) continue;
+    if (!(allowed?.has(one.id) ?? true) || !matches(item, filter)) continue;
+    items.push(one);
+    if (items.length === k) break;
+  }
+  return items;
 }
 
 function matches({ categories = [] }: CatalogueItem, filter: RecommendRequest['filter']): boolean {

@@ -60,6 +60,25 @@ describe('popularity', () => {
     expect(all.map(({ score }) => score)).toEqual(all.map(({ score }) => score).toSorted((a, b) => b - a));
   });
 
+  test('top stays right while items are added, rescaled and forgotten', () => {
+    let state = 3;
+    const below = (n: number) => {
+      state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+      return Math.floor((state / 2 ** 32) * n);
+    };
+    const popularity = new Popularity({ halfLifeMs: HOUR, maxItems: 120 });
+    let time = START;
+    for (let i = 0; i < 4000; i++) {
+      time += below(400) === 0 ? 501 * HOUR : below(HOUR / 100);
+      popularity.add(`i${below(100) < 70 ? below(30) : below(200)}`, time - below(2) * below(HOUR), 1 + below(3));
+      if (below(3) > 0) continue;
+      const { items } = Popularity.restore(popularity.state()).state();
+      const sorted = items.toSorted(([a, x], [b, y]) => y - x || (a < b ? -1 : 1));
+      const k = 1 + below(i < 2000 ? 9 : 40);
+      expect(popularity.top(k, time).map(({ id }) => id)).toEqual(sorted.slice(0, k).map(([id]) => id));
+    }
+  });
+
   test('a new hit overtakes an old favourite', () => {
     const popularity = new Popularity({ halfLifeMs: HOUR });
     for (let i = 0; i < 100; i++) popularity.add('old', START);
