@@ -68,19 +68,35 @@ export function unpackState(packed: string): UserState {
 
 /** One of the lists alone. */
 export function unpackList(packed: string, name: ListName): Entry[] {
-  const index = LISTS.indexOf(name);
-  let position = COUNTS_BYTES;
-  for (let i = 0; i < index; i++) position += ENTRY_BYTES * uint16(packed, 2 * i);
   const entries: Entry[] = [];
-  for (let left = uint16(packed, 2 * index); left > 0; left--) {
+  const end = endOf(packed, name);
+  for (let position = beginOf(packed, name); position < end; position += ENTRY_BYTES) {
     entries.push({
       item: uint32(packed, position),
       time: uint32(packed, position + 4) + uint16(packed, position + 8) * TWO_POW_32,
       value: packed.charCodeAt(position + 10),
     });
-    position += ENTRY_BYTES;
   }
   return entries;
+}
+
+/** The items of a list alone. */
+export function unpackItems(packed: string, name: ListName): number[] {
+  const items: number[] = [];
+  const end = endOf(packed, name);
+  for (let position = beginOf(packed, name); position < end; position += ENTRY_BYTES)
+    items.push(uint32(packed, position));
+  return items;
+}
+
+function beginOf(packed: string, name: ListName): number {
+  let numBefore = 0;
+  for (let i = 0; LISTS[i] !== name; i++) numBefore += uint16(packed, 2 * i);
+  return COUNTS_BYTES + ENTRY_BYTES * numBefore;
+}
+
+function endOf(packed: string, name: ListName): number {
+  return beginOf(packed, name) + ENTRY_BYTES * uint16(packed, 2 * LISTS.indexOf(name));
 }
 
 /** Whether bytes are as long as the four lengths in front of them say. */

@@ -10,6 +10,7 @@ import {
   MAX_LIST_LENGTH,
   packState,
   type UserState,
+  unpackItems,
   unpackList,
   unpackState,
 } from './user-state-codec.js';
@@ -126,10 +127,9 @@ export class UserStates {
 
   /** The user's latest rating of each item, in steps of 0.02, latest last. */
   ratings(userId: string): readonly { readonly itemId: string; readonly value: number }[] {
-    return this.#entriesOf(userId, 'ratings').map(({ item, value }) => ({
-      itemId: this.#items.name(item),
-      value: value / RATING_STEPS,
-    }));
+    const packed = this.#shardOf(userId).users.get(userId);
+    const entries = packed === undefined ? [] : unpackList(packed, 'ratings');
+    return entries.map(({ item, value }) => ({ itemId: this.#items.name(item), value: value / RATING_STEPS }));
   }
 
   /** Takes up one event. Events must come in the order of their offsets; one that was applied before is passed over. */
@@ -219,12 +219,8 @@ export class UserStates {
   }
 
   #itemsOf(userId: string, list: ListName): string[] {
-    return this.#entriesOf(userId, list).map(({ item }) => this.#items.name(item));
-  }
-
-  #entriesOf(userId: string, list: ListName): Entry[] {
     const packed = this.#shardOf(userId).users.get(userId);
-    return packed === undefined ? [] : unpackList(packed, list);
+    return packed === undefined ? [] : unpackItems(packed, list).map((item) => this.#items.name(item));
   }
 
   #shardOf(userId: string): Shard {
