@@ -402,6 +402,12 @@ export interface RankRequest extends PackedBatch {
   readonly topK: number;
 }
 
+/** Rows are filled up with −1 and −∞. */
+export interface BatchAnswers {
+  readonly itemIds: Int32Array; // [S, largest k]
+  readonly scores: Float32Array; // [S, largest k]
+}
+
 /**
  * A folded student: serves synchronously on the calling thread, without allocation once the largest request was seen.
  *
@@ -435,8 +441,7 @@ export interface NativeRecommender {
     features?: Float32Array,
   ): number;
   /**
-   * serve() for each history, its own items and its own list excluded; seeds count up. Rows are filled up with −1 and
-   * −∞.
+   * serve() for each history, its own items excluded; seeds count up. Rows are filled up with −1 and −∞.
    */
   serveBatch(
     request: Int32Array, // its own history is not read
@@ -445,22 +450,21 @@ export interface NativeRecommender {
     offsets: Int32Array, // [S + 1]
     itemIds: Int32Array, // [S, k]
     scores: Float32Array, // [S, k]
-    exclude?: Int32Array,
-    excludeOffsets?: Int32Array, // [S + 1]
   ): void;
   /**
-   * serveBatch() without filters, boosts and reranking, of histories that are not empty, on another thread: from the
-   * catalogue as it is now. The arrays must stay as they are until the promise is settled. Batches wait for each other.
+   * Answers requests together, of histories that are not empty, without filters and boosts. `requests` are how many, then
+   * of each k, seed, how long its history and its list of excluded items are, and the two; `weights` are diversity,
+   * novelty and explore of each [S, 3].
    */
-  serveBatchAside(
-    k: number,
-    histories: Int32Array,
-    offsets: Int32Array, // [S + 1]
-    exclude: Int32Array,
-    excludeOffsets: Int32Array, // [S + 1]
-    itemIds: Int32Array, // [S, k]
-    scores: Float32Array, // [S, k]
-  ): Promise<void>;
+  serveAll(requests: Int32Array, weights: Float32Array): BatchAnswers;
+  /** The same on another thread, from the catalogue as it is now. Batches wait for each other. */
+  serveAllAside(requests: Int32Array, weights: Float32Array): Promise<BatchAnswers>;
+  /**
+   * The same, with the answers that answerTexts() gives.
+   *
+   * @param unknown [S] what `unknownItems` of each lists: JSON strings with commas between
+   */
+  answerAllAside(requests: Int32Array, weights: Float32Array, unknown: readonly string[]): Promise<string[]>;
   /**
    * Answers those of the texts that are plain requests in JSON: an object of `history`, a list of names of which an item
    * has at least one, and perhaps `k` (1 to `maxK`, 10 without it) and `exclude`, names too; names of printable ASCII
@@ -468,7 +472,7 @@ export interface NativeRecommender {
    * `"items":[{"id":…,"score":…}],"unknownItems":[…]`. Needs the items' names.
    */
   answerTexts(texts: readonly Uint8Array[], maxK: number, rows: Int32Array): string[];
-  /** The same on another thread, as serveBatchAside(); the texts and rows are read and told before this returns. */
+  /** The same on another thread, as serveAllAside(); the texts and rows are read and told before this returns. */
   answerTextsAside(texts: readonly Uint8Array[], maxK: number, rows: Int32Array): Promise<string[]>;
   /** Whether the items are named, those added since too. */
   readonly hasNames: boolean;

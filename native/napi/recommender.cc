@@ -163,7 +163,9 @@ void RecommenderObject::define(Napi::Env env) {
                       method<&RecommenderObject::recommend>("recommend"),
                       method<&RecommenderObject::serve>("serve"),
                       method<&RecommenderObject::serve_batch>("serveBatch"),
-                      promise_method<&RecommenderObject::serve_batch_aside>("serveBatchAside"),
+                      method<&RecommenderObject::serve_all>("serveAll"),
+                      promise_method<&RecommenderObject::serve_all_aside>("serveAllAside"),
+                      promise_method<&RecommenderObject::answer_all_aside>("answerAllAside"),
                       method<&RecommenderObject::answer_texts>("answerTexts"),
                       promise_method<&RecommenderObject::answer_texts_aside>("answerTextsAside"),
                       getter<&RecommenderObject::has_names>("hasNames"),
@@ -329,54 +331,137 @@ Napi::Value RecommenderObject::serve_batch(const Napi::CallbackInfo& info) {
     invalid("Expected offsets to have at least 2 elements, from 0 to the number of histories' ids.");
   if (k < 1) invalid("Expected k of at least 1, got " + std::to_string(k) + ".");
   check_offsets("offsets", offsets, histories.count);
-  HistoryBatch batch{histories.data, offsets.data, offsets.count - 1};
+  const HistoryBatch batch{histories.data, offsets.data, offsets.count - 1};
   const Answer answer = answer_view(info[4], info[5], batch.count * k);
   check_apart_from(answer, "request", request);
   check_apart_from(answer, "numbers", numbers);
   check_apart_from(answer, "histories", histories);
   check_apart_from(answer, "offsets", offsets);
-  if (!info[6].IsUndefined()) {
-    const ArrayView<int32_t> exclude = int32_view(info[6], "exclude");
-    const ArrayView<int32_t> exclude_offsets = int32_view(info[7], "excludeOffsets");
-    check_count("excludeOffsets", exclude_offsets.count, offsets.count);
-    check_offsets("excludeOffsets", exclude_offsets, exclude.count);
-    check_apart_from(answer, "exclude", exclude);
-    check_apart_from(answer, "excludeOffsets", exclude_offsets);
-    batch.exclude = exclude.data;
-    batch.exclude_offsets = exclude_offsets.data;
-  }
   retriever.recommend_batch(batch, packed.selection, packed.ranking, k, answer.item_ids.data, answer.scores.data);
   return info.Env().Undefined();
 }
 
-Napi::Value RecommenderObject::serve_batch_aside(const Napi::CallbackInfo& info) {
-  const int64_t k = to_integer(info[0], "k", 1, kMaxInt32);
-  const ArrayView<int32_t> histories = int32_view(info[1], "histories"), offsets = int32_view(info[2], "offsets");
-  const ArrayView<int32_t> exclude = int32_view(info[3], "exclude");
-  const ArrayView<int32_t> exclude_offsets = int32_view(info[4], "excludeOffsets");
-  if (offsets.count < 2) invalid("Expected offsets to have at least 2 elements.");
-  check_offsets("offsets", offsets, histories.count);
-  int32_t* end = offsets.data + offsets.count;
-  if (std::adjacent_find(offsets.data, end) != end) invalid("Expected histories of at least one item.");
-  check_count("excludeOffsets", exclude_offsets.count, offsets.count);
-  check_offsets("excludeOffsets", exclude_offsets, exclude.count);
-  const HistoryBatch batch{histories.data, offsets.data, offsets.count - 1, exclude.data, exclude_offsets.data};
-  const Answer answer = answer_view(info[5], info[6], batch.count * k);
-  check_apart_from(answer, "histories", histories);
-  check_apart_from(answer, "offsets", offsets);
-  check_apart_from(answer, "exclude", exclude);
-  check_apart_from(answer, "excludeOffsets", exclude_offsets);
-  BatchLane& lane = this->lane(info.Env());
-  const Napi::Array arrays = Napi::Array::New(info.Env());
-  for (uint32_t i = 1; i < 7; ++i) arrays.Set(i, info[i]);
-  const auto run = [retriever = lane.retriever, batch, k, answer](Context&, Arena&) {
-    retriever->recommend_batch(batch, {}, {}, k, answer.item_ids.data, answer.scores.data);
-    return batch.count;
+namespace {
+
+/// Requests of histories that are not empty, without filters and boosts.
+struct RequestBatch {
+  std::vector<int32_t> histories, offsets{0}, exclude, exclude_offsets{0};
+  std::vector<int32_t> k;  // [size]
+  std::vector<Ranking> rankings;
+  int32_t width = 1;  // largest k
+
+  int64_t size() const { return static_cast<int64_t>(k.size()); }
+};
+
+struct BatchAnswers {
+  std::vector<int32_t> item_ids;  // [size, width]
+  std::vector<float> scores;      // [size, width]
+};
+
+/// Copies requests that lie end to end (see serveAll() in src/binding.ts).
+RequestBatch read_requests(const Napi::Value& ints, const Napi::Value& numbers, int64_t num_items) {
+  enum { kK, kSeed, kHistory, kExclude, kHeader };
+  constexpr int64_t kNumWeights = 3;
+  const ArrayView<int32_t> requests = int32_view(ints, "requests");
+  const ArrayView<float> weights = float32_view(numbers, "weights");
+  const int32_t* next = requests.data;
+  int64_t left = requests.count;
+  const auto take = [&](int64_t count) {
+    if (count < 0 || count > left) {
+      throw Error("ERR_SHAPE_MISMATCH", "Expected requests to have " + std::to_string(count) + " more numbers, of " +
+                                            std::to_string(left) + ".");
+    }
+    const int32_t* begin = next;
+    next += count;
+    left -= count;
+    return begin;
   };
-  // The arrays live until the promise is settled.
-  const auto convert = [kept = std::make_shared<Napi::Reference<Napi::Array>>(Napi::Persistent(arrays))](
-                           Napi::Env env, int64_t) { return env.Undefined(); };
-  return lane.queue->submit({}, run, convert);
+  const int64_t size = *take(1);
+  if (size < 1) invalid("Expected at least one request.");
+  if (weights.count < size * kNumWeights) check_count("weights", weights.count, size * kNumWeights);
+  RequestBatch batch;
+  for (int64_t s = 0; s < size; ++s) {
+    const int32_t* header = take(kHeader);
+    const int32_t k = header[kK];
+    if (k < 1 || k > num_items) invalid("Expected k from 1 to the number of items, got " + std::to_string(k) + ".");
+    if (header[kHistory] == 0) invalid("Expected histories of at least one item.");
+    const int32_t* history = take(header[kHistory]);
+    const int32_t* exclude = take(header[kExclude]);
+    batch.histories.insert(batch.histories.end(), history, history + header[kHistory]);
+    batch.offsets.push_back(static_cast<int32_t>(batch.histories.size()));
+    batch.exclude.insert(batch.exclude.end(), exclude, exclude + header[kExclude]);
+    batch.exclude_offsets.push_back(static_cast<int32_t>(batch.exclude.size()));
+    batch.k.push_back(k);
+    batch.width = std::max(batch.width, k);
+    Ranking ranking;
+    ranking.diversity = weights.data[s * kNumWeights + PackedRequest::kDiversity];
+    ranking.novelty = weights.data[s * kNumWeights + PackedRequest::kNovelty];
+    ranking.explore = weights.data[s * kNumWeights + PackedRequest::kExplore];
+    ranking.seed = static_cast<uint32_t>(header[kSeed]);
+    batch.rankings.push_back(ranking);
+  }
+  check_memory(size * batch.width * static_cast<int64_t>(sizeof(int32_t) + sizeof(float)));
+  return batch;
+}
+
+BatchAnswers answer(const RequestBatch& batch, Retriever& retriever) {
+  BatchAnswers answers;
+  answers.item_ids.resize(static_cast<size_t>(batch.size() * batch.width));
+  answers.scores.resize(answers.item_ids.size());
+  const HistoryBatch histories{batch.histories.data(),       batch.offsets.data(),  batch.size(),  batch.exclude.data(),
+                               batch.exclude_offsets.data(), batch.rankings.data(), batch.k.data()};
+  retriever.recommend_batch(histories, {}, {}, batch.width, answers.item_ids.data(), answers.scores.data());
+  return answers;
+}
+
+Napi::Value new_answers(Napi::Env env, const BatchAnswers& answers) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("itemIds", new_int32_array(env, answers.item_ids));
+  object.Set("scores", new_float32_array(env, answers.scores));
+  return object;
+}
+
+}  // namespace
+
+Napi::Value RecommenderObject::serve_all(const Napi::CallbackInfo& info) {
+  Retriever& retriever = state()->retriever;
+  return new_answers(info.Env(), answer(read_requests(info[0], info[1], retriever.num_items()), retriever));
+}
+
+Napi::Value RecommenderObject::serve_all_aside(const Napi::CallbackInfo& info) {
+  BatchLane& lane = this->lane(info.Env());
+  return lane.queue->submit(
+      {},
+      [retriever = lane.retriever, batch = read_requests(info[0], info[1], lane.retriever->num_items())](
+          Context&, Arena&) { return answer(batch, *retriever); },
+      new_answers);
+}
+
+Napi::Value RecommenderObject::answer_all_aside(const Napi::CallbackInfo& info) {
+  const Napi::Array list = to_array(info[2], "unknown");
+  std::vector<std::string> unknown(list.Length());
+  // A getter of the list may do anything: all else is looked at when it is read.
+  for (uint32_t i = 0; i < unknown.size(); ++i) unknown[i] = to_string(list[i], "unknown");
+  const std::shared_ptr<const ItemNames> names = state()->names;
+  BatchLane& lane = this->lane(info.Env());
+  if (names == nullptr || names->num_items() < lane.retriever->num_items()) {
+    invalid("Items must be named before requests are answered as text.");
+  }
+  RequestBatch batch = read_requests(info[0], info[1], lane.retriever->num_items());
+  check_count("unknown", static_cast<int64_t>(unknown.size()), batch.size());
+  return lane.queue->submit(
+      {},
+      [retriever = lane.retriever, batch = std::move(batch), unknown = std::move(unknown), names](Context&, Arena&) {
+        const BatchAnswers answers = answer(batch, *retriever);
+        std::vector<std::string> texts(unknown.size());
+        for (size_t i = 0; i < texts.size(); ++i) {
+          const size_t begin = i * static_cast<size_t>(batch.width);
+          append_answer(*names, answers.item_ids.data() + begin, answers.scores.data() + begin, batch.k[i], unknown[i],
+                        texts[i]);
+        }
+        return texts;
+      },
+      [](Napi::Env env, const std::vector<std::string>& texts) -> Napi::Value { return new_string_array(env, texts); });
 }
 
 Napi::Value RecommenderObject::answer_texts(const Napi::CallbackInfo& info) {
@@ -386,6 +471,11 @@ Napi::Value RecommenderObject::answer_texts(const Napi::CallbackInfo& info) {
 
 Napi::Value RecommenderObject::answer_texts_aside(const Napi::CallbackInfo& info) {
   TextBatch batch = read_text_batch(info[0], info[1], info[2], state()->names);
+  if (batch.requests.size() == 0) {  // another thread would be woken for nothing
+    const auto deferred = Napi::Promise::Deferred::New(info.Env());
+    deferred.Resolve(Napi::Array::New(info.Env()));
+    return deferred.Promise();
+  }
   BatchLane& lane = this->lane(info.Env());
   return lane.queue->submit(
       {}, [retriever = lane.retriever, batch = std::move(batch)](Context&, Arena&) { return batch.answer(*retriever); },

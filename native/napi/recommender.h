@@ -67,7 +67,9 @@ class RecommenderObject : public EngineObject<RecommenderObject, SharedRecommend
   Napi::Value recommend(const Napi::CallbackInfo& info);
   Napi::Value serve(const Napi::CallbackInfo& info);
   Napi::Value serve_batch(const Napi::CallbackInfo& info);
-  Napi::Value serve_batch_aside(const Napi::CallbackInfo& info);
+  Napi::Value serve_all(const Napi::CallbackInfo& info);
+  Napi::Value serve_all_aside(const Napi::CallbackInfo& info);
+  Napi::Value answer_all_aside(const Napi::CallbackInfo& info);
   Napi::Value answer_texts(const Napi::CallbackInfo& info);
   Napi::Value answer_texts_aside(const Napi::CallbackInfo& info);
   Napi::Value similar(const Napi::CallbackInfo& info);

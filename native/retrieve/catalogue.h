@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/shared_vector.h"
 #include "ops/context.h"
 #include "retrieve/category_index.h"
 #include "retrieve/item_table.h"
@@ -18,7 +19,7 @@ namespace limbeck {
 class Catalogue {
  public:
   explicit Catalogue(std::shared_ptr<const Recommender> recommender);
-  /// A copy that knows what a search without filters needs, and no more: neither categories, popularity nor topics.
+  /// A copy that knows what recommendations without filters need, and no more: neither categories nor topics.
   Catalogue searchable() const;
 
   const Recommender& recommender() const { return *recommender_; }
@@ -106,13 +107,14 @@ class Catalogue {
   int64_t num_base_;
   ItemTable base_, tail_;
   std::vector<float> tail_features_;  // [N − num_base, f] of length 1
-  std::vector<float> inverse_lengths_, mean_;
+  SharedVector<float> inverse_lengths_;
+  std::vector<float> mean_;
   std::vector<uint8_t> excluded_;
   std::vector<int32_t> hidden_;
   CategoryIndex categories_;
   std::vector<int32_t> boosted_;
   std::vector<float> boosts_;
-  std::vector<float> log_popularity_;
+  SharedVector<float> log_popularity_;
   float log_unseen_ = 0;  // of an item that was never chosen
   Topics topics_;
   std::vector<int32_t> item_topics_;

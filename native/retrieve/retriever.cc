@@ -257,6 +257,10 @@ void Retriever::best_with_boosts(Context& context, const float* query, const Eli
   }
 }
 
+int64_t Retriever::pool_size(const Ranking& ranking, int64_t k) const {
+  return ranking.reranks() ? std::min(num_items(), std::max(kPoolPerPlace * k, kSmallestPool)) : k;
+}
+
 Retriever::Pool Retriever::best(Context& context, const float* query, const Eligible& eligible, const Ranking& ranking,
                                 int64_t size) {
   Pool pool{arena_.allocate<int32_t>(size), arena_.allocate<float>(size), 0};
@@ -277,6 +281,11 @@ int64_t Retriever::rerank(Context& context, const Pool& pool, const Ranking& ran
                           float* scores) {
   const int64_t count = std::min(k, pool.count), d = recommender().hidden_size();
   if (count == 0) return 0;
+  if (!ranking.reranks()) {
+    std::copy(pool.ids, pool.ids + count, item_ids);
+    std::copy(pool.scores, pool.scores + count, scores);
+    return count;
+  }
   int32_t* order = arena_.allocate<int32_t>(count);    // places in the pool
   float* finite = arena_.allocate<float>(pool.count);  // scores that can be computed with
   for (int64_t i = 0; i < pool.count; ++i) {
@@ -361,13 +370,8 @@ int64_t Retriever::recommend(const History& history, const Selection& selection,
     });
   }
   const Eligible eligible = select(selection);
-  const bool reranks = ranking.diversity > 0 || ranking.explore > 0;
-  const int64_t size = reranks ? std::min(num_items(), std::max(kPoolPerPlace * k, kSmallestPool)) : k;
-  const Pool pool = best(context, query, eligible, ranking, size);
-  if (reranks) return rerank(context, pool, ranking, k, item_ids, scores);
-  std::copy(pool.ids, pool.ids + pool.count, item_ids);
-  std::copy(pool.scores, pool.scores + pool.count, scores);
-  return pool.count;
+  const Pool pool = best(context, query, eligible, ranking, pool_size(ranking, k));
+  return rerank(context, pool, ranking, k, item_ids, scores);
 }
 
 int64_t Retriever::similar(int32_t item, const Selection& selection, int64_t k, int32_t* item_ids, float* scores) {

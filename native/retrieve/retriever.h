@@ -19,17 +19,6 @@ struct History {
   int64_t num_features = 0;
 };
 
-/// Histories of items end to end, and what else their answers leave out.
-struct HistoryBatch {
-  const int32_t* items = nullptr;
-  const int32_t* offsets = nullptr;  // [count + 1] from 0, ascending
-  int64_t count = 0;
-  const int32_t* exclude = nullptr;
-  const int32_t* exclude_offsets = nullptr;  // [count + 1] from 0, ascending; null = nothing
-
-  History history(int64_t s) const { return {items + offsets[s], offsets[s + 1] - offsets[s]}; }
-};
-
 /// Which items may be in an answer. Hidden ones never are.
 struct Selection {
   const int32_t* exclude = nullptr;
@@ -51,7 +40,22 @@ struct Ranking {
   float explore = 0;    // 0 … 1, share of the places that are sampled
   uint64_t seed = 0;
 
-  bool is_plain() const { return num_boosts == 0 && diversity == 0 && novelty == 0 && explore == 0; }
+  bool is_by_score() const { return num_boosts == 0 && novelty == 0; }
+  bool reranks() const { return diversity > 0 || explore > 0; }
+  bool is_plain() const { return is_by_score() && !reranks(); }
+};
+
+/// Histories of items end to end, and what else their answers leave out.
+struct HistoryBatch {
+  const int32_t* items = nullptr;
+  const int32_t* offsets = nullptr;  // [count + 1] from 0, ascending
+  int64_t count = 0;
+  const int32_t* exclude = nullptr;
+  const int32_t* exclude_offsets = nullptr;  // [count + 1] from 0, ascending; null = nothing
+  const Ranking* rankings = nullptr;         // [count]; null = one for all
+  const int32_t* k = nullptr;                // [count], 1 to that of all; null = that
+
+  History history(int64_t s) const { return {items + offsets[s], offsets[s + 1] - offsets[s]}; }
 };
 
 /// Serves one thread: a catalogue of its own, and the memory that requests work in. Once the largest request was seen
@@ -74,8 +78,8 @@ class Retriever {
                     int32_t* item_ids, float* scores);
 
   /// The same for each history: item_ids, scores [count, k], filled up with −1 and −∞. An item of a history is not in
-  /// its answer; ranking.seed is that of the first, of each next one 1 more. Plain requests search the catalogue
-  /// together.
+  /// its answer. `ranking` is for those without one of their own; its seed is that of the first, of each next one 1
+  /// more. Requests without filters, boosts and novelty search the catalogue together.
   void recommend_batch(const HistoryBatch& batch, const Selection& selection, const Ranking& ranking, int64_t k,
                        int32_t* item_ids, float* scores);
 
@@ -124,13 +128,22 @@ class Retriever {
     int64_t count;
   };
 
+  /// A request of a batch.
+  struct BatchRow {
+    int64_t place;
+    Ranking ranking;
+    int64_t k;
+  };
+
   void begin() { arena_.reset(); }
+  /// How many of the best items an answer is made of.
+  int64_t pool_size(const Ranking& ranking, int64_t k) const;
   bool is_only_search(const Selection& selection, const Ranking& ranking) const;
   bool is_for_device(const History& history, const Selection& selection, int64_t k) const;
   int64_t recommend_on_device(Context& context, const History& history, const Selection& selection, int64_t k,
                               int32_t* item_ids, float* scores);
-  void search_together(const HistoryBatch& batch, int64_t first, int64_t count, const Selection& selection, int64_t k,
-                       int32_t* item_ids, float* scores, int64_t* counts);
+  void search_together(const HistoryBatch& batch, const std::vector<BatchRow>& rows, const Selection& selection,
+                       int64_t width, int32_t* item_ids, float* scores, int64_t* counts);
   void check(const History& history) const;
   void check(const Selection& selection) const;
   void check(const Ranking& ranking) const;

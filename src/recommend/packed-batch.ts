@@ -1,93 +1,135 @@
 /** Requests that came together, packed for one search of the catalogue. */
+import type { BatchAnswers } from '../binding.js';
 import type { RankedItem, Recommendation } from './answers.js';
 import type { ItemIndex } from './item-index.js';
-import { DEFAULT_K, type History, type RecommendRequest } from './request.js';
+import { DEFAULT_K, isSeed, isWeight, MAX_NOVELTY, type RecommendRequest, randomSeed } from './request.js';
 
 /** All are searched for as many items as the one that wants most: more would be work for nothing. */
 export const MAX_BATCH_K = 64;
 
+// Of each request, before its history and what it excludes (see NativeRecommender.serveAll in binding.ts).
+const K = 0;
+const SEED = 1;
+const HISTORY = 2;
+const EXCLUDE = 3;
+const HEADER = 4;
+const WEIGHTS = 3;
+
+// Used by one batch after the other: what is in them is read before the next one is packed.
+let ints = new Int32Array(4096);
+let numbers = new Float32Array(256);
+
 /**
- * Takes those of the requests that ask for nothing but k and exclude, after items of the catalogue alone. What is not
- * well formed is left to those who say why.
+ * Takes those of the requests that ask for the best items after items of the catalogue, without filters, boosts and
+ * explanations. What is not well formed is left to those who say why.
  */
 export class PackedBatch {
-  /** Most items that a request wants. */
-  readonly k: number;
-  readonly histories: Int32Array;
-  readonly offsets: Int32Array; // [size + 1]
-  readonly exclude: Int32Array;
-  readonly excludeOffsets: Int32Array; // [size + 1]
-  /** Room for the answers. */
-  readonly itemIds: Int32Array; // [size, k]
-  readonly scores: Float32Array; // [size, k]
+  /** What is unknown of each history. */
+  readonly unknownItems: (readonly string[])[] = [];
   readonly #index: ItemIndex;
-  readonly #requests: readonly RecommendRequest[];
+  readonly #ks: number[] = [];
   /** Row of each request; −1 = it is not in the batch. */
   readonly #rows: Int32Array;
-  readonly #unknownItems: (readonly string[])[] = [];
+  /** Numbers of `requests`. */
+  #length = 1;
 
-  constructor(index: ItemIndex, requests: readonly RecommendRequest[]) {
-    const histories: number[] = [];
-    const offsets = [0];
-    const exclude: number[] = [];
-    const excludeOffsets = [0];
-    let k = 1;
+  /** @param hasPopularity whether items have a popularity, which novelty needs */
+  constructor(index: ItemIndex, requests: readonly RecommendRequest[], hasPopularity: boolean) {
     this.#index = index;
-    this.#requests = requests;
     this.#rows = new Int32Array(requests.length).fill(-1);
     requests.forEach((request, i) => {
-      if (!isPlain(request, index.size)) return;
-      const [begin, excludeBegin] = [histories.length, exclude.length];
-      const unknown = packIds(index, request.history, histories);
-      const isReadable = unknown !== undefined && packIds(index, request.exclude ?? [], exclude) !== undefined;
-      if (!isReadable || histories.length === begin) {
-        histories.length = begin; // texts, or nothing that is known
-        exclude.length = excludeBegin;
-        return;
-      }
-      offsets.push(histories.length);
-      excludeOffsets.push(exclude.length);
-      this.#rows[i] = this.#unknownItems.length;
-      this.#unknownItems.push(unknown);
-      k = Math.max(k, request.k ?? DEFAULT_K);
+      if (isTaken(request, index.size, hasPopularity) && this.#pack(request)) this.#rows[i] = this.size - 1;
     });
-    this.k = k;
-    this.histories = new Int32Array(histories);
-    this.offsets = new Int32Array(offsets);
-    this.exclude = new Int32Array(exclude);
-    this.excludeOffsets = new Int32Array(excludeOffsets);
-    this.itemIds = new Int32Array(this.size * k);
-    this.scores = new Float32Array(this.size * k);
+    ints[0] = this.size;
+  }
+
+  /** As serveAll() takes them, until the next batch is packed. */
+  get requests(): Int32Array {
+    return ints;
+  }
+
+  /** The same. */
+  get weights(): Float32Array {
+    return numbers;
   }
 
   /** Requests in the batch. */
   get size(): number {
-    return this.#unknownItems.length;
+    return this.unknownItems.length;
   }
 
-  has(request: number): boolean {
-    return (this.#rows[request] ?? -1) >= 0;
+  /** Row of a request; −1 = it is not in the batch. */
+  rowOf(request: number): number {
+    return this.#rows[request] ?? -1;
   }
 
-  /** The answer of a request, once there is one; undefined when it is not in the batch. */
-  answer(request: number): Recommendation | undefined {
-    const row = this.#rows[request] ?? -1;
-    if (row < 0) return undefined;
+  /** The answer in a row. */
+  answer(row: number, { itemIds, scores }: BatchAnswers): Recommendation {
     const items: RankedItem[] = [];
-    const begin = row * this.k;
-    const end = begin + (this.#requests[request]?.k ?? DEFAULT_K);
+    const begin = row * (itemIds.length / this.size);
+    const end = begin + (this.#ks[row] ?? 0);
     for (let i = begin; i < end; i++) {
-      const slot = this.itemIds[i] ?? -1;
+      const slot = itemIds[i] ?? -1;
       if (slot < 0) break;
-      items.push({ id: this.#index.idAt(slot), score: this.scores[i] ?? 0 });
+      items.push({ id: this.#index.idAt(slot), score: scores[i] ?? 0 });
     }
-    return { items, unknownItems: this.#unknownItems[row] ?? NOTHING };
+    return { items, unknownItems: this.unknownItems[row] ?? NOTHING };
+  }
+
+  /** @returns false for a history with texts, or of which nothing is known, and for what is no id */
+  #pack(request: RecommendRequest): boolean {
+    const { history, exclude = NOTHING, k = DEFAULT_K } = request;
+    const { size } = this;
+    const header = this.#length;
+    reserve(header + HEADER + history.length + exclude.length, WEIGHTS * (size + 1));
+    const begin = header + HEADER;
+    let end = begin;
+    let unknown: string[] | undefined;
+    for (const id of history) {
+      if (typeof id !== 'string') return false;
+      const slot = this.#index.slotOf(id);
+      if (slot !== undefined) ints[end++] = slot;
+      else if (unknown === undefined) unknown = [id];
+      else unknown.push(id);
+    }
+    const length = end - begin;
+    if (length === 0) return false;
+    for (const id of exclude) {
+      if (typeof id !== 'string') return false;
+      const slot = this.#index.slotOf(id);
+      if (slot !== undefined) ints[end++] = slot;
+    }
+    const { diversity = 0, novelty = 0, explore = 0, seed = explore > 0 ? randomSeed() : 0 } = request;
+    ints[header + K] = k;
+    ints[header + SEED] = seed;
+    ints[header + HISTORY] = length;
+    ints[header + EXCLUDE] = end - begin - length;
+    numbers[WEIGHTS * size] = diversity;
+    numbers[WEIGHTS * size + 1] = novelty;
+    numbers[WEIGHTS * size + 2] = explore;
+    this.#length = end;
+    this.#ks.push(k);
+    this.unknownItems.push(unknown ?? NOTHING);
+    return true;
   }
 }
 
-function isPlain(request: RecommendRequest, numItems: number): boolean {
-  const { history, k = DEFAULT_K, exclude, filter, candidates, boosts, seed, explain } = request;
-  const { diversity = 0, novelty = 0, explore = 0 } = request;
+function reserve(numInts: number, numNumbers: number): void {
+  if (ints.length < numInts) {
+    const more = new Int32Array(2 * numInts);
+    more.set(ints);
+    ints = more;
+  }
+  if (numbers.length < numNumbers) {
+    const more = new Float32Array(2 * numNumbers);
+    more.set(numbers);
+    numbers = more;
+  }
+}
+
+function isTaken(request: RecommendRequest, numItems: number, hasPopularity: boolean): boolean {
+  const { history, k = DEFAULT_K, exclude, filter, candidates, boosts, explain } = request;
+  const { diversity = 0, novelty = 0, explore = 0, seed = 0 } = request;
   return (
     Array.isArray(history) &&
     Number.isInteger(k) &&
@@ -97,25 +139,12 @@ function isPlain(request: RecommendRequest, numItems: number): boolean {
     filter === undefined &&
     candidates === undefined &&
     boosts === undefined &&
-    seed === undefined &&
     explain !== true &&
-    diversity === 0 &&
-    novelty === 0 &&
-    explore === 0
+    isWeight(diversity, 1) &&
+    isWeight(novelty, hasPopularity ? MAX_NOVELTY : 0) &&
+    isWeight(explore, 1) &&
+    isSeed(seed)
   );
 }
 
 const NOTHING: readonly string[] = Object.freeze([]);
-
-/** Appends the slots of known ids to `slots`. @returns those that are unknown; undefined when not all are ids */
-function packIds(index: ItemIndex, history: History, slots: number[]): readonly string[] | undefined {
-  let unknown: string[] | undefined;
-  for (const id of history) {
-    if (typeof id !== 'string') return undefined;
-    const slot = index.slotOf(id);
-    if (slot !== undefined) slots.push(slot);
-    else if (unknown === undefined) unknown = [id];
-    else unknown.push(id);
-  }
-  return unknown ?? NOTHING;
-}

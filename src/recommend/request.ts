@@ -65,6 +65,7 @@ export interface SearchOptions extends SelectionOptions {
 export const DEFAULT_K = 10;
 const NOTHING: readonly string[] = Object.freeze([]);
 const NO_TEXTS: readonly string[] = NOTHING;
+export const MAX_NOVELTY = 1e6;
 const MAX_SEED = 2 ** 32 - 1;
 
 // Places of the counts at the beginning of a packed request (see NativeRecommender in binding.ts).
@@ -223,15 +224,15 @@ export class PackedRequest {
     if (candidates !== undefined) this.#packIds(CANDIDATES, 'candidates', index, candidates);
     if (boosts !== undefined) this.#packBoosts(index, boosts);
     if (diversity !== undefined) this.#packNumber(DIVERSITY, 'diversity', diversity, 1);
-    if (novelty !== undefined) this.#packNumber(NOVELTY, 'novelty', novelty, 1e6);
+    if (novelty !== undefined) this.#packNumber(NOVELTY, 'novelty', novelty, MAX_NOVELTY);
     if (explore !== undefined) this.#packNumber(EXPLORE, 'explore', explore, 1);
     if (seed !== undefined) {
-      if (!Number.isInteger(seed) || seed < 0 || seed > MAX_SEED) {
+      if (!isSeed(seed)) {
         throw invalid('seed', `expected an integer from 0 to ${MAX_SEED}`, seed);
       }
       this.ints[SEED] = seed;
     } else if (explore !== undefined && explore > 0) {
-      this.ints[SEED] = Math.floor(Math.random() * 2 ** 32);
+      this.ints[SEED] = randomSeed();
     }
   }
 
@@ -261,7 +262,7 @@ export class PackedRequest {
   }
 
   #packNumber(field: number, name: string, value: number, most: number): void {
-    if (typeof value !== 'number' || !(value >= 0 && value <= most)) {
+    if (!isWeight(value, most)) {
       throw invalid(name, `expected a number from 0 to ${most}`, value);
     }
     this.numbers[field] = value;
@@ -273,6 +274,18 @@ export class PackedRequest {
     ints.set(this.ints.subarray(0, this.#length));
     this.ints = ints;
   }
+}
+
+export function isWeight(value: unknown, most: number): boolean {
+  return typeof value === 'number' && value >= 0 && value <= most;
+}
+
+export function isSeed(value: unknown): boolean {
+  return Number.isInteger(value) && (value as number) >= 0 && (value as number) <= MAX_SEED;
+}
+
+export function randomSeed(): number {
+  return Math.floor(Math.random() * 2 ** 32);
 }
 
 function invalid(name: string, expected: string, value: unknown): LimbeckError {

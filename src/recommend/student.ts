@@ -150,19 +150,16 @@ export class Student {
   }
 
   /**
-   * {@link recommend} for requests that came together: an answer for each, or what it would have thrown. Those that ask
-   * for nothing but k and exclude search the catalogue together.
+   * {@link recommend} for requests that came together: an answer for each, or what it would have thrown. Those without
+   * filters, candidates, boosts, explanations and texts search the catalogue together.
    */
   recommendAll(requests: readonly RecommendRequest[]): (Recommendation | Error)[] {
-    const batch = new PackedBatch(this.#index, requests);
-    if (batch.size > 1) {
-      const { k, histories, offsets, exclude, excludeOffsets } = batch;
-      this.#packed.pack(this.#index, [], { k }, undefined, false);
-      const { ints, numbers } = this.#packed;
-      const { itemIds, scores } = batch;
-      this.#recommender.serveBatch(ints, numbers, histories, offsets, itemIds, scores, exclude, excludeOffsets);
-    }
-    return requests.map((request, i) => (batch.size > 1 ? batch.answer(i) : undefined) ?? this.#tryRecommend(request));
+    const batch = new PackedBatch(this.#index, requests, this.#hasPopularity);
+    const answers = batch.size > 1 ? this.#recommender.serveAll(batch.requests, batch.weights) : undefined;
+    return requests.map((request, i) => {
+      const row = batch.rowOf(i);
+      return row >= 0 && answers !== undefined ? batch.answer(row, answers) : this.#tryRecommend(request);
+    });
   }
 
   /**
@@ -170,15 +167,27 @@ export class Student {
    * which takes such calls one after the other. What changes in the catalogue meanwhile is not in their answers.
    */
   async recommendAllAside(requests: readonly RecommendRequest[]): Promise<(Recommendation | Error)[]> {
-    const batch = new PackedBatch(this.#index, requests);
-    const { k, histories, offsets, exclude, excludeOffsets, itemIds, scores } = batch;
-    const search =
-      batch.size === 0
-        ? undefined
-        : this.#recommender.serveBatchAside(k, histories, offsets, exclude, excludeOffsets, itemIds, scores);
-    const others = requests.map((request, i) => (batch.has(i) ? undefined : this.#tryRecommend(request)));
-    await search;
-    return others.map((answer, i) => answer ?? (batch.answer(i) as Recommendation));
+    const batch = new PackedBatch(this.#index, requests, this.#hasPopularity);
+    if (batch.size === 0) return requests.map((request) => this.#tryRecommend(request));
+    const search = this.#recommender.serveAllAside(batch.requests, batch.weights);
+    const others = this.#answerOthers(requests, batch);
+    const answers = await search;
+    return others.map((answer, i) => answer ?? batch.answer(batch.rowOf(i), answers));
+  }
+
+  /**
+   * {@link recommendAllAside} for those who send answers on as JSON: where requests searched together, they are
+   * `"items":[…],"unknownItems":[…]`.
+   */
+  async answerAllAside(requests: readonly RecommendRequest[]): Promise<(string | Recommendation | Error)[]> {
+    this.nameItems();
+    const batch = new PackedBatch(this.#index, requests, this.#hasPopularity);
+    if (batch.size === 0) return requests.map((request) => this.#tryRecommend(request));
+    const unknown = batch.unknownItems.map(jsonOf);
+    const search = this.#recommender.answerAllAside(batch.requests, batch.weights, unknown);
+    const others = this.#answerOthers(requests, batch);
+    const texts = await search;
+    return others.map((answer, i) => answer ?? (texts[batch.rowOf(i)] as string));
   }
 
   /**
@@ -213,6 +222,10 @@ export class Student {
 
   #largestBatchK(): number {
     return Math.min(MAX_BATCH_K, this.#index.size);
+  }
+
+  #answerOthers(requests: readonly RecommendRequest[], batch: PackedBatch): (Recommendation | Error | undefined)[] {
+    return requests.map((request, i) => (batch.rowOf(i) >= 0 ? undefined : this.#tryRecommend(request)));
   }
 
   #tryRecommend(request: RecommendRequest): Recommendation | Error {
@@ -457,4 +470,9 @@ export class Student {
 function checkList(method: string, value: unknown): void {
   if (Array.isArray(value)) return;
   throw new LimbeckError('ERR_INVALID_ARGUMENT', `${method}: expected a list, got ${described(value)}`);
+}
+
+/** Without its brackets. */
+function jsonOf(ids: readonly string[]): string {
+  return ids.length === 0 ? '' : JSON.stringify(ids).slice(1, -1);
 }

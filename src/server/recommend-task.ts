@@ -1,6 +1,7 @@
 /** One request for recommendations on its way through the model: what it asks, and what it is answered. */
 import type { z } from 'zod';
 import { LimbeckError } from '../errors.js';
+import type { Strategy } from '../feedback/strategy.js';
 import type { Recommendation } from '../recommend/answers.js';
 import type { History, RecommendRequest } from '../recommend/request.js';
 import type { Student } from '../recommend/student.js';
@@ -47,33 +48,46 @@ const POPULAR = 'popular';
 /** @throws HttpError for a request that cannot be answered */
 export function taskOf(context: RecommendContext, received: ReceivedRequest): RecommendTask {
   const body = checked(schemas.recommendRequest, parseJson(received.bytes.toString()));
-  const { userId, history: given, model: name, texts: _, ...wishes } = body;
-  const model = context.models.get(name);
+  const { userId, filter, candidates, boosts, seed, explain } = body;
+  const model = context.models.get(body.model);
   const { student } = model;
-  const history = historyOf(context, userId, given);
+  const history = historyOf(context, userId, body.history);
   const isPopular = history.length === 0;
-  const chosen = isPopular ? undefined : chooseStrategy(context, student, body, received.requestId, history.length);
+  const chosen = isPopular ? undefined : chooseStrategy(context, body, received.requestId, history.length);
+  const { diversity, novelty, explore } = chosen ?? body;
+  // Every key, so that all requests are of one shape.
   const request: RecommendRequest = {
-    ...wishes,
-    ...chosen?.weights,
     history,
-    k: Math.min(wishes.k, student.numItems),
-    exclude: withHidden(context, userId, wishes.exclude),
+    k: Math.min(body.k, student.numItems),
+    exclude: withHidden(context, userId, body.exclude),
+    filter,
+    candidates,
+    diversity,
+    // A student that does not know how popular its items are cannot weigh it.
+    novelty: chosen === undefined || student.hasPopularity ? novelty : 0,
+    explore,
+    seed,
+    boosts,
+    explain,
   };
   return { received, body, model, request, strategy: isPopular ? POPULAR : chosen?.name, isPopular };
 }
 
-/** Answers the request. @param answer of the model; undefined when it was not asked */
+/** Answers the request. @param answer of the model, or its JSON; undefined when it was not asked */
 export function finish(
   context: RecommendContext,
   task: RecommendTask,
-  answer: Recommendation | Error | undefined,
+  answer: string | Recommendation | Error | undefined,
 ): void {
   const { received, body, model, request } = task;
   const { requestId, start, resolve, reject } = received;
   try {
     let { strategy } = task;
-    let recommendation = answer;
+    if (typeof answer === 'string' && body.texts !== true) {
+      finishText(received, model, answer, strategy);
+      return;
+    }
+    let recommendation = typeof answer === 'string' ? (JSON.parse(`{${answer}}`) as Recommendation) : answer;
     // Everything that the user chose may have left the catalogue; a client that names items had better know.
     if (answer === undefined || (body.history === undefined && isUnknownItems(answer))) {
       strategy = POPULAR;
@@ -97,10 +111,18 @@ export function finish(
   }
 }
 
-/** Answers a request that never became an object. @param answer of the model: `"items":[…],"unknownItems":[…]` */
-export function finishText({ requestId, start, resolve }: ReceivedRequest, model: ServedModel, answer: string): void {
+/** Answers with what never became an object. @param answer of the model: `"items":[…],"unknownItems":[…]` */
+export function finishText(
+  { requestId, start, resolve }: ReceivedRequest,
+  model: ServedModel,
+  answer: string,
+  strategy?: string,
+): void {
+  const ranked = strategy === undefined ? '' : `"strategy":${JSON.stringify(strategy)},`;
   const latencyMs = performance.now() - start;
-  resolve(`{"requestId":"${requestId}","model":${JSON.stringify(model.name)},${answer},"latencyMs":${latencyMs}}`);
+  resolve(
+    `{"requestId":"${requestId}","model":${JSON.stringify(model.name)},${ranked}${answer},"latencyMs":${latencyMs}}`,
+  );
 }
 
 /** What the request excludes, and what its user dismissed. */
@@ -116,16 +138,13 @@ function withHidden(
 /** The service chooses how to rank for the users that it knows, unless the request says how. */
 function chooseStrategy(
   { feedback }: RecommendContext,
-  { hasPopularity }: Student,
   { userId, diversity, novelty, explore }: Body,
   requestId: string,
   historyLength: number,
-): { name: string; weights: Pick<RecommendRequest, 'diversity' | 'novelty' | 'explore'> } | undefined {
+): Strategy | undefined {
   if (userId === undefined || feedback === undefined) return undefined;
   if (diversity !== undefined || novelty !== undefined || explore !== undefined) return undefined;
-  const { name, ...weights } = feedback.chooseStrategy(requestId, historyLength);
-  // A student that does not know how popular its items are cannot weigh it.
-  return { name, weights: hasPopularity ? weights : { ...weights, novelty: 0 } };
+  return feedback.chooseStrategy(requestId, historyLength);
 }
 
 /** Popular with the users of this service; the places that are left are for what the model thinks is. */

@@ -4,6 +4,7 @@
  * another thread searches while this one reads what comes next and sends what is done.
  */
 import { availableParallelism } from 'node:os';
+import type { Recommendation } from '../recommend/answers.js';
 import type { RecommendRequest } from '../recommend/request.js';
 import type { Student } from '../recommend/student.js';
 import type { ServedModel } from './model-host.js';
@@ -117,7 +118,7 @@ export class RecommendTurn {
     ];
     for (const [student, tasks] of this.#tasksOf(received, rows)) {
       searches.push(
-        student.recommendAllAside(tasks.map(requestOf)).then(
+        student.answerAllAside(tasks.map(requestOf)).then(
           (answers) => this.#finishAll(tasks, answers),
           (error) => rejectAll(tasks.map(receivedOf), error),
         ),
@@ -156,7 +157,7 @@ export class RecommendTurn {
     return byStudent;
   }
 
-  #finishAll(tasks: readonly RecommendTask[], answers: ReturnType<Student['recommendAll']>): void {
+  #finishAll(tasks: readonly RecommendTask[], answers: readonly (string | Recommendation | Error)[]): void {
     for (let i = 0; i < tasks.length; i++) finish(this.#context, tasks[i] as RecommendTask, answers[i]);
   }
 

@@ -325,9 +325,11 @@ TEST("a batch gives each history what it gets alone, with its own exclusions, pl
         exclude_offsets.push_back(static_cast<int32_t>(exclude.size()));
       }
       const HistoryBatch batch{items.data(), offsets.data(), kCount, exclude.data(), exclude_offsets.data()};
-      Ranking diverse;
+      Ranking diverse, seeded;
       diverse.diversity = 0.3f;
-      for (const Ranking& ranking : {Ranking{}, diverse}) {
+      seeded.explore = 0.4f;
+      seeded.seed = 77;
+      for (const Ranking& ranking : {Ranking{}, diverse, seeded}) {
         Selection selection;
         selection.exclude = common.data();
         selection.num_excluded = 2;
@@ -342,9 +344,57 @@ TEST("a batch gives each history what it gets alone, with its own exclusions, pl
           Selection own;
           own.exclude = without.data();
           own.num_excluded = static_cast<int64_t>(without.size());
-          const Answer alone = recommend(world.retriever, history, own, ranking, kK);
+          Ranking of_row = ranking;
+          of_row.seed += static_cast<uint64_t>(s);
+          const Answer alone = recommend(world.retriever, history, own, of_row, kK);
           CHECK(alone == (Answer{{ids.begin() + s * kK, ids.begin() + (s + 1) * kK},
                                  {scores.begin() + s * kK, scores.begin() + (s + 1) * kK}}));
+        }
+      }
+    }
+  });
+}
+
+TEST("requests of a batch may each have a ranking and a k of their own") {
+  constexpr int64_t kWidth = 40, kCount = 190;
+  for_each_isa([&] {
+    for (const bool has_boosts : {false, true}) {
+      World world(3000, 40, has_boosts);
+      Retriever aside(world.retriever.catalogue().searchable());
+      const Philox random{32, 0};
+      std::vector<int32_t> items, offsets{0}, k;
+      std::vector<Ranking> rankings;
+      for (int64_t s = 0; s < kCount; ++s) {
+        for (int64_t i = 0; i <= s % 7; ++i) {
+          items.push_back(static_cast<int32_t>(random.uniform(items.size()) * static_cast<float>(world.num_items)));
+        }
+        offsets.push_back(static_cast<int32_t>(items.size()));
+        k.push_back(static_cast<int32_t>(1 + s * 11 % kWidth));
+        Ranking ranking;
+        if (s % 5 == 1) ranking.diversity = 0.5f;
+        if (s % 5 == 2) ranking.novelty = 0.3f;
+        if (s % 3 == 1) ranking.explore = 0.25f;
+        ranking.seed = static_cast<uint64_t>(1000 - s);
+        rankings.push_back(ranking);
+      }
+      HistoryBatch batch{items.data(), offsets.data(), kCount};
+      batch.rankings = rankings.data();
+      batch.k = k.data();
+      for (Retriever* retriever : {&world.retriever, &aside}) {
+        std::vector<int32_t> ids(static_cast<size_t>(kCount * kWidth), -7);
+        std::vector<float> scores(ids.size(), std::nanf(""));
+        retriever->recommend_batch(batch, {}, {}, kWidth, ids.data(), scores.data());
+        for (int64_t s = 0; s < kCount; ++s) {
+          const std::vector<int32_t> history(items.begin() + offsets[s], items.begin() + offsets[s + 1]);
+          Selection own;
+          own.exclude = history.data();
+          own.num_excluded = static_cast<int64_t>(history.size());
+          Answer expected = recommend(world.retriever, history, own, rankings[s], k[s]);
+          CHECK(expected.ids.size() == static_cast<size_t>(k[s]));
+          expected.ids.resize(kWidth, -1);
+          expected.scores.resize(kWidth, -std::numeric_limits<float>::infinity());
+          CHECK(expected == (Answer{{ids.begin() + s * kWidth, ids.begin() + (s + 1) * kWidth},
+                                    {scores.begin() + s * kWidth, scores.begin() + (s + 1) * kWidth}}));
         }
       }
     }

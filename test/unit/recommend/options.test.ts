@@ -306,6 +306,12 @@ describe('recommendAll', () => {
     const requests: RecommendRequest[] = [
       { history },
       { history: [], k: 5 },
+      { history, diversity: 0.5, k: 7 },
+      { history: ['tt0770828'], novelty: 0.3, diversity: 0.5 },
+      { history, explore: 0.5, seed: 2 ** 32 - 1, exclude: ['tt1300854'] },
+      { history, explore: 0.5, seed: -1 },
+      { history, diversity: 1.5 },
+      { history, novelty: Number.NaN },
       { history: ['tt0770828', 'nothing'], k: 4, exclude: ['tt1300854', 'nothing'] },
       { history, filter: { none: ['Horror'] } },
       { history: ['nothing at all'] },
@@ -318,6 +324,44 @@ describe('recommendAll', () => {
       alone({ history: ['nothing at all'] }),
     ]);
     expect(await student.recommendAllAside([])).toEqual([]);
+    expect(student.recommendAll(requests)).toEqual(requests.map((one) => alone(one)));
+  });
+
+  test('aside, tells what searched together as JSON to those who want it', async () => {
+    const requests: RecommendRequest[] = [
+      { history, k: 3 },
+      { history, diversity: 0.5, k: 7 },
+      { history: ['tt0770828', 'nothing "at" all', '\u{1f984}', '\ud800'], novelty: 0.3 },
+      { history: ['tt0770828'], explore: 0.5, seed: 3, exclude: ['tt1300854'] },
+      { history: ['tt0770828'], explain: true },
+      { history, k: 0 },
+      { history: [], k: 5 },
+    ];
+    const answers = await student.answerAllAside(requests);
+    const expected = requests.map((one) => alone(one));
+    expect(answers.slice(0, 4)).toEqual(expected.slice(0, 4).map((answer) => JSON.stringify(answer).slice(1, -1)));
+    expect(answers.slice(4)).toEqual(expected.slice(4));
+    expect(await student.answerAllAside([])).toEqual([]);
+  });
+
+  test('leaves novelty without popularity to the one who says why', async () => {
+    const model = engine.createSequenceModel(
+      { hiddenSize: 8, numHiddenLayers: 1, numAttentionHeads: 1, maxHistory: 4, dropout: 0 },
+      { numItems: 3, seed: 1 },
+    );
+    const bare = engine.createStudent(
+      model,
+      ['a', 'b', 'c'].map((id) => ({ id, text: id })),
+    );
+    const requests = [
+      { history: ['a'], k: 1, novelty: 0.3 },
+      { history: ['b'], k: 2 },
+    ];
+    const expected = requests.map((one) => alone(one, bare));
+    expect(expected[0]).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
+    expect(bare.recommendAll(requests)).toEqual(expected);
+    expect(await bare.recommendAllAside(requests)).toEqual(expected);
+    bare.dispose();
   });
 
   test('aside, reads the catalogue as it was, and outlives the student', async () => {

@@ -2,6 +2,7 @@
 import { cpSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { DEFAULT_STRATEGIES } from '../../../src/feedback/strategy.js';
 import { writePopularity } from '../../../src/recommend/student-files.js';
 import { createApiKey } from '../../../src/server/api-keys.js';
 import { FIXTURE_STUDENT, startService, type TestService } from '../../support/serve.js';
@@ -94,6 +95,50 @@ describe('POST /v1/recommend', () => {
     expect(await Promise.all(kinds.slice(0, 3).map(answerOf))).toEqual(alone.slice(0, 3));
   });
 
+  it('answers a body alike whether it stays text or is parsed', async () => {
+    let state = 5;
+    const below = (n: number) => {
+      state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+      return Math.floor((state / 2 ** 32) * n);
+    };
+    const one = <T>(of: readonly T[]) => of[below(of.length)] as T;
+    const ids = () => Array.from({ length: below(5) }, () => one([a, b, c, 'nothing', 'no "thing"', '\u00e9']));
+    const parts = [
+      () => `"history":${JSON.stringify(ids())}`,
+      () => `"k":${one(['0', '1', '5', '64', '65', '1000', '1001', '1e1', '2.0', '01', '-1', '-0', '"3"', 'null'])}`,
+      () => `"exclude":${JSON.stringify(ids())}`,
+      () =>
+        one([
+          '"userId":"u","diversity":0.2',
+          '"history":[7]',
+          '"filter":{}',
+          '"novelty":0',
+          '"__proto__":{}',
+          '"unknown":1',
+        ]),
+    ];
+    const body = () => {
+      const chosen = [`"history":${JSON.stringify([a, ...ids()])}`, ...parts.slice(below(3)).map((part) => part())];
+      const members = chosen.slice(0, 1 + below(4)).join(one([',', ' , ']));
+      const bytes = Buffer.from(`${one(['{', ' {\n', '\ufeff{'])}${members}}`);
+      if (below(3) === 0) bytes[below(bytes.length)] = one([34, 44, 58, 92, 0, 127, 200, 123, 93]);
+      return bytes.toString('latin1');
+    };
+    const answers = async (texts: readonly string[]) => {
+      const sent = texts.map((text) => service.call('POST', '/v1/recommend', Buffer.from(text, 'latin1').toString()));
+      return (await Promise.all(sent)).map(({ status, headers, text }) => ({
+        status,
+        type: headers['content-type'],
+        text: text.replace(/"requestId":"[^"]*"/, '').replace(/"latencyMs":[^}]*/, ''),
+      }));
+    };
+    const texts = Array.from({ length: 400 }, body);
+    // A key with an escape is the same key, and is never read as text.
+    const parsed = await answers(texts.map((text) => text.replaceAll('"history"', '"\\u0068istory"')));
+    expect(await answers(texts)).toEqual(parsed);
+    expect(new Set(parsed.map(({ status }) => status))).toEqual(new Set([200, 400, 422]));
+  });
+
   it('sees an event in the next request of its user', async () => {
     await service.call('POST', '/v1/events', { events: [{ userId: 'u', itemId: a, type: 'click' }] });
     const { json } = await service.call('POST', '/v1/recommend', { userId: 'u', k: 3 });
@@ -111,6 +156,40 @@ describe('POST /v1/recommend', () => {
     await service.call('POST', '/v1/events', { events: [{ userId: 'u', itemId: id, type: 'dismiss' }] });
     const again = await service.call('POST', '/v1/recommend', { userId: 'u', history: [a], k: 1000 });
     expect(recommended(again)).not.toContain(id);
+  });
+
+  it('answers users that come together by their own histories, each ranked as its strategy says', async () => {
+    const users = Array.from({ length: 40 }, (_, i) => `u${i}`);
+    const historyOf = (i: number) => [0, 1, 2].map((j) => catalogue[(7 * i + 11 * j) % catalogue.length]?.id as string);
+    const hiddenOf = (i: number) => catalogue[(7 * i + 5) % catalogue.length]?.id as string;
+    const events = users.flatMap((userId, i) => [
+      ...historyOf(i).map((itemId) => ({ userId, itemId, type: 'click' })),
+      { userId, itemId: hiddenOf(i), type: 'dismiss' },
+    ]);
+    await service.call('POST', '/v1/events', { events });
+    const strategies = Object.fromEntries(DEFAULT_STRATEGIES.map(({ name, ...weights }) => [name, weights]));
+    const seen = new Set<string>();
+    const answers = await Promise.all(
+      users.map((userId) => service.call('POST', '/v1/recommend', { userId, k: 6, texts: userId === 'u3' })),
+    );
+    for (const [i, answer] of answers.entries()) {
+      const { strategy, items, unknownItems } = answer.json;
+      expect(Object.keys(answer.json)).toEqual([
+        ...['requestId', 'model', 'strategy', 'items', 'unknownItems', 'latencyMs'],
+      ]);
+      expect(answer.headers['content-type']).toBe('application/json; charset=utf-8');
+      expect(unknownItems).toEqual([]);
+      expect(items).toHaveLength(6);
+      for (const id of [...historyOf(i), hiddenOf(i)]) expect(recommended(answer)).not.toContain(id);
+      if (i === 3) expect(items[0].text).toBe(catalogue.find(({ id }) => id === items[0].id)?.text);
+      seen.add(strategy);
+      if (strategy === 'exploring') continue; // by chance
+      // The fixture does not know how popular its items are.
+      const request = { history: historyOf(i), exclude: [hiddenOf(i)], k: 6, ...strategies[strategy], novelty: 0 };
+      const alone = await service.call('POST', '/v1/recommend', { ...request, texts: i === 3 });
+      expect(items).toEqual(alone.json.items);
+    }
+    expect(seen.size).toBe(DEFAULT_STRATEGIES.length);
   });
 
   it('gives a user of whom nothing is known what others chose', async () => {
