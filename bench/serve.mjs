@@ -31,6 +31,8 @@ const histories = Array.from({ length: 1000 }, () =>
 );
 const requests = histories.map((history) => post('/v1/recommend', { history, k: K }));
 const next = (i) => requests[i % requests.length];
+const userRequests = histories.map((_, i) => post('/v1/recommend', { userId: `u${i}`, k: K }));
+const nextUser = (i) => userRequests[i % userRequests.length];
 
 function median(values) {
   return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
@@ -92,13 +94,28 @@ function serve(data, ...flags) {
   return start(main, 'serve', join(folder, 'models'), ...common, ...flags);
 }
 
+/** Makes the histories those of users. */
+async function tellHistories({ url }) {
+  const events = histories.flatMap((history, i) =>
+    history.map((itemId) => ({ userId: `u${i}`, itemId, type: 'click' })),
+  );
+  for (let begin = 0; begin < events.length; begin += 1000) {
+    const response = await fetch(`${url}/v1/events`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ events: events.slice(begin, begin + 1000) }),
+    });
+    if (!response.ok) throw new Error(`events: ${response.status} ${await response.text()}`);
+  }
+}
+
 async function residentBytes({ url }) {
   const text = await (await fetch(`${url}/metrics`)).text();
   return Number(/^process_resident_memory_bytes (\S+)/m.exec(text)?.[1]);
 }
 
 const phases = {
-  /** Alternating runs; each ratio is of neighbours. */
+  /** Alternating runs; each ratio is of neighbours. Users are named by id and have the same histories. */
   async throughput({ engineMs, answer }) {
     const service = await serve('throughput');
     const sample = await (
@@ -110,19 +127,24 @@ const phases = {
     ).json();
     const body = { ...sample, items: answer.items };
     const bare = await start(join(root, 'bench/bare-server.mjs'), JSON.stringify(body));
-    const run = (port, connections, seconds) => closedLoop({ port, connections, seconds, next });
+    await tellHistories(service);
+    const run = (port, connections, seconds, chosen = next) => closedLoop({ port, connections, seconds, next: chosen });
     for (const { port } of [bare, service]) await run(port, CONNECTIONS, 2);
+    await run(service.port, CONNECTIONS, 2, nextUser);
     const rounds = [];
     for (let round = 0; round < ROUNDS; round++) {
-      const [full, bareFull] = [
+      const [full, bareFull, users] = [
         await run(service.port, CONNECTIONS, ROUND_SECONDS),
         await run(bare.port, CONNECTIONS, ROUND_SECONDS),
+        await run(service.port, CONNECTIONS, ROUND_SECONDS, nextUser),
       ];
       const [one, bareOne] = [await run(service.port, 1, 1), await run(bare.port, 1, 1)];
       rounds.push({
         rps: full.rps,
         bareRps: bareFull.rps,
         ratio: full.rps / bareFull.rps,
+        usersRps: users.rps,
+        usersRatio: users.rps / bareFull.rps,
         p50Ms: one.p50,
         bareP50Ms: bareOne.p50,
         p99Ms: full.p99,
@@ -139,6 +161,8 @@ const phases = {
       rps: of('rps'),
       bareRps: of('bareRps'),
       ratio: of('ratio'),
+      usersRps: of('usersRps'),
+      usersRatio: of('usersRatio'),
       p50Ms: of('p50Ms'),
       bareP50Ms: of('bareP50Ms'),
       rounds,
