@@ -681,6 +681,49 @@ describe('a recommender', () => {
     expect(after).toEqual(before);
   });
 
+  it('answers requests together, and refuses those that are not whole', async () => {
+    const recommender = engine.createRecommender(createModel());
+    const requests = Int32Array.of(2, 3, 0, 2, 1, 1, 2, 5, 2, 7, 1, 0, 4, 99);
+    const weights = Float32Array.of(0, 0, 0, 0.5, 0, 0, 9);
+    const { itemIds, scores } = recommender.serveAll(requests, weights);
+    const alone = createRequest(3);
+    recommender.recommend({ ...alone, history: Int32Array.of(1, 2), exclude: Int32Array.of(1, 2, 5) });
+    expect([...itemIds.slice(0, 3)]).toEqual([...alone.itemIds]);
+    expect([...scores.slice(0, 3)]).toEqual([...alone.scores]);
+    expect([itemIds.length, itemIds[5], scores[5]]).toEqual([6, -1, Number.NEGATIVE_INFINITY]);
+    expect(await recommender.serveAllAside(requests, weights)).toEqual({ itemIds, scores });
+    recommender.nameItems(Array.from({ length: 11 }, (_, i) => `"i${i}"`));
+    const texts = await recommender.answerAllAside(requests, weights, ['', '"what"']);
+    expect(texts.map((text) => JSON.parse(`{${text}}`).items.map(({ id }: { id: string }) => id))).toEqual([
+      [...itemIds.slice(0, 3)].map((id) => `i${id}`),
+      [...itemIds.slice(3, 5)].map((id) => `i${id}`),
+    ]);
+    expect(texts[1]?.endsWith('"unknownItems":["what"]')).toBe(true);
+
+    const changed = (place: number, value: number) => requests.with(place, value);
+    const wrong: [Int32Array, Float32Array, string][] = [
+      [new Int32Array(), weights, 'ERR_SHAPE_MISMATCH'],
+      [changed(0, 0), weights, 'ERR_INVALID_ARGUMENT'],
+      [changed(0, 2147483647), weights, 'ERR_SHAPE_MISMATCH'],
+      [requests, weights.slice(0, 5), 'ERR_SHAPE_MISMATCH'],
+      [changed(1, 0), weights, 'ERR_INVALID_ARGUMENT'],
+      [changed(1, 12), weights, 'ERR_INVALID_ARGUMENT'],
+      [changed(3, 0), weights, 'ERR_INVALID_ARGUMENT'],
+      [changed(3, -1), weights, 'ERR_SHAPE_MISMATCH'],
+      [changed(4, 2147483647), weights, 'ERR_SHAPE_MISMATCH'],
+      [changed(5, 11), weights, 'ERR_INVALID_ARGUMENT'],
+      [changed(7, -1), weights, 'ERR_INVALID_ARGUMENT'],
+      [requests, weights.with(0, 1.5), 'ERR_INVALID_ARGUMENT'],
+      [requests, weights.with(1, 1), 'ERR_INVALID_ARGUMENT'],
+      [requests, weights.with(2, Number.NaN), 'ERR_INVALID_ARGUMENT'],
+    ];
+    for (const [ints, numbers, code] of wrong) {
+      expect(codeOf(() => recommender.serveAll(ints, numbers))).toBe(code);
+      expect((await rejectionOf(recommender.serveAllAside(ints, numbers))).code).toBe(code);
+    }
+    expect((await rejectionOf(recommender.answerAllAside(requests, weights, ['']))).code).toBe('ERR_SHAPE_MISMATCH');
+  });
+
   it('serves packed requests, and refuses those whose counts, lists or arrays are wrong', () => {
     const recommender = engine.createRecommender(createModel());
     const empty = { categories: new Int32Array(), categoryOffsets: new Int32Array(12) };
