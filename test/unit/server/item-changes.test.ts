@@ -112,6 +112,21 @@ describe('ItemChanges', () => {
     expect([student.ids, existsSync(path)]).toEqual([['old'], false]);
   });
 
+  it('are read as they were written, however many', async () => {
+    const changes = await ItemChanges.open(path);
+    const ids = Array.from({ length: 1203 }, (_, i) => `"item" ${i}`);
+    const student = new FakeStudent();
+    for (let i = 0; i < ids.length; i += 401) await add(changes, [student], ...ids.slice(i, i + 401));
+    await changes.remove([student] as never, ['old', ...ids.slice(0, 600)]);
+    const later = new FakeStudent();
+    await (await ItemChanges.open(path)).applyTo(later as never);
+    expect(later.ids).toEqual(ids.slice(600));
+    await changes.remove([student] as never, ids.slice(601));
+    const last = new FakeStudent();
+    await (await ItemChanges.open(path)).applyTo(last as never);
+    expect(last.ids).toEqual(ids.slice(600, 601));
+  });
+
   it('refuse a file that is something else', async () => {
     writeFileSync(path, '{"added":[]}');
     await expect(ItemChanges.open(path)).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });
