@@ -1,6 +1,7 @@
 /** Every route, over the fixture's student and a real event store. */
-import { cpSync, readFileSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { DEFAULT_STRATEGIES } from '../../../src/feedback/strategy.js';
 import { writePopularity } from '../../../src/recommend/student-files.js';
@@ -405,14 +406,14 @@ describe('with keys', () => {
   let writer: Record<string, string>;
   let keys: string;
   beforeAll(async () => {
-    keys = join(FIXTURE_STUDENT, `../keys-${process.pid}.json`);
+    keys = join(mkdtempSync(join(tmpdir(), 'limbeck-keys-')), 'keys.json');
     reader = { authorization: `Bearer ${(await createApiKey(keys, ['read'])).key}` };
     writer = { authorization: `Bearer ${(await createApiKey(keys, ['write'])).key}` };
     guarded = await startService({ keys, timeouts: { refreshKeysEveryMs: 10 } });
   });
   afterAll(async () => {
     await guarded.end();
-    rmSync(keys);
+    rmSync(dirname(keys), { recursive: true });
   });
 
   it.each([
