@@ -25,10 +25,7 @@ export interface AdmissionOptions {
 const OVERLOADED_SHARE = 0.25;
 const OVERLOADED_MS = 1000;
 
-/**
- * A turn answers as many whatever it takes: one slow request or a pause of the machine is no overload, and neither is one
- * browser, which has six connections.
- */
+/** So many of a turn count as no time: one slow request is no overload, and neither is one browser, with six connections. */
 const MIN_ANSWERED = 8;
 
 export class Admission {
@@ -69,13 +66,12 @@ export class Admission {
     const now = performance.now();
     if (this.#turnStart === 0) {
       this.#turnStart = now;
-      this.#count = 1;
+      this.#count = 0;
       setImmediate(this.#endTurn);
-      return false;
     }
-    if (++this.#count <= MIN_ANSWERED) return false;
     const { maxQueueMs, owedMs } = this.#options;
-    const expectedMs = now - this.#turnStart + owedMs();
+    const turnMs = ++this.#count <= MIN_ANSWERED ? 0 : now - this.#turnStart;
+    const expectedMs = turnMs + owedMs();
     if (expectedMs > maxQueueMs) {
       this.#lastOverdue = now;
       return true;
