@@ -25,8 +25,13 @@ export interface AdmissionOptions {
 const OVERLOADED_SHARE = 0.25;
 const OVERLOADED_MS = 1000;
 
-/** So many of a turn count as no time: one slow request is no overload, and neither is one browser, with six connections. */
+/**
+ * A turn answers as many whatever it takes: one slow request or a pause of the machine is no overload, and neither is one
+ * browser, which has six connections.
+ */
 const MIN_ANSWERED = 8;
+/** The same while requests are refused. */
+const MIN_ANSWERED_OVERLOADED = 4;
 
 export class Admission {
   readonly #options: AdmissionOptions;
@@ -69,14 +74,15 @@ export class Admission {
       this.#count = 0;
       setImmediate(this.#endTurn);
     }
+    const isOverloaded = now - this.#lastOverdue < OVERLOADED_MS;
+    if (++this.#count <= (isOverloaded ? MIN_ANSWERED_OVERLOADED : MIN_ANSWERED)) return false;
     const { maxQueueMs, owedMs } = this.#options;
-    const turnMs = ++this.#count <= MIN_ANSWERED ? 0 : now - this.#turnStart;
-    const expectedMs = turnMs + owedMs();
+    const expectedMs = now - this.#turnStart + owedMs();
     if (expectedMs > maxQueueMs) {
       this.#lastOverdue = now;
       return true;
     }
-    return now - this.#lastOverdue < OVERLOADED_MS && expectedMs > OVERLOADED_SHARE * maxQueueMs;
+    return isOverloaded && expectedMs > OVERLOADED_SHARE * maxQueueMs;
   }
 
   #shed(request: IncomingMessage, response: ServerResponse): void {

@@ -27,8 +27,6 @@ const FULL_BATCH = 8;
 /** So many batches the other thread may have before it, full ones and others. Meanwhile what comes waits together. */
 const MAX_FULL_ASIDE = 4;
 const MAX_ASIDE = 2;
-/** So few are let in whatever they take: a pause of the machine is no overload. */
-const MIN_LET_IN = 8;
 /** Another thread helps where another processor is there for it. */
 const HAS_ASIDE = availableParallelism() > 1;
 
@@ -65,8 +63,7 @@ export class RecommendTurn {
 
   /** What the requests that were let in will take, as far as it is known, ms. */
   get owedMs(): number {
-    const numOwed = this.#waiting.length + this.#requestsAside;
-    return numOwed < MIN_LET_IN ? 0 : numOwed * this.#expectedMs;
+    return (this.#waiting.length + this.#requestsAside) * this.#expectedMs;
   }
 
   /** @param bytes of the body, in JSON @returns the answer, or its JSON */
