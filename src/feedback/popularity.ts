@@ -32,8 +32,11 @@ const stateSchema = z.strictObject({
 /** Survives JSON. */
 export type PopularityState = z.output<typeof stateSchema>;
 
+/** Of these the order is kept: each event looks through them. */
+const MAX_BEST = 1024;
+
 /**
- * Decayed popularity of items. Adding is O(1) whatever the time that has passed; nothing is touched as time goes by.
+ * Decayed popularity of items. Adding takes the same whatever the time that has passed; nothing is touched as time goes by.
  *
  * @example
  * const popularity = new Popularity({ halfLifeMs: 86_400_000 });
@@ -91,18 +94,14 @@ export class Popularity {
 
   /**
    * The k most popular items, best first; equal ones in the order of their ids. O(k) where as many were asked for before,
-   * else O(items + k log k).
+   * up to 1024; else O(items + k log k).
    */
   top(k: number, now: number): { id: string; score: number }[] {
     if (!Number.isInteger(k) || k < 1) {
       throw new LimbeckError('ERR_INVALID_ARGUMENT', `k: expected an integer of at least 1, got ${k}`);
     }
-    if (this.#best === undefined || k > this.#numBest) {
-      this.#numBest = Math.max(k, 2 * this.#numBest);
-      this.#best = this.#find(this.#numBest);
-    }
     const factor = this.#decay.factorAt(now);
-    return this.#best.slice(0, k).map(([id, sum]) => ({ id, score: sum * factor }));
+    return this.#bestOf(k).map(([id, sum]) => ({ id, score: sum * factor }));
   }
 
   /** What {@link Popularity.restore} reads; scores are of the latest landmark. */
@@ -128,6 +127,16 @@ export class Popularity {
     for (const [id, sum] of items) popularity.#sums.set(id, sum);
     if (popularity.#sums.size > popularity.#maxItems) popularity.#forgetLeastPopular();
     return popularity;
+  }
+
+  #bestOf(k: number): [string, number][] {
+    if (k > MAX_BEST) return this.#find(k);
+    if (k > this.#numBest) {
+      this.#numBest = Math.min(MAX_BEST, Math.max(k, 2 * this.#numBest));
+      this.#best = undefined;
+    }
+    this.#best ??= this.#find(this.#numBest);
+    return this.#best.slice(0, k);
   }
 
   #find(k: number): [string, number][] {
