@@ -1,12 +1,13 @@
 /**
  * Back-pressure. What waits for the event loop is what the operating system hands over in one turn of it; what was let in
  * waits for its answer. Once the two have taken `maxQueueMs`, or will, what comes is answered 503 at once, at a fraction of
- * the price of an answer: no request waits much longer, however many come. A burst may take the whole time; after it, for a
- * while, a part of it is allowed, so that what is let in is answered soon and there is time to refuse the rest. New
+ * the price of an answer: no request waits much longer, however many come. A burst may take the whole time; while much is
+ * refused, a part of it is allowed, so that what is let in is answered soon and there is time to refuse the rest. New
  * connections are accepted one a turn, so this is about those that are kept; what others wait is bounded by the operating
  * system's queue of them.
  */
-import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
+import type { IncomingMessage, RequestListener } from 'node:http';
+import { EarlyRefusal } from './early-refusal.js';
 
 export type ShedReason = 'queue' | 'draining';
 
@@ -21,8 +22,12 @@ export interface AdmissionOptions {
   readonly onShed: (reason: ShedReason) => void;
 }
 
-/** Of `maxQueueMs`, for this long after a request would have waited longer than all of it, ms. */
-const OVERLOADED_SHARE = 0.25;
+/** Much is refused: more than this share of some hundreds of the last requests. */
+const MUCH_REFUSED = 0.25;
+const NEW_SHARE = 0.002;
+
+/** Of `maxQueueMs`, while much is refused, for this long after a request would have waited longer than all of it, ms. */
+const OVERLOADED_SHARE = 1 / 3;
 const OVERLOADED_MS = 1000;
 
 /**
@@ -30,14 +35,17 @@ const OVERLOADED_MS = 1000;
  * browser, which has six connections.
  */
 const MIN_ANSWERED = 8;
-/** The same while requests are refused. */
-const MIN_ANSWERED_OVERLOADED = 4;
+/** The same under overload. */
+const MIN_ANSWERED_OVERLOADED = 1;
 
 export class Admission {
   readonly #options: AdmissionOptions;
   readonly #body: string;
   /** Names and values. */
   readonly #headers: string[];
+  readonly #early: EarlyRefusal;
+  /** Of the last requests, those that were refused. */
+  #refusedShare = 0;
   /** When the first request of this turn came, ms; 0 = none came yet. */
   #turnStart = 0;
   /** Requests of this turn. */
@@ -52,29 +60,50 @@ export class Admission {
     this.#options = options;
     const message = 'More requests came than can be answered in time. Try again later.';
     this.#body = JSON.stringify({ error: { code: 'ERR_OVERLOADED', message, requestId: '' } });
-    this.#headers = Object.entries({
+    const headers = Object.entries({
       'content-type': 'application/json; charset=utf-8',
       'content-length': String(this.#body.length),
       'retry-after': String(options.retryAfterSeconds),
-    }).flat();
+    });
+    this.#headers = headers.flat();
+    const lines = ['HTTP/1.1 503 Service Unavailable', ...headers.map((header) => header.join(': ')), '', this.#body];
+    this.#early = new EarlyRefusal(Buffer.from(lines.join('\r\n')), () => {
+      const isRefused = this.#isOverdue();
+      if (isRefused) options.onShed('queue');
+      return isRefused;
+    });
   }
 
   /** Puts the gate before a request listener. */
   guard(listener: RequestListener): RequestListener {
     return (request, response) => {
-      if (this.#isOverdue() && !this.#options.alwaysAdmitted.has(pathOf(request))) this.#shed(request, response);
-      else listener(request, response);
+      this.#early.note(request, response);
+      if (this.#early.isLetIn || !this.#isOverdue() || this.#options.alwaysAdmitted.has(pathOf(request))) {
+        listener(request, response);
+        return;
+      }
+      this.#options.onShed('queue');
+      if (this.#refusedShare > MUCH_REFUSED) this.#early.watch(request, response);
+      response.writeHead(503, this.#headers);
+      response.end(request.method === 'HEAD' ? undefined : this.#body, 'latin1');
     };
   }
 
+  /** Decides about the next request. */
   #isOverdue(): boolean {
+    const isOverdue = this.#isBehind();
+    this.#refusedShare += NEW_SHARE * (Number(isOverdue) - this.#refusedShare);
+    return isOverdue;
+  }
+
+  #isBehind(): boolean {
     const now = performance.now();
     if (this.#turnStart === 0) {
       this.#turnStart = now;
       this.#count = 0;
       setImmediate(this.#endTurn);
     }
-    const isOverloaded = now - this.#lastOverdue < OVERLOADED_MS;
+    const isOverloaded = this.#refusedShare > MUCH_REFUSED && now - this.#lastOverdue < OVERLOADED_MS;
     if (++this.#count <= (isOverloaded ? MIN_ANSWERED_OVERLOADED : MIN_ANSWERED)) return false;
     const { maxQueueMs, owedMs } = this.#options;
     const expectedMs = now - this.#turnStart + owedMs();
@@ -83,12 +112,6 @@ export class Admission {
       return true;
     }
     return isOverloaded && expectedMs > OVERLOADED_SHARE * maxQueueMs;
-  }
-
-  #shed(request: IncomingMessage, response: ServerResponse): void {
-    this.#options.onShed('queue');
-    response.writeHead(503, this.#headers);
-    response.end(request.method === 'HEAD' ? undefined : this.#body, 'latin1');
   }
 }
 
