@@ -11,9 +11,6 @@
 
 #ifdef __linux__
 #include <sched.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <fstream>
 #include <string>
@@ -177,12 +174,6 @@ void ThreadPool::run(int64_t count, Function function, void* context) {
     std::swap(error, state.error);
   }
   if (error) std::rethrow_exception(error);
-}
-
-void lower_thread_priority([[maybe_unused]] int niceness) {
-#ifdef __linux__
-  setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), niceness);
-#endif
 }
 
 int available_threads() {

@@ -35,10 +35,6 @@ class ThreadPool {
   std::unique_ptr<State> state_;
 };
 
-/// On Linux, this thread gives way to others: its share of a processor that others want too is a third of theirs at 5,
-/// a tenth at 10. Elsewhere, and where it is refused, nothing changes.
-void lower_thread_priority(int niceness);
-
 /// Processors in the affinity mask, limited by the cgroup's cpu quota; at least 1.
 int available_threads();
 

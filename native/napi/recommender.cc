@@ -21,9 +21,6 @@ namespace {
 // Below so many values of the item table, the processor is done before a GPU has begun.
 constexpr int64_t kMinGpuTable = int64_t{1} << 23;
 
-// The JS thread has more to do for every answer, and refuses what is too much: it must not wait for a search.
-constexpr int kLaneNiceness = 10;
-
 /// Bytes of the folded snapshot: its table and its blocks.
 int64_t size_bytes(const TransformerConfig& config) {
   const int64_t d = config.hidden_size;
@@ -246,7 +243,7 @@ ItemNames& RecommenderObject::own_names() {
 BatchLane& RecommenderObject::lane(Napi::Env env) {
   SharedRecommender& shared = *state();
   BatchLane& lane = shared.lane;
-  if (lane.queue == nullptr) lane.queue = TaskQueue::start(env, 1, Precision::kFloat32, nullptr, kLaneNiceness);
+  if (lane.queue == nullptr) lane.queue = TaskQueue::start(env, 1, Precision::kFloat32, nullptr);
   if (lane.retriever == nullptr) {
     lane.retriever = std::make_shared<Retriever>(shared.retriever.catalogue().searchable());
   }

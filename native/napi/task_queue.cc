@@ -12,12 +12,9 @@ constexpr char kDisposed[] = "The engine was disposed of. Create another one.";
 }  // namespace
 
 std::shared_ptr<TaskQueue> TaskQueue::start(Napi::Env env, int num_threads, Precision precision,
-                                            std::shared_ptr<CudaEngine> gpu, int niceness) {
+                                            std::shared_ptr<CudaEngine> gpu) {
   const std::shared_ptr<TaskQueue> queue(new TaskQueue(env, num_threads, precision, std::move(gpu)));
-  queue->thread_ = std::thread([raw = queue.get(), niceness] {
-    if (niceness > 0) lower_thread_priority(niceness);
-    raw->work();
-  });
+  queue->thread_ = std::thread([raw = queue.get()] { raw->work(); });
   return queue;
 }
 

@@ -42,9 +42,9 @@ class Hold {
 /// destroyed on the JS thread of one environment; when that environment ends, the thread ends with it.
 class TaskQueue : public std::enable_shared_from_this<TaskQueue> {
  public:
-  /// `gpu` may be null; it is closed when the queue stops. niceness: see lower_thread_priority().
+  /// `gpu` may be null; it is closed when the queue stops.
   static std::shared_ptr<TaskQueue> start(Napi::Env env, int num_threads, Precision precision,
-                                          std::shared_ptr<CudaEngine> gpu, int niceness = 0);
+                                          std::shared_ptr<CudaEngine> gpu);
   ~TaskQueue();
   TaskQueue(const TaskQueue&) = delete;
   TaskQueue& operator=(const TaskQueue&) = delete;
