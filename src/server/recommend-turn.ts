@@ -18,7 +18,7 @@ import {
 } from './recommend-task.js';
 import type * as schemas from './schemas.js';
 
-/** Weight of the last answers in what a request is expected to take. */
+/** Weight of the last answers, where they were many, in what a request is expected to take. */
 const NEW_COST = 0.1;
 /** Fewer requests are answered sooner than another thread wakes up. */
 const MIN_ASIDE = 4;
@@ -36,7 +36,7 @@ export class RecommendTurn {
   /** Batches, and requests, that the other thread has before it. */
   #batchesAside = 0;
   #requestsAside = 0;
-  /** What a request takes while there are others: its answer, and sending it, ms. */
+  /** What a request takes where many are answered together: its answer, and sending it, ms. */
   #expectedMs = 0;
   /** When answers were sent last, ms; of those that are not sent yet, how many, and since when they were worked on. */
   #lastSent = 0;
@@ -52,8 +52,11 @@ export class RecommendTurn {
   readonly #afterSending = () => {
     if (this.#numAnswered === 0) return;
     this.#lastSent = performance.now();
-    const eachMs = (this.#lastSent - this.#answeringSince) / this.#numAnswered;
-    this.#expectedMs += NEW_COST * (eachMs - this.#expectedMs);
+    // Of a few, each takes longer: more of it is a thread that wakes up.
+    if (this.#numAnswered >= FULL_BATCH) {
+      const eachMs = (this.#lastSent - this.#answeringSince) / this.#numAnswered;
+      this.#expectedMs += NEW_COST * (eachMs - this.#expectedMs);
+    }
     this.#numAnswered = 0;
   };
 
