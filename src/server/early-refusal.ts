@@ -79,8 +79,9 @@ const HEAD_END = Buffer.from('\r\n\r\n');
 const MAX_HEAD_BYTES = 4096;
 const FIRST_LINE = /^POST \/[!-~]* HTTP\/1\.1\r\n/;
 const CONTENT_LENGTH = /\r\ncontent-length: ?(\d{1,9})\r\n/i;
-/** Headers that make a request end elsewhere, or its connection; and a length that is given otherwise, or twice. */
-const OTHER_FRAMING = /\r\n(?:transfer-encoding|expect|upgrade|trailer|connection(?!: ?keep-alive\r\n)|[ \t])/i;
+/** Headers that make a request end elsewhere, or its connection; lines that go on, or end otherwise. */
+const OTHER_FRAMING =
+  /\r\n(?:transfer-encoding|expect|upgrade|trailer|connection(?!: ?keep-alive\r\n)|[ \t])|[^\r]\n|\r[^\n]/i;
 const LENGTH_NAME = /content-length/gi;
 
 /** Whether bytes are one POST with a body of a stated length, all of it and nothing else. */

@@ -34,6 +34,8 @@ describe('isPlainPost', () => {
     ['a connection that is to be closed, or not', post('{}', 'connection: keep-alive, close\r\n')],
     ['a body to be asked for', post('{}', 'Expect: 100-continue\r\n')],
     ['another protocol', post('{}', 'Upgrade: h2c\r\n')],
+    ['a line without a carriage return', post('{}', 'x: y\ntransfer-encoding: chunked\r\n')],
+    ['a line without a line feed', post('{}', 'x: y\rtransfer-encoding: chunked\r\n')],
     ['a head of many bytes', post('{}', `x: ${'y'.repeat(5000)}\r\n`)],
   ])('leaves %s to the parser', (_, text) => {
     expect(isPlain(text)).toBe(false);
