@@ -84,14 +84,17 @@ export type { CatalogueItem } from './recommend/item-index.js';
 export type {
   CategoryFilter,
   History,
+  HistoryRequest,
   RankingOptions,
   RecommendRequest,
   SearchOptions,
   SelectionOptions,
+  UserRequest,
 } from './recommend/request.js';
 export { Student } from './recommend/student.js';
 export type { StudentDetails } from './recommend/student-details.js';
 export type { StudentHandle } from './recommend/student-handle.js';
+export type { UserHistories } from './recommend/users.js';
 export { type Importance, loadImportance, saveImportance, selectByMass } from './student/importance.js';
 export { initialiseStudent, uniformLayerMap } from './student/initialise.js';
 export type { LanguageStudentContext, LanguageStudentOptions } from './student/language-student.js';

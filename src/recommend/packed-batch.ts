@@ -2,7 +2,15 @@
 import type { BatchAnswers } from '../binding.js';
 import type { RankedItem, Recommendation } from './answers.js';
 import type { ItemIndex } from './item-index.js';
-import { DEFAULT_K, isSeed, isWeight, MAX_NOVELTY, type RecommendRequest, randomSeed } from './request.js';
+import {
+  DEFAULT_K,
+  type HistoryRequest,
+  isSeed,
+  isWeight,
+  MAX_NOVELTY,
+  type RecommendRequest,
+  randomSeed,
+} from './request.js';
 
 /** All are searched for as many items as the one that wants most: more would be work for nothing. */
 export const MAX_BATCH_K = 64;
@@ -77,7 +85,7 @@ export class PackedBatch {
   }
 
   /** @returns false for a history with texts, or of which nothing is known, and for what is no id */
-  #pack(request: RecommendRequest): boolean {
+  #pack(request: HistoryRequest): boolean {
     const { history, exclude = NOTHING, k = DEFAULT_K } = request;
     const { size } = this;
     const header = this.#length;
@@ -127,10 +135,11 @@ function reserve(numInts: number, numNumbers: number): void {
   }
 }
 
-function isTaken(request: RecommendRequest, numItems: number, hasPopularity: boolean): boolean {
-  const { history, k = DEFAULT_K, exclude, filter, candidates, boosts, explain } = request;
+function isTaken(request: RecommendRequest, numItems: number, hasPopularity: boolean): request is HistoryRequest {
+  const { userId, history, k = DEFAULT_K, exclude, filter, candidates, boosts, explain } = request;
   const { diversity = 0, novelty = 0, explore = 0, seed = 0 } = request;
   return (
+    userId === undefined &&
     Array.isArray(history) &&
     Number.isInteger(k) &&
     k >= 1 &&

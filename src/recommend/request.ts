@@ -46,16 +46,28 @@ export interface RankingOptions {
   readonly boosts?: Readonly<Record<string, number>> | undefined;
 }
 
-export interface RecommendRequest extends SelectionOptions, RankingOptions {
+interface AnswerOptions extends SelectionOptions, RankingOptions {
+  /** Tells for each item which entries of the history and which interests its score came from. @defaultValue false */
+  readonly explain?: boolean | undefined;
+}
+
+export interface HistoryRequest extends AnswerOptions {
   /**
    * What the user chose, oldest first: item ids, or the text of items that the catalogue does not have. The last
    * `maxHistory` count. Unknown ids are left out and listed in the answer. When nothing is left, the answer is the most
    * popular items, if the student knows how popular its items are. Items of the history are never recommended.
    */
   readonly history: History;
-  /** Tells for each item which entries of the history and which interests its score came from. @defaultValue false */
-  readonly explain?: boolean | undefined;
+  readonly userId?: undefined;
 }
+
+export interface UserRequest extends AnswerOptions {
+  /** Whose history it is, and to whom what they dismissed is not recommended: of the student's `users`. */
+  readonly userId: string;
+  readonly history?: undefined;
+}
+
+export type RecommendRequest = HistoryRequest | UserRequest;
 
 export interface SearchOptions extends SelectionOptions {
   /** Whose taste counts beside the text. @defaultValue nobody's */

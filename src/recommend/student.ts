@@ -19,6 +19,7 @@ import { checkParts, type StudentDetails } from './student-details.js';
 import { saveStudent } from './student-files.js';
 import type { SharedWeights, StudentHandle } from './student-handle.js';
 import { nameTopics, numTopicsFor } from './topics.js';
+import { requestOfUser, type UserHistories } from './users.js';
 
 const TOPIC_SEED = 0;
 const DEFAULT_INTERESTS = 5;
@@ -27,6 +28,8 @@ const DEFAULT_INTERESTS = 5;
  * A distilled recommender, ready to serve: every call answers synchronously from memory, on the calling thread.
  */
 export class Student {
+  /** Whose histories requests with a `userId` have: the UserStates of an event store, say. */
+  users: UserHistories | undefined;
   readonly #index: ItemIndex;
   readonly #recommender: NativeRecommender;
   readonly #model: SequenceModel | undefined;
@@ -131,12 +134,13 @@ export class Student {
   }
 
   /**
-   * The best k items after a history.
+   * The best k items after a history, or for one of the {@link users}.
    *
    * @throws LimbeckError ERR_INVALID_ARGUMENT; ERR_UNKNOWN_ITEMS when nothing in the history is known and the student
    * has no popularity to fall back to; ERR_DISPOSED
    */
-  recommend(request: RecommendRequest): Recommendation {
+  recommend(asked: RecommendRequest): Recommendation {
+    const request = asked.userId === undefined ? asked : requestOfUser(asked, this.users);
     const packed = this.#packed;
     packed.pack(this.#index, request.history, request, request, true);
     if (packed.historyLength === 0) this.#refuseUnanswerable(request.history);
@@ -153,7 +157,8 @@ export class Student {
    * {@link recommend} for requests that came together: an answer for each, or what it would have thrown. Those without
    * filters, candidates, boosts, explanations and texts search the catalogue together.
    */
-  recommendAll(requests: readonly RecommendRequest[]): (Recommendation | Error)[] {
+  recommendAll(asked: readonly RecommendRequest[]): (Recommendation | Error)[] {
+    const requests = this.#withHistories(asked);
     const batch = new PackedBatch(this.#index, requests, this.#hasPopularity);
     const answers = batch.size > 1 ? this.#recommender.serveAll(batch.requests, batch.weights) : undefined;
     return requests.map((request, i) => {
@@ -166,7 +171,8 @@ export class Student {
    * {@link recommendAll}, while this thread goes on: requests that search the catalogue together do so on another one,
    * which takes such calls one after the other. What changes in the catalogue meanwhile is not in their answers.
    */
-  async recommendAllAside(requests: readonly RecommendRequest[]): Promise<(Recommendation | Error)[]> {
+  async recommendAllAside(asked: readonly RecommendRequest[]): Promise<(Recommendation | Error)[]> {
+    const requests = this.#withHistories(asked);
     const batch = new PackedBatch(this.#index, requests, this.#hasPopularity);
     if (batch.size === 0) return requests.map((request) => this.#tryRecommend(request));
     const search = this.#recommender.serveAllAside(batch.requests, batch.weights);
@@ -179,8 +185,9 @@ export class Student {
    * {@link recommendAllAside} for those who send answers on as JSON: where requests searched together, they are
    * `"items":[…],"unknownItems":[…]`.
    */
-  async answerAllAside(requests: readonly RecommendRequest[]): Promise<(string | Recommendation | Error)[]> {
+  async answerAllAside(asked: readonly RecommendRequest[]): Promise<(string | Recommendation | Error)[]> {
     this.nameItems();
+    const requests = this.#withHistories(asked);
     const batch = new PackedBatch(this.#index, requests, this.#hasPopularity);
     if (batch.size === 0) return requests.map((request) => this.#tryRecommend(request));
     const unknown = batch.unknownItems.map(jsonOf);
@@ -226,6 +233,20 @@ export class Student {
 
   #answerOthers(requests: readonly RecommendRequest[], batch: PackedBatch): (Recommendation | Error | undefined)[] {
     return requests.map((request, i) => (batch.rowOf(i) >= 0 ? undefined : this.#tryRecommend(request)));
+  }
+
+  /** Those of users have their histories; what is wrong with one says {@link recommend}. */
+  #withHistories(requests: readonly RecommendRequest[]): readonly RecommendRequest[] {
+    if (requests.every(({ userId }) => userId === undefined)) return requests;
+    return requests.map((request) => {
+      if (request.userId === undefined) return request;
+      try {
+        return requestOfUser(request, this.users);
+      } catch (error) {
+        if (error instanceof LimbeckError) return request;
+        throw error;
+      }
+    });
   }
 
   #tryRecommend(request: RecommendRequest): Recommendation | Error {

@@ -1,5 +1,5 @@
 import type { CatalogueItem } from '../recommend/item-index.js';
-import type { RecommendRequest } from '../recommend/request.js';
+import type { HistoryRequest } from '../recommend/request.js';
 import type { Student } from '../recommend/student.js';
 import type { Feedback } from './feedback.js';
 
@@ -10,7 +10,7 @@ const SPARE = 200;
 export function popularItems(
   student: Student,
   feedback: Feedback | undefined,
-  { k = 10, exclude = [], candidates, filter }: Omit<RecommendRequest, 'history'>,
+  { k = 10, exclude = [], candidates, filter }: Omit<HistoryRequest, 'history'>,
 ): { id: string; score: number }[] {
   const excluded = new Set(exclude);
   const allowed = candidates && new Set(candidates);
@@ -26,7 +26,7 @@ export function popularItems(
   return items;
 }
 
-function matches({ categories = [] }: CatalogueItem, filter: RecommendRequest['filter']): boolean {
+function matches({ categories = [] }: CatalogueItem, filter: HistoryRequest['filter']): boolean {
   const { any, all, none } = filter ?? {};
   return (
     (any?.some((category) => categories.includes(category)) ?? true) &&

@@ -3,7 +3,7 @@ import type { z } from 'zod';
 import { LimbeckError } from '../errors.js';
 import type { Strategy } from '../feedback/strategy.js';
 import type { Recommendation } from '../recommend/answers.js';
-import type { History, RecommendRequest } from '../recommend/request.js';
+import type { History, HistoryRequest } from '../recommend/request.js';
 import type { Student } from '../recommend/student.js';
 import { HttpError } from './http-error.js';
 import { parseJson } from './json-body.js';
@@ -36,7 +36,7 @@ export interface RecommendTask {
   readonly body: Body;
   /** The one that is current when the task is made, whatever is promoted until it is answered. */
   readonly model: ServedModel;
-  readonly request: RecommendRequest;
+  readonly request: HistoryRequest;
   readonly strategy: string | undefined;
   /** Nothing is known of the user: the list is that of the popular items, and the model is not asked. */
   readonly isPopular: boolean;
@@ -56,7 +56,7 @@ export function taskOf(context: RecommendContext, received: ReceivedRequest): Re
   const chosen = isPopular ? undefined : chooseStrategy(context, body, received.requestId, history.length);
   const { diversity, novelty, explore } = chosen ?? body;
   // Every key, so that all requests are of one shape.
-  const request: RecommendRequest = {
+  const request: HistoryRequest = {
     history,
     k: Math.min(body.k, student.numItems),
     exclude: withHidden(context, userId, body.exclude),
@@ -148,7 +148,7 @@ function chooseStrategy(
 }
 
 /** Popular with the users of this service; the places that are left are for what the model thinks is. */
-function popularAnswer(context: RecommendContext, student: Student, request: RecommendRequest): Recommendation {
+function popularAnswer(context: RecommendContext, student: Student, request: HistoryRequest): Recommendation {
   const items = popularItems(student, context.feedback, request);
   const { k = items.length, exclude = [] } = request;
   if (items.length === k) return { items, unknownItems: [] };

@@ -5,7 +5,7 @@
  */
 import { availableParallelism } from 'node:os';
 import type { Recommendation } from '../recommend/answers.js';
-import type { RecommendRequest } from '../recommend/request.js';
+import type { HistoryRequest } from '../recommend/request.js';
 import type { Student } from '../recommend/student.js';
 import type { ServedModel } from './model-host.js';
 import {
@@ -182,7 +182,7 @@ function bytesOf({ bytes }: ReceivedRequest): Buffer {
   return bytes;
 }
 
-function requestOf({ request }: RecommendTask): RecommendRequest {
+function requestOf({ request }: RecommendTask): HistoryRequest {
   return request;
 }
 

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { createEngine, type Engine, type RecommendRequest, type Student } from '../../../src/index.js';
+import { createEngine, type Engine, type HistoryRequest, type Student } from '../../../src/index.js';
 import { type FixtureItem, writeCategorisedStudent } from '../../support/categorised-student.js';
 
 let engine: Engine;
@@ -45,7 +45,7 @@ class Draw {
   }
 }
 
-function randomRequest(seed: number): RecommendRequest & { k: number } {
+function randomRequest(seed: number): HistoryRequest & { k: number } {
   const draw = new Draw(seed);
   const known = items.map(({ id }) => id);
   const genres = [...new Set(items.flatMap(({ categories }) => categories)), 'no such genre'];
@@ -70,7 +70,7 @@ function randomRequest(seed: number): RecommendRequest & { k: number } {
   };
 }
 
-function eligible({ history: chosen, exclude = [], filter, candidates }: RecommendRequest): Set<string> {
+function eligible({ history: chosen, exclude = [], filter, candidates }: HistoryRequest): Set<string> {
   const isSet = (list: readonly string[] | undefined) => list !== undefined && list.length > 0;
   const left = items.filter(({ id, categories }) => {
     const has = (name: string) => categories.includes(name);
@@ -117,7 +117,7 @@ describe('any request', () => {
 describe('options of recommend', () => {
   test('boosts are added to the score, those of the catalogue and of the request', () => {
     const all = { history, k: 36 };
-    const scoreOf = (request: RecommendRequest, id: string) =>
+    const scoreOf = (request: HistoryRequest, id: string) =>
       student.recommend(request).items.find((item) => item.id === id)?.score ?? Number.NaN;
     const before = scoreOf(all, boostedId);
     expect(scoreOf({ ...all, boosts: { [boostedId]: 2, unknown: 9 } }, boostedId)).toBeCloseTo(before + 2, 4);
@@ -255,7 +255,7 @@ describe('recommendBatch', () => {
 });
 
 describe('recommendAll', () => {
-  const alone = (request: RecommendRequest, of = student) => {
+  const alone = (request: HistoryRequest, of = student) => {
     try {
       return of.recommend(request);
     } catch (error) {
@@ -264,7 +264,7 @@ describe('recommendAll', () => {
   };
 
   test('answers each request as recommend does, whatever the others ask', () => {
-    const requests: RecommendRequest[] = [
+    const requests: HistoryRequest[] = [
       { history },
       { history: ['tt0770828'], k: 3 },
       { history: ['tt0770828', 'nothing'], k: 40, exclude: ['tt1300854', 'nothing'] },
@@ -303,7 +303,7 @@ describe('recommendAll', () => {
   });
 
   test('answers the same aside', async () => {
-    const requests: RecommendRequest[] = [
+    const requests: HistoryRequest[] = [
       { history },
       { history: [], k: 5 },
       { history, diversity: 0.5, k: 7 },
@@ -328,7 +328,7 @@ describe('recommendAll', () => {
   });
 
   test('aside, tells what searched together as JSON to those who want it', async () => {
-    const requests: RecommendRequest[] = [
+    const requests: HistoryRequest[] = [
       { history, k: 3 },
       { history, diversity: 0.5, k: 7 },
       { history: ['tt0770828', 'nothing "at" all', '\u{1f984}', '\ud800'], novelty: 0.3 },
