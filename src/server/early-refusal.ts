@@ -20,7 +20,10 @@ export class EarlyRefusal {
   readonly #last = new WeakMap<Socket, Exchange>();
   #isLetIn = false;
 
-  /** @param answer the bytes of one @param refuses decides about the next request */
+  /**
+   * @param answer the bytes of a refusal
+   * @param refuses decides about the next request, and counts it
+   */
   constructor(answer: Buffer, refuses: () => boolean) {
     this.#answer = answer;
     this.#refuses = refuses;
