@@ -13,6 +13,7 @@
 #   SECONDS_LEFT     for all of it; later parts get what is left, and are left out when nothing is  [540]
 #   BENCH_PARTS      [train attention kd sequence extract topk ops]
 #   SANITIZE_FILTER  part of a test's title    TEST_FILTER likewise
+#   SANITIZE_REVERSED=1  the last files first: what the time did not reach before
 #   PYTHON           with PyTorch              [python3]
 #   LIMBECK_CUBLAS_PATH   libcublasLt.so, else it is looked for
 #   COMMIT           named in the result       [git's]
@@ -135,13 +136,13 @@ if wants sanitize; then
   for tool in "${tools[@]}"; do
     more=
     # The tests of the driver start other processes.
-    sources=$(ls test/native/cuda/*.test.cc | grep -v driver)
+    sources=$(ls ${SANITIZE_REVERSED:+-r} test/native/cuda/*.test.cc | grep -v driver)
     case $tool in
       memcheck) more="--destroy-on-device-error kernel" ;;
       # cuBLAS's kernels hand shared memory on by ways that the tool does not know, and it fails when told to leave them
       # out: its complaints about kernels named nvjet are not ours.
       # cuBLAS writes results by bulk copies, which initcheck does not see: what reads them would be reported.
-      initcheck) sources=$(ls test/native/cuda/*.test.cc | grep -E "/(attention|device_arena|elementwise|embedding|norm|optimizer|sequence_encoder)") ;;
+      initcheck) sources=$(ls ${SANITIZE_REVERSED:+-r} test/native/cuda/*.test.cc | grep -E "/(attention|device_arena|elementwise|embedding|norm|optimizer|sequence_encoder)") ;;
     esac
     limited $((${SANITIZE_SECONDS:-120} + 10)) "$python" $here/run_tests.py $bin/cuda_tests "$OUT/$tool.log" \
       --prefix "$sanitizer --tool $tool --print-limit 10 --error-exitcode 9 $more" --jobs 4 --timeout 60 \

@@ -6,6 +6,7 @@
 // 64 query rows of a head.
 
 #include "cuda/attention_tiles.h"
+#include "cuda/driver.h"
 #include "cuda/launch.h"
 
 namespace limbeck::cuda {
@@ -261,11 +262,7 @@ void launch_forward(Context& context, AttentionTask task, const AttentionShape& 
 
 bool has_warpgroup_products() {
 #if defined(LIMBECK_CUDA_EMULATED) || defined(LIMBECK_SM90A)
-  int device, major, minor;
-  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
-  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "cudaDeviceGetAttribute");
-  return major == 9 && minor == 0;
+  return hopper_multiprocessors() > 0;
 #else
   return false;
 #endif

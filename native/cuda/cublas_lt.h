@@ -48,6 +48,18 @@ enum Epilogue : int {
   kEpilogueDGelu = 192,
 };
 enum ReductionScheme : int { kReductionInPlace = 1, kReductionComputeType = 2 };
+/// What an algorithm is made of.
+enum AlgorithmAttribute : int {
+  kAlgorithmId = 0,
+  kTileId = 1,
+  kSplitKNumber = 2,
+  kReductionScheme = 3,
+  kCustomOption = 5,
+  kClusterShapeId = 8,
+};
+/// Of D, as the library names them: columns of our row-major C × its rows.
+enum Tile : int { kTile128x128 = 20, kTile256x128 = 24, kTile96x128 = 28, kTile128x160 = 29, kTile176x128 = 201 };
+enum ClusterShape : int { kCluster2x1 = 3, kCluster1x2 = 5, kCluster4x2 = 7 };
 
 struct Algorithm {
   uint64_t data[8];
@@ -80,6 +92,11 @@ struct Functions {
   Status (*MatmulPreferenceSetAttribute)(Preference, PreferenceAttribute, const void* value, size_t size_bytes);
   Status (*MatmulAlgoGetHeuristic)(Handle, Desc, Layout a, Layout b, Layout c, Layout d, Preference, int num_requested,
                                    HeuristicResult* results, int* num_results);
+  Status (*MatmulAlgoConfigGetAttribute)(const Algorithm*, AlgorithmAttribute, void* value, size_t size_bytes,
+                                         size_t* written_bytes);
+  Status (*MatmulAlgoConfigSetAttribute)(Algorithm*, AlgorithmAttribute, const void* value, size_t size_bytes);
+  /// Whether it can do the product; fills in all of the result but the algorithm.
+  Status (*MatmulAlgoCheck)(Handle, Desc, Layout a, Layout b, Layout c, Layout d, const Algorithm*, HeuristicResult*);
   /// D = alpha·op(A)·op(B) + beta·C, column-major, then the epilogue.
   Status (*Matmul)(Handle, Desc, const void* alpha, const void* a, Layout, const void* b, Layout, const void* beta,
                    const void* c, Layout, void* d, Layout, const Algorithm*, void* workspace, size_t workspace_bytes,
@@ -147,6 +164,7 @@ class CublasLt {
   Plan make_plan(cudaStream_t stream, const Product& product);
   lt::Status run(cudaStream_t stream, const Plan& plan, const lt::HeuristicResult& choice, const Product& product,
                  void* d);
+  void put_preferred_first(const Plan& plan, std::vector<lt::HeuristicResult>& choices, const Product& product) const;
   size_t fastest(cudaStream_t stream, const Plan& plan, const std::vector<lt::HeuristicResult>& choices,
                  const Product& product);
 
@@ -155,6 +173,7 @@ class CublasLt {
   void* workspace_ = nullptr;
   std::map<cudaStream_t, void*> separate_workspaces_;
   size_t workspace_bytes_;
+  const int hopper_multiprocessors_;  // 0 where the device is another one
   bool tuning_ = false;
   double min_tuned_products_ = 0;
   size_t num_unsupported_ = 0;

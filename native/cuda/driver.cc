@@ -199,6 +199,9 @@ CublasLtLibrary find_cublas_lt() {
   LIMBECK_LOAD(MatmulPreferenceDestroy);
   LIMBECK_LOAD(MatmulPreferenceSetAttribute);
   LIMBECK_LOAD(MatmulAlgoGetHeuristic);
+  LIMBECK_LOAD(MatmulAlgoConfigGetAttribute);
+  LIMBECK_LOAD(MatmulAlgoConfigSetAttribute);
+  LIMBECK_LOAD(MatmulAlgoCheck);
   LIMBECK_LOAD(Matmul);
 #undef LIMBECK_LOAD
   Dl_info info;
@@ -260,6 +263,19 @@ DeviceInfo use_device(int index) {
   size_t total_bytes;
   check_cuda(cudaMemGetInfo(&info.free_bytes, &total_bytes), "cudaMemGetInfo");
   return info;
+}
+
+int hopper_multiprocessors() {
+  int device;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  const auto attribute = [&](cudaDeviceAttr which) {
+    int value;
+    check_cuda(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+    return value;
+  };
+  const bool is_hopper =
+      attribute(cudaDevAttrComputeCapabilityMajor) == 9 && attribute(cudaDevAttrComputeCapabilityMinor) == 0;
+  return is_hopper ? attribute(cudaDevAttrMultiProcessorCount) : 0;
 }
 
 lt::Functions open_cublas_lt() {

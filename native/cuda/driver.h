@@ -35,6 +35,9 @@ DriverInfo inspect_driver(int memory_of = kAllDevices);
 /// Makes `index` the device of this thread. Throws ERR_CUDA_UNAVAILABLE that says what is missing and what to do.
 DeviceInfo use_device(int index);
 
+/// Multiprocessors of the current device where it is of compute capability 9.0, else 0.
+int hopper_multiprocessors();
+
 /// cuBLASLt as it was found.
 struct CublasLtLibrary {
   lt::Functions functions{};

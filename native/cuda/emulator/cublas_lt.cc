@@ -1,5 +1,6 @@
 #include "cuda/emulator/cublas_lt.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -28,6 +29,68 @@ namespace limbeck::cuda::emulator {
 namespace {
 
 using namespace lt;
+
+/// What an algorithm's data hold. All give the same bits.
+struct AlgorithmConfig {
+  int32_t id;
+  uint32_t tile;
+  int32_t split_k;
+  uint32_t reduction_scheme, custom_option;
+  uint16_t cluster;
+  uint32_t workspace_bytes;
+};
+static_assert(sizeof(AlgorithmConfig) <= sizeof(Algorithm));
+constexpr int32_t kId = 66;
+AlgorithmConfig last_algorithm;
+
+AlgorithmConfig config_of(const Algorithm& algorithm) {
+  AlgorithmConfig config;
+  std::memcpy(&config, &algorithm, sizeof(config));
+  return config;
+}
+
+/// Calls function(field) with the field of the attribute.
+template <typename Config, typename Function>
+Status with_field(Config& config, AlgorithmAttribute attribute, Function&& function) {
+  switch (attribute) {
+    case kAlgorithmId:
+      return function(config.id);
+    case kTileId:
+      return function(config.tile);
+    case kSplitKNumber:
+      return function(config.split_k);
+    case kReductionScheme:
+      return function(config.reduction_scheme);
+    case kCustomOption:
+      return function(config.custom_option);
+    case kClusterShapeId:
+      return function(config.cluster);
+  }
+  return kInvalidValue;
+}
+
+Status get_algorithm_attribute(const Algorithm* algorithm, AlgorithmAttribute attribute, void* value, size_t size_bytes,
+                               size_t* written_bytes) {
+  const AlgorithmConfig config = config_of(*algorithm);
+  return with_field(config, attribute, [&](const auto& field) {
+    if (size_bytes != sizeof(field)) return kInvalidValue;
+    std::memcpy(value, &field, size_bytes);
+    *written_bytes = size_bytes;
+    return kSuccess;
+  });
+}
+
+Status set_algorithm_attribute(Algorithm* algorithm, AlgorithmAttribute attribute, const void* value,
+                               size_t size_bytes) {
+  AlgorithmConfig config = config_of(*algorithm);
+  const Status status = with_field(config, attribute, [&](auto& field) {
+    if (size_bytes != sizeof(field)) return kInvalidValue;
+    std::memcpy(&field, value, size_bytes);
+    return kSuccess;
+  });
+  std::memcpy(algorithm, &config, sizeof(config));
+  return status;
+}
 
 Status set_desc(Desc desc, DescAttribute attribute, const void* value, size_t size_bytes) {
   const auto set = [&](auto& field) {
@@ -109,12 +172,26 @@ Status get_heuristic(Handle, Desc desc, Layout a, Layout b, Layout c, Layout d, 
   for (uint32_t alignment : preference->alignments) {
     if (alignment < static_cast<uint32_t>(item_bytes(a->type))) return kNotSupported;
   }
-  *num_results = num_requested < 2 ? num_requested : 2;
+  *num_results = std::min(num_requested, 2);
   for (int i = 0; i < *num_results; ++i) {
+    const uint32_t workspace_bytes = 1024 * static_cast<uint32_t>(i);
+    const uint16_t cluster = i == 0 ? kCluster4x2 : kCluster1x2;
+    const AlgorithmConfig config{kId, kTile256x128, 1, 0, 0, cluster, workspace_bytes};
     results[i] = {};
-    results[i].algorithm.data[0] = static_cast<uint64_t>(i) + 1;
-    results[i].workspace_bytes = static_cast<size_t>(i) * 1024;
+    std::memcpy(&results[i].algorithm, &config, sizeof(config));
+    results[i].workspace_bytes = workspace_bytes;
   }
+  return kSuccess;
+}
+
+Status check_algorithm(Handle, Desc desc, Layout a, Layout b, Layout c, Layout d, const Algorithm* algorithm,
+                       HeuristicResult* result) {
+  const AlgorithmConfig config = config_of(*algorithm);
+  if (!is_valid(desc, a, b, c, d) || config.id != kId) return kInvalidValue;
+  if (!machine().has_preferred_algorithms) return kNotSupported;
+  const size_t workspace_bytes = config.workspace_bytes;
+  *result = {};  // the algorithm, too: what the caller had there is lost
+  result->workspace_bytes = workspace_bytes;
   return kSuccess;
 }
 
@@ -172,10 +249,13 @@ void multiply(const DescOpaque& desc, float alpha, const void* a_data, const Lay
 Status matmul(Handle, Desc desc, const void* alpha, const void* a_data, Layout a, const void* b_data, Layout b,
               const void* beta, const void* c_data, Layout c, void* d_data, Layout d, const Algorithm* algorithm,
               void* workspace, size_t workspace_bytes, cudaStream_t stream) {
-  if (!is_valid(desc, a, b, c, d) || algorithm == nullptr || algorithm->data[0] == 0) return kInvalidValue;
-  if (algorithm->data[0] == 2 && (workspace == nullptr || workspace_bytes < 1024)) return kInvalidValue;
+  if (!is_valid(desc, a, b, c, d) || algorithm == nullptr) return kInvalidValue;
+  const AlgorithmConfig config = config_of(*algorithm);
+  if (config.id != kId || config.workspace_bytes > workspace_bytes) return kInvalidValue;
+  if (config.workspace_bytes > 0 && workspace == nullptr) return kInvalidValue;
   if (has_bias(desc->epilogue) && desc->bias_type != d->type) return kNotSupported;
   const float alpha_value = *static_cast<const float*>(alpha), beta_value = *static_cast<const float*>(beta);
+  last_algorithm = config;
   const cudaError_t error = enqueue(stream, [=, desc = *desc, a = *a, b = *b, c = *c, d = *d] {
     multiply(desc, alpha_value, a_data, a, b_data, b, beta_value, c_data, c, d_data, d);
   });
@@ -183,6 +263,11 @@ Status matmul(Handle, Desc desc, const void* alpha, const void* a_data, Layout a
 }
 
 }  // namespace
+
+LastAlgorithm last_algorithm_of_cublas_lt() {
+  return {static_cast<Tile>(last_algorithm.tile), static_cast<ClusterShape>(last_algorithm.cluster),
+          last_algorithm.split_k};
+}
 
 Functions cublas_lt() {
   Functions functions;
@@ -225,6 +310,9 @@ Functions cublas_lt() {
   };
   functions.MatmulPreferenceSetAttribute = set_preference;
   functions.MatmulAlgoGetHeuristic = get_heuristic;
+  functions.MatmulAlgoConfigGetAttribute = get_algorithm_attribute;
+  functions.MatmulAlgoConfigSetAttribute = set_algorithm_attribute;
+  functions.MatmulAlgoCheck = check_algorithm;
   functions.Matmul = matmul;
   return functions;
 }

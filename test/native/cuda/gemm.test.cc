@@ -3,8 +3,12 @@
 #include <cmath>
 
 #include "compare.h"
+#include "cuda/product_tiles.h"
 #include "device_test.h"
 #include "ops/reference.h"
+#ifdef LIMBECK_CUDA_EMULATED
+#include "cuda/emulator/cublas_lt.h"
+#endif
 
 using namespace limbeck::cuda;
 using namespace limbeck_test;
@@ -356,4 +360,80 @@ TEST("gemm: the choice of an algorithm is made once a kind, with tuning too, and
     }
   }
   CHECK(limbeck::largest_error(c.get(), expected, 1) < 1e-5);
+}
+
+#ifdef LIMBECK_CUDA_EMULATED
+
+namespace {
+
+enum class Addend { kNone, kStream, kResult };
+
+/// The algorithm of C [m, n] = A·B over k, put into a graph and never run.
+emulator::LastAlgorithm algorithm_of(int64_t m, int64_t n, int64_t k, Addend addend = Addend::kNone,
+                                     Gelu gelu = Gelu::kNone, int64_t elements_off = 0) {
+  TestDevice device;
+  DeviceArray<bf16> a(64), b(64), other(64);
+  DeviceArray<float> c(64);
+  Product product{
+      m,        n,       k,       false,   true, k, k, n, lt::kBFloat16, lt::kBFloat16, a.data() + elements_off,
+      b.data(), nullptr, nullptr, c.data()};
+  if (addend == Addend::kStream) product.residual = other.data();
+  if (addend == Addend::kResult) product.out = lt::kFloat32, product.residual = product.c;
+  product.gelu = gelu;
+  if (gelu != Gelu::kNone) product.gelu_input = other.data();
+  cudaGraph_t graph = nullptr;
+  check_cuda(cudaStreamBeginCapture(device.context.stream, cudaStreamCaptureModeThreadLocal), "a capture");
+  CHECK(device.context.blas.multiply(device.context.stream, product));
+  check_cuda(cudaStreamEndCapture(device.context.stream, &graph), "a capture");
+  cudaGraphDestroy(graph);
+  return emulator::last_algorithm_of_cublas_lt();
+}
+
+}  // namespace
+
+TEST("gemm: on Hopper, large products take other tiles than the library's first, where it has them") {
+  CHECK(algorithm_of(16384, 2304, 768).tile == lt::kTile128x160);
+  CHECK(algorithm_of(16384, 2304, 768).cluster == lt::kCluster2x1);
+  CHECK(algorithm_of(16384, 3072, 768, Addend::kNone, Gelu::kForward).tile == lt::kTile96x128);
+  // GELU' has one tile, which two blocks share.
+  CHECK(algorithm_of(16384, 3072, 768, Addend::kNone, Gelu::kBackward).cluster == lt::kCluster1x2);
+  // Small; not aligned for it; refused; another device.
+  CHECK(algorithm_of(64, 768, 768).tile == lt::kTile256x128);
+  CHECK(algorithm_of(16384, 2304, 768, Addend::kNone, Gelu::kNone, 4).tile == lt::kTile256x128);
+  emulator::machine().has_preferred_algorithms = false;
+  CHECK(algorithm_of(16384, 2304, 768).tile == lt::kTile256x128);
+  emulator::machine().reset();
+  emulator::machine().major = 8;
+  CHECK(algorithm_of(16384, 2304, 768).tile == lt::kTile256x128);
+  CHECK(algorithm_of(16384, 3072, 768, Addend::kNone, Gelu::kBackward).cluster == lt::kCluster4x2);
+  emulator::machine().reset();
+}
+
+#endif
+
+TEST("gemm: the tiles that are preferred are those that were measured to be faster") {
+  const auto tile = [](int64_t m, int64_t n, int64_t k, lt::DataType out = lt::kBFloat16, bool has_stream = false,
+                       Gelu gelu = Gelu::kNone, bool keeps_input = false) {
+    Product product{m, n, k, false, true, k, k, n, lt::kBFloat16, out, nullptr, nullptr, nullptr, nullptr, &product};
+    if (out == lt::kFloat32) product.residual = product.c;
+    if (has_stream) product.residual = &gelu;
+    product.gelu = gelu;
+    if (keeps_input) product.gelu_input = &gelu;
+    const ProductTile* preferred = preferred_tile(product, 132);
+    return preferred == nullptr ? 0 : static_cast<int>(preferred->id);
+  };
+  constexpr int kNone = 0;
+  // The last round of tiles decides between the two.
+  CHECK(tile(65536, 768, 768) == lt::kTile128x160 && tile(32768, 768, 768) == lt::kTile128x128);
+  CHECK(tile(32768, 2304, 768) == lt::kTile128x160 && tile(16384, 2304, 768) == lt::kTile128x128);
+  CHECK(tile(4096, 2304, 768) == lt::kTile128x160 && tile(4096, 768, 768) == kNone);
+  CHECK(tile(16384, 50304, 768) == lt::kTile176x128 && tile(16384, 50304, 256) == lt::kTile176x128);
+  CHECK(tile(65536, 3072, 768, lt::kBFloat16, false, Gelu::kForward) == lt::kTile128x160);
+  CHECK(tile(65536, 3072, 768, lt::kBFloat16, false, Gelu::kForward, true) == lt::kTile96x128);
+  CHECK(tile(65536, 3072, 768, lt::kBFloat16, false, Gelu::kBackward, true) == kNone);
+  CHECK(tile(65536, 768, 768, lt::kBFloat16, true) == lt::kTile128x160);
+  CHECK(tile(65536, 768, 3072, lt::kBFloat16, true) == kNone);
+  CHECK(tile(2304, 768, 65536, lt::kFloat32) == lt::kTile128x128 && tile(50304, 768, 16384, lt::kFloat32) > 0);
+  CHECK(tile(3072, 768, 65536, lt::kFloat32) == kNone && tile(768, 768, 65536, lt::kFloat32) == kNone);
+  CHECK(tile(256, 256, 256) == kNone);
 }
