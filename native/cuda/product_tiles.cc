@@ -17,9 +17,9 @@ constexpr int64_t kLongestResidual = 1024;  // terms of a sum to which a residua
 constexpr double kLeastScore = 0.75;
 
 /// Speed, as far as multiprocessors multiply what is asked for: neither beyond the edges of C nor in a last round of
-/// tiles that has some for few of them.
+/// tiles that has some for few of them. Two blocks of a cluster have tiles side by side.
 double score(const ProductTile& tile, const Product& p, int num_multiprocessors) {
-  const int64_t num_tiles = divide_up(p.n, tile.columns) * divide_up(p.m, tile.rows);
+  const int64_t num_tiles = 2 * divide_up(p.n, 2 * tile.columns) * divide_up(p.m, tile.rows);
   const int64_t rounds = divide_up(num_tiles, num_multiprocessors);
   const double all = static_cast<double>(rounds * num_multiprocessors * tile.columns * tile.rows);
   return tile.speed * static_cast<double>(p.m) * static_cast<double>(p.n) / all;

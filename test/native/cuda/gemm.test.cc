@@ -436,4 +436,7 @@ TEST("gemm: the tiles that are preferred are those that were measured to be fast
   CHECK(tile(2304, 768, 65536, lt::kFloat32) == lt::kTile128x128 && tile(50304, 768, 16384, lt::kFloat32) > 0);
   CHECK(tile(3072, 768, 65536, lt::kFloat32) == kNone && tile(768, 768, 65536, lt::kFloat32) == kNone);
   CHECK(tile(256, 256, 256) == kNone);
+  // One block of a cluster would have nothing to do.
+  CHECK(tile(25600, 128, 100032) == kNone && tile(25600, 384, 128) == kNone && tile(25600, 256, 128) > 0);
+  CHECK(tile(100032, 128, 25600, lt::kFloat32) == kNone);
 }
