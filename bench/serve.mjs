@@ -129,6 +129,17 @@ async function residentBytes({ url }) {
   return Number(/^process_resident_memory_bytes (\S+)/m.exec(text)?.[1]);
 }
 
+/** What `load` gives, and the service's memory in each second of it. */
+async function withMemory(service, load) {
+  const bytes = [];
+  const timer = setInterval(() => residentBytes(service).then((now) => bytes.push(now)), 1000);
+  try {
+    return { ...(await load()), memoryBytes: bytes };
+  } finally {
+    clearInterval(timer);
+  }
+}
+
 const phases = {
   /** Alternating runs; each ratio is of neighbours. Users are named by id and have the same histories. */
   async throughput({ engineInLoopMs, engineMs, answer }) {
@@ -239,21 +250,23 @@ const phases = {
     const { port } = service;
     await closedLoop({ port, connections: CONNECTIONS, seconds: 4, next });
     const connections = 256;
-    const steady = await openLoop({ port, connections, seconds: 10, rate: 0.7 * capacity, next });
-    const before = await residentBytes(service);
-    const overload = await openLoop({ port, connections, seconds: OVERLOAD_SECONDS, rate: 2 * capacity, next });
-    const after = await residentBytes(service);
+    const load = (seconds, rate) => withMemory(service, () => openLoop({ port, connections, seconds, rate, next }));
+    const steady = await load(10, 0.7 * capacity);
+    const overload = await load(OVERLOAD_SECONDS, 2 * capacity);
     const recovered = await openLoop({ port, connections, seconds: 5, rate: 0.7 * capacity, next });
     await service.stop();
     const { 200: accepted = 0, 503: refused = 0 } = overload.statuses;
     const ratio = overload.p99 / steady.p99;
+    // The level is the least of several samples, as below.
+    const before = Math.min(...steady.memoryBytes.slice(-5));
+    const after = Math.min(...overload.memoryBytes.slice(-5));
     return {
       capacity,
       steady,
       overload,
       recovered,
       ratio,
-      memory: { beforeBytes: before, afterBytes: after },
+      memory: { beforeBytes: before, afterBytes: after, growth: after / before - 1 },
       bars: {
         'accepted p99 ≤ 3 × steady': ratio <= 3,
         'the rest get 503': accepted + refused === overload.count,
