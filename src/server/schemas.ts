@@ -11,6 +11,9 @@ export const MAX_EVENTS = 1000;
 
 const MAX_ID_LENGTH = 256;
 const MAX_HISTORY = 1000;
+// Texts of a history, and characters of all of them: the language model reads them on the thread that answers.
+const MAX_TEXTS = 100;
+const MAX_TEXT_LENGTH = 10_000;
 
 const id = z.string().min(1).max(MAX_ID_LENGTH);
 const itemId = id.describe('Id of an item.');
@@ -18,16 +21,24 @@ const userId = id.describe('Id of a user; the history is what their events tell.
 const categories = z.array(z.string().min(1).max(256)).max(1000);
 const itemIds = z.array(itemId).max(10_000);
 /** Of an item of a history, or of a query. */
-const text = z.string().min(1).max(10_000);
+const text = z.string().min(1).max(MAX_TEXT_LENGTH);
 
 const history = z
   .array(z.union([itemId, z.strictObject({ text })]))
   .max(MAX_HISTORY)
+  .refine(areFewTexts, {
+    error: `Too big: expected at most ${MAX_TEXTS} texts, of at most ${MAX_TEXT_LENGTH} characters together`,
+  })
   .describe('What the user chose, oldest first: ids, or texts of items that the catalogue does not have.');
 
 // Nearly all histories are ids alone. Trying the union on each entry would be most of what a request's checks take.
 const checkHistory = history._zod.run;
 history._zod.run = (payload, context) => (isIdHistory(payload.value) ? payload : checkHistory(payload, context));
+
+function areFewTexts(history: readonly (string | { readonly text: string })[]): boolean {
+  const texts = history.filter((entry) => typeof entry !== 'string');
+  return texts.length <= MAX_TEXTS && texts.reduce((sum, entry) => sum + entry.text.length, 0) <= MAX_TEXT_LENGTH;
+}
 
 /** Whether a value is a history of ids: what the schema takes as it is. */
 function isIdHistory(value: unknown): boolean {
