@@ -211,57 +211,62 @@ TEST("a row of a packed product has the same bits among any others") {
 }
 
 TEST("an epilogue gives the bits of the same work after the product, packed or not, on 1 and 2 threads") {
-  const auto run_all = [](int64_t m, int64_t n, int64_t k, Activation activation, bool has_residual, bool in_place) {
-    const bool is_gated = activation == Activation::kSwiglu;
-    const int64_t width = is_gated ? n / 2 : n;
+  struct Case {
+    Activation activation;
+    bool has_residual, in_place;
+  };
+  const auto run_all = [](int64_t m, int64_t n, int64_t k, const std::vector<Case>& cases) {
     const std::vector<float> a = normals(m * k, 1), b = normals(n * k, 2), bias = normals(n, 3);
     const std::vector<float> residual = normals(m * n, 4);
+    const MatrixView left{a.data(), k, 1};
     for (const int num_threads : {1, 2}) {
       ThreadPool pool(num_threads);
       Arena arena;
       for (const Precision precision : {Precision::kFloat32, Precision::kBFloat16}) {
         Context context{pool, arena, precision};
         const PackedMatrix packed(context, {b.data(), 1, k}, k, n);
-        const MatrixView left{a.data(), k, 1};
-        std::vector<float> c(static_cast<size_t>(m * n)), y(static_cast<size_t>(m * width));
-        gemm(context, m, n, k, left, {b.data(), 1, k}, bias.data(), c.data(), n, false);
-        if (has_residual) add_in_place(context, residual.data(), c.data(), m * n);
-        if (activation == Activation::kGeluTanh) gelu_tanh_forward(context, c.data(), y.data(), m * n);
-        if (activation == Activation::kGeluErf) gelu_erf_forward(context, c.data(), y.data(), m * n);
-        if (is_gated) swiglu_forward(context, c.data(), y.data(), m, width);
-        for (const bool is_packed : {false, true}) {
-          if (is_packed && m < 4) continue;
-          std::vector<float> fused_c(c.size(), kNaN), fused_y(y.size(), kNaN);
-          const Epilogue epilogue{has_residual ? residual.data() : nullptr, in_place ? fused_c.data() : fused_y.data(),
-                                  activation};
-          if (is_packed) {
-            gemm_packed(context, m, 0, n, left, packed, bias.data(), fused_c.data(), n, epilogue);
-          } else {
-            gemm(context, m, n, k, left, {b.data(), 1, k}, bias.data(), fused_c.data(), n, false, epilogue);
-          }
-          if (in_place) {
-            CHECK(fused_c == y);
-          } else {
-            CHECK(fused_c == c);
-            CHECK(fused_y == y);
+        std::vector<float> product(static_cast<size_t>(m * n));
+        gemm(context, m, n, k, left, {b.data(), 1, k}, bias.data(), product.data(), n, false);
+        for (const auto& [activation, has_residual, in_place] : cases) {
+          const bool is_gated = activation == Activation::kSwiglu;
+          const int64_t width = is_gated ? n / 2 : n;
+          std::vector<float> c = product, y(static_cast<size_t>(m * width));
+          if (has_residual) add_in_place(context, residual.data(), c.data(), m * n);
+          if (activation == Activation::kGeluTanh) gelu_tanh_forward(context, c.data(), y.data(), m * n);
+          if (activation == Activation::kGeluErf) gelu_erf_forward(context, c.data(), y.data(), m * n);
+          if (is_gated) swiglu_forward(context, c.data(), y.data(), m, width);
+          for (const bool is_packed : {false, true}) {
+            if (is_packed && m < 4) continue;
+            std::vector<float> fused_c(c.size(), kNaN), fused_y(y.size(), kNaN);
+            const Epilogue epilogue{has_residual ? residual.data() : nullptr,
+                                    in_place ? fused_c.data() : fused_y.data(), activation};
+            if (is_packed) {
+              gemm_packed(context, m, 0, n, left, packed, bias.data(), fused_c.data(), n, epilogue);
+            } else {
+              gemm(context, m, n, k, left, {b.data(), 1, k}, bias.data(), fused_c.data(), n, false, epilogue);
+            }
+            if (in_place) {
+              CHECK(fused_c == y);
+            } else {
+              CHECK(fused_c == c);
+              CHECK(fused_y == y);
+            }
           }
         }
       }
     }
   };
+  const Case gated{Activation::kSwiglu, false, false};
   for_each_isa([&] {
     for (const int64_t m : {1, 3, 5, 90, 200}) {
       for (const int64_t n : {2, 66, 128, 640}) {
         for (const int64_t k : {1, 70, 1600}) {
-          run_all(m, n, k, Activation::kSwiglu, false, false);
-          run_all(m, n, k, Activation::kGeluTanh, true, false);
-          run_all(m, n, k, Activation::kGeluErf, false, true);
+          run_all(m, n, k, {gated, {Activation::kGeluTanh, true, false}, {Activation::kGeluErf, false, true}});
         }
       }
     }
     // Wider than what is packed of B at a time.
-    run_all(20, 9000, 1600, Activation::kSwiglu, false, false);
-    run_all(20, 9000, 1600, Activation::kGeluTanh, true, true);
+    run_all(20, 9000, 1600, {gated, {Activation::kGeluTanh, true, true}});
   });
 }
 
