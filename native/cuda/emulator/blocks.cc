@@ -25,6 +25,8 @@ struct AsyncCopy {
   const void* global;  // null: zeros
 };
 
+constexpr int kMaxColumns = 256;
+
 /// A lane's part of a product of its warpgroup.
 struct Product {
   float* sums;
@@ -32,17 +34,44 @@ struct Product {
   const uint32_t* a;  // null: a is in shared memory
   uint64_t a_matrix, b_matrix;
   bool transposed, adds;
+};
+struct PendingProduct : Product {
   uint32_t a_then[4];
   uint64_t operands_then;  // hash of what the warp read in shared memory
-  std::vector<float> result;
+  float result[kMaxColumns / 2];
+};
+
+/// What a thread has begun and not waited for, in groups; the last of them is open. Memory is kept and items are seldom
+/// moved, because the address sanitizer makes both dear.
+template <typename T>
+struct Groups {
+  static constexpr size_t kMaxWaited = 64;
+  std::vector<T> items;
+  size_t first = 0;          // item that was not waited for
+  std::vector<size_t> ends;  // in items, of the groups that are closed
+
+  void clear() {
+    items.clear();
+    ends.clear();
+    first = 0;
+  }
+  void close() { ends.push_back(items.size()); }
+  void remove_first() {
+    first = ends.front();
+    ends.erase(ends.begin());
+    if (first < items.size() && first < kMaxWaited) return;
+    items.erase(items.begin(), items.begin() + static_cast<ptrdiff_t>(first));
+    for (size_t& end : ends) end -= first;
+    first = 0;
+  }
 };
 
 struct Thread {
   uint3 index;
   State state;
   std::unique_ptr<Fiber> fiber;
-  std::vector<std::vector<AsyncCopy>> copies;  // groups, the open one last
-  std::vector<std::vector<Product>> products;  // likewise
+  Groups<AsyncCopy> copies;
+  Groups<PendingProduct> products;
   bool has_fenced = false, has_copied = false;
   bool has_arrived = false;  // at the barrier of the cluster
   int num_arrivals = 0;
@@ -117,10 +146,10 @@ void count_arrival() {
 void run_thread() {
   try {
     (*cluster().kernel)();
-    for (const auto& group : block().threads[block().current].products) {
-      if (!group.empty()) fail_in_kernel("a thread ends before its products");
-    }
+    const Groups<PendingProduct>& products = block().threads[block().current].products;
+    if (products.first < products.items.size()) fail_in_kernel("a thread ends before its products");
   } catch (...) {
+    Fiber::end_throw();
     if (!cluster().error) cluster().error = std::current_exception();
   }
   Block& b = block();
@@ -293,7 +322,10 @@ int lane_index() { return block().current % 32; }
 
 void* shared_memory() { return block().shared; }
 
-void fail_in_kernel(const char* what) { throw std::logic_error(what + place()); }
+void fail_in_kernel(const char* what) {
+  Fiber::begin_throw();
+  throw std::logic_error(what + place());
+}
 
 int cluster_rank() { return cluster().current; }
 
@@ -369,6 +401,19 @@ struct Mma {
 
 float half_of(uint32_t packed, int half) { return __uint_as_float(half == 0 ? packed << 16 : packed & 0xFFFF0000u); }
 
+/// sums += a·b; in each column in the order of k, and several columns at once.
+template <int kWidth>
+void add_row_product(const float (&a)[16], const float (&b)[16][kWidth], float* sums, int columns) {
+  for (int column = 0; column < columns; column += 8) {
+    float parts[8];
+    std::memcpy(parts, sums + column, sizeof(parts));
+    for (int k = 0; k < 16; ++k) {
+      for (int i = 0; i < 8; ++i) parts[i] += a[k] * b[k][column + i];
+    }
+    std::memcpy(sums + column, parts, sizeof(parts));
+  }
+}
+
 void finish_mma(WarpLanes& lanes) {
   float a[16][16], b[16][8];
   for (int lane = 0; lane < 32; ++lane) {
@@ -379,14 +424,15 @@ void finish_mma(WarpLanes& lanes) {
       for (int i = 0; i < 2; ++i) b[2 * t + half + i * 8][g] = half_of(mma.b[i], half);
     }
   }
+  float sums[16][8];
+  for (int lane = 0; lane < 32; ++lane) {
+    const float* d = static_cast<Mma*>(lanes.record[lane])->d;
+    for (int i = 0; i < 4; ++i) sums[lane / 4 + i / 2 * 8][2 * (lane % 4) + i % 2] = d[i];
+  }
+  for (int row = 0; row < 16; ++row) add_row_product<8>(a[row], b, sums[row], 8);
   for (int lane = 0; lane < 32; ++lane) {
     float* d = static_cast<Mma*>(lanes.record[lane])->d;
-    for (int i = 0; i < 4; ++i) {
-      const int row = lane / 4 + i / 2 * 8, column = 2 * (lane % 4) + i % 2;
-      float sum = d[i];
-      for (int k = 0; k < 16; ++k) sum += a[row][k] * b[k][column];
-      d[i] = sum;
-    }
+    for (int i = 0; i < 4; ++i) d[i] = sums[lane / 4 + i / 2 * 8][2 * (lane % 4) + i % 2];
   }
 }
 
@@ -435,31 +481,26 @@ void cp_async_16(void* shared, const void* global, bool valid) {
   }
   if (!may_access(shared, 16)) fail_in_kernel("cp_async_16 writes to memory that is not the kernel's");
   if (valid && !may_access(global, 16)) fail_in_kernel("cp_async_16 reads memory that is not the kernel's");
-  auto& groups = block().threads[block().current].copies;
-  if (groups.empty()) groups.emplace_back();
-  groups.back().push_back({shared, valid ? global : nullptr});
+  block().threads[block().current].copies.items.push_back({shared, valid ? global : nullptr});
   std::memset(shared, 0xFF, 16);
 }
 
-void cp_async_commit() {
-  auto& groups = block().threads[block().current].copies;
-  if (groups.empty()) groups.emplace_back();
-  groups.emplace_back();  // the open one
-}
+void cp_async_commit() { block().threads[block().current].copies.close(); }
 
 void finish_copies(int groups_left) {
   Thread& thread = block().threads[block().current];
-  auto& groups = thread.copies;
-  while (static_cast<int>(groups.size()) > groups_left + 1) {
-    thread.has_copied = thread.has_copied || !groups.front().empty();
-    for (const AsyncCopy& copy : groups.front()) {
+  Groups<AsyncCopy>& copies = thread.copies;
+  while (static_cast<int>(copies.ends.size()) > groups_left) {
+    thread.has_copied = thread.has_copied || copies.ends.front() > copies.first;
+    for (size_t i = copies.first; i < copies.ends.front(); ++i) {
+      const AsyncCopy& copy = copies.items[i];
       if (copy.global == nullptr) {
         std::memset(copy.shared, 0, 16);
       } else {
         std::memcpy(copy.shared, copy.global, 16);
       }
     }
-    groups.erase(groups.begin());
+    copies.remove_first();
   }
 }
 
@@ -484,7 +525,7 @@ uint64_t leading_bytes(uint64_t matrix) { return (matrix >> 16 & 0x3FFF) << 4; }
 uint64_t stride_bytes(uint64_t matrix) { return (matrix >> 32 & 0x3FFF) << 4; }
 
 struct Operands {
-  float a[16][16], b[256][16];  // b's columns
+  float a[16][16], b[16][kMaxColumns];
   uint64_t hash = 0;
 };
 
@@ -501,7 +542,7 @@ void read_operands(const Product& product, int warp, Operands& out) {
   for (int j = 0; j < product.columns; ++j) {
     for (int k = 0; k < 16; ++k) {
       const uint64_t b = product.b_matrix;
-      out.b[j][k] = read(b, product.transposed ? row_byte(b, k) + static_cast<uint64_t>(j / 64) * leading_bytes(b) +
+      out.b[k][j] = read(b, product.transposed ? row_byte(b, k) + static_cast<uint64_t>(j / 64) * leading_bytes(b) +
                                                      static_cast<uint64_t>(j % 64 * 2)
                                                : row_byte(b, j) + static_cast<uint64_t>(k * 2));
     }
@@ -528,7 +569,8 @@ void finish_product(WarpLanes& lanes) {
   read_operands(first, warp, operands);
   for (int lane = 0; lane < 32; ++lane) {
     const Product& product = *static_cast<Product*>(lanes.record[lane]);
-    if (product.b_matrix != first.b_matrix || product.a_matrix != first.a_matrix || product.adds != first.adds) {
+    if (product.b_matrix != first.b_matrix || product.a_matrix != first.a_matrix || product.adds != first.adds ||
+        product.columns != first.columns) {
       fail_in_kernel("the lanes of a warp multiply different matrices");
     }
     if (product.a == nullptr) continue;
@@ -537,35 +579,39 @@ void finish_product(WarpLanes& lanes) {
       for (int i = 0; i < 4; ++i) operands.a[g + i % 2 * 8][2 * t + half + i / 2 * 8] = half_of(product.a[i], half);
     }
   }
+  static float sums[16][kMaxColumns];
+  const int count = first.columns / 2;
+  const auto place_of = [](int lane, int i) -> float& {
+    return sums[lane / 4 + i / 2 % 2 * 8][i / 4 * 8 + 2 * (lane % 4) + i % 2];
+  };
   for (int lane = 0; lane < 32; ++lane) {
-    Product product = *static_cast<Product*>(lanes.record[lane]);
-    Thread& thread = b.threads[warp * 32 + lane];
+    const Product& product = *static_cast<Product*>(lanes.record[lane]);
+    const Thread& thread = b.threads[warp * 32 + lane];
     if (!thread.has_fenced) fail_in_kernel("a product needs wgmma_fence() after a wait");
-    const int count = product.columns / 2;
     const float* before = product.sums;
-    for (const auto& group : thread.products) {
-      for (const Product& other : group) {
-        if (other.sums == product.sums) before = other.result.data();
-      }
+    for (size_t i = thread.products.first; i < thread.products.items.size(); ++i) {
+      const PendingProduct& other = thread.products.items[i];
+      if (other.sums == product.sums) before = other.result;
     }
-    product.result.resize(count);
-    for (int i = 0; i < count; ++i) {
-      const int row = lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + 2 * (lane % 4) + i % 2;
-      float sum = product.adds ? before[i] : 0;
-      for (int k = 0; k < 16; ++k) sum += operands.a[row][k] * operands.b[column][k];
-      product.result[i] = sum;
-    }
+    for (int i = 0; i < count; ++i) place_of(lane, i) = product.adds ? before[i] : 0;
+  }
+  for (int row = 0; row < 16; ++row) add_row_product(operands.a[row], operands.b, sums[row], first.columns);
+  for (int lane = 0; lane < 32; ++lane) {
+    std::vector<PendingProduct>& items = b.threads[warp * 32 + lane].products.items;
+    items.emplace_back();
+    PendingProduct& product = items.back();
+    static_cast<Product&>(product) = *static_cast<Product*>(lanes.record[lane]);
+    for (int i = 0; i < count; ++i) product.result[i] = place_of(lane, i);
     if (product.a != nullptr) std::memcpy(product.a_then, product.a, sizeof(product.a_then));
     product.operands_then = operands.hash;
     std::memset(product.sums, 0xFF, count * sizeof(float));
-    if (thread.products.empty()) thread.products.emplace_back();
-    thread.products.back().push_back(std::move(product));
   }
 }
 
-/// Gives a lane the sums of product i of its oldest group.
+/// Gives a lane the sums of its product i, which is in its oldest group.
 void deliver(const Thread& thread, size_t i) {
-  const Product& product = thread.products[0][i];
+  const std::vector<PendingProduct>& items = thread.products.items;
+  const PendingProduct& product = items[i];
   if (product.a != nullptr && std::memcmp(product.a_then, product.a, sizeof(product.a_then)) != 0) {
     fail_in_kernel("the left operand of a product under way was changed");
   }
@@ -575,12 +621,10 @@ void deliver(const Thread& thread, size_t i) {
     read_operands(product, block().current / 32, operands);
     if (operands.hash != product.operands_then) fail_in_kernel("shared memory changed under a product");
   }
-  for (size_t group = 0; group < thread.products.size(); ++group) {
-    for (size_t j = group == 0 ? i + 1 : 0; j < thread.products[group].size(); ++j) {
-      if (thread.products[group][j].sums == product.sums) return;  // a later one goes on with these sums
-    }
+  for (size_t j = i + 1; j < items.size(); ++j) {
+    if (items[j].sums == product.sums) return;  // a later one goes on with these sums
   }
-  for (size_t j = 0; j < product.result.size(); ++j) {
+  for (int j = 0; j < product.columns / 2; ++j) {
     if (__float_as_uint(product.sums[j]) != 0xFFFFFFFFu) fail_in_kernel("sums of a product under way were written");
     product.sums[j] = product.result[j];
   }
@@ -598,26 +642,22 @@ uint32_t shared_offset(const void* pointer) {
 
 void wgmma(float* sums, int columns, const uint32_t* a, uint64_t a_matrix, uint64_t b_matrix, bool transposed,
            bool adds) {
-  if (columns > 256) fail_in_kernel("a product has at most 256 columns");
-  Product product{sums, columns, a, a_matrix, b_matrix, transposed, adds, {}, 0, {}};
+  if (columns > kMaxColumns) fail_in_kernel("a product has at most 256 columns");
+  Product product{sums, columns, a, a_matrix, b_matrix, transposed, adds};
   wait_for_warp(0xFFFFFFFFu, &product, finish_product);
 }
 
 void wgmma_fence() { block().threads[block().current].has_fenced = true; }
 
-void wgmma_commit() {
-  auto& groups = block().threads[block().current].products;
-  if (groups.empty()) groups.emplace_back();
-  groups.emplace_back();  // the open one
-}
+void wgmma_commit() { block().threads[block().current].products.close(); }
 
 void finish_products(int groups_left) {
   Thread& thread = block().threads[block().current];
   thread.has_fenced = false;
-  auto& groups = thread.products;
-  while (static_cast<int>(groups.size()) > groups_left + 1) {
-    for (size_t i = 0; i < groups.front().size(); ++i) deliver(thread, i);
-    groups.erase(groups.begin());
+  while (static_cast<int>(thread.products.ends.size()) > groups_left) {
+    Groups<PendingProduct>& products = thread.products;
+    for (size_t i = products.first; i < products.ends.front(); ++i) deliver(thread, i);
+    products.remove_first();
   }
 }
 

@@ -32,8 +32,9 @@ void wait_for_warp(uint32_t mask, void* record, void (*finish)(WarpLanes&));
 int lane_index();
 /// The dynamic shared memory of the block that runs, poisoned before each.
 void* shared_memory();
-/// Throws std::logic_error with the kernel's block and thread.
-[[noreturn]] void fail_in_kernel(const char* what);
+/// Throws std::logic_error with the kernel's block and thread. Not [[noreturn]]: before a call that is, the address
+/// sanitizer looks at the stack, of which it is told only here.
+void fail_in_kernel(const char* what);
 
 /// Of thread-block clusters. Their barrier opens when all threads that have not ended have arrived; each thread waits
 /// once for each of its arrivals, or ends.

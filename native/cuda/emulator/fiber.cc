@@ -18,8 +18,10 @@ constexpr size_t kPageBytes = 4096, kStackBytes = 256 << 10;
 Fiber* running = nullptr;
 
 #ifdef LIMBECK_ADDRESS_SANITIZER
-const void* scheduler_stack = nullptr;
-size_t scheduler_stack_bytes = 0;
+// Of the thread that runs the fibers, while one of them throws.
+const void* thread_stack = nullptr;
+size_t thread_stack_bytes = 0;
+void* thread_fake_stack = nullptr;
 #endif
 
 }  // namespace
@@ -109,7 +111,6 @@ Fiber::~Fiber() {
 
 void Fiber::prepare() {
   unpoison(memory_ + kPageBytes, kStackBytes);
-  fake_stack_ = nullptr;
   stack_pointer_ = first_frame(memory_ + kPageBytes, main);
 }
 
@@ -119,9 +120,6 @@ void Fiber::abandon() {
 }
 
 void Fiber::main() {
-#ifdef LIMBECK_ADDRESS_SANITIZER
-  __sanitizer_finish_switch_fiber(running->fake_stack_, &scheduler_stack, &scheduler_stack_bytes);
-#endif
   for (;;) {
     running->body_();
     pause();
@@ -130,25 +128,25 @@ void Fiber::main() {
 
 void Fiber::resume() {
   running = this;
+  enter(stack_pointer_);
+}
+
+void Fiber::pause() { leave(running->stack_pointer_); }
+
+void Fiber::begin_throw() {
 #ifdef LIMBECK_ADDRESS_SANITIZER
-  void* scheduler_fake_stack;
-  __sanitizer_start_switch_fiber(&scheduler_fake_stack, memory_ + kPageBytes, kStackBytes);
-  enter(stack_pointer_);
-  __sanitizer_finish_switch_fiber(scheduler_fake_stack, nullptr, nullptr);
-#else
-  enter(stack_pointer_);
+  if (thread_stack != nullptr) return;
+  __sanitizer_start_switch_fiber(&thread_fake_stack, running->memory_ + kPageBytes, kStackBytes);
+  __sanitizer_finish_switch_fiber(nullptr, &thread_stack, &thread_stack_bytes);
 #endif
 }
 
-void Fiber::pause() {
-  Fiber* const fiber = running;
+void Fiber::end_throw() {
 #ifdef LIMBECK_ADDRESS_SANITIZER
-  __sanitizer_start_switch_fiber(&fiber->fake_stack_, scheduler_stack, scheduler_stack_bytes);
-  leave(fiber->stack_pointer_);
-  // Another thread of the operating system may go on with it.
-  __sanitizer_finish_switch_fiber(fiber->fake_stack_, &scheduler_stack, &scheduler_stack_bytes);
-#else
-  leave(fiber->stack_pointer_);
+  if (thread_stack == nullptr) return;
+  __sanitizer_start_switch_fiber(nullptr, thread_stack, thread_stack_bytes);
+  __sanitizer_finish_switch_fiber(thread_fake_stack, nullptr, nullptr);
+  thread_stack = nullptr;
 #endif
 }
 

@@ -19,6 +19,10 @@ class Fiber {
   static void pause();
   /// Forgets where the fiber paused: it begins anew.
   void abandon();
+  /// Called by the fiber before it throws, and where it catches. The address sanitizer then wants to know on which
+  /// stack; at other times it need not, and to tell it at every turn takes longer than the turn.
+  static void begin_throw();
+  static void end_throw();
 
  private:
   static void main();
@@ -27,7 +31,6 @@ class Fiber {
   void (*body_)();
   char* memory_;  // a page that traps, then the stack
   void* stack_pointer_ = nullptr;
-  void* fake_stack_ = nullptr;  // of the address sanitizer
 };
 
 }  // namespace limbeck::cuda::emulator
