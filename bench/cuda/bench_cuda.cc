@@ -401,7 +401,7 @@ void bench_request(Run& run) {
 
   auto time_calls = [&](const std::string& variant, const std::function<void(const Tokens&)>& ask) {
     std::vector<double> times;
-    const int warm_up = 20, calls = run.tiny ? 3 : 500;
+    const int warm_up = run.tiny ? 2 : 20, calls = run.tiny ? 3 : 500;
     for (int call = 0; call < warm_up + calls; ++call) {
       const Tokens& history = histories[static_cast<size_t>(call) % histories.size()];
       const auto begin = Clock::now();

@@ -1,6 +1,6 @@
 // Single operations on the GPU, and the two ceilings (matrix products, memory) that all rows are held against:
 //   bench_cuda_ops [--parts ceilings,attention,ops,products,loss,topk,encoder] [--out LINES] [--rounds 7]
-//                  [--max-seconds 60] [--device 0] [--tiny] [--tune]
+//                  [--max-seconds 60] [--device 0] [--tiny] [--tune] [--once (one round of one launch)]
 // Times are those of device events around several launches, inputs random and larger than the caches.
 
 #include <chrono>
@@ -153,11 +153,15 @@ struct Run {
       check(cudaEventElapsedTime(&milliseconds, begin, end));
       return static_cast<double>(milliseconds) / steps;
     };
-    measure(1);
-    const double estimate = std::max(1e-3, measure(tiny ? 1 : 3));
-    const int steps = tiny ? 1 : std::max(2, std::min(200, static_cast<int>(30.0 / estimate)));
     std::vector<double> times;
-    for (int round = 0; round < rounds; ++round) times.push_back(measure(steps));
+    if (options.has("--once")) {
+      times.push_back(measure(1));
+    } else {
+      measure(1);
+      const double estimate = std::max(1e-3, measure(tiny ? 1 : 3));
+      const int steps = tiny ? 1 : std::max(2, std::min(200, static_cast<int>(30.0 / estimate)));
+      for (int round = 0; round < rounds; ++round) times.push_back(measure(steps));
+    }
     if (replay != nullptr) cudaGraphExecDestroy(replay);
     if (graph != nullptr) cudaGraphDestroy(graph);
     cudaEventDestroy(begin);
