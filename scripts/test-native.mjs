@@ -3,16 +3,19 @@
  * undefined-behaviour sanitizers, and runs them; an argument runs those whose title contains it. Where NVIDIA's compiler
  * is found, the kernels are compiled with it, too.
  */
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { availableParallelism } from 'node:os';
-import { join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { buildCuda, findNvcc, hasCmake } from './build-cuda.mjs';
 import { hashFiles, listFiles, runOnChange } from './stamps.mjs';
 
 const NO_TEST_MATCHES = 2;
 const CUDA_BENCHES = ['bench_cuda', 'bench_cuda_ops'];
 const MAX_BENCH_MS = 15 * 60_000;
+/** More than there are processors, so that all of these work until the last tests. */
+const NUM_SHARDS = 4 * availableParallelism();
 
+const [title] = process.argv.slice(2);
 const root = resolve(import.meta.dirname, '..');
 const build = join(root, 'build/native-tests');
 const cudaBuild = join(root, 'build/cuda-tests');
@@ -25,43 +28,97 @@ if (!hasCmake()) {
   process.exit(1);
 }
 
-const programs = [join(build, 'native_tests')];
 run('cmake', ['-S', join(root, 'native'), '-B', build, '-DLIMBECK_SANITIZE=ON']);
 run('cmake', ['--build', build, '--parallel', String(availableParallelism())]);
+const jobs = testJobs(join(build, 'native_tests'));
 if (process.platform === 'linux') {
   const core = join(build, 'liblimbeck_core.a'); // built with the same sanitizers
   const options = ['-DLIMBECK_CUDA_EMULATED=ON', '-DLIMBECK_SANITIZE=ON', `-DLIMBECK_CORE_LIBRARY=${core}`];
   run('cmake', ['-S', join(root, 'native/cuda'), '-B', cudaBuild, ...options]);
   const targets = ['cuda_tests', 'limbeck_cuda', ...CUDA_BENCHES];
   run('cmake', ['--build', cudaBuild, '--target', ...targets, '--parallel', String(availableParallelism())]);
-  programs.push(join(cudaBuild, 'cuda_tests'));
+  jobs.unshift(...testJobs(join(cudaBuild, 'cuda_tests')));
+  if (title === undefined) jobs.push(...benchJobs());
 }
-const statuses = programs.map((program) => {
-  const { status, error } = spawnSync(program, process.argv.slice(2), { stdio: 'inherit' });
-  if (error !== undefined) throw error;
-  return status ?? 1;
-});
-const failed = statuses.find((status) => status !== 0 && status !== NO_TEST_MATCHES);
-if (failed !== undefined) process.exit(failed);
+const statuses = await runAll(jobs);
+if (statuses.some((status) => status !== 0 && status !== NO_TEST_MATCHES)) process.exit(1);
 if (!statuses.includes(0)) process.exit(NO_TEST_MATCHES);
-if (process.platform === 'linux' && process.argv.length === 2) runCudaBenches();
 compileKernels();
 
-/** The benches of the GPU run where few notice when they break: here their smallest shapes, once, on the emulator. */
-function runCudaBenches() {
+/**
+ * @typedef {object} Job
+ * @property {string} program
+ * @property {string[]} args
+ * @property {boolean} [isBench] Prints nothing but what went wrong.
+ */
+
+/**
+ * @param {string} program
+ * @returns {Job[]} That run each of its tests once.
+ */
+function testJobs(program) {
+  return Array.from({ length: NUM_SHARDS }, (_, shard) => {
+    return { program, args: [...(title === undefined ? [] : [title]), '--shard', `${shard}/${NUM_SHARDS}`] };
+  });
+}
+
+/**
+ * The benches of the GPU run where few notice when they break: here their smallest shapes, once, on the emulator.
+ *
+ * @returns {Job[]}
+ */
+function benchJobs() {
+  // Their own limit is there to share out the time on a GPU; a row that it leaves out counts as an error.
+  const options = ['--tiny', '--once', '--max-seconds', String(MAX_BENCH_MS / 1000)];
   const library = join(cudaBuild, 'liblimbeck_cuda.so');
-  for (const name of CUDA_BENCHES) {
-    const options = ['--library', library, '--tiny', '--once'];
-    const limits = { encoding: 'utf8', timeout: MAX_BENCH_MS, killSignal: 'SIGKILL' };
-    const { status, stdout, stderr, error } = spawnSync(join(cudaBuild, name), options, limits);
-    if (error !== undefined) throw error; // it names the program
-    const failed = stdout.split('\n').filter((line) => line.includes('"error"'));
-    if (status !== 0 || failed.length > 0) {
-      console.error(`${name} --tiny failed (${status}):\n${failed.join('\n')}\n${stderr}`);
-      process.exit(1);
+  return CUDA_BENCHES.map((name) => {
+    return { program: join(cudaBuild, name), args: ['--library', library, ...options], isBench: true };
+  });
+}
+
+/**
+ * Runs as many at once as there are processors.
+ *
+ * @param {Job[]} jobs
+ * @returns {Promise<number[]>} Their exit statuses.
+ */
+async function runAll(jobs) {
+  const statuses = [];
+  const waiting = jobs.values(); // of which each worker takes the next
+  const work = async () => {
+    for (const job of waiting) statuses.push(await runJob(job));
+  };
+  await Promise.all(Array.from({ length: availableParallelism() }, work));
+  return statuses;
+}
+
+/**
+ * Prints what the job printed when it ends, so that the lines of several do not mix.
+ *
+ * @param {Job} job
+ * @returns {Promise<number>} Its exit status.
+ */
+function runJob({ program, args, isBench = false }) {
+  return new Promise((settle, reject) => {
+    const limits = isBench ? { timeout: MAX_BENCH_MS, killSignal: 'SIGKILL' } : {};
+    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], ...limits });
+    let output = '';
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding('utf8').on('data', (text) => {
+        output += text;
+      });
     }
-  }
-  console.log('The benches of the CUDA engine run on the emulator.');
+    child.on('error', reject); // it names the program
+    child.on('close', (code, signal) => {
+      const status = code ?? 1;
+      const errors = isBench ? output.split('\n').filter((line) => line.includes('"error"')) : [];
+      const failed = errors.length > 0 || (status !== 0 && (isBench || status !== NO_TEST_MATCHES));
+      if (isBench && !failed) output = '';
+      if (status !== NO_TEST_MATCHES) console.log(`${basename(program)} ${args.join(' ')}\n${output}`.trimEnd());
+      if (failed) console.error(`${basename(program)} ${args.join(' ')} failed (${signal ?? status}).`);
+      settle(failed ? status || 1 : status);
+    });
+  });
 }
 
 /** For one kind of GPU alone, which finds what does not compile; again only when a source changed. */

@@ -1,5 +1,5 @@
-// Runs the C++ tests; an argument runs those whose title contains it, and 2 is returned where none does. A test that
-// hangs is named, and ends the program.
+// [TITLE] [--shard I/N]: runs the C++ tests whose title contains TITLE, of these every Nth from the Ith on, so that N
+// processes run them all; 2 is returned where there is none. A test that hangs is named, and ends the program.
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -75,9 +75,20 @@ std::string error_code(const std::function<void()>& body) {
 
 int main(int argc, char** argv) {
   using namespace limbeck_test;
-  int passed = 0, failed = 0;
+  const char* title = "";
+  int shard = 0, num_shards = 1;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--shard") != 0) {
+      title = argv[i];
+    } else if (++i == argc || std::sscanf(argv[i], "%d/%d", &shard, &num_shards) != 2 || shard < 0 ||
+               shard >= num_shards) {
+      std::fprintf(stderr, "--shard takes I/N, where 0 <= I < N\n");
+      return 1;
+    }
+  }
+  int matching = 0, passed = 0, failed = 0;
   for (const Test& test : tests()) {
-    if (argc > 1 && std::strstr(test.title, argv[1]) == nullptr) continue;
+    if (std::strstr(test.title, title) == nullptr || matching++ % num_shards != shard) continue;
     failures_in_test = 0;
     watch(test.title);
     const limbeck::CpuKernels& chosen = limbeck::cpu_kernels();
