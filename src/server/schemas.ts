@@ -36,8 +36,11 @@ const checkHistory = history._zod.run;
 history._zod.run = (payload, context) => (isIdHistory(payload.value) ? payload : checkHistory(payload, context));
 
 function areFewTexts(history: readonly (string | { readonly text: string })[]): boolean {
-  const texts = history.filter((entry) => typeof entry !== 'string');
-  return texts.length <= MAX_TEXTS && texts.reduce((sum, entry) => sum + entry.text.length, 0) <= MAX_TEXT_LENGTH;
+  const lengths = history.filter((entry) => typeof entry !== 'string').map(({ text }) => text.length);
+  // Of one that is too long by itself, that is said.
+  const isOneTooLong = lengths.some((length) => length > MAX_TEXT_LENGTH);
+  const sum = lengths.reduce((total, length) => total + length, 0);
+  return lengths.length <= MAX_TEXTS && (isOneTooLong || sum <= MAX_TEXT_LENGTH);
 }
 
 /** Whether a value is a history of ids: what the schema takes as it is. */
