@@ -29,7 +29,7 @@ double score(const ProductTile& tile, const Product& p, int num_multiprocessors)
 
 // The library ranks larger tiles first, two of which no multiprocessor can hold: it does not multiply while it writes a
 // result. Where much is written for what is multiplied, smaller ones are faster. On an H200 (cuBLAS 13.1, bf16, in
-// turns with the others, under the power limit) the library's first → what is taken here, in µs:
+// turns with the others, the card at some 500 of 700 W) the library's first → what is taken here, in µs:
 //   rows × columns = · terms              65,536 rows       32,768            16,384
 //   2,304 = · 768, bias                   389 → 327         201 → 161         98 → 85
 //   3,072 = · 768, bias, GELU                               259 → 220         142 → 119
@@ -38,7 +38,7 @@ double score(const ProductTile& tile, const Product& p, int num_multiprocessors)
 //   768 = · 3,072                         465 → 441         239 → 230         110 → 109
 //   768 = · 2,304                         361 → 336         175 → 169         85 → 83
 //   768 = · 768                           129 → 112         64 → 58           36 → 34
-//   50,304 = · 768                        3,063 → 2,350 (21,888 rows)         2,287 → 1,870
+//   50,304 = · 768                        3,063 → 2,350 (21,888 rows)         2,287 → 1,870, with other options
 //   2,304 × 768 += · that many            384 → 370         196 → 181         90 → 89
 //   50,304 × 768 += · that many           2,585 → 2,539 (21,888)              1,952 → 1,912
 // Sums of 3,072 terms with a residual stream gained 2 % in one of three shapes and lost up to 6 % in the others.
