@@ -1,9 +1,12 @@
 // Attention on the tensor cores of compute capability 9.0, forward (Shah et al. 2024, FlashAttention-3,
 // arXiv:2407.08608, alg. 2).
 //
-// Four warps multiply together, keys and values where they are in shared memory, in the background: while the softmax
-// of a tile of keys is computed, the probabilities of the tile before are multiplied with its values. A warpgroup has
-// 64 query rows of a head.
+// A block is one warpgroup, four warps with 64 query rows of a head, which multiply together, keys and values where
+// they are in shared memory, in the background: while the softmax of a tile of keys is computed, the probabilities of
+// the tile before are multiplied with its values. Several blocks a multiprocessor, none of which waits for another,
+// compute exponentials while others multiply.
+
+#include <type_traits>
 
 #include "cuda/attention_tiles.h"
 #include "cuda/driver.h"
@@ -13,15 +16,14 @@ namespace limbeck::cuda {
 
 namespace {
 
-/// kStages: tiles of keys, and of values, that are in shared memory or on their way there.
-template <int kDim_, int kWarpgroups_, int kKeys_, int kStages_, int kBlocksAtOnce_>
+constexpr int kThreads = 128, kRows = 64, kStages = 2;  // stages: one tile of keys, and of values, is on its way
+
+template <int kDim_, int kKeys_, int kBlocksAtOnce_>
 struct WarpgroupForward {
-  static constexpr int kDim = kDim_, kWarpgroups = kWarpgroups_, kKeys = kKeys_, kStages = kStages_;
-  static constexpr int kThreads = 128 * kWarpgroups, kRows = 64 * kWarpgroups, kBlocksAtOnce = kBlocksAtOnce_;
-  static constexpr bool kQueriesStayInRegisters = kDim <= 64;
+  static constexpr int kDim = kDim_, kKeys = kKeys_, kBlocksAtOnce = kBlocksAtOnce_;
+  static constexpr bool kQueriesStayInRegisters = kDim <= 64 && kKeys <= 64;
   static constexpr int kQueryFragments = kQueriesStayInRegisters ? kDim / 16 : 1;
-  static_assert(kQueryFragments <= 4, "16 registers of the queries");
-  static constexpr int kTile = kKeys * kDim;
+  static constexpr int kTile = kKeys * kDim, kTileBytes = kTile * static_cast<int>(sizeof(bf16));
   static constexpr int kKeysAt = kRows * kDim, kValuesAt = kKeysAt + kStages * kTile;
   /// Of so many rows of 64 columns.
   static __device__ __forceinline__ constexpr int panel_bytes(int rows) { return rows * 128; }
@@ -36,21 +38,25 @@ struct RunningSoftmax {
   /// scores ← their exponentials. What was summed before must be multiplied with `factors`, where this returns true.
   template <int N>
   __device__ __forceinline__ bool add(float (&scores)[1][N][4], float scale, float (&factors)[2]) {
-    float tile_largest[2];
+    float tile_largest[2];  // of this lane's columns
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      float x = fmaxf(scores[0][0][2 * i], scores[0][0][2 * i + 1]);
+      float even = fmaxf(scores[0][0][2 * i], scores[0][0][2 * i + 1]);  // two chains of half the length
+      float odd = fmaxf(scores[0][1][2 * i], scores[0][1][2 * i + 1]);
 #pragma unroll
-      for (int n = 1; n < N; ++n) x = fmaxf(x, fmaxf(scores[0][n][2 * i], scores[0][n][2 * i + 1]));
-      x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
-      tile_largest[i] = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
+      for (int n = 2; n < N; n += 2) {
+        even = fmaxf(even, fmaxf(scores[0][n][2 * i], scores[0][n][2 * i + 1]));
+        odd = fmaxf(odd, fmaxf(scores[0][n + 1][2 * i], scores[0][n + 1][2 * i + 1]));
+      }
+      tile_largest[i] = fmaxf(even, odd);
     }
     const bool is_larger = fmaxf(tile_largest[0] - largest[0], tile_largest[1] - largest[1]) * scale > kSlack;
     const bool rescales = __any_sync(kAllLanes, is_larger);
     if (rescales) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float larger = fmaxf(largest[i], tile_largest[i]);
+        float larger = fmaxf(tile_largest[i], __shfl_xor_sync(kAllLanes, tile_largest[i], 1));
+        larger = fmaxf(largest[i], fmaxf(larger, __shfl_xor_sync(kAllLanes, larger, 2)));
         factors[i] = exp2_approx((largest[i] - larger) * scale);
         largest[i] = larger;
         sums[i] *= factors[i];
@@ -84,7 +90,7 @@ __device__ __forceinline__ void multiply_keys(float (&scores)[1][F::kKeys / 8][4
     if constexpr (F::kQueriesStayInRegisters) {
       wgmma<false>(scores[0], queries[k][0], b, k > 0);
     } else {
-      wgmma<false>(scores[0], later_matrix(query_matrix, k / 4 * F::panel_bytes(F::kRows) + k % 4 * 32), b, k > 0);
+      wgmma<false>(scores[0], later_matrix(query_matrix, k / 4 * F::panel_bytes(kRows) + k % 4 * 32), b, k > 0);
     }
   }
   wgmma_commit();
@@ -102,71 +108,77 @@ __device__ __forceinline__ void multiply_values(float (&out)[1][F::kDim / 8][4],
 }
 
 template <typename F>
-__global__ void __launch_bounds__(F::kThreads, F::kBlocksAtOnce)
+__global__ void __launch_bounds__(kThreads, F::kBlocksAtOnce)
     attention_forward_sm90_kernel(AttentionTask task, const bf16* qkv, bf16* y, float* lse) {
 #ifdef LIMBECK_HAS_WGMMA
-  constexpr int kDim = F::kDim, kKeys = F::kKeys, kStages = F::kStages;
+  constexpr int kDim = F::kDim, kKeys = F::kKeys;
   LIMBECK_MATRIX_MEMORY(bf16, shared);
   const AttentionPart part = attention_part(task, task.num_heads);
   // The blocks with most keys come first.
-  const int block_row = (task.blocks_per_head - 1 - part.block) * F::kRows;
+  const int block_row = (task.blocks_per_head - 1 - part.block) * kRows;
   if (block_row >= part.length) return;
   const int dim = task.head_dim, length = part.length;
   // Read from a lane, so that the compiler knows it to be the same in a warp.
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int group_row = block_row + warp / 4 * 64, warp_row = block_row + warp * 16;
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp_row = block_row + warp * 16;
   const int64_t stride = task.row_stride();
   const bf16* const rows = qkv + part.first * stride;
   const int kv_head = part.head / (task.num_heads / task.num_kv_heads);
 
   const int first_tile = task.keys_begin(block_row) / kKeys;
-  const int end_tile = (task.keys_end(block_row, F::kRows, length) + kKeys - 1) / kKeys;
-  // Of the warpgroup; it computes the tiles before its window, too, which add nothing.
-  const int group_end = group_row < length ? (task.keys_end(group_row, 64, length) + kKeys - 1) / kKeys : first_tile;
+  const int end_tile = (task.keys_end(block_row, kRows, length) + kKeys - 1) / kKeys;
+  // Tiles all of whose keys all rows see.
+  const int first_plain = (task.keys_begin(block_row + kRows - 1) + kKeys - 1) / kKeys;
+  const int end_plain = (task.last_key(block_row, length) + 1) / kKeys;
 
-  // Tile t is in slot (t − first_tile) % kStages, of keys and of values. This thread copies the same chunk of every
-  // kStep-th row.
-  constexpr int kStep = F::kThreads / 8;
+  // Tile t is in slot (t − first_tile) % 2, of keys and of values. This thread copies the same chunk of every kStep-th
+  // row.
+  constexpr int kStep = kThreads / 8;
   const int row = static_cast<int>(threadIdx.x) / 8, chunk = static_cast<int>(threadIdx.x) % 8;
   const bool has_chunk = kDim - 64 + chunk * 8 < dim;  // of the last panel; those before are full
   bf16* const place = tile_chunk<64>(shared, row, chunk);
-  const int row_step = static_cast<int>(stride), to_values = task.num_kv_heads * dim;
-  const auto load = [&](bf16* to, const bf16* from, int num_rows) {
+  const int next_rows = kStep * static_cast<int>(stride), next_tile = kKeys * static_cast<int>(stride);
+  const auto load = [&](bf16* to, const bf16* from, int tile) {
+    const int num_rows = length - tile * kKeys - row;
+    const auto copy = [&](auto is_valid) {
 #pragma unroll
-    for (int column = 0; column < kDim; column += 64) {
+      for (int column = 0; column < kDim; column += 64) {
+        const bf16* next = from + column;
 #pragma unroll
-      for (int r = 0; r < kKeys; r += kStep) {
-        cp_async_16(to + column * kKeys + r * 64, from + column + r * row_step,
-                    r < num_rows && (column + 64 < kDim || has_chunk));
+        for (int r = 0; r < kKeys; r += kStep) {
+          cp_async_16(to + column * kKeys + r * 64, next, is_valid(r) && (column + 64 < kDim || has_chunk));
+          next += next_rows;
+        }
       }
+    };
+    if ((tile + 1) * kKeys <= length) {
+      copy([](int) { return true; });
+    } else {
+      copy([&](int r) { return r < num_rows; });
     }
   };
-  // Of the next keys to load.
-  int load_rows = length - first_tile * kKeys - row;
-  const bf16* source =
+  const bf16*
+      keys =  // of the next tile to load; its values, and those of the tile before, are so many elements further
       rows + (first_tile * kKeys + row) * stride + static_cast<int64_t>(task.num_heads + kv_head) * dim + chunk * 8;
-  const auto load_keys = [&](int slot) { load(place + F::kKeysAt + slot * F::kTile, source, load_rows); };
-  const auto advance = [&] {
-    source += kKeys * row_step;
-    load_rows -= kKeys;
+  const int to_values = task.num_kv_heads * dim;
+  const auto load_keys = [&](int tile, int slot) {
+    if (tile < end_tile) load(place + F::kKeysAt + slot * F::kTile, keys, tile);
+    keys += next_tile;
   };
-  load_panels_async<F::kRows, kDim, F::kThreads>(shared, rows + block_row * stride + part.head * dim, stride,
-                                                 length - block_row, dim);
-  load_keys(0);
+  const auto load_values = [&](int tile, int slot, int offset) {
+    load(place + F::kValuesAt + slot * F::kTile, keys + offset, tile);
+  };
+  load_panels_async<kRows, kDim, kThreads>(shared, rows + block_row * stride + part.head * dim, stride,
+                                           length - block_row, dim);
+  load_keys(first_tile, 0);
   cp_async_commit();
-#pragma unroll
-  for (int i = 0; i < kStages; ++i) {
-    if (first_tile + i < end_tile) load(place + F::kValuesAt + i * F::kTile, source + to_values, load_rows);
-    advance();
-    if (i + 1 < kStages && first_tile + i + 1 < end_tile) load_keys(i + 1);
-    cp_async_commit();
-  }
-  const uint64_t query_matrix = describe_matrix(shared + warp / 4 * 64 * 64, 16);
+  load_values(first_tile, 0, to_values - next_tile);
+  load_keys(first_tile + 1, 1);
+  cp_async_commit();
+  const uint64_t query_matrix = describe_matrix(shared, 16);
   const uint64_t key_matrix = describe_matrix(shared + F::kKeysAt, 16);
   const uint64_t value_matrix = describe_matrix(shared + F::kValuesAt, F::panel_bytes(kKeys));
-  constexpr int kTileBytes = F::kTile * static_cast<int>(sizeof(bf16));
-  cp_async_wait<kStages>();  // queries and the first keys
+  cp_async_wait<1>();  // queries and the first keys
   fence_async_proxy();
   __syncthreads();
 
@@ -181,56 +193,62 @@ __global__ void __launch_bounds__(F::kThreads, F::kBlocksAtOnce)
   float scores[1][kKeys / 8][4], out[1][kDim / 8][4], factors[2];
   uint32_t probabilities[kKeys / 16][1][4];
   clear(out);
+  const auto mask = [&](int tile) {
+    if (tile >= first_plain && tile < end_plain) return;
+    mask_unseen(task, scores, warp_row, tile * kKeys, length, -INFINITY);
+  };
   const auto round_probabilities = [&] {
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) left_of_sums(probabilities[k], scores, k);
   };
-  if (first_tile < group_end) {
-    wgmma_fence();
-    multiply_keys<F>(scores, queries, query_matrix, key_matrix);
-    wgmma_wait<0>(scores[0]);
-    mask_unseen(task, scores, warp_row, first_tile * kKeys, length, -INFINITY);
-    softmax.add(scores, scale, factors);
-    round_probabilities();
-  }
+  wgmma_fence();
+  multiply_keys<F>(scores, queries, query_matrix, key_matrix);
+  wgmma_wait<0>(scores[0]);
+  mask(first_tile);
+  softmax.add(scores, scale, factors);
+  round_probabilities();
 
-  int slot = 0;
-#pragma unroll 1
-  for (int tile = first_tile; tile < end_tile; ++tile) {
-    const int next_slot = slot + 1 == kStages ? 0 : slot + 1, last_slot = slot == 0 ? kStages - 1 : slot - 1;
-    cp_async_wait<kStages - 2>();  // this tile's values, and the next keys …
+  int tile = first_tile;
+  /// Takes this tile's values, in slot kSlot, and the next one's keys.
+  const auto step = [&](auto slot) {
+    constexpr int kSlot = decltype(slot)::value, kNextSlot = 1 - kSlot;
+    cp_async_wait<0>();  // this tile's values, and the next keys …
     fence_async_proxy();
     __syncthreads();  // … of all threads; and nobody reads this tile's keys, or the values before
-    if (tile > first_tile && tile + kStages - 1 < end_tile) {
-      load(place + F::kValuesAt + last_slot * F::kTile, source - kKeys * row_step + to_values, load_rows + kKeys);
-    }
-    if (tile + kStages < end_tile) load_keys(slot);
+    load_values(tile + 1, kNextSlot, to_values - next_tile);
+    load_keys(tile + 2, kSlot);
     cp_async_commit();
-    advance();
-    if (tile + 1 < group_end) {
-      wgmma_fence();
-      multiply_keys<F>(scores, queries, query_matrix, later_matrix(key_matrix, next_slot * kTileBytes));
-      multiply_values<F>(out, probabilities, later_matrix(value_matrix, slot * kTileBytes));
-      wgmma_wait<1>(scores[0]);
-      mask_unseen(task, scores, warp_row, (tile + 1) * kKeys, length, -INFINITY);
-      const bool rescales = softmax.add(scores, scale, factors);
-      compute_first(softmax.sums[0] + softmax.sums[1]);
-      wgmma_wait<0>(out[0]);
-      if (rescales) {
+    ++tile;
+    wgmma_fence();
+    multiply_keys<F>(scores, queries, query_matrix, later_matrix(key_matrix, kNextSlot * F::kTileBytes));
+    multiply_values<F>(out, probabilities, later_matrix(value_matrix, kSlot * F::kTileBytes));
+    wgmma_wait<1>(scores[0]);
+    mask(tile);
+    const bool rescales = softmax.add(scores, scale, factors);
+    compute_first(softmax.sums[0] + softmax.sums[1]);
+    wgmma_wait<0>(out[0]);
+    if (rescales) {
 #pragma unroll
-        for (int n = 0; n < kDim / 8; ++n) {
+      for (int n = 0; n < kDim / 8; ++n) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i) out[0][n][i] *= factors[i / 2];
-        }
+        for (int i = 0; i < 4; ++i) out[0][n][i] *= factors[i / 2];
       }
-      round_probabilities();
-    } else if (tile < group_end) {
-      wgmma_fence();
-      multiply_values<F>(out, probabilities, later_matrix(value_matrix, slot * kTileBytes));
-      wgmma_wait<0>(out[0]);
     }
-    slot = next_slot;
+    round_probabilities();
+  };
+#pragma unroll 1
+  while (tile + 2 < end_tile) {
+    step(std::integral_constant<int, 0>());
+    step(std::integral_constant<int, 1>());
   }
+  const bool is_odd = tile + 1 < end_tile;
+  if (is_odd) step(std::integral_constant<int, 0>());
+  cp_async_wait<0>();  // the last tile's values
+  fence_async_proxy();
+  __syncthreads();
+  wgmma_fence();
+  multiply_values<F>(out, probabilities, later_matrix(value_matrix, is_odd ? F::kTileBytes : 0));
+  wgmma_wait<0>(out[0]);
 
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -253,9 +271,8 @@ __global__ void __launch_bounds__(F::kThreads, F::kBlocksAtOnce)
 template <typename F>
 void launch_forward(Context& context, AttentionTask task, const AttentionShape& shape, const bf16* qkv, bf16* y,
                     float* lse) {
-  const unsigned blocks = attention_blocks(task, shape, shape.num_attention_heads, F::kRows);
-  launch(context, attention_forward_sm90_kernel<F>, dim3(blocks), dim3(F::kThreads), F::kSharedBytes, task, qkv, y,
-         lse);
+  const unsigned blocks = attention_blocks(task, shape, shape.num_attention_heads, kRows);
+  launch(context, attention_forward_sm90_kernel<F>, dim3(blocks), dim3(kThreads), F::kSharedBytes, task, qkv, y, lse);
 }
 
 }  // namespace
@@ -270,14 +287,10 @@ bool has_warpgroup_products() {
 
 void warpgroup_attention_forward(Context& context, const AttentionTask& task, const AttentionShape& shape,
                                  const bf16* qkv, bf16* y, float* lse) {
-  // Of short sequences, more blocks at once: they wait for memory, not for each other.
-  const bool is_short = shape.max_length <= 128;
   if (shape.head_dim > 64) {
-    is_short ? launch_forward<WarpgroupForward<128, 1, 64, 2, 3>>(context, task, shape, qkv, y, lse)
-             : launch_forward<WarpgroupForward<128, 2, 128, 2, 1>>(context, task, shape, qkv, y, lse);
+    launch_forward<WarpgroupForward<128, 64, 3>>(context, task, shape, qkv, y, lse);
   } else {
-    is_short ? launch_forward<WarpgroupForward<64, 1, 64, 2, 4>>(context, task, shape, qkv, y, lse)
-             : launch_forward<WarpgroupForward<64, 2, 64, 3, 2>>(context, task, shape, qkv, y, lse);
+    launch_forward<WarpgroupForward<64, 64, 4>>(context, task, shape, qkv, y, lse);
   }
 }
 

@@ -349,7 +349,9 @@ __device__ __forceinline__ uint64_t describe_matrix(const void* matrix, int pane
 }
 /// The matrix `bytes` further on: 32 for the next 16 columns, 2048 for the next 16 rows.
 __device__ __forceinline__ uint64_t later_matrix(uint64_t matrix, int bytes) {
-  return matrix + static_cast<uint64_t>(bytes >> 4);
+  // Addresses are in the lower half, which they do not fill.
+  const uint32_t address = static_cast<uint32_t>(matrix) + static_cast<uint32_t>(bytes >> 4);
+  return (matrix & 0xFFFFFFFF00000000u) | address;
 }
 
 __device__ __forceinline__ float2 unpack_bf16(uint32_t packed) {
