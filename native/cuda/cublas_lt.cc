@@ -306,7 +306,7 @@ void CublasLt::put_preferred_first(const Plan& plan, std::vector<lt::HeuristicRe
   };
   const bool is_set = set(lt::kTileId, static_cast<uint32_t>(tile->id)) && set(lt::kSplitKNumber, int32_t{1}) &&
                       set(lt::kReductionScheme, uint32_t{0}) && set(lt::kCustomOption, tile->custom_option) &&
-                      set(lt::kClusterShapeId, static_cast<uint16_t>(lt::kCluster2x1));
+                      set(lt::kClusterShapeId, static_cast<uint16_t>(tile->cluster));
   if (!is_set) return;
   const lt::Algorithm algorithm = preferred.algorithm;
   const lt::Status status =

@@ -10,6 +10,7 @@ struct ProductTile {
   int64_t columns, rows;  // of our row-major C
   double speed;           // of multiplications, as a multiple of that of 128 × 128
   uint32_t custom_option;
+  lt::ClusterShape cluster;
 };
 
 /// The tile that is faster on Hopper than what the library would choose; null: none is known to be.

@@ -394,6 +394,7 @@ emulator::LastAlgorithm algorithm_of(int64_t m, int64_t n, int64_t k, Addend add
 TEST("gemm: on Hopper, large products take other tiles than the library's first, where it has them") {
   CHECK(algorithm_of(16384, 2304, 768).tile == lt::kTile128x160);
   CHECK(algorithm_of(16384, 2304, 768).cluster == lt::kCluster2x1);
+  CHECK(algorithm_of(2048, 50304, 64).cluster == lt::kCluster1x2);
   CHECK(algorithm_of(16384, 3072, 768, Addend::kNone, Gelu::kForward).tile == lt::kTile96x128);
   // GELU' has one tile, which two blocks share.
   CHECK(algorithm_of(16384, 3072, 768, Addend::kNone, Gelu::kBackward).cluster == lt::kCluster1x2);
@@ -433,10 +434,11 @@ TEST("gemm: the tiles that are preferred are those that were measured to be fast
   CHECK(tile(65536, 3072, 768, lt::kBFloat16, false, Gelu::kBackward, true) == kNone);
   CHECK(tile(65536, 768, 768, lt::kBFloat16, true) == lt::kTile128x160);
   CHECK(tile(65536, 768, 3072, lt::kBFloat16, true) == kNone);
-  CHECK(tile(2304, 768, 65536, lt::kFloat32) == lt::kTile128x128 && tile(50304, 768, 16384, lt::kFloat32) > 0);
-  CHECK(tile(3072, 768, 65536, lt::kFloat32) == kNone && tile(768, 768, 65536, lt::kFloat32) == kNone);
+  CHECK(tile(65536, 768, 768, lt::kBFloat16, true) > 0 && tile(32768, 768, 768, lt::kBFloat16, true) == kNone);
+  // Long sums.
+  CHECK(tile(65536, 768, 3072) > 0 && tile(21888, 768, 50304) == kNone);
+  CHECK(tile(2304, 768, 65536, lt::kFloat32) == kNone && tile(50304, 768, 16384, lt::kFloat32) == kNone);
   CHECK(tile(256, 256, 256) == kNone);
   // One block of a cluster would have nothing to do.
-  CHECK(tile(25600, 128, 100032) == kNone && tile(25600, 384, 128) == kNone && tile(25600, 256, 128) > 0);
-  CHECK(tile(100032, 128, 25600, lt::kFloat32) == kNone);
+  CHECK(tile(25600, 128, 1024) == kNone && tile(25600, 384, 128) == kNone && tile(25600, 256, 128) > 0);
 }
