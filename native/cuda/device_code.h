@@ -77,6 +77,8 @@ inline uint32_t pack_bf16(float low, float high) {
 
 inline float exp2_approx(float x) { return exp2f(x); }
 
+inline uint32_t largest_bf16(uint32_t a, uint32_t b) { return emulator::largest_bf16(a, b); }
+
 using SharedAddress = uintptr_t;
 inline SharedAddress shared_address(const void* pointer) { return reinterpret_cast<SharedAddress>(pointer); }
 inline void ldmatrix_x4(uint32_t (&r)[4], SharedAddress row) { ldmatrix_x4(r, reinterpret_cast<const void*>(row)); }
@@ -124,6 +126,13 @@ __device__ __forceinline__ float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+/// The larger of each two of two bf16 in a register; NaN loses.
+__device__ __forceinline__ uint32_t largest_bf16(uint32_t a, uint32_t b) {
+  uint32_t largest;
+  asm("max.bf16x2 %0, %1, %2;" : "=r"(largest) : "r"(a), "r"(b));
+  return largest;
 }
 
 /// d += a·b of one warp, a [16, 16] row-major, b [16, 8] column-major, in the fragment layouts of PTX

@@ -9,9 +9,6 @@ namespace {
 
 // Of a block for what a row's second reading needs: two blocks fit a multiprocessor of the H100, and one any other.
 constexpr int64_t kCacheBytes = 96 << 10;
-// Threads of a block that has a multiprocessor to itself, and its shared memory for whole rows.
-constexpr int kKeepingThreads = 1024;
-constexpr int64_t kReductionBytes = 1 << 10;  // what such a block needs besides, at most
 
 constexpr int kSumThreads = 512;
 
@@ -82,49 +79,14 @@ __device__ __forceinline__ void zero_pad_packs(const LossRows& a, int num_packs,
 template <int kThreads>
 constexpr int kBlockThreads = kThreads < 128 ? 128 : kThreads;
 
-constexpr double kLn2 = 0.6931471805599453;
-
-/// An exponential is exp2(x·scale − shift), one multiplication and addition: `shift` is that of the largest x so far,
-/// rounded, which is the same for all elements. That of no element can be doubled, and be subtracted from −∞.
-constexpr float kLowestShift = kLowest / 4;
-__device__ __forceinline__ float shift_of(float largest, float scale) { return fmaxf(largest * scale, kLowestShift); }
-
-/// Waits until at most `groups` of this thread's groups of copies are under way.
-__device__ __forceinline__ void wait_for_copies(int groups) {
-  switch (groups) {
-    case 0:
-      return cp_async_wait<0>();
-    case 1:
-      return cp_async_wait<1>();
-    case 2:
-      return cp_async_wait<2>();
-    case 3:
-      return cp_async_wait<3>();
-    default:
-      return cp_async_wait<4>();
-  }
-}
-
-/// Packs of a step: in flight, or in shared memory before.
-template <typename T, typename Teacher, int kThreads>
-constexpr int kUnrollOf = std::is_same_v<Teacher, NoTeacher>                           ? 4
-                          : kThreads == kKeepingThreads || sizeof(Teacher) > sizeof(T) ? 1
-                                                                                       : 2;
-
-/// Begins to copy pack v of row r and of the teacher's, a step of this thread.
+/// Packs of a step, in flight together.
 template <typename T, typename Teacher>
-__device__ __forceinline__ void copy_pack(const LossRows& a, const TeacherRows<Teacher>& teacher, const T* logits,
-                                          int64_t r, int v, uint4* cache) {
-  static_assert(sizeof(Teacher) == sizeof(T), "a pack of each");
-  cp_async_16(cache + v, logits + r * a.stride + v * kPack<T>, true);
-  cp_async_16(cache + a.cached_logits + v, teacher.row(r) + v * kPack<T>, true);
-  cp_async_commit();
-}
+constexpr int kUnrollOf = std::is_same_v<Teacher, NoTeacher> ? 4
+                          : sizeof(Teacher) > sizeof(T)      ? 1
+                                                             : 2;
 
 /// Loss of a row, with a teacher over the whole vocabulary or none, and its gradient over the logits. The row is read
-/// twice: the second time from shared memory as far as that goes, then from the second-level cache. With
-/// kKeepingThreads both times from shared memory, where each thread's packs come in the background, one group of copies
-/// for each step over them; and as the second reading is done with a step, that of row `next` begins to come.
+/// twice: the second time from shared memory as far as that goes, then from the second-level cache.
 ///   logits [num_rows, stride]; kIsPlain: no column is left out, no gate, no fusion
 /// With e(x, m, τ) = exp((x − m)/τ), z the logits, u the soft labels' logits and m each one's largest (up to rounding,
 /// see shift_of()):
@@ -132,13 +94,11 @@ __device__ __forceinline__ void copy_pack(const LossRows& a, const TeacherRows<T
 ///   KL = Σ e(u)·(u − z)/τ / Σ e(u) − (log Σ e(u) + m_u/τ) + (log Σ e(z) + m_z/τ)
 template <typename T, typename Teacher, bool kIsPlain, int kThreads>
 __device__ __forceinline__ void loss_row(const LossRows& a, const TeacherRows<Teacher>& teacher, T* logits, int64_t r,
-                                         [[maybe_unused]] int64_t next, uint4* cache,
-                                         const ThreadGroup<kThreads>& group) {
+                                         uint4* cache, const ThreadGroup<kThreads>& group) {
   constexpr bool kHasTeacher = !std::is_same_v<Teacher, NoTeacher>;
-  constexpr bool kKeepsRows = kThreads == kKeepingThreads;
   using TeacherElement = std::conditional_t<kHasTeacher, Teacher, T>;
   constexpr int W = kPack<T>;
-  constexpr int kUnroll = kUnrollOf<T, Teacher, kThreads>;
+  constexpr int kUnroll = kUnrollOf<T, Teacher>;
   using Logits = Raw<T, W>;
   using TeacherLogits = Raw<TeacherElement, W>;
   const int lane = static_cast<int>(threadIdx.x) % kThreads;
@@ -199,16 +159,10 @@ __device__ __forceinline__ void loss_row(const LossRows& a, const TeacherRows<Te
   for (int v0 = lane; v0 < num_packs; v0 += kUnroll * kThreads) {
     Logits raw[kUnroll];
     [[maybe_unused]] TeacherLogits teacher_raw[kUnroll];
-    if constexpr (kKeepsRows) wait_for_copies((num_packs - 1 - v0) / (kUnroll * kThreads));
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
       const int v = v0 + i * kThreads;
       if (v >= num_packs) break;
-      if constexpr (kKeepsRows) {
-        raw[i].parts[0] = cache[v];
-        teacher_raw[i].parts[0] = teacher_cache[v];
-        continue;
-      }
       // What will be read again comes from shared memory, or the second-level cache, which has no room for the rest.
       raw[i] = kThreads > 32 && v < a.cached_logits ? load_raw<W, kStreaming>(row + v * W) : load_raw<W>(row + v * W);
       if constexpr (kHasTeacher) teacher_raw[i] = read_teacher(v);
@@ -217,7 +171,7 @@ __device__ __forceinline__ void loss_row(const LossRows& a, const TeacherRows<Te
     for (int i = 0; i < kUnroll; ++i) {
       const int v = v0 + i * kThreads;
       if (v >= num_packs) break;
-      if constexpr (kThreads > 32 && !kKeepsRows) {
+      if constexpr (kThreads > 32) {
         if (v < a.cached_logits) cache[v] = raw[i].parts[0];
       }
       float z[W];
@@ -250,7 +204,7 @@ __device__ __forceinline__ void loss_row(const LossRows& a, const TeacherRows<Te
         }
       }
       if constexpr (kHasTeacher) {
-        if constexpr (kThreads > 32 && !kKeepsRows) {
+        if constexpr (kThreads > 32) {
 #pragma unroll
           for (int p = 0; p < TeacherLogits::kParts; ++p) {
             if (v < a.cached_teacher) teacher_cache[v * TeacherLogits::kParts + p] = teacher_raw[i].parts[p];
@@ -360,13 +314,13 @@ __device__ __forceinline__ void loss_row(const LossRows& a, const TeacherRows<Te
     for (int i = 0; i < kUnroll; ++i) {
       const int v = v0 + i * kThreads;
       if (v >= num_packs) break;
-      if (kKeepsRows || (kThreads > 32 && v < a.cached_logits)) {
+      if (kThreads > 32 && v < a.cached_logits) {
         raw[i].parts[0] = cache[v];
       } else {
         raw[i] = load_raw<W>(row + v * W);
       }
       if constexpr (kHasTeacher) {
-        if (kKeepsRows || (kThreads > 32 && v < a.cached_teacher)) {
+        if (kThreads > 32 && v < a.cached_teacher) {
 #pragma unroll
           for (int p = 0; p < TeacherLogits::kParts; ++p) {
             teacher_raw[i].parts[p] = teacher_cache[v * TeacherLogits::kParts + p];
@@ -413,34 +367,19 @@ __device__ __forceinline__ void loss_row(const LossRows& a, const TeacherRows<Te
       }
       store<kStreaming>(row + v * W, g);
     }
-    if constexpr (kKeepsRows) {
-      if (next < a.num_rows) copy_pack(a, teacher, logits, next, v0, cache);
-    }
   }
   zero_pad_packs<kThreads>(a, num_packs, lane, row);
 }
 
 template <typename T, typename Teacher, bool kIsPlain, int kThreads>
-__global__ void __launch_bounds__(kBlockThreads<kThreads>, kThreads <= 128               ? 8
-                                                           : kThreads == kKeepingThreads ? 1
-                                                                                         : 2)
+__global__ void __launch_bounds__(kBlockThreads<kThreads>, kThreads <= 128 ? 8 : 2)
     loss_rows_kernel(LossRows a, TeacherRows<Teacher> teacher, T* logits) {
   __shared__ float reduction[ThreadGroup<kThreads>::kSharedFloats];
   LIMBECK_SHARED_MEMORY(uint4, cache);
   const ThreadGroup<kThreads> group{reduction};
-  if constexpr (kThreads == kKeepingThreads) {
-    static_assert(sizeof(reduction) <= kReductionBytes);
-    for (int v = static_cast<int>(threadIdx.x); v < a.cached_logits; v += kThreads) {
-      copy_pack(a, teacher, logits, blockIdx.x, v, cache);
-    }
-    for (int64_t r = blockIdx.x; r < a.num_rows; r += gridDim.x) {
-      loss_row<T, Teacher, kIsPlain, kThreads>(a, teacher, logits, r, r + gridDim.x, cache, group);
-    }
-  } else {
-    const int64_t r = static_cast<int64_t>(blockIdx.x) * (kBlockThreads<kThreads> / kThreads) + threadIdx.x / kThreads;
-    if (r >= a.num_rows) return;  // only where a warp is alone with its row
-    loss_row<T, Teacher, kIsPlain, kThreads>(a, teacher, logits, r, 0, cache, group);
-  }
+  const int64_t r = static_cast<int64_t>(blockIdx.x) * (kBlockThreads<kThreads> / kThreads) + threadIdx.x / kThreads;
+  if (r >= a.num_rows) return;  // only where a warp is alone with its row
+  loss_row<T, Teacher, kIsPlain, kThreads>(a, teacher, logits, r, cache, group);
 }
 
 /// The same with top-k logits: KL over the k columns and, at temperature 1, the rest as one class. With the k columns
@@ -597,13 +536,6 @@ __global__ void __launch_bounds__(kSumThreads) sum_losses_kernel(const float2* l
   }
 }
 
-int64_t shared_bytes_of_block() {
-  int device, bytes;
-  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
-  check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "cudaDeviceGetAttribute");
-  return bytes;
-}
-
 /// Threads of a row: a warp for short ones.
 template <typename Function>
 void with_row_threads(int64_t vocab_size, Function&& function) {
@@ -621,17 +553,8 @@ void with_row_threads(int64_t vocab_size, Function&& function) {
 template <typename T, typename Teacher>
 void launch_loss_rows(Context& context, LossRows rows, const TeacherRows<Teacher>& teacher, T* logits) {
   const bool is_plain = !rows.allowed && rows.gate == 1.0f && rows.fusion == 1.0f;
-  if constexpr (std::is_same_v<T, bf16> && std::is_same_v<Teacher, bf16>) {
-    const int64_t num_packs = divide_up(rows.vocab_size, kPack<T>), kept_bytes = 2 * num_packs * 16;
-    if (rows.wants_gradient && kept_bytes > kCacheBytes && kept_bytes <= shared_bytes_of_block() - kReductionBytes) {
-      rows.cached_logits = rows.cached_teacher = static_cast<int>(num_packs);
-      launch(context,
-             is_plain ? loss_rows_kernel<T, Teacher, true, kKeepingThreads>
-                      : loss_rows_kernel<T, Teacher, false, kKeepingThreads>,
-             dim3(static_cast<unsigned>(std::min<int64_t>(rows.num_rows, context.num_multiprocessors))),
-             dim3(kKeepingThreads), static_cast<size_t>(kept_bytes), rows, teacher, logits);
-      return;
-    }
+  if constexpr (std::is_same_v<T, bf16> && !std::is_same_v<Teacher, float>) {
+    if (is_plain && launch_kept_loss_rows(context, rows, teacher, logits)) return;
   }
   with_row_threads(rows.vocab_size, [&](auto row_threads) {
     constexpr int kThreads = decltype(row_threads)::value;

@@ -12,9 +12,15 @@
 namespace limbeck::cuda {
 
 inline constexpr float kLog2E = 1.4426950408889634f;
+inline constexpr double kLn2 = 0.6931471805599453;
 inline constexpr float kMinusInfinity = -__builtin_inff();
 /// The maximum of nothing: unlike −∞, it can be subtracted from −∞.
 inline constexpr float kLowest = -FLT_MAX;
+
+/// An exponential is exp2(x·scale − shift), one multiplication and addition: `shift` is that of the largest x so far,
+/// rounded, which is the same for all elements. That of no element can be doubled, and be subtracted from −∞.
+inline constexpr float kLowestShift = kLowest / 4;
+__device__ __forceinline__ float shift_of(float largest, float scale) { return fmaxf(largest * scale, kLowestShift); }
 
 /// Σ exp(x) of the elements so far, relative to their largest.
 struct RunningSum {
@@ -110,6 +116,11 @@ template <typename T, typename Teacher>
 void launch_loss_rows(Context& context, LossRows rows, const TeacherRows<Teacher>& teacher, T* logits);
 template <typename T>
 void launch_loss_rows(Context& context, const LossRows& rows, const TopKRows& teacher, T* logits);
+
+/// The same of long rows, of which no column is left out, without gate and fusion; false, and nothing done, where it is
+/// something else that is wanted, or rows do not fit into shared memory.   Teacher: NoTeacher or bf16
+template <typename Teacher>
+bool launch_kept_loss_rows(Context& context, LossRows rows, const TeacherRows<Teacher>& teacher, bf16* logits);
 
 /// sums [2] += Σ losses, in an order that their number decides.
 void sum_losses(Context& context, const float2* losses, int64_t num_rows, double* sums);

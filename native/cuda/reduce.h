@@ -20,6 +20,13 @@ __device__ __forceinline__ Number lanes_sum(Number x) {
   return x;
 }
 
+/// The largest of a warp's; NaN loses.
+__device__ __forceinline__ float lanes_largest(float x) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, offset));
+  return x;
+}
+
 /// Sum over the kThreads threads of a block, in every one of them. `shared` [kThreads / 32] must not be in use; between
 /// two sums with the same memory there must be a barrier.
 template <int kThreads, typename Number>

@@ -263,6 +263,14 @@ inline bf16 round_to_bf16(float x) {
   return {static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)};
 }
 
+inline uint32_t largest_bf16(uint32_t a, uint32_t b) {
+  const auto larger = [](uint32_t x, uint32_t y) {  // in the upper halves
+    const float largest = fmaxf(__uint_as_float(x & 0xFFFF0000u), __uint_as_float(y & 0xFFFF0000u));
+    return __float_as_uint(largest) & 0xFFFF0000u;
+  };
+  return larger(a, b) | larger(a << 16, b << 16) >> 16;
+}
+
 // ---- Tensor cores and copies in the background; device_code.h describes them.
 
 void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
