@@ -12,7 +12,7 @@
 #   OUT              results and logs          [out/cuda]
 #   SECONDS_LEFT     for all of it; later parts get what is left, and are left out when nothing is  [540]
 #   BENCH_PARTS      [train attention kd sequence extract topk ops]
-#   SANITIZE_FILTER  part of a test's title    TEST_FILTER likewise
+#   SANITIZE_FILTER  parts of tests' titles, with | between them    TEST_FILTER likewise
 #   SANITIZE_REVERSED=1  the last files first: what the time did not reach before
 #   PYTHON           with PyTorch              [python3]
 #   LIMBECK_CUBLAS_PATH   libcublasLt.so, else it is looked for

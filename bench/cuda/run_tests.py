@@ -1,6 +1,6 @@
 """Runs each native test of the GPU in a process of its own: one that breaks its context does not fail the others.
 
-    python3 run_tests.py CUDA_TESTS LOG [--jobs 8] [--timeout 60] [--max-seconds 150] [--only TEXT]
+    python3 run_tests.py CUDA_TESTS LOG [--jobs 8] [--timeout 60] [--max-seconds 150] [--only TEXT|TEXT]
         [--prefix "compute-sanitizer --tool memcheck"] SOURCES…
 
 LOG gets all output. Prints what failed, and the counts last; exits with 1 when something failed. Tests that the sources
@@ -32,7 +32,7 @@ for path in options.sources:
     text = open(path, encoding="utf-8").read()
     for match in re.finditer(r'^TEST\(\s*((?:"(?:[^"\\]|\\.)*"\s*)+)\)', text, re.M):
         title = "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', match[1])).replace('\\"', '"').replace("\\\\", "\\")
-        if options.only in title:
+        if any(part in title for part in options.only.split("|")):
             titles.append(title)
 
 
