@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "cuda/attention.h"
 #include "cuda/attention_tiles.h"
+#include "cuda/elementwise.h"
 #include "cuda/launch.h"
 
 namespace limbeck::cuda {
@@ -91,16 +92,23 @@ void attention_maps(Context& context, const AttentionShape& shape, const T* qkv,
 template <typename T>
 void attention_backward(Context& context, const AttentionShape& shape, const T* qkv, const T* y, const float* lse,
                         const T* d_y, T* d_qkv, const float* teacher_maps, float map_loss_scale,
-                        const AttentionDropout& dropout) {
+                        const AttentionDropout& dropout, float* d_bias, PendingSums* pending) {
   AttentionTask task = attention_task(shape, dropout);
   task.teacher_maps = teacher_maps;
   task.map_loss_scale = teacher_maps ? map_loss_scale : 0;
+  bool is_done = false;
   if constexpr (std::is_same_v<T, bf16>) {
     if (fits_flash(shape, {qkv, y, d_y, d_qkv})) {
-      return flash_attention_backward(context, task, shape, qkv, y, lse, d_y, d_qkv);
+      if (flash_attention_backward(context, task, shape, qkv, y, lse, d_y, d_qkv, d_bias, pending)) return;
+      is_done = true;
     }
   }
-  plain_attention_backward(context, task, shape, qkv, y, lse, d_y, d_qkv);
+  if (!is_done) plain_attention_backward(context, task, shape, qkv, y, lse, d_y, d_qkv);
+  if (d_bias == nullptr) return;
+  const int64_t keys = shape.num_attention_heads * shape.head_dim,
+                key_width = shape.num_key_value_heads * shape.head_dim;
+  const int64_t width = keys + 2 * key_width;
+  add_row_sums<T>(context, d_qkv, width, shape.num_tokens, width, d_bias, pending, {keys, keys + key_width});
 }
 
 template void attention_forward(Context&, const AttentionShape&, const float*, float*, float*, const AttentionDropout&);
@@ -108,8 +116,9 @@ template void attention_forward(Context&, const AttentionShape&, const bf16*, bf
 template void attention_maps(Context&, const AttentionShape&, const float*, const float*, float*);
 template void attention_maps(Context&, const AttentionShape&, const bf16*, const float*, float*);
 template void attention_backward(Context&, const AttentionShape&, const float*, const float*, const float*,
-                                 const float*, float*, const float*, float, const AttentionDropout&);
+                                 const float*, float*, const float*, float, const AttentionDropout&, float*,
+                                 PendingSums*);
 template void attention_backward(Context&, const AttentionShape&, const bf16*, const bf16*, const float*, const bf16*,
-                                 bf16*, const float*, float, const AttentionDropout&);
+                                 bf16*, const float*, float, const AttentionDropout&, float*, PendingSums*);
 
 }  // namespace limbeck::cuda

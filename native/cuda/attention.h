@@ -1,6 +1,6 @@
 #pragma once
 
-#include "cuda/context.h"
+#include "cuda/pending_sums.h"
 
 namespace limbeck::cuda {
 
@@ -43,10 +43,12 @@ void attention_maps(Context& context, const AttentionShape& shape, const T* qkv,
 ///   d_qkv [N, (H + 2·KV)·head_dim] = , the same bits on every run (no atomic additions)
 ///   teacher_maps null, or fp32 in the layout of maps: adds the gradient of map_loss_scale · Σ KL(teacher ‖ student),
 ///   which is map_loss_scale·(student·Σteacher − teacher) on the scaled scores
+///   d_bias null, or [(H + 2·KV)·head_dim] += Σ over rows of d_qkv, but of the keys' columns, where it is exactly zero;
+///   with the sums that wait in `pending`, or at once where that is null
 template <typename T>
 void attention_backward(Context& context, const AttentionShape& shape, const T* qkv, const T* y, const float* lse,
                         const T* d_y, T* d_qkv, const float* teacher_maps, float map_loss_scale,
-                        const AttentionDropout& dropout);
+                        const AttentionDropout& dropout, float* d_bias = nullptr, PendingSums* pending = nullptr);
 
 /// sum [1] += Σ over sequences, heads and query rows of KL(teacher ‖ student), as attention_map_divergence of
 /// ops/attention.h; both fp32 in the layout of maps.   map_elements = H·Σt²

@@ -491,13 +491,16 @@ void launch_backward(Context& context, const AttentionTask& task, const Attentio
 
 }  // namespace
 
-void flash_attention_backward(Context& context, AttentionTask task, const AttentionShape& shape, const bf16* qkv,
-                              const bf16* y, const float* lse, const bf16* d_y, bf16* d_qkv) {
+bool flash_attention_backward(Context& context, AttentionTask task, const AttentionShape& shape, const bf16* qkv,
+                              const bf16* y, const float* lse, const bf16* d_y, bf16* d_qkv, float* d_bias,
+                              PendingSums* pending) {
   if (fits_one_pass(task, shape)) {
-    return flash_attention_backward_once(context, task, shape, qkv, y, lse, d_y, d_qkv);
+    flash_attention_backward_once(context, task, shape, qkv, y, lse, d_y, d_qkv);
+    return false;
   }
   if (!task.seed && !task.teacher_maps && shape.head_dim > 32 && shape.head_dim <= 64 && has_warpgroup_products()) {
-    return warpgroup_attention_backward(context, task, shape, qkv, y, lse, d_y, d_qkv);
+    warpgroup_attention_backward(context, task, shape, qkv, y, lse, d_y, d_qkv, d_bias, pending);
+    return true;
   }
   const bool is_short = shape.max_length <= kShortSequence;
   if (shape.head_dim > 64) {
@@ -509,6 +512,7 @@ void flash_attention_backward(Context& context, AttentionTask task, const Attent
     is_short ? launch_backward<32, 2>(context, task, shape, qkv, y, lse, d_y, d_qkv)
              : launch_backward<32, 4>(context, task, shape, qkv, y, lse, d_y, d_qkv);
   }
+  return false;
 }
 
 }  // namespace limbeck::cuda

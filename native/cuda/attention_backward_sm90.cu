@@ -75,18 +75,50 @@ __device__ __forceinline__ void store_rows(bf16* tile, const Sums& sums, float f
   store_tile_rows<16, kDim>(tile, warp_row, rows, stride, num_rows, dim);
 }
 
+/// partials [dim] = Σ over the first num_rows rows of a tile that all warps have written, and that nobody writes.
+///   warp_sums [4, 64] shared memory; a barrier within
+__device__ __forceinline__ void sum_rows_of_tile(bf16* tile, int num_rows, int dim, float* warp_sums, float* partials) {
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  float2 sum = make_float2(0, 0);  // of columns 2·lane and 2·lane + 1, over this warp's rows
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const int row = warp * 16 + i;
+    if (row >= num_rows) continue;
+    const float2 x = unpack_bf16(reinterpret_cast<const uint32_t*>(tile_chunk<kDim>(tile, row, lane / 4))[lane % 4]);
+    sum.x += x.x;
+    sum.y += x.y;
+  }
+  *reinterpret_cast<float2*>(warp_sums + warp * kDim + 2 * lane) = sum;
+  __syncthreads();
+  if (thread >= dim) return;
+  float all = warp_sums[thread];
+#pragma unroll
+  for (int w = 1; w < 4; ++w) all += warp_sums[w * kDim + thread];
+  partials[thread] = all;
+}
+
 #endif
+
+// Both kernels give, where partials is not null, what their block adds to the gradients of biases:
+//   partials [sequences · blocks_per_head, (H + KV)·head_dim] = columns of queries, and of values
 
 // d_q = Σ over keys of d_scores·k, and the shifts [H, N] = Σ d_y·y, which the second kernel reads.
 __global__ void __launch_bounds__(kWarpgroup, kBlocksAtOnce)
     attention_d_queries_sm90_kernel(AttentionTask task, const bf16* qkv, const bf16* y, const float* lse,
-                                    const bf16* d_y, bf16* d_qkv, float* shifts) {
+                                    const bf16* d_y, bf16* d_qkv, float* shifts, float* partials) {
 #ifdef LIMBECK_HAS_WGMMA
   LIMBECK_MATRIX_MEMORY(bf16, shared);
   const AttentionPart part = attention_part(task, task.num_heads);
   const int block_row = (task.blocks_per_head - 1 - part.block) * kRows;  // most keys first
-  if (block_row >= part.length) return;
   const int dim = task.head_dim, length = part.length;
+  if (partials != nullptr) {
+    partials += (part.sequence * task.blocks_per_head + part.block) * (task.num_heads + task.num_kv_heads) * dim +
+                part.head * dim;
+  }
+  if (block_row >= length) {
+    if (partials != nullptr && static_cast<int>(threadIdx.x) < dim) partials[threadIdx.x] = 0;
+    return;
+  }
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp_row = block_row + warp * 16;
   const int64_t stride = task.row_stride(), y_stride = task.y_stride();
@@ -206,6 +238,10 @@ __global__ void __launch_bounds__(kWarpgroup, kBlocksAtOnce)
   begin_columns(d_query, rounded, later_matrix(key_columns, slot * kStageBytes));
   wgmma_wait<0>(d_query[0]);
   store_rows(queries, d_query, task.scale, d_qkv + query_offset, stride, length - block_row, dim);
+  if (partials != nullptr) {
+    __syncthreads();  // nobody multiplies any more
+    sum_rows_of_tile(queries, length - block_row, dim, reinterpret_cast<float*>(d_outs), partials);
+  }
 #endif
 }
 
@@ -213,13 +249,20 @@ __global__ void __launch_bounds__(kWarpgroup, kBlocksAtOnce)
 // Scores are transposed here: the rows are keys.
 __global__ void __launch_bounds__(kWarpgroup, kBlocksAtOnce)
     attention_d_keys_sm90_kernel(AttentionTask task, const bf16* qkv, const float* lse, const bf16* d_y,
-                                 const float* shifts, bf16* d_qkv) {
+                                 const float* shifts, bf16* d_qkv, float* partials) {
 #ifdef LIMBECK_HAS_WGMMA
   LIMBECK_MATRIX_MEMORY(bf16, shared);
   const AttentionPart part = attention_part(task, task.num_kv_heads);
   const int block_key = part.block * kRows;  // the blocks that most rows see come first
-  if (block_key >= part.length) return;
   const int dim = task.head_dim, length = part.length;
+  if (partials != nullptr) {
+    partials += (part.sequence * task.blocks_per_head + part.block) * (task.num_heads + task.num_kv_heads) * dim +
+                static_cast<int64_t>(task.num_heads + part.head) * dim;
+  }
+  if (block_key >= length) {
+    if (partials != nullptr && static_cast<int>(threadIdx.x) < dim) partials[threadIdx.x] = 0;
+    return;
+  }
   const int thread = static_cast<int>(threadIdx.x);
   const int warp = __shfl_sync(kAllLanes, thread / 32, 0), lane = thread % 32, warp_key = block_key + warp * 16;
   const int64_t stride = task.row_stride(), y_stride = task.y_stride();
@@ -355,21 +398,34 @@ __global__ void __launch_bounds__(kWarpgroup, kBlocksAtOnce)
   __syncthreads();  // nobody reads the keys and values, whose tiles take the results
   store_rows(key_tile, d_key, task.scale, d_qkv + key_offset, stride, length - block_key, dim);
   store_rows(value_tile, d_value, 1, d_qkv + key_offset + to_values, stride, length - block_key, dim);
+  if (partials != nullptr) {
+    sum_rows_of_tile(value_tile, length - block_key, dim, reinterpret_cast<float*>(stages), partials);
+  }
 #endif
 }
 
 }  // namespace
 
 void warpgroup_attention_backward(Context& context, AttentionTask task, const AttentionShape& shape, const bf16* qkv,
-                                  const bf16* y, const float* lse, const bf16* d_y, bf16* d_qkv) {
+                                  const bf16* y, const float* lse, const bf16* d_y, bf16* d_qkv, float* d_bias,
+                                  PendingSums* pending) {
+  const unsigned query_blocks = attention_blocks(task, shape, shape.num_attention_heads, kRows);
+  const int64_t query_width = shape.num_attention_heads * shape.head_dim;
+  const int64_t value_width = shape.num_key_value_heads * shape.head_dim, width = query_width + value_width;
+  const int64_t num_partials = shape.num_sequences * task.blocks_per_head;
+  OpSums sums(context, pending);
+  float* partials = d_bias == nullptr ? nullptr : context.arena.allocate<float>(num_partials * width);
   const DeviceArena::Scope scope(context.arena);
   float* shifts = context.arena.allocate<float>(shape.num_attention_heads * shape.num_tokens);
-  const unsigned query_blocks = attention_blocks(task, shape, shape.num_attention_heads, kRows);
   launch(context, attention_d_queries_sm90_kernel, dim3(query_blocks), dim3(kWarpgroup), kDQueriesBytes, task, qkv, y,
-         lse, d_y, d_qkv, shifts);
+         lse, d_y, d_qkv, shifts, partials);
   const unsigned key_blocks = attention_blocks(task, shape, shape.num_key_value_heads, kRows);
   launch(context, attention_d_keys_sm90_kernel, dim3(key_blocks), dim3(kWarpgroup), kDKeysBytes, task, qkv, lse, d_y,
-         static_cast<const float*>(shifts), d_qkv);
+         static_cast<const float*>(shifts), d_qkv, partials);
+  if (d_bias == nullptr) return;
+  sums.add(partials, width, num_partials, query_width, d_bias);
+  sums.add(partials + query_width, width, num_partials, value_width, d_bias + query_width + value_width);
+  sums.finish();
 }
 
 }  // namespace limbeck::cuda

@@ -325,12 +325,15 @@ void warpgroup_attention_forward(Context& context, const AttentionTask& task, co
                                  const bf16* qkv, bf16* y, float* lse);
 /// The current device is of compute capability 9.0, and the library built for it (sm_90a).
 bool has_warpgroup_products();
-void flash_attention_backward(Context& context, AttentionTask task, const AttentionShape& shape, const bf16* qkv,
-                              const bf16* y, const float* lse, const bf16* d_y, bf16* d_qkv);
+/// Whether d_bias, where it is not null, has been added to.
+bool flash_attention_backward(Context& context, AttentionTask task, const AttentionShape& shape, const bf16* qkv,
+                              const bf16* y, const float* lse, const bf16* d_y, bf16* d_qkv, float* d_bias,
+                              PendingSums* pending);
 /// The backward pass without dropout and teacher's maps where has_warpgroup_products(), for head dimensions of 33
 /// to 64.
 void warpgroup_attention_backward(Context& context, AttentionTask task, const AttentionShape& shape, const bf16* qkv,
-                                  const bf16* y, const float* lse, const bf16* d_y, bf16* d_qkv);
+                                  const bf16* y, const float* lse, const bf16* d_y, bf16* d_qkv, float* d_bias,
+                                  PendingSums* pending);
 /// The backward pass of a block a head, and whether it is the faster one. No dropout, no teacher's maps.
 bool fits_one_pass(const AttentionTask& task, const AttentionShape& shape);
 void flash_attention_backward_once(Context& context, const AttentionTask& task, const AttentionShape& shape,

@@ -576,8 +576,12 @@ void Transformer<T>::block_backward(Context& context, const Activations<T>& acti
   }
   T* d_qkv = arena.template allocate<T>(N * config.qkv_size());
   const AttentionDropout attention_dropout = dropout_of_attention(activations, layer);
+  // Whether what attention gives is the gradient of the product's result, whose sums are that of the bias.
+  const bool is_whole =
+      config.positions != PositionKind::kRotary && !config.qk_norm && entry(inputs.d_values, layer) == nullptr;
   attention_backward<T>(context, attention_shape(batch, layer), a.qkv, a.attended, a.lse, d_attended, d_qkv,
-                        entry(inputs.teacher_maps, layer), inputs.map_loss_scale, attention_dropout);
+                        entry(inputs.teacher_maps, layer), inputs.map_loss_scale, attention_dropout,
+                        is_whole ? block.qkv.d_bias : nullptr, &pending);
   turn_heads_backward(context, block, batch, a, d_qkv, &pending);
   if (const T* d_values = entry(inputs.d_values, layer)) {
     const int64_t width = config.num_key_value_heads * config.head_dim;
@@ -585,7 +589,7 @@ void Transformer<T>::block_backward(Context& context, const Activations<T>& acti
   }
   linear_backward<T>(context, norm_after ? a.input : a.attention_normed, block.qkv.weight, d_qkv, d_normed,
                      block.qkv.d_weight, N, d, config.qkv_size());
-  if (block.qkv.d_bias != nullptr) qkv_bias_backward(context, d_qkv, block.qkv.d_bias, N, &pending);
+  if (block.qkv.d_bias != nullptr && !is_whole) qkv_bias_backward(context, d_qkv, block.qkv.d_bias, N, &pending);
   if (norm_after) {
     add_in_place<T>(context, d_normed, d_stream, N * d);
   } else {

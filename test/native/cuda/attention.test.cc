@@ -160,6 +160,8 @@ struct Problem {
 };
 
 /// A problem's arrays on the device, outputs poisoned.
+constexpr float kInitialBias = 0.25f;
+
 template <typename T>
 struct DeviceProblem {
   explicit DeviceProblem(const Problem<T>& p, int poison = 0xFF)
@@ -173,7 +175,8 @@ struct DeviceProblem {
         y(p.num_tokens * p.y_width, poison),
         d_qkv(p.num_tokens * p.qkv_width, poison),
         lse(p.num_tokens * p.test_case.heads, poison),
-        maps(p.map_floats, poison) {}
+        maps(p.map_floats, poison),
+        d_bias(std::vector<float>(static_cast<size_t>(p.qkv_width), kInitialBias)) {}
 
   limbeck::cuda::AttentionShape shape() const {
     const Case& c = problem.test_case;
@@ -188,10 +191,10 @@ struct DeviceProblem {
   void forward() {
     limbeck::cuda::attention_forward(device.context, shape(), qkv.data(), y.data(), lse.data(), dropout());
   }
-  void backward() {
+  void backward(limbeck::cuda::PendingSums* pending = nullptr) {
     limbeck::cuda::attention_backward(device.context, shape(), qkv.data(), y.data(), lse.data(), d_y.data(),
                                       d_qkv.data(), problem.test_case.has_teacher ? teacher.data() : nullptr,
-                                      kMapLossScale, dropout());
+                                      kMapLossScale, dropout(), d_bias.data(), pending);
   }
   void make_maps() { limbeck::cuda::attention_maps(device.context, shape(), qkv.data(), lse.data(), maps.data()); }
 
@@ -203,7 +206,7 @@ struct DeviceProblem {
   DeviceArray<T> qkv, d_y;
   DeviceArray<float> teacher;
   DeviceArray<T> y, d_qkv;
-  DeviceArray<float> lse, maps;
+  DeviceArray<float> lse, maps, d_bias;
 };
 
 double relative_error(const std::vector<float>& out, const std::vector<double>& reference) {
@@ -266,6 +269,16 @@ void check_backward(const Case& c) {
   }
   CHECK(column_error(d_qkv, expected, problem.qkv_width, values, problem.qkv_width) < kTolerance<T>);
   CHECK(are_finite(d_qkv));
+  // The bias: what was there, and the sums of columns; of the keys' nothing.
+  const std::vector<float> d_bias = run.d_bias.get();
+  for (int64_t column = 0; column < problem.qkv_width; ++column) {
+    double sum = 0, magnitude = 1;
+    for (int64_t row = 0; row < problem.num_tokens && (column < keys || column >= values); ++row) {
+      sum += d_qkv[row * problem.qkv_width + column];
+      magnitude += std::fabs(d_qkv[row * problem.qkv_width + column]);
+    }
+    CHECK(std::fabs(d_bias[column] - (kInitialBias + sum)) < 1e-6 * magnitude);
+  }
 }
 
 }  // namespace
@@ -360,14 +373,18 @@ TEST("cuda attention gives the same bits again, whatever was in the outputs") {
                         {{400, 390}, 2, 1, 64, true}}) {
     const Problem<bf16> problem(c);
     DeviceProblem<bf16> one(problem, 0xFF), two(problem, 0x7B);
-    for (auto* run : {&one, &two}) {
-      run->forward();
-      run->backward();
-      run->make_maps();
-    }
+    one.forward();
+    one.backward();
+    one.make_maps();
+    two.forward();
+    limbeck::cuda::PendingSums pending;  // sums that wait for others are the same
+    two.backward(&pending);
+    two.make_maps();
+    pending.finish(two.device.context);
     CHECK(same_bits(one.y.get(), two.y.get()));
     CHECK(same_bits(one.lse.get(), two.lse.get()));
     CHECK(same_bits(one.d_qkv.get(), two.d_qkv.get()));
+    CHECK(same_bits(one.d_bias.get(), two.d_bias.get()));
     CHECK(same_bits(one.maps.get(), two.maps.get()));
   }
 }
