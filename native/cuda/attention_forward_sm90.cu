@@ -16,12 +16,13 @@ namespace limbeck::cuda {
 
 namespace {
 
-constexpr int kThreads = 128, kRows = 64, kStages = 2;  // stages: one tile of keys, and of values, is on its way
+constexpr int kThreads = 128, kRows = 64, kKeys = 64;
+constexpr int kStages = 2;  // one tile of keys, and one of values, is on its way
 
-template <int kDim_, int kKeys_, int kBlocksAtOnce_>
+template <int kDim_, int kBlocksAtOnce_>
 struct WarpgroupForward {
-  static constexpr int kDim = kDim_, kKeys = kKeys_, kBlocksAtOnce = kBlocksAtOnce_;
-  static constexpr bool kQueriesStayInRegisters = kDim <= 64 && kKeys <= 64;
+  static constexpr int kDim = kDim_, kBlocksAtOnce = kBlocksAtOnce_;
+  static constexpr bool kQueriesStayInRegisters = kDim <= 64;
   static constexpr int kQueryFragments = kQueriesStayInRegisters ? kDim / 16 : 1;
   static constexpr int kTile = kKeys * kDim, kTileBytes = kTile * static_cast<int>(sizeof(bf16));
   static constexpr int kKeysAt = kRows * kDim, kValuesAt = kKeysAt + kStages * kTile;
@@ -81,12 +82,12 @@ struct RunningSoftmax {
 
 /// scores = queries · keysᵀ, in the background; `queries`: as registers or as a matrix.
 template <typename F>
-__device__ __forceinline__ void multiply_keys(float (&scores)[1][F::kKeys / 8][4],
+__device__ __forceinline__ void multiply_keys(float (&scores)[1][kKeys / 8][4],
                                               const uint32_t (&queries)[F::kQueryFragments][1][4],
                                               uint64_t query_matrix, uint64_t keys) {
 #pragma unroll
   for (int k = 0; k < F::kDim / 16; ++k) {
-    const uint64_t b = later_matrix(keys, k / 4 * F::panel_bytes(F::kKeys) + k % 4 * 32);
+    const uint64_t b = later_matrix(keys, k / 4 * F::panel_bytes(kKeys) + k % 4 * 32);
     if constexpr (F::kQueriesStayInRegisters) {
       wgmma<false>(scores[0], queries[k][0], b, k > 0);
     } else {
@@ -99,9 +100,9 @@ __device__ __forceinline__ void multiply_keys(float (&scores)[1][F::kKeys / 8][4
 /// out += probabilities · values, in the background.
 template <typename F>
 __device__ __forceinline__ void multiply_values(float (&out)[1][F::kDim / 8][4],
-                                                const uint32_t (&probabilities)[F::kKeys / 16][1][4], uint64_t values) {
+                                                const uint32_t (&probabilities)[kKeys / 16][1][4], uint64_t values) {
 #pragma unroll
-  for (int k = 0; k < F::kKeys / 16; ++k) {
+  for (int k = 0; k < kKeys / 16; ++k) {
     wgmma<true>(out[0], probabilities[k][0], later_matrix(values, k * 2048), true);
   }
   wgmma_commit();
@@ -111,7 +112,7 @@ template <typename F>
 __global__ void __launch_bounds__(kThreads, F::kBlocksAtOnce)
     attention_forward_sm90_kernel(AttentionTask task, const bf16* qkv, bf16* y, float* lse) {
 #ifdef LIMBECK_HAS_WGMMA
-  constexpr int kDim = F::kDim, kKeys = F::kKeys;
+  constexpr int kDim = F::kDim;
   LIMBECK_MATRIX_MEMORY(bf16, shared);
   const AttentionPart part = attention_part(task, task.num_heads);
   // The blocks with most keys come first.
@@ -157,8 +158,8 @@ __global__ void __launch_bounds__(kThreads, F::kBlocksAtOnce)
       copy([&](int r) { return r < num_rows; });
     }
   };
-  const bf16*
-      keys =  // of the next tile to load; its values, and those of the tile before, are so many elements further
+  // Of the next tile to load; its values, and those of the tile before, are so many elements further.
+  const bf16* keys =
       rows + (first_tile * kKeys + row) * stride + static_cast<int64_t>(task.num_heads + kv_head) * dim + chunk * 8;
   const int to_values = task.num_kv_heads * dim;
   const auto load_keys = [&](int tile, int slot) {
@@ -288,9 +289,9 @@ bool has_warpgroup_products() {
 void warpgroup_attention_forward(Context& context, const AttentionTask& task, const AttentionShape& shape,
                                  const bf16* qkv, bf16* y, float* lse) {
   if (shape.head_dim > 64) {
-    launch_forward<WarpgroupForward<128, 64, 3>>(context, task, shape, qkv, y, lse);
+    launch_forward<WarpgroupForward<128, 3>>(context, task, shape, qkv, y, lse);
   } else {
-    launch_forward<WarpgroupForward<64, 64, 4>>(context, task, shape, qkv, y, lse);
+    launch_forward<WarpgroupForward<64, 4>>(context, task, shape, qkv, y, lse);
   }
 }
 

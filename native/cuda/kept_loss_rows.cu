@@ -18,7 +18,7 @@ namespace {
 constexpr int kThreads = 512;
 constexpr int kBlocksAtOnce = 2;
 constexpr int64_t kReservedBytes = 1 << 10;  // of a block, that the system takes
-constexpr int kShortestRow = 8192;
+constexpr int kShortRow = 8192;              // and below: loss_rows.cu has several of them on a multiprocessor, whole
 constexpr int W = kPack<bf16>;
 
 /// A row without a teacher is a block's; with one, half of its packs, and of the teacher's, are.
@@ -259,12 +259,12 @@ template <typename Teacher>
 bool launch_kept_loss_rows(Context& context, LossRows rows, const TeacherRows<Teacher>& teacher, bf16* logits) {
   constexpr bool kHasTeacher = !std::is_same_v<Teacher, NoTeacher>;
   using Row = RowBlocks<kHasTeacher>;
-  if (rows.vocab_size <= kShortestRow || !rows.wants_gradient || rows.own_logits != nullptr) return false;
+  if (rows.vocab_size <= kShortRow || !rows.wants_gradient || rows.own_logits != nullptr) return false;
   if (kHasTeacher && hopper_multiprocessors() == 0) return false;  // no clusters
   const int64_t num_slots = Row::num_slots(divide_up(rows.vocab_size, W));
   const int64_t shared_bytes = Row::kPartialBytes + (kHasTeacher ? 2 : 1) * num_slots * 16;
   if (shared_bytes > shared_bytes_of_block()) return false;
-  rows.cached_logits = rows.cached_teacher = static_cast<int>(num_slots);
+  rows.cached_logits = static_cast<int>(num_slots);
   const int64_t most_blocks = context.num_multiprocessors * kBlocksAtOnce;
   const int64_t num_blocks = std::min(rows.num_rows, most_blocks / Row::kBlocks) * Row::kBlocks;
   const auto launch_at = [&](auto kernel) {
