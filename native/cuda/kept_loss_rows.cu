@@ -1,9 +1,10 @@
 // Losses of rows that stay in shared memory: a row comes once from memory, and its gradient goes there once.
 //
 // What limits them otherwise is instructions, two readings' worth of exponentials above all. So the largest logit is
-// found first, two to an instruction; then each exponential is made once, and takes its logit's place. A block has half
-// a multiprocessor: while its threads wait for each other, or for a row, those of the other compute. Each thread has
-// packs of its own, the same in every row, so that those of the next row come as it is done with one.
+// found first, two to an instruction; then each exponential is made once, and takes its logit's place, rounded to bf16
+// as the gradient will be (the sums have it as it was made). A block has half a multiprocessor: while its threads wait
+// for each other, or for a row, those of the other compute. Each thread has packs of its own, the same in every row, so
+// that those of the next row come as it is done with one.
 
 #include <algorithm>
 #include <type_traits>

@@ -33,15 +33,15 @@ double score(const ProductTile& tile, const Product& p, int num_multiprocessors)
 // they run for long, at the card's power limit, which takes off up to a fifth of what they are in short runs, of each
 // its own share. On an H200 (cuBLAS 13.1, bf16, 0.15 s each at 700 W) the library's first → what is taken here, in µs:
 //   rows × columns = · terms              65,536 rows       32,768            16,384
-//   2,304 = · 768, bias                   377 → 345         200 → 177         106 → 95
-//   3,072 = · 768, bias, GELU                               288 → 261         144 → 135
+//   2,304 = · 768, bias                   377 → 345         200 → 177         106 → 96
+//   3,072 = · 768, bias, GELU                               288 → 261 (1 × 2) 144 → 135
 //   3,072 = · 768, bias, GELU, its input  656 → 639
 //   768 = · 768, bias, residual           155 → 154
 //   768 = · 3,072                         467 → 463
 //   768 = · 2,304                         354 → 348
 //   768 = · 768                           134 → 124
 //   50,304 = · 768                        2,785 → 2,505 (21,888 rows)         2,085 → 1,861
-// The library's own are as fast or faster, 2 to 5 %, for longer sums: of gradients over a batch, and over logits; and
+// The library's own are as fast or faster, 2 to 6 %, for longer sums: of gradients over a batch, and over logits; and
 // where 128 × 128 with a residual stream would be taken.
 const ProductTile* preferred_tile(const Product& p, int num_multiprocessors) {
   const double products = static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);

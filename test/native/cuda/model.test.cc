@@ -415,6 +415,13 @@ TEST("model: forward in bf16 is near the CPU's") {
 TEST("model: training a GPT-2 equals the CPU's") { check_training(base_config(), kFloat32, 2e-5, false, 0, 0); }
 TEST("model: training a BERT equals the CPU's") { check_training(bert_config(), kFloat32, 2e-5, false, 0, 0); }
 TEST("model: training a Llama equals the CPU's") { check_training(llama_config(), kFloat32, 2e-5, false, 0, 0); }
+TEST("model: training a Qwen equals the CPU's, whose biases come before heads are turned or normed") {
+  TransformerConfig config = llama_config();
+  config.qkv_bias = true;
+  check_training(config, kFloat32, 2e-5, false, 0, 0);
+  config.qk_norm = false;
+  check_training(config, kFloat32, 2e-5, false, 0, 0);
+}
 TEST("model: dropout has the CPU's masks") {
   check_training(base_config(), kFloat32, 2e-5, false, 0, 0.2f);
   check_training(bert_config(), kFloat32, 2e-5, false, 0, 0.2f);
