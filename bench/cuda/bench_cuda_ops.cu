@@ -398,8 +398,8 @@ void bench_products(Run& run) {
               const bf16 *x = fill.uniform<bf16>(rows * in), *weight = fill.uniform<bf16>(out * in, 0.05f);
               const bf16* d_y = fill.uniform<bf16>(rows * out);
               bf16* d_x = fill.uniform<bf16>(rows * in);
-              float* d_weight = fill.zeros<float>(out * in);
-              return [=, &context] { linear_backward<bf16>(context, x, weight, d_y, d_x, d_weight, rows, in, out); };
+              float* d_weight = fill.uniform<float>(out * in);
+              return [=, &context] { linear_backward<bf16>(context, x, weight, d_y, d_x, d_weight, rows, in, out, false); };
             });
   }
 }
@@ -437,12 +437,12 @@ void bench_loss(Run& run) {
         options.temperature = 2;
       }
       bf16* d_hidden = fill.uniform<bf16>(c.rows * c.width);
-      float* d_table = fill.zeros<float>(padded * c.width);
+      float* d_table = fill.uniform<float>(padded * c.width);
       double* sums = fill.zeros<double>(2);
       const float scale = 1.0f / static_cast<float>(c.rows);
       return [=, &context] {
-        loss_head<bf16>(context, hidden, table, labels, teacher, options, scale, nullptr, d_hidden, d_table, nullptr,
-                        sums, c.rows, c.width);
+        loss_head<bf16>(context, hidden, table, labels, teacher, options, scale, nullptr, d_hidden, d_table, false,
+                        nullptr, sums, c.rows, c.width);
       };
     });
   }

@@ -595,8 +595,8 @@ bool fits_catalogue_loss(const bf16* hidden, const OutputTable<bf16>& table, con
 }
 
 void catalogue_loss(Context& context, const bf16* hidden, const OutputTable<bf16>& table, const int32_t* labels,
-                    float scale, bf16* d_hidden, float* d_table, float* d_bias, float2* losses, int64_t num_rows,
-                    int64_t hidden_size, int64_t chunk_rows) {
+                    float scale, bf16* d_hidden, float* d_table, bool accumulates_table, float* d_bias, float2* losses,
+                    int64_t num_rows, int64_t hidden_size, int64_t chunk_rows) {
   const int64_t vocab_size = table.vocab_size, stride = table.padded_vocab_size;
   const bool wants_gradient = d_hidden != nullptr;
 
@@ -648,7 +648,7 @@ void catalogue_loss(Context& context, const bf16* hidden, const OutputTable<bf16
                         hidden_size, true);
     if (d_table) {
       gemm<bf16, float>(context, {stride, hidden_size, rows, true, false, stride, hidden_size, hidden_size}, chunk.exps,
-                        chunk.scaled_hidden, nullptr, d_table, d_table);
+                        chunk.scaled_hidden, nullptr, begin > 0 || accumulates_table ? d_table : nullptr, d_table);
     }
     if (d_bias) {
       for_each_of_rows_summing<8>(context, WeightedRows{chunk.exps, chunk.factors, stride}, rows, vocab_size, true,

@@ -117,14 +117,14 @@ void linear_forward(Context& context, const T* x, const T* weight, const T* bias
 
 template <typename T>
 void linear_backward(Context& context, const T* x, const T* weight, const T* d_y, T* d_x, float* d_weight,
-                     int64_t num_rows, int64_t in_features, int64_t out_features) {
+                     int64_t num_rows, int64_t in_features, int64_t out_features, bool accumulate) {
   if (d_x != nullptr) {
     const GemmShape shape{num_rows, in_features, out_features, false, false, out_features, in_features, in_features};
     gemm<T, T>(context, shape, d_y, weight, nullptr, nullptr, d_x);
   }
   if (d_weight != nullptr) {
     const GemmShape shape{out_features, in_features, num_rows, true, false, out_features, in_features, in_features};
-    gemm<T, float>(context, shape, d_y, x, nullptr, d_weight, d_weight);
+    gemm<T, float>(context, shape, d_y, x, nullptr, accumulate ? d_weight : nullptr, d_weight);
   }
 }
 
@@ -166,11 +166,11 @@ template void gemm(Context&, const GemmShape&, const float*, const float*, const
 template void gemm(Context&, const GemmShape&, const bf16*, const bf16*, const bf16*, const bf16*, bf16*);
 template void gemm(Context&, const GemmShape&, const bf16*, const bf16*, const float*, const float*, float*);
 
-#define LIMBECK_INSTANTIATE(T)                                                                                      \
-  template void linear_forward(Context&, const T*, const T*, const T*, const T*, T*, int64_t, int64_t, int64_t);    \
-  template void linear_backward(Context&, const T*, const T*, const T*, T*, float*, int64_t, int64_t, int64_t);     \
-  template void linear_gelu_forward(Context&, const T*, const T*, const T*, T*, T*, int64_t, int64_t, int64_t);     \
-  template void linear_gelu_backward(Context&, const T*, const T*, const T*, T*, float*, int64_t, int64_t, int64_t, \
+#define LIMBECK_INSTANTIATE(T)                                                                                        \
+  template void linear_forward(Context&, const T*, const T*, const T*, const T*, T*, int64_t, int64_t, int64_t);      \
+  template void linear_backward(Context&, const T*, const T*, const T*, T*, float*, int64_t, int64_t, int64_t, bool); \
+  template void linear_gelu_forward(Context&, const T*, const T*, const T*, T*, T*, int64_t, int64_t, int64_t);       \
+  template void linear_gelu_backward(Context&, const T*, const T*, const T*, T*, float*, int64_t, int64_t, int64_t,   \
                                      PendingSums*);
 LIMBECK_INSTANTIATE(float)
 LIMBECK_INSTANTIATE(bf16)

@@ -25,10 +25,11 @@ template <typename T>
 void linear_forward(Context& context, const T* x, const T* weight, const T* bias, const T* residual, T* y,
                     int64_t num_rows, int64_t in_features, int64_t out_features);
 
-///   d_x [num_rows, in_features] = (or null), d_weight fp32 [out_features, in_features] += (or null)
+///   d_x [num_rows, in_features] = (or null)
+///   d_weight fp32 [out_features, in_features] = (or null), += with `accumulate`
 template <typename T>
 void linear_backward(Context& context, const T* x, const T* weight, const T* d_y, T* d_x, float* d_weight,
-                     int64_t num_rows, int64_t in_features, int64_t out_features);
+                     int64_t num_rows, int64_t in_features, int64_t out_features, bool accumulate);
 
 /// gelu_input [num_rows, out_features] = x·weightᵀ + bias, y = GELU(gelu_input), tanh form. In bf16 GELU is part of the
 /// product where the library has that: y is then of the sum before it is rounded. fp32 has the two one by one.

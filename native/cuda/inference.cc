@@ -223,7 +223,7 @@ class Inference {
     double* device_sums = results_.add(sums, 2);
     set_zero(context, device_sums, 2);
     loss_head<T>(context, head, model_.output_table(activations.word_table), labels, {}, {}, 1.0f, nullptr, nullptr,
-                 nullptr, nullptr, device_sums, R, d);
+                 nullptr, false, nullptr, device_sums, R, d);
   }
 
   const Transformer<T>& model_;

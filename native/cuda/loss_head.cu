@@ -44,26 +44,26 @@ void check_options(const LossHeadOptions& options, int num_sources, bool has_tea
 template <typename T>
 void loss_head(Context& context, const T* hidden, const OutputTable<T>& table, const int32_t* labels,
                const TeacherLogits<T>& teacher, const LossHeadOptions& options, float row_scale, const uint8_t* allowed,
-               T* d_hidden, float* d_table, float* d_bias, double* sums, int64_t num_rows, int64_t hidden_size,
-               int64_t chunk_rows) {
+               T* d_hidden, float* d_table, bool accumulates_table, float* d_bias, double* sums, int64_t num_rows,
+               int64_t hidden_size, int64_t chunk_rows) {
   check_options(options, (teacher.dense != nullptr) + (teacher.hidden != nullptr) + (teacher.top_k > 0),
                 teacher.present(), allowed);
-  if (num_rows == 0) return;
   const bool has_teacher = teacher.present() && options.kd_weight != 0;
-  if (options.ce_weight == 0 && !has_teacher) {
+  const int64_t vocab_size = table.vocab_size, stride = table.padded_vocab_size;
+  if (num_rows == 0 || (options.ce_weight == 0 && !has_teacher)) {
     if (d_hidden) set_zero(context, d_hidden, num_rows * hidden_size);
+    if (d_hidden && d_table && !accumulates_table) set_zero(context, d_table, stride * hidden_size);
     return;
   }
   const bool is_factorised = has_teacher && teacher.hidden;
-  const int64_t vocab_size = table.vocab_size, stride = table.padded_vocab_size;
   chunk_rows = chunk_row_count(num_rows, stride * static_cast<int64_t>(sizeof(T)), chunk_rows);
 
   DeviceArena::Scope scope(context.arena);
   float2* losses = context.arena.allocate<float2>(num_rows);
   if constexpr (std::is_same_v<T, bf16>) {
     if (!has_teacher && !allowed && fits_catalogue_loss(hidden, table, d_hidden, hidden_size)) {
-      catalogue_loss(context, hidden, table, labels, row_scale * options.ce_weight, d_hidden, d_table, d_bias, losses,
-                     num_rows, hidden_size, chunk_rows);
+      catalogue_loss(context, hidden, table, labels, row_scale * options.ce_weight, d_hidden, d_table,
+                     accumulates_table, d_bias, losses, num_rows, hidden_size, chunk_rows);
       sum_losses(context, losses, num_rows, sums);
       return;
     }
@@ -120,7 +120,7 @@ void loss_head(Context& context, const T* hidden, const OutputTable<T>& table, c
                table.weight, nullptr, nullptr, d_hidden + begin * hidden_size);
     if (d_table) {
       gemm<T, float>(context, {stride, hidden_size, rows, true, false, stride, hidden_size, hidden_size}, logits,
-                     chunk_hidden, nullptr, d_table, d_table);
+                     chunk_hidden, nullptr, begin > 0 || accumulates_table ? d_table : nullptr, d_table);
     }
     if (d_bias) add_row_sums(context, logits, stride, rows, vocab_size, d_bias);
   }
@@ -144,10 +144,10 @@ void dense_logits(Context& context, const T* hidden, const OutputTable<T>& table
   }
 }
 
-#define LIMBECK_INSTANTIATE(T)                                                                                    \
-  template void loss_head<T>(Context&, const T*, const OutputTable<T>&, const int32_t*, const TeacherLogits<T>&,  \
-                             const LossHeadOptions&, float, const uint8_t*, T*, float*, float*, double*, int64_t, \
-                             int64_t, int64_t);                                                                   \
+#define LIMBECK_INSTANTIATE(T)                                                                                   \
+  template void loss_head<T>(Context&, const T*, const OutputTable<T>&, const int32_t*, const TeacherLogits<T>&, \
+                             const LossHeadOptions&, float, const uint8_t*, T*, float*, bool, float*, double*,   \
+                             int64_t, int64_t, int64_t);                                                         \
   template void dense_logits<T>(Context&, const T*, const OutputTable<T>&, float*, int64_t, int64_t, int64_t);
 LIMBECK_INSTANTIATE(float)
 LIMBECK_INSTANTIATE(bf16)

@@ -38,15 +38,15 @@ struct OutputTable {
 /// row_scale·(ce_weight·ce_sum + kd_weight·kd_sum).
 ///   hidden [num_rows, hidden_size], labels [num_rows] (checked on the host)
 ///   d_hidden [num_rows, hidden_size] = or null: value only; d_bias fp32 [vocab_size] += or null
-///   d_table fp32 [padded_vocab_size, hidden_size] += : zeros to the rows beyond vocab_size, as a product with an odd
-///   number of rows takes a slower kernel
+///   d_table fp32 [padded_vocab_size, hidden_size] =, += with accumulates_table, or null: zeros to the rows beyond
+///   vocab_size, as a product with an odd number of rows takes a slower kernel
 ///   allowed null, or [vocab_size] bytes: 0 = this column takes part only in rows of which it is the label
 ///   chunk_rows 0 = as many as about 2.8 GB of logits hold; of the functions below, too
 template <typename T>
 void loss_head(Context& context, const T* hidden, const OutputTable<T>& table, const int32_t* labels,
                const TeacherLogits<T>& teacher, const LossHeadOptions& options, float row_scale, const uint8_t* allowed,
-               T* d_hidden, float* d_table, float* d_bias, double* sums, int64_t num_rows, int64_t hidden_size,
-               int64_t chunk_rows = 0);
+               T* d_hidden, float* d_table, bool accumulates_table, float* d_bias, double* sums, int64_t num_rows,
+               int64_t hidden_size, int64_t chunk_rows = 0);
 
 /// Rows of logits as fp32 [num_rows, vocab_size] =   (dense logits for the host)
 template <typename T>

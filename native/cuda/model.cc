@@ -29,6 +29,13 @@ bool is_set(const std::vector<bool>& flags, int64_t index) {
   return !flags.empty() && flags[static_cast<size_t>(index)];
 }
 
+/// Whether one product gives the whole gradient of a parameter: of the blocks' weights, and of the two tables, mostly.
+bool is_gradient_set_at_once(const Parameter& parameter) {
+  const bool is_of_block = parameter.name.rfind("layers.", 0) == 0;
+  return (is_of_block && parameter.shape.size() == 2) || parameter.name == "embeddings.word" ||
+         parameter.name == "head.output.weight";
+}
+
 template <typename P>
 P entry(const std::vector<P>& pointers, int64_t index) {
   return pointers.empty() ? nullptr : pointers[static_cast<size_t>(index)];
@@ -47,9 +54,18 @@ Transformer<T>::Transformer(Engine& engine, const TransformerConfig& config) : M
     const int64_t row = parameter.count / parameter.shape[0];
     const int64_t padded = has_vocab_rows ? padded_vocab_size_ * row : parameter.count;
     index_.emplace(parameter.name, tensors_.size());
-    tensors_.push_back({std::move(parameter), device_count_, padded});
-    device_count_ += round_up(padded, kTensorElements);
+    tensors_.push_back({std::move(parameter), 0, padded});
   }
+  const auto place = [&](bool is_set_at_once) {
+    for (Tensor& tensor : tensors_) {
+      if (is_gradient_set_at_once(tensor.parameter) != is_set_at_once) continue;
+      tensor.offset = device_count_;
+      device_count_ += round_up(tensor.padded_count, kTensorElements);
+    }
+  };
+  place(true);
+  first_added_ = device_count_;
+  place(false);
 
   const bool is_rotary = config.positions == PositionKind::kRotary;
   const int64_t positions = config.position_rows(), half = config.head_dim / 2;
@@ -223,15 +239,18 @@ void Transformer<T>::require_gradients() {
   if (gradients_ != nullptr) return;
   engine.reserve(gradient_memory_, [&](DeviceArena& memory) { gradients_ = memory.allocate<float>(device_count_); });
   Context context = engine.context();
-  zero_gradients(context);
+  set_zero(context, gradients_, device_count_);
   bind();
 }
 
 template <typename T>
-void Transformer<T>::zero_gradients(Context& context, bool with_words) const {
-  // embeddings.word is the first tensor.
-  const int64_t first = with_words ? 0 : tensors_[1].offset;
-  set_zero(context, gradients_ + first, device_count_ - first);
+void Transformer<T>::zero_added_gradients(Context& context) const {
+  set_zero(context, gradients_ + first_added_, device_count_ - first_added_);
+}
+
+template <typename T>
+void Transformer<T>::zero_table_gradient(Context& context, const std::string& name) const {
+  if (const Tensor* table = find(name)) set_zero(context, gradients_ + table->offset, table->padded_count);
 }
 
 template <typename T>
@@ -529,6 +548,7 @@ void Transformer<T>::block_backward(Context& context, const Activations<T>& acti
   T* d_normed = arena.template allocate<T>(N * d);  // also the branch's gradient under dropout, before that is spent
 
   const bool drops = drops_branches(activations);
+  const bool adds = inputs.adds_to_weights;
 
   // Feed-forward.
   if (norm_after) {
@@ -540,12 +560,12 @@ void Transformer<T>::block_backward(Context& context, const Activations<T>& acti
   T* d_mlp_input = d_activated;
   if (config.hidden_act == Activation::kGeluTanh) {
     linear_backward<T>(context, a.mlp_activated, block.mlp_output.weight, d_branch, nullptr, block.mlp_output.d_weight,
-                       N, I, d);
+                       N, I, d, adds);
     linear_gelu_backward<T>(context, d_branch, block.mlp_output.weight, a.mlp_input, d_mlp_input,
                             block.mlp_input.d_bias, N, I, d, &pending);
   } else {
     linear_backward<T>(context, a.mlp_activated, block.mlp_output.weight, d_branch, d_activated,
-                       block.mlp_output.d_weight, N, I, d);
+                       block.mlp_output.d_weight, N, I, d, adds);
     if (config.hidden_act == Activation::kSwiglu) d_mlp_input = arena.template allocate<T>(N * 2 * I);
     activation_backward<T>(context, config.hidden_act, a.mlp_input, d_activated, d_mlp_input, block.mlp_input.d_bias, N,
                            I, &pending);
@@ -555,7 +575,7 @@ void Transformer<T>::block_backward(Context& context, const Activations<T>& acti
     add_row_sums<T>(context, d_branch, d, N, d, block.mlp_output.d_bias, &pending);
   }
   linear_backward<T>(context, a.mlp_normed, block.mlp_input.weight, d_mlp_input, d_normed, block.mlp_input.d_weight, N,
-                     d, config.mlp_input_size());
+                     d, config.mlp_input_size(), adds);
   float* d_attention_bias = drops ? nullptr : block.attention_output.d_bias;
   if (norm_after) {
     add_in_place<T>(context, d_stream, d_normed, N * d);
@@ -570,7 +590,7 @@ void Transformer<T>::block_backward(Context& context, const Activations<T>& acti
   d_branch = branch_gradient(context, activations, d_stream, d_normed, attention_output_stream(layer));
   T* d_attended = arena.template allocate<T>(N * config.attention_size());
   linear_backward<T>(context, a.attended, block.attention_output.weight, d_branch, d_attended,
-                     block.attention_output.d_weight, N, config.attention_size(), d);
+                     block.attention_output.d_weight, N, config.attention_size(), d, adds);
   if (block.attention_output.d_bias != nullptr && drops) {
     add_row_sums<T>(context, d_branch, d, N, d, block.attention_output.d_bias, &pending);
   }
@@ -588,7 +608,7 @@ void Transformer<T>::block_backward(Context& context, const Activations<T>& acti
     add_columns<T>(context, d_values, d_qkv, config.qkv_size(), config.qkv_size() - width, N, width);
   }
   linear_backward<T>(context, norm_after ? a.input : a.attention_normed, block.qkv.weight, d_qkv, d_normed,
-                     block.qkv.d_weight, N, d, config.qkv_size());
+                     block.qkv.d_weight, N, d, config.qkv_size(), adds);
   if (block.qkv.d_bias != nullptr && !is_whole) qkv_bias_backward(context, d_qkv, block.qkv.d_bias, N, &pending);
   if (norm_after) {
     add_in_place<T>(context, d_normed, d_stream, N * d);
@@ -738,7 +758,8 @@ void Transformer<T>::head_backward(Context& context, const HeadActivations<T>& a
   norm_backward(context, head_norm_, a.activated, a.mean, a.rstd, d_output, d_activated, num_rows, false);
   activation_backward<T>(context, config.hidden_act, a.dense, d_activated, d_activated, head_dense_.d_bias, num_rows,
                          d);
-  linear_backward<T>(context, a.input, head_dense_.weight, d_activated, d_input, head_dense_.d_weight, num_rows, d, d);
+  linear_backward<T>(context, a.input, head_dense_.weight, d_activated, d_input, head_dense_.d_weight, num_rows, d, d,
+                     true);
 }
 
 template class Transformer<float>;

@@ -93,6 +93,7 @@ struct BackwardInputs {
   float map_loss_scale = 0;
   std::vector<const T*> d_values;  // [L], entries [N, KV·hd] or null
   float* d_word_table;             // [padded V, d] += gradient of word_table
+  bool adds_to_weights = false;    // gradients of the blocks' weights += instead of =
 };
 
 /// Rows of `hidden` on their way to logits, see HeadActivations of model/transformer.h.
@@ -122,7 +123,7 @@ class Transformer final : public Model {
   OutputTable<T> output_table(const T* word_table) const;
 
   Activations<T> forward(Context& context, const DeviceBatch& batch, const ForwardOptions& options) const;
-  /// Adds to the gradients, except to the word table (see BackwardInputs).
+  /// Gradients +=, but for those of the blocks' weights [out, in] and of the word table (see BackwardInputs).
   void backward(Context& context, const Activations<T>& activations, const BackwardInputs<T>& inputs) const;
   /// embeddings.word and item_projection += from the gradient of the word table [V, d].
   void backward_word_table(Context& context, const float* d_word_table) const;
@@ -137,8 +138,10 @@ class Transformer final : public Model {
 
   /// Allocated at the first call.
   void require_gradients();
-  /// All of them, or all but those of embeddings.word.
-  void zero_gradients(Context& context, bool with_words = true) const;
+  /// Those that backward() and head_backward() add to, but for the tables embeddings.word and head.output.weight.
+  void zero_added_gradients(Context& context) const;
+  /// That of embeddings.word or head.output.weight; nothing, where the model has no such table.
+  void zero_table_gradient(Context& context, const std::string& name) const;
   float* gradient(const std::string& name) const;
   /// One entry a parameter; moments are those of the trainer, in the device layout (see device_count).
   ///   touched_words [V] or null: see OptimizerTensor, for embeddings.word
@@ -211,6 +214,7 @@ class Transformer final : public Model {
   std::vector<Tensor> tensors_;
   std::unordered_map<std::string, size_t> index_;
   int64_t host_count_ = 0, device_count_ = 0, padded_vocab_size_ = 0;
+  int64_t first_added_ = 0;  // element of a device array: from here on, gradients are added to
   DeviceArena memory_, gradient_memory_;
   float* values_ = nullptr;     // [device_count]
   float* gradients_ = nullptr;  // [device_count] or null

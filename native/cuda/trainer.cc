@@ -115,6 +115,12 @@ struct TransformerTrainer<T>::Step {
   bool touches_few(const TransformerConfig& config) const {
     return is_whole() && !drawn.empty() && config.item_feature_size == 0 && config.hidden_size % 4 == 0;
   }
+  /// Whether a product of the loss head gives the gradient of the output table, which then need not be zeros before.
+  /// The table v + A·u of items with features has a gradient of its own in each part.
+  bool sets_output_table(const TransformerConfig& config) const {
+    const bool is_fresh = is_first || (config.tie_word_embeddings && config.item_feature_size > 0);
+    return is_fresh && has_head_loss() && drawn.empty();
+  }
   int64_t num_rows() const { return static_cast<int64_t>(rows.size()); }
 };
 
@@ -420,13 +426,15 @@ void TransformerTrainer<T>::compute(Context& context, Step& step, bool updates) 
   if (updates) update(context, step);
 }
 
-// What the parts of a step add to.
+// What the parts of a step add to. The first part sets the gradients that one product gives.
 template <typename T>
 void TransformerTrainer<T>::clear(Context& context, Step& step) {
   const TransformerConfig& config = model_.config;
   const int64_t N = step.request.batch.num_tokens, d = config.hidden_size;
   set_zero(context, sums_, kNumTerms + 2);
-  model_.zero_gradients(context, !touched_words_.exists());
+  model_.zero_added_gradients(context);
+  const bool sets_table = step.sets_output_table(config);
+  if (!sets_table) model_.zero_table_gradient(context, "head.output.weight");
   if (touched_words_.exists()) {
     float* d_words = model_.gradient("embeddings.word");
     if (step.touches_few(config)) {
@@ -436,6 +444,8 @@ void TransformerTrainer<T>::clear(Context& context, Step& step) {
     } else {
       touched_words_.begin_all(context, d_words, d);
     }
+  } else if (!sets_table || !config.tie_word_embeddings || config.item_feature_size > 0) {
+    model_.zero_table_gradient(context, "embeddings.word");
   }
   for (const auto& projection : projections_) set_zero(context, projection->gradient, projection->count());
 }
@@ -461,6 +471,7 @@ void TransformerTrainer<T>::forward(Context& context, Step& step) {
   step.student = model_.forward(context, *step.batch, options);
 
   step.backward = {};
+  step.backward.adds_to_weights = !step.is_first;
   step.backward.d_final = context.arena.template allocate<T>(N * d);
   step.backward.d_hidden.assign(static_cast<size_t>(L + 1), nullptr);
   step.backward.teacher_maps.assign(static_cast<size_t>(L), nullptr);
@@ -471,7 +482,9 @@ void TransformerTrainer<T>::forward(Context& context, Step& step) {
   if (config.item_feature_size > 0) {
     const int64_t count = model_.padded_vocab_size() * d;
     step.backward.d_word_table = context.arena.template allocate<float>(count);
-    set_zero(context, step.backward.d_word_table, count);
+    if (!config.tie_word_embeddings || !step.sets_output_table(config)) {
+      set_zero(context, step.backward.d_word_table, count);
+    }
   }
   step.d_output_table = config.tie_word_embeddings ? step.backward.d_word_table : model_.gradient("head.output.weight");
   step.d_output_bias = model_.gradient("head.bias");
@@ -556,7 +569,7 @@ void TransformerTrainer<T>::head_loss(Context& context, Step& step) {
     if (has_bias) embedding_backward<float>(context, step.label_order->device(), d_labels_bias, step.d_output_bias, 1);
   } else {
     loss_head<T>(context, head.output, table, step.device_labels, teacher, options, row_scale, nullptr, d_rows,
-                 step.d_output_table, step.d_output_bias, sums_, R, d);
+                 step.d_output_table, !step.sets_output_table(config), step.d_output_bias, sums_, R, d);
   }
   model_.head_backward(context, head, d_rows, d_rows, R);
   if (!is_whole) {
@@ -624,7 +637,7 @@ void TransformerTrainer<T>::hidden_loss(Context& context, Step& step) {
     T* difference = context.arena.template allocate<T>(N * d_teacher);  // [N, d_teacher]
     linear_forward<T>(context, hidden, map.compute, nullptr, nullptr, difference, N, d, d_teacher);
     squared_error<T>(context, difference, target, N * d_teacher, gradient_scale, sums_ + kHidden);
-    linear_backward<T>(context, hidden, map.compute, difference, d_student, map.gradient, N, d, d_teacher);
+    linear_backward<T>(context, hidden, map.compute, difference, d_student, map.gradient, N, d, d_teacher, true);
     const T*& d_hidden = step.backward.d_hidden[static_cast<size_t>(student_layer)];
     if (student_layer == model_.config.num_hidden_layers) {
       add_in_place<T>(context, d_student, step.backward.d_final, N * d);

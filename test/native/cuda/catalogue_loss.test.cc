@@ -14,7 +14,7 @@ using namespace limbeck_test;
 namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInitialGradient = 0x1p-10f;  // d_table and d_bias are added to
+constexpr float kInitialGradient = 0x1p-10f;  // what d_table and d_bias are added to
 constexpr float kScale = 0.25f;
 
 struct Case {
@@ -51,7 +51,9 @@ struct Problem {
   }
 
   enum class Path { kCatalogue, kLossHead, kGeneral };
-  Results run(bool with_gradient = true, Path path = Path::kCatalogue, int num_multiprocessors = 0) const {
+  /// With accumulates_table, d_table includes kInitialGradient; otherwise it was NaN before.
+  Results run(bool with_gradient = true, Path path = Path::kCatalogue, int num_multiprocessors = 0,
+              bool accumulates_table = true) const {
     TestDevice device;
     if (num_multiprocessors > 0) device.context.num_multiprocessors = num_multiprocessors;
     std::vector<float> rows = table, pads = bias;
@@ -63,7 +65,7 @@ struct Problem {
     const DeviceArray<uint8_t> allowed(std::vector<uint8_t>(static_cast<size_t>(c.vocab_size), 1));
     const DeviceArray<float2> losses(c.num_rows);
     const DeviceArray<bf16> d_hidden(c.num_rows * c.hidden_size);
-    const DeviceArray<float> d_table(std::vector<float>(rows.size(), kInitialGradient));
+    const DeviceArray<float> d_table(std::vector<float>(rows.size(), accumulates_table ? kInitialGradient : kNaN));
     const DeviceArray<float> d_bias(std::vector<float>(static_cast<size_t>(c.vocab_size), kInitialGradient));
     const DeviceArray<double> sums(std::vector<double>(2, 0));
     const OutputTable<bf16> output{device_table.data(), c.with_bias ? device_bias.data() : nullptr, c.vocab_size,
@@ -73,8 +75,8 @@ struct Problem {
     float* d_b = with_gradient && c.with_bias ? d_bias.data() : nullptr;
     Results results;
     if (path == Path::kCatalogue) {
-      catalogue_loss(device.context, device_hidden.data(), output, device_labels.data(), kScale, d_x, d_t, d_b,
-                     losses.data(), c.num_rows, c.hidden_size, c.chunk_rows);
+      catalogue_loss(device.context, device_hidden.data(), output, device_labels.data(), kScale, d_x, d_t,
+                     accumulates_table, d_b, losses.data(), c.num_rows, c.hidden_size, c.chunk_rows);
       for (const float2& loss : losses.get()) {
         results.losses.push_back(loss.x);
         results.sum += loss.x;
@@ -84,14 +86,16 @@ struct Problem {
       LossHeadOptions options;
       options.ce_weight = 0.5f;
       loss_head<bf16>(device.context, device_hidden.data(), output, device_labels.data(), {}, options, 2 * kScale,
-                      path == Path::kGeneral ? allowed.data() : nullptr, d_x, d_t, d_b, sums.data(), c.num_rows,
-                      c.hidden_size, c.chunk_rows);
+                      path == Path::kGeneral ? allowed.data() : nullptr, d_x, d_t, accumulates_table, d_b, sums.data(),
+                      c.num_rows, c.hidden_size, c.chunk_rows);
       results.sum = sums.get()[0];
       CHECK(sums.get()[1] == 0);
     }
     results.d_hidden = d_hidden.floats();
     results.d_table = d_table.get();
-    for (size_t i = table.size(); i < rows.size(); ++i) CHECK(results.d_table[i] == kInitialGradient);
+    for (size_t i = table.size(); i < rows.size(); ++i) {
+      CHECK(results.d_table[i] == (accumulates_table ? kInitialGradient : 0.0f));
+    }
     results.d_table.resize(table.size());
     results.d_bias = d_bias.get();
     return results;
@@ -179,6 +183,19 @@ TEST("cuda: a catalogue's cross-entropy is the same bits on any number of multip
   }
 }
 
+TEST("cuda: the gradient of a catalogue's table is set, or added to what is there") {
+  for (const int64_t chunk_rows : {3, 1000}) {
+    const Problem problem({8, 16, 4100, true, chunk_rows});
+    for (const auto path : {Problem::Path::kCatalogue, Problem::Path::kLossHead}) {
+      const Results added = problem.run(true, path);
+      const Results set = problem.run(true, path, 0, false);
+      for (size_t i = 0; i < set.d_table.size(); ++i) {
+        CHECK(is_near(set.d_table[i] + kInitialGradient, added.d_table[i], 1e-6));
+      }
+    }
+  }
+}
+
 TEST("cuda: a catalogue's cross-entropy of extreme logits") {
   for (const Case& c : std::vector<Case>{
            {6, 32, 200, true, 4, 1, 300},       // odd rows have no safe shift
@@ -243,7 +260,7 @@ TEST("cuda: a measured catalogue loss takes what a run takes, and runs nothing")
   const DeviceArray<float2> losses(rows);
   for (Context* context : {&dry, &wet}) {
     catalogue_loss(*context, hidden.data(), {table.data(), bias.data(), vocab, padded(vocab)}, labels.data(), kScale,
-                   d_hidden.data(), d_table.data(), d_bias.data(), losses.data(), rows, width, 3);
+                   d_hidden.data(), d_table.data(), true, d_bias.data(), losses.data(), rows, width, 3);
     CHECK(std::isnan(d_hidden.floats()[0]) == context->is_dry);
   }
   CHECK(arena.peak_bytes() == used.peak_bytes());

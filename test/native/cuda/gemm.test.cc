@@ -248,7 +248,10 @@ TEST("gemm: linear layers forward and backward") {
   DeviceArray<float> dx(x), dw(weight), ddy(d_y), db(bias), y(kRows * kOut), d_x(kRows * kIn), d_weight(before);
   linear_forward<float>(device.context, dx.data(), dw.data(), db.data(), nullptr, y.data(), kRows, kIn, kOut);
   linear_backward<float>(device.context, dx.data(), dw.data(), ddy.data(), d_x.data(), d_weight.data(), kRows, kIn,
-                         kOut);
+                         kOut, true);
+  DeviceArray<float> fresh(kOut * kIn);  // NaN
+  linear_backward<float>(device.context, dx.data(), dw.data(), ddy.data(), nullptr, fresh.data(), kRows, kIn, kOut,
+                         false);
   std::vector<double> y_expected(kRows * kOut), dx_expected(kRows * kIn), dw_expected(before.begin(), before.end());
   for (int64_t r = 0; r < kRows; ++r) {
     for (int64_t o = 0; o < kOut; ++o) {
@@ -263,6 +266,8 @@ TEST("gemm: linear layers forward and backward") {
   CHECK(limbeck::largest_error(y.floats(), y_expected, 4) < 1e-5);
   CHECK(limbeck::largest_error(d_x.floats(), dx_expected, 4) < 1e-5);
   CHECK(limbeck::largest_error(d_weight.floats(), dw_expected, 4) < 1e-5);
+  for (int64_t i = 0; i < kOut * kIn; ++i) dw_expected[i] -= before[i];
+  CHECK(limbeck::largest_error(fresh.floats(), dw_expected, 4) < 1e-5);
 }
 
 TEST("gemm: linear layers with GELU, forward and backward: fp32") { check_linear_gelu<float>(); }
@@ -336,7 +341,7 @@ TEST("gemm: with tuning, GELU and accumulated gradients are what they are withou
     }
   }
   linear_backward<bf16>(device.context, device_x.data(), nullptr, device_d_y.data(), nullptr, d_weight.data(), kRows,
-                        kIn, kOut);
+                        kIn, kOut, true);
   CHECK(is_close(d_weight.get(), expected, kFloatTolerance));
 }
 

@@ -20,7 +20,7 @@ using limbeck::ReferenceTeacher;
 namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInitialGradient = 0x1p-10f;  // d_table and d_bias are added to
+constexpr float kInitialGradient = 0x1p-10f;  // what d_table and d_bias are added to
 constexpr double kInitialSum = 3;
 constexpr float kRowScale = 0.25f;
 constexpr int64_t kTeacherWidth = 10;
@@ -83,11 +83,11 @@ struct Result {
   double ce_sum, kd_sum;
 };
 
-/// The rows of a table's gradient that have columns; those beyond must be as they were, or NaN in the columns that are.
-std::vector<float> without_pads(std::vector<float> d_table, int64_t vocab_size, int64_t width) {
+/// The rows of a table's gradient that have columns; those beyond must be `pad`, or NaN in the columns that are.
+std::vector<float> without_pads(std::vector<float> d_table, int64_t vocab_size, int64_t width, float pad) {
   const auto end = static_cast<size_t>(vocab_size * width);
   for (size_t i = end; i < d_table.size(); ++i) {
-    CHECK(d_table[i] == kInitialGradient || std::isnan(d_table[i % static_cast<size_t>(width)]));
+    CHECK(d_table[i] == pad || std::isnan(d_table[i % static_cast<size_t>(width)]));
   }
   d_table.resize(end);
   return d_table;
@@ -120,7 +120,8 @@ struct Problem {
     }
   }
 
-  Result run(bool with_gradient = true) const {
+  /// With accumulates_table, d_table includes kInitialGradient; otherwise it was NaN before.
+  Result run(bool with_gradient = true, bool accumulates_table = true) const {
     TestDevice device;
     const DeviceArray<T> hidden(converted<T>(student.hidden)), table(student.padded_table()),
         bias(student.padded_bias());
@@ -158,18 +159,20 @@ struct Problem {
       source.top_k = c.top_k;
     }
     DeviceArray<T> d_hidden(c.num_rows * c.hidden_size);
-    DeviceArray<float> d_table(
-        std::vector<float>(static_cast<size_t>(padded(c.vocab_size) * c.hidden_size), kInitialGradient));
+    const auto table_size = static_cast<size_t>(padded(c.vocab_size) * c.hidden_size);
+    DeviceArray<float> d_table(std::vector<float>(table_size, accumulates_table ? kInitialGradient : kNaN));
     DeviceArray<float> d_bias(std::vector<float>(static_cast<size_t>(c.vocab_size), kInitialGradient));
     DeviceArray<double> sums(std::vector<double>(2, kInitialSum));
     const OutputTable<T> output{table.data(), c.with_bias ? bias.data() : nullptr, c.vocab_size, padded(c.vocab_size)};
     loss_head<T>(device.context, hidden.data(), output, device_labels.data(), source, c.options, kRowScale,
                  c.with_allowed ? device_allowed.data() : nullptr, with_gradient ? d_hidden.data() : nullptr,
-                 with_gradient ? d_table.data() : nullptr, with_gradient && c.with_bias ? d_bias.data() : nullptr,
-                 sums.data(), c.num_rows, c.hidden_size, c.chunk_rows);
+                 with_gradient ? d_table.data() : nullptr, accumulates_table,
+                 with_gradient && c.with_bias ? d_bias.data() : nullptr, sums.data(), c.num_rows, c.hidden_size,
+                 c.chunk_rows);
     const std::vector<double> both = sums.get();
-    return {d_hidden.floats(), without_pads(d_table.get(), c.vocab_size, c.hidden_size), d_bias.get(),
-            both[0] - kInitialSum, both[1] - kInitialSum};
+    return {d_hidden.floats(),
+            without_pads(d_table.get(), c.vocab_size, c.hidden_size, accumulates_table ? kInitialGradient : 0.0f),
+            d_bias.get(), both[0] - kInitialSum, both[1] - kInitialSum};
   }
 
   Case c;
@@ -466,6 +469,23 @@ TEST("cuda: the value alone equals the value with gradients, and writes none; tw
   }
 }
 
+TEST("cuda: the gradient of the loss head's table is set, or added to what is there") {
+  for (const Source source : {Source::kNone, Source::kDense, Source::kFactorised, Source::kTopK}) {
+    for (const int64_t chunk_rows : {0, 3}) {
+      const Problem<bf16> problem({7, 8, 100, source, {0.4f, 0.6f, 2, 1, 1}, true, 4, false, chunk_rows});
+      const Result set = problem.run(true, false), added = problem.run();
+      for (size_t i = 0; i < set.d_table.size(); ++i) {
+        CHECK(std::fabs(set.d_table[i] + kInitialGradient - added.d_table[i]) < 1e-6f);
+      }
+      CHECK(same_bits(set.d_hidden, added.d_hidden));
+    }
+  }
+  const Result nothing = Problem<bf16>({5, 8, 100, Source::kNone, {0, 1, 1, 1, 1}}).run(true, false);
+  for (float value : nothing.d_table) CHECK(value == 0.0f);
+  const Result value = Problem<bf16>({5, 8, 100}).run(false, false);
+  for (float untouched : value.d_table) CHECK(std::isnan(untouched));
+}
+
 TEST("cuda: with both weights zero the gradient is zero, and a teacher without weight is not read") {
   const Result nothing = Problem<float>({5, 8, 17, Source::kDense, {0, 0, 1, 1, 1}}).run();
   CHECK(nothing.ce_sum == 0 && nothing.kd_sum == 0);
@@ -514,8 +534,8 @@ TEST("cuda: a measured loss head takes what a run takes, and runs nothing") {
   teacher.hidden_size = kTeacherWidth;
   for (Context* context : {&dry, &wet}) {
     loss_head<bf16>(*context, hidden.data(), {table.data(), bias.data(), vocab, padded(vocab)}, labels.data(), teacher,
-                    problem.c.options, kRowScale, nullptr, d_hidden.data(), d_table.data(), d_bias.data(), sums.data(),
-                    rows, width, 4);
+                    problem.c.options, kRowScale, nullptr, d_hidden.data(), d_table.data(), true, d_bias.data(),
+                    sums.data(), rows, width, 4);
     CHECK(std::isnan(d_hidden.floats()[0]) == context->is_dry);
   }
   CHECK(arena.peak_bytes() == used.peak_bytes());
@@ -604,8 +624,8 @@ bool sampled_loss_agrees(int64_t rows, int64_t width, int64_t count, int64_t chu
   }
   const double tolerance = kTolerance<T>;
   return is_good && relative_error(d_hidden.floats(), expected_hidden, 0, 1e-2) <= tolerance &&
-         relative_error(without_pads(d_drawn.get(), count, width), expected_drawn, kInitialGradient, 1e-2) <=
-             tolerance &&
+         relative_error(without_pads(d_drawn.get(), count, width, kInitialGradient), expected_drawn, kInitialGradient,
+                        1e-2) <= tolerance &&
          relative_error(d_bias.get(), expected_bias, kInitialGradient, 1e-2) <= tolerance &&
          relative_error(labels, expected_labels, 0, 1e-2) <= tolerance &&
          relative_error(own_gradients, expected_own, 0, 1e-2) <= tolerance;
