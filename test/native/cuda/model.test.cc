@@ -244,6 +244,22 @@ void check_forward(const TransformerConfig& config, api::ApiPrecision precision,
   }
 }
 
+/// `step` for each of its parts, which must live as long.
+std::vector<api::ApiStep> steps_of(const std::vector<MicroBatch>& parts, const api::ApiStep& step) {
+  std::vector<api::ApiStep> steps;
+  for (const MicroBatch& part : parts) {
+    const StepInputs own = part.inputs();
+    steps.push_back(step);
+    steps.back().batch = {own.batch.input_ids,     own.batch.sequence_offsets, own.batch.token_type_ids,
+                          own.batch.num_tokens,    own.batch.num_sequences,    own.batch.tokens_before,
+                          own.batch.squares_before};
+    steps.back().labels = own.labels;
+    steps.back().step_tokens = own.step_tokens;
+    steps.back().step_labels = own.step_labels;
+  }
+  return steps;
+}
+
 /// A cosine below 1 − tolerance² / 2 or so would show in the distance as well. The GPU takes its steps in micro batches
 /// of so many tokens, the CPU whole.
 void check_training(const TransformerConfig& config, api::ApiPrecision precision, double tolerance, bool has_teacher,
@@ -305,17 +321,7 @@ void check_training(const TransformerConfig& config, api::ApiPrecision precision
   StepInputs cut = inputs;
   cut.micro_batch_tokens = micro_batch_tokens;
   const std::vector<MicroBatch> parts = split_step(cut, config);
-  std::vector<api::ApiStep> steps;
-  for (const MicroBatch& part : parts) {
-    const StepInputs own = part.inputs();
-    steps.push_back(step);
-    steps.back().batch = {own.batch.input_ids,     own.batch.sequence_offsets, own.batch.token_type_ids,
-                          own.batch.num_tokens,    own.batch.num_sequences,    own.batch.tokens_before,
-                          own.batch.squares_before};
-    steps.back().labels = own.labels;
-    steps.back().step_tokens = own.step_tokens;
-    steps.back().step_labels = own.step_labels;
-  }
+  std::vector<api::ApiStep> steps = steps_of(parts, step);
   const auto num_parts = static_cast<int64_t>(steps.size());
 
   Runtime runtime;
@@ -445,6 +451,69 @@ TEST("model: a step in micro batches equals the CPU's whole one") {
     check_training(sequence_config(), kFloat32, 2e-5, false, 9, 0.2f, tokens);
   }
 }
+TEST("model: of the gradients of a step nothing stays in the next, whatever their losses") {
+  struct Losses {
+    float ce, hidden;
+    int64_t sampled_negatives, micro_batch_tokens;
+  };
+  for (const TransformerConfig& config : {base_config(), llama_config(), sequence_config()}) {
+    const Pair student(config, kFloat32, 5);
+    TransformerConfig teacher_config = config;
+    teacher_config.item_feature_size = 0;
+    const Pair teacher(teacher_config, kFloat32, 9, student.engine);
+    BatchData data = make_batch(config);
+    std::fill_n(data.labels.begin(), data.offsets[1], -100);  // the first part of two has no label
+    Trainer host(student.host, {});
+    api::ApiError error{};
+    const api::ApiOptimizer options{api::ApiOptimizerKind::kAdamW, 0.9f, 0.999f, 1e-8f, 0, 0, 0};
+    api::Trainer* trainer = made(library().create_trainer(student.model, &options, &error), error);
+    TeacherSignal signal;
+    signal.model = teacher.host.get();
+    signal.layer_map = {{1, 2}};
+    const int64_t layer_map[] = {1, 2};
+    api::ApiTeacher api_signal{};
+    api_signal.model = teacher.model;
+    api_signal.layer_map = layer_map;
+    api_signal.num_pairs = 1;
+    Runtime runtime;
+    const int64_t count = student.host->parameters().flat_count();
+    std::vector<float> gradients(static_cast<size_t>(count));
+    const Losses all[] = {{1, 0, 0, 0}, {1, 0, 0, 0}, {0, 1, 0, 0}, {1, 1, 0, 8},
+                          {1, 0, 9, 0}, {1, 0, 0, 0}, {0, 1, 0, 0}};
+    for (const Losses& losses : all) {
+      StepInputs inputs{};
+      inputs.batch = data.view(config);
+      inputs.labels = data.labels.data();
+      inputs.dropout_seed = 2;
+      inputs.weights.ce = losses.ce;
+      inputs.weights.hidden = losses.hidden;
+      inputs.sampled_negatives = losses.sampled_negatives;
+      api::ApiStep step{};
+      step.dropout_seed = 2;
+      step.ce = losses.ce;
+      step.hidden = losses.hidden;
+      step.temperature = step.fusion = step.gate = 1;
+      step.sampled_negatives = losses.sampled_negatives;
+      if (losses.hidden != 0) {
+        inputs.teachers = {signal};
+        step.teacher = &api_signal;
+      }
+      StepInputs cut = inputs;
+      cut.micro_batch_tokens = losses.micro_batch_tokens;
+      const std::vector<MicroBatch> parts = split_step(cut, config);
+      CHECK((parts.size() > 1) == (losses.micro_batch_tokens > 0));
+      const std::vector<api::ApiStep> steps = steps_of(parts, step);
+      host.compute_gradients(runtime.context, runtime.arena, inputs);
+      api::ApiStepResult result{};
+      const auto num_parts = static_cast<int64_t>(steps.size());
+      done(library().compute_gradients(trainer, steps.data(), num_parts, &result, &error), error);
+      done(library().get_gradients(student.model, gradients.data(), &error), error);
+      CHECK(distance(gradients.data(), student.host->parameters().gradients(), count) < 2e-5);
+    }
+    library().destroy_trainer(trainer);
+  }
+}
+
 TEST("model: training in bf16 is near the CPU's") {
   check_training(base_config(), kBFloat16, 5e-2, true, 0, 0);
   check_training(bert_config(), kBFloat16, 5e-2, true, 0, 0);
