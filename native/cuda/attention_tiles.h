@@ -120,7 +120,7 @@ __device__ __forceinline__ void load_tile_async(bf16* tile, const bf16* rows, in
 #pragma unroll
   for (int r = 0; r < kRows; r += kStep) {
     const bool is_valid = row + r < num_rows && chunk * 8 < dim;
-    cp_async_16(out + r * kDim, is_valid ? source + r * stride : rows, is_valid);
+    cp_async_16(out + r * kDim, source + r * stride, is_valid);
   }
 }
 
