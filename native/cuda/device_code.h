@@ -87,6 +87,11 @@ inline void ldmatrix_x4_trans(uint32_t (&r)[4], SharedAddress row) {
 }
 
 inline void prefetch_l2(const void*) {}
+inline void prefetch_l2(const void* global, int bytes) {
+  if (reinterpret_cast<uintptr_t>(global) % 16 != 0 || bytes % 16 != 0) __builtin_trap();
+  // The sanitizer sees what lies outside.
+  for (int i = 0; i < bytes; i += 16) static_cast<void>(static_cast<const volatile char*>(global)[i]);
+}
 
 #else  // nvcc
 
@@ -244,6 +249,13 @@ __device__ __forceinline__ void cluster_store(void* shared, int rank, uint32_t v
 /// Starts to fetch the cache line into the second-level cache.
 __device__ __forceinline__ void prefetch_l2(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" : : "l"(__cvta_generic_to_global(global)));
+}
+/// The same of many lines, by one thread: `global` and `bytes` are multiples of 16. Nothing before compute capability
+/// 9.0.
+__device__ __forceinline__ void prefetch_l2(const void* global, int bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" : : "l"(__cvta_generic_to_global(global)), "r"(bytes));
+#endif
 }
 
 // ---- Products of a warpgroup: four warps, the first of which is a multiple of four. Only in code between #ifdef

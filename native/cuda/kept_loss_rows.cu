@@ -4,7 +4,8 @@
 // found first, two to an instruction; then each exponential is made once, and takes its logit's place, rounded to bf16
 // as the gradient will be (the sums have it as it was made). A block has half a multiprocessor: while its threads wait
 // for each other, or for a row, those of the other compute. Each thread has packs of its own, the same in every row, so
-// that those of the next row come as it is done with one.
+// that those of the next row come as it is done with one; until there is room for them they come as far as the L2
+// cache, so that memory is not idle while exponentials are made.
 
 #include <algorithm>
 #include <type_traits>
@@ -114,23 +115,39 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   const float scale_tau = kTemperature == Temperature::kOne ? kLog2E : kLog2E / a.temperature;
   const int64_t first = blockIdx.x / Row::kBlocks, step = gridDim.x / Row::kBlocks;
 
-  const auto copy = [&](int64_t r, int v, int slot) {
-    cp_async_16(kept + slot, logits + r * a.stride + v * W, true);
-    if constexpr (kHasTeacher) cp_async_16(kept_teacher + slot, teacher.row(r) + v * W, true);
+  const auto copy = [&](const bf16* row, [[maybe_unused]] const bf16* teacher_row, int v, int slot) {
+    cp_async_16(kept + slot, row + v * W, true);
+    if constexpr (kHasTeacher) cp_async_16(kept_teacher + slot, teacher_row + v * W, true);
+  };
+  const auto teacher_row = [&](int64_t r) {
+    if constexpr (kHasTeacher) return teacher.row(r);
+    return static_cast<const bf16*>(nullptr);
   };
   if constexpr (kHasTeacher) {  // the other block runs
     cluster_arrive();
     cluster_wait();
   }
-  for (int v = thread, slot = 0; v < num_packs; v += kAll, slot += kThreads) copy(first, v, slot);
+  for (int v = thread, slot = 0; v < num_packs; v += kAll, slot += kThreads) {
+    copy(logits + first * a.stride, teacher_row(first), v, slot);
+  }
   cp_async_commit();
   for (int64_t r = first; r < a.num_rows; r += step) {
     bf16* const row = logits + r * a.stride;
     const int32_t label = a.labels[r];
     const float label_logit = to_float(row[label]);
 
+    const bool has_next = r + step < a.num_rows;
+    const bf16* const next_row = row + step * a.stride;
+    const bf16* const next_teacher_row = has_next ? teacher_row(r + step) : nullptr;
+
     // The largest.
     cp_async_wait<0>();
+    if (has_next && threadIdx.x == 0) {  // this block's part of the next row, whichever threads will ask for it
+      const int part = (num_packs + Row::kBlocks - 1) / Row::kBlocks, from = thread / kThreads * part;
+      const int bytes = min(part, num_packs - from) * 16;
+      prefetch_l2(next_row + from * W, bytes);
+      if constexpr (kHasTeacher) prefetch_l2(next_teacher_row + from * W, bytes);
+    }
     uint32_t two = kLowestPair, soft_two = kLowestPair;
     for (int v = thread, slot = 0; v < num_packs; v += kAll, slot += kThreads) {
       if (v == num_packs - 1 && last_count < W) {
@@ -209,7 +226,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
       soft_scale = kd_scale / soft_sum;
       if (kTemperature == Temperature::kOne) hard_scale += tempered_scale;
     }
-    const bool has_next = r + step < a.num_rows;
     for (int v = thread, slot = 0; v < num_packs; v += kAll, slot += kThreads) {
       float e[W], g[W];
       unpack<bf16>(kept[slot], e);
@@ -235,7 +251,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
         for (int j = 0; j < W; ++j) g[j] -= j == label % W ? ce_scale : 0.0f;
       }
       store<kStreaming>(row + v * W, g);
-      if (has_next) copy(r + step, v, slot);
+      if (has_next) copy(next_row, next_teacher_row, v, slot);
     }
     cp_async_commit();
     for (int v = num_packs + thread; v < a.stride / W; v += kAll) {  // packs of pad columns alone
