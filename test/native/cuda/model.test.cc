@@ -443,8 +443,8 @@ TEST("model: sampled softmax equals the CPU's") {
   check_training(sequence_config(), kFloat32, 2e-5, false, 60, 0.1f);
 }
 TEST("model: a step in micro batches equals the CPU's whole one") {
-  // Sequences of 7, 1, 18 and 11 tokens, of which the second has no label.
-  for (const int64_t tokens : {1, 12, 20}) {
+  // Sequences of 7, 1, 18 and 11 tokens, of which the second has no label: one by one, and the first two together.
+  for (const int64_t tokens : {1, 12}) {
     check_training(base_config(), kFloat32, 2e-5, true, 0, 0.2f, tokens);
     check_training(bert_config(), kFloat32, 2e-5, true, 0, 0.2f, tokens);
     check_training(llama_config(), kFloat32, 2e-5, true, 0, 0.2f, tokens);
@@ -891,7 +891,7 @@ TransformerConfig small_sequence_config(int64_t width, int64_t heads) {
   return config;
 }
 
-void check_requests(TransformerConfig config, int32_t num_items = 300) {
+void check_requests(TransformerConfig config, int32_t num_items = 300, size_t num_histories = 6) {
   for (const auto precision : {kFloat32, kBFloat16}) {
     config.vocab_size = num_items;
     const Pair pair(config, precision, 5);
@@ -899,11 +899,12 @@ void check_requests(TransformerConfig config, int32_t num_items = 300) {
     api::Recommender* recommender = made(library().create_recommender(pair.model, &error), error);
     Runtime runtime;
     std::vector<std::vector<int32_t>> histories = {{5}, {1, 2, 3, 200}, std::vector<int32_t>(20, 7)};
-    for (const int64_t length : {int64_t{7}, int64_t{17}, config.max_position_embeddings}) {
+    for (const int64_t length : {int64_t{17}, int64_t{7}, config.max_position_embeddings}) {
       histories.emplace_back();
       for (int64_t i = 0; i < length; ++i)
         histories.back().push_back(static_cast<int32_t>((i * i * 3 + 299) % num_items));
     }
+    histories.erase(histories.begin(), histories.end() - static_cast<int64_t>(num_histories));
     for (const std::vector<int32_t>& history : histories) {
       const std::vector<int32_t> offsets = {0, static_cast<int32_t>(history.size())};
       const int32_t last = offsets[1] - 1;
@@ -1179,8 +1180,7 @@ TEST("model: a pass in pieces, more of them than there are slots") {
   const LazyMachine machine(true);
   // Tokens of a piece follow from its results: 1.9 MB a token in fp32.
   check_passes_in_flight(base_config(), kFloat32, Pooling::kNone, 20'000, kFloat32, 2);
-  check_passes_in_flight(base_config(), kBFloat16, Pooling::kNone, 40'000, kFloat32, 3);
-  check_passes_in_flight(base_config(), kFloat32, Pooling::kNone, 60'000, kBFloat16, 2);
+  check_passes_in_flight(base_config(), kBFloat16, Pooling::kNone, 60'000, kBFloat16, 3);
 }
 TEST("model: hidden states as bfloat16 are those in float, rounded") {
   for (const api::ApiPrecision precision : {kFloat32, kBFloat16}) {
@@ -1239,5 +1239,5 @@ TEST("model: a request is the forward pass and the best items") {
 }
 
 TEST("model: a request to a catalogue so large that it is searched by way of quantised items") {
-  check_requests(small_sequence_config(64, 1), (1 << 22) / 64 + 3);
+  check_requests(small_sequence_config(64, 1), (1 << 22) / 64 + 3, 2);
 }
