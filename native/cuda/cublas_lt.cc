@@ -118,8 +118,7 @@ struct CublasLt::Plan {
   const lt::Functions* functions;
   lt::Desc desc = nullptr;
   lt::Layout a = nullptr, b = nullptr, c = nullptr;
-  bool is_supported = false;
-  lt::HeuristicResult choice{};
+  std::vector<lt::HeuristicResult> choices;  // the first is taken, until the library refuses it; none: not supported
 
   explicit Plan(const lt::Functions& functions) : functions(&functions) {}
   Plan(Plan&& other) noexcept { *this = std::move(other); }
@@ -129,8 +128,7 @@ struct CublasLt::Plan {
     std::swap(a, other.a);
     std::swap(b, other.b);
     std::swap(c, other.c);
-    is_supported = other.is_supported;
-    choice = other.choice;
+    std::swap(choices, other.choices);
     return *this;
   }
   ~Plan() {
@@ -174,15 +172,17 @@ bool CublasLt::multiply(cudaStream_t stream, const Product& p) {
   auto found = plans_.find(key);
   if (found == plans_.end()) found = plans_.emplace(key, make_plan(stream, p)).first;
   Plan& plan = found->second;
-  if (!plan.is_supported) return false;
-  const lt::Status status = run(stream, plan, plan.choice, p, p.c);
-  if (is_refusal(status)) {  // in spite of what it chose itself: there is nothing on the stream
-    plan.is_supported = false;
-    ++num_unsupported_;
-    return false;
+  while (!plan.choices.empty()) {
+    const lt::Status status = run(stream, plan, plan.choices[0], p, p.c);
+    if (!is_refusal(status)) {
+      check_lt(status, "cublasLtMatmul");
+      return true;
+    }
+    // In spite of what it offered or checked: there is nothing on the stream.
+    plan.choices.erase(plan.choices.begin());
+    if (plan.choices.empty()) ++num_unsupported_;
   }
-  check_lt(status, "cublasLtMatmul");
-  return true;
+  return false;
 }
 
 lt::Status CublasLt::run(cudaStream_t stream, const Plan& plan, const lt::HeuristicResult& choice, const Product& p,
@@ -267,11 +267,11 @@ CublasLt::Plan CublasLt::make_plan(cudaStream_t stream, const Product& p) {
     ++num_unsupported_;
     return plan;
   }
-  plan.is_supported = true;
   if (hopper_multiprocessors_ > 0) put_preferred_first(plan, choices, p);
   const double products = static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
   const bool tune = tuning_ && choices.size() > 1 && products >= min_tuned_products_ && !is_capturing(stream);
-  plan.choice = choices[tune ? fastest(stream, plan, choices, p) : 0];
+  if (tune) std::swap(choices[0], choices[fastest(stream, plan, choices, p)]);
+  plan.choices = std::move(choices);
   return plan;
 }
 

@@ -41,6 +41,7 @@ struct AlgorithmConfig {
 };
 static_assert(sizeof(AlgorithmConfig) <= sizeof(Algorithm));
 constexpr int32_t kId = 66;
+constexpr Tile kOfferedTile = kTile256x128;
 AlgorithmConfig last_algorithm;
 
 AlgorithmConfig config_of(const Algorithm& algorithm) {
@@ -176,7 +177,7 @@ Status get_heuristic(Handle, Desc desc, Layout a, Layout b, Layout c, Layout d, 
   for (int i = 0; i < *num_results; ++i) {
     const uint32_t workspace_bytes = 1024 * static_cast<uint32_t>(i);
     const uint16_t cluster = i == 0 ? kCluster4x2 : kCluster1x2;
-    const AlgorithmConfig config{kId, kTile256x128, 1, 0, 0, cluster, workspace_bytes};
+    const AlgorithmConfig config{kId, kOfferedTile, 1, 0, 0, cluster, workspace_bytes};
     results[i] = {};
     std::memcpy(&results[i].algorithm, &config, sizeof(config));
     results[i].workspace_bytes = workspace_bytes;
@@ -254,6 +255,7 @@ Status matmul(Handle, Desc desc, const void* alpha, const void* a_data, Layout a
   if (config.id != kId || config.workspace_bytes > workspace_bytes) return kInvalidValue;
   if (config.workspace_bytes > 0 && workspace == nullptr) return kInvalidValue;
   if (has_bias(desc->epilogue) && desc->bias_type != d->type) return kNotSupported;
+  if (config.tile != kOfferedTile && !machine().runs_preferred_algorithms) return kNotSupported;
   const float alpha_value = *static_cast<const float*>(alpha), beta_value = *static_cast<const float*>(beta);
   last_algorithm = config;
   const cudaError_t error = enqueue(stream, [=, desc = *desc, a = *a, b = *b, c = *c, d = *d] {

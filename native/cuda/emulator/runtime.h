@@ -142,7 +142,8 @@ struct Machine {
   size_t total_bytes = size_t{4} << 30;
   size_t used_by_others_bytes = 0;
   bool has_cublas = true;
-  bool has_preferred_algorithms = true;  // else cuBLASLt refuses algorithms that it did not offer
+  bool has_preferred_algorithms = true;   // else cuBLASLt refuses algorithms that it did not offer
+  bool runs_preferred_algorithms = true;  // else only when they are to run
   size_t failing_allocation_bytes = std::numeric_limits<size_t>::max();  // larger ones fail, whatever is free
   /// Work waits until the host waits for it, or asks whether it is done: that of the stream that is waited for is then
   /// done, and what this waits for by events, but nothing of other streams.

@@ -403,10 +403,13 @@ TEST("gemm: on Hopper, large products take other tiles than the library's first,
   CHECK(algorithm_of(16384, 3072, 768, Addend::kNone, Gelu::kForward).tile == lt::kTile96x128);
   // GELU' has one tile, which two blocks share.
   CHECK(algorithm_of(16384, 3072, 768, Addend::kNone, Gelu::kBackward).cluster == lt::kCluster1x2);
-  // Small; not aligned for it; refused; another device.
+  // Small; not aligned for it; refused, at once or when it is to run; another device.
   CHECK(algorithm_of(64, 768, 768).tile == lt::kTile256x128);
   CHECK(algorithm_of(16384, 2304, 768, Addend::kNone, Gelu::kNone, 4).tile == lt::kTile256x128);
   emulator::machine().has_preferred_algorithms = false;
+  CHECK(algorithm_of(16384, 2304, 768).tile == lt::kTile256x128);
+  emulator::machine().reset();
+  emulator::machine().runs_preferred_algorithms = false;
   CHECK(algorithm_of(16384, 2304, 768).tile == lt::kTile256x128);
   emulator::machine().reset();
   emulator::machine().major = 8;
