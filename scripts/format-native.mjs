@@ -5,7 +5,7 @@ import { join, resolve } from 'node:path';
 import { listFiles } from './stamps.mjs';
 
 const root = resolve(import.meta.dirname, '..');
-const files = ['native', 'test/native'].flatMap((folder) =>
+const files = ['native', 'test/native', 'bench'].flatMap((folder) =>
   listFiles(join(root, folder), (name) => /\.(cc|h|cu|cuh)$/.test(name)),
 );
 const { getNativeBinary } = createRequire(import.meta.url)('clang-format');

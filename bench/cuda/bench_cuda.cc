@@ -323,8 +323,7 @@ void bench_extract(Run& run) {
         const int64_t num_tokens = batch_size * length;
         Extraction extraction(model.get(), config.num_hidden_layers, num_tokens * config.hidden_size);
         size_t turn = 0;
-        const std::vector<double> times =
-            run.time_rounds([&] { extraction.step(batches[turn++ % kBatches]); }, 0.2);
+        const std::vector<double> times = run.time_rounds([&] { extraction.step(batches[turn++ % kBatches]); }, 0.2);
         extraction.check_last(batches[(turn - 1) % kBatches]);
         run.lines.row(name, "last hidden state to host", static_cast<double>(num_tokens) / median(times) * 1e3,
                       "tokens/s", times);

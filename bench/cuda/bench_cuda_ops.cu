@@ -252,8 +252,8 @@ void bench_attention(Run& run) {
       Fill fill(context);
       int32_t* device_offsets = context.arena.allocate<int32_t>(sequences + 1);
       copy_to_device(context, device_offsets, offsets.data(), sequences + 1);
-      const AttentionShape shape{tokens, sequences, length, device_offsets, nullptr, batch.heads, batch.heads,
-                                 head_dim, true, 0};
+      const AttentionShape shape{tokens,      sequences,   length,   device_offsets, nullptr,
+                                 batch.heads, batch.heads, head_dim, true,           0};
       const bf16 *qkv = fill.uniform<bf16>(tokens * 3 * columns), *d_y = fill.uniform<bf16>(tokens * columns);
       bf16 *y = fill.uniform<bf16>(tokens * columns), *d_qkv = fill.uniform<bf16>(tokens * 3 * columns);
       float* lse = fill.uniform<float>(tokens * batch.heads);
@@ -399,7 +399,9 @@ void bench_products(Run& run) {
               const bf16* d_y = fill.uniform<bf16>(rows * out);
               bf16* d_x = fill.uniform<bf16>(rows * in);
               float* d_weight = fill.uniform<float>(out * in);
-              return [=, &context] { linear_backward<bf16>(context, x, weight, d_y, d_x, d_weight, rows, in, out, false); };
+              return [=, &context] {
+                linear_backward<bf16>(context, x, weight, d_y, d_x, d_weight, rows, in, out, false);
+              };
             });
   }
 }
@@ -504,7 +506,8 @@ void bench_top_k(Run& run) {
     bool is_quantised, as_graph;
   };
   for (const int64_t k : {10, 16, 64, 100}) {
-    for (const Case& c : {Case{"graph", true, true}, Case{"items alone, graph", false, true}, Case{"launches", true, false}}) {
+    for (const Case& c :
+         {Case{"graph", true, true}, Case{"items alone, graph", false, true}, Case{"launches", true, false}}) {
       run.row(
           "topk-" + std::to_string(k), c.variant, "us", 0,
           [&](Context& context) {

@@ -29,19 +29,19 @@ constexpr int kAccumulators = 12, kWideAccumulators = 16;
 
 /// Defines a loop that multiplies and adds in registers alone: kCount times an iteration, `step` of (sum, a, b).
 /// Sums converge to 1: neither overflow nor denormals slow them.
-#define LIMBECK_PEAK_LOOP(name, Vec, kCount, step) \
-  void name(int64_t iterations, float* out) {                                                       \
-    Vec sums[kCount];                                                                        \
-    const Vec scale = out[0] - Vec{}, shift = out[1] - Vec{};                                       \
-    for (int i = 0; i < kCount; ++i) sums[i] = static_cast<float>(i) - Vec{};                \
-    for (int64_t iteration = 0; iteration < iterations; ++iteration) {                              \
-      _Pragma("GCC unroll 16") for (int i = 0; i < kCount; ++i) {                            \
-        const Vec sum = sums[i];                                                                    \
-        sums[i] = step;                                                                             \
-      }                                                                                             \
-    }                                                                                               \
-    for (int i = 1; i < kCount; ++i) sums[0] += sums[i];                                     \
-    out[2] = sums[0][0];                                                                            \
+#define LIMBECK_PEAK_LOOP(name, Vec, kCount, step)                            \
+  void name(int64_t iterations, float* out) {                                 \
+    Vec sums[kCount];                                                         \
+    const Vec scale = out[0] - Vec{}, shift = out[1] - Vec{};                 \
+    for (int i = 0; i < kCount; ++i) sums[i] = static_cast<float>(i) - Vec{}; \
+    for (int64_t iteration = 0; iteration < iterations; ++iteration) {        \
+      _Pragma("GCC unroll 16") for (int i = 0; i < kCount; ++i) {             \
+        const Vec sum = sums[i];                                              \
+        sums[i] = step;                                                       \
+      }                                                                       \
+    }                                                                         \
+    for (int i = 1; i < kCount; ++i) sums[0] += sums[i];                      \
+    out[2] = sums[0][0];                                                      \
   }
 
 namespace portable {
@@ -214,7 +214,8 @@ struct Product {
     const int64_t count = shape.m * shape.n;
     std::fill(c.get(), c.get() + count, std::nanf(""));
     run(pool, arena);
-    const std::vector<double> wide_a(a.get(), a.get() + shape.m * shape.k), wide_b(b.get(), b.get() + shape.k * shape.n);
+    const std::vector<double> wide_a(a.get(), a.get() + shape.m * shape.k),
+        wide_b(b.get(), b.get() + shape.k * shape.n);
     std::vector<double> expected(static_cast<size_t>(count));
     reference_gemm<double>(shape.m, shape.n, shape.k, a_view<ReferenceMatrix<double>>(wide_a.data()),
                            b_view<ReferenceMatrix<double>>(wide_b.data()), nullptr, expected.data(), shape.n, false);
@@ -382,8 +383,7 @@ int main(int argc, char** argv) {
       }
       continue;
     }
-    const Precision precision =
-        kind.operands == Operands::kBFloat16 ? Precision::kBFloat16 : Precision::kFloat32;
+    const Precision precision = kind.operands == Operands::kBFloat16 ? Precision::kBFloat16 : Precision::kFloat32;
     for (const Shape& shape : kShapes) {
       Product product(shape);
       print_shape(kind, shape, one, all, separator, [&](ThreadPool& pool) { product.run(pool, arena, precision); });

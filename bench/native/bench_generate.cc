@@ -1,7 +1,7 @@
-// bench_generate [--threads N] [--rounds N] [--json]: how near generation comes to its floor, reading every weight once a
-// token. A GPT-2 of 124M parameters with weights of noise, batch 1, fp32. Reading the weights on the same threads and
-// generating a token take turns; what is printed are the medians of rounds of eight turns, and of their ratios. One thread
-// is timed by the processor time that it takes, which other work on the machine does not change.
+// bench_generate [--threads N] [--rounds N] [--json]: how near generation comes to its floor, reading every weight once
+// a token. A GPT-2 of 124M parameters with weights of noise, batch 1, fp32. Reading the weights on the same threads and
+// generating a token take turns; what is printed are the medians of rounds of eight turns, and of their ratios. One
+// thread is timed by the processor time that it takes, which other work on the machine does not change.
 
 #include <algorithm>
 #include <cstdio>

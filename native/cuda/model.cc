@@ -29,7 +29,8 @@ bool is_set(const std::vector<bool>& flags, int64_t index) {
   return !flags.empty() && flags[static_cast<size_t>(index)];
 }
 
-/// Whether one product gives the whole gradient of a parameter: of the blocks' weights, and of the two tables, mostly.
+/// Whether a product sets the gradient of a parameter, so that it need not be zeros before: the blocks' weights always,
+/// the two tables where the softmax is over all of the vocabulary.
 bool is_gradient_set_at_once(const Parameter& parameter) {
   const bool is_of_block = parameter.name.rfind("layers.", 0) == 0;
   return (is_of_block && parameter.shape.size() == 2) || parameter.name == "embeddings.word" ||

@@ -160,7 +160,7 @@ class Transformer final : public Model {
  private:
   struct Tensor {
     Parameter parameter;   // its place on the host
-    int64_t offset;        // floats from the start of a device array, a multiple of 64
+    int64_t offset;        // floats from the start of a device array, a multiple of 128
     int64_t padded_count;  // rows of tables rounded up, zeros
   };
   struct Norm {
