@@ -37,8 +37,8 @@ __global__ void __launch_bounds__(B::kThreads, B::kBlocksAtOnce)
                                const float* teacher_shifts, bf16* d_qkv, float* shifts) {
   constexpr int M = B::kRowTiles, N = B::kStep / 8, kDim = B::kDim;
   LIMBECK_SHARED_MEMORY(bf16, shared);
-  const AttentionPart part = attention_part(task, task.num_heads);
-  const int block_row = (task.blocks_per_head - 1 - part.block) * B::kRows;  // most keys first
+  const AttentionPart part = attention_part(task, task.num_heads, block_from_last());
+  const int block_row = part.block * B::kRows;  // most keys first
   if (block_row >= part.length) return;
   const int dim = task.head_dim, length = part.length;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;

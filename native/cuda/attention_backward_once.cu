@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(B::kThreads, B::kBlocksAtOnce)
                               bf16* d_qkv) {
   constexpr int M = B::kRowTiles, N = B::kStep / 8, kDim = B::kDim, kQueries = B::kQueries;
   LIMBECK_SHARED_MEMORY(bf16, shared);
-  const AttentionPart part = attention_part(task, task.num_kv_heads);
+  const AttentionPart part = attention_part(task, task.num_kv_heads, block_from_last());
   if (part.length == 0) return;
   const int dim = task.head_dim, length = part.length, group = task.num_heads / task.num_kv_heads;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;

@@ -108,8 +108,8 @@ __global__ void __launch_bounds__(kWarpgroup, kBlocksAtOnce)
                                     const bf16* d_y, bf16* d_qkv, float* shifts, float* partials) {
 #ifdef LIMBECK_HAS_WGMMA
   LIMBECK_MATRIX_MEMORY(bf16, shared);
-  const AttentionPart part = attention_part(task, task.num_heads);
-  const int block_row = (task.blocks_per_head - 1 - part.block) * kRows;  // most keys first
+  const AttentionPart part = attention_part(task, task.num_heads, block_from_last());
+  const int block_row = part.block * kRows;  // most keys first
   const int dim = task.head_dim, length = part.length;
   if (partials != nullptr) {
     partials += (part.sequence * task.blocks_per_head + part.block) * (task.num_heads + task.num_kv_heads) * dim +
@@ -246,7 +246,7 @@ __global__ void __launch_bounds__(kWarpgroup, kBlocksAtOnce)
 }
 
 // d_k = Σ over query rows of d_scoresᵀ·q, d_v = Σ probabilitiesᵀ·d_y, over the query heads of the group in their order.
-// Scores are transposed here: the rows are keys.
+// Scores are transposed here: the rows are keys. The first sequences come first: the kernel before read them last.
 __global__ void __launch_bounds__(kWarpgroup, kBlocksAtOnce)
     attention_d_keys_sm90_kernel(AttentionTask task, const bf16* qkv, const float* lse, const bf16* d_y,
                                  const float* shifts, bf16* d_qkv, float* partials) {

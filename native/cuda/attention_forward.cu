@@ -33,9 +33,8 @@ __global__ void __launch_bounds__(F::kThreads, F::kBlocksAtOnce)
     attention_forward_kernel(AttentionTask task, const bf16* qkv, bf16* y, float* lse) {
   constexpr int M = F::kRowTiles, N = F::kKeys / 8, kDim = F::kDim;
   LIMBECK_SHARED_MEMORY(bf16, shared);
-  const AttentionPart part = attention_part(task, task.num_heads);
-  // The blocks with most keys come first.
-  const int block_row = (task.blocks_per_head - 1 - part.block) * F::kRows;
+  const AttentionPart part = attention_part(task, task.num_heads, block_from_last());
+  const int block_row = part.block * F::kRows;  // the blocks with most keys come first
   if (block_row >= part.length) return;
   const int dim = task.head_dim, length = part.length;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;

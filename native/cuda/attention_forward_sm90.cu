@@ -114,9 +114,8 @@ __global__ void __launch_bounds__(kThreads, F::kBlocksAtOnce)
 #ifdef LIMBECK_HAS_WGMMA
   constexpr int kDim = F::kDim;
   LIMBECK_MATRIX_MEMORY(bf16, shared);
-  const AttentionPart part = attention_part(task, task.num_heads);
-  // The blocks with most keys come first.
-  const int block_row = (task.blocks_per_head - 1 - part.block) * kRows;
+  const AttentionPart part = attention_part(task, task.num_heads, block_from_last());
+  const int block_row = part.block * kRows;  // the blocks with most keys come first
   if (block_row >= part.length) return;
   const int dim = task.head_dim, length = part.length;
   // Read from a lane, so that the compiler knows it to be the same in a warp.

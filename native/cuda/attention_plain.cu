@@ -36,8 +36,8 @@ __global__ void __launch_bounds__(kTileThreads, kColumnTiles == 1 ? 2 : 1)
     plain_forward_kernel(AttentionTask task, const T* qkv, T* y, float* lse) {
   LIMBECK_SHARED_MEMORY(float, lines);
   float* const probability_lines = lines + kTileFloats;
-  const AttentionPart part = attention_part(task, task.num_heads);
-  const int block_row = (task.blocks_per_head - 1 - part.block) * kTileSize;
+  const AttentionPart part = attention_part(task, task.num_heads, block_from_last());
+  const int block_row = part.block * kTileSize;
   if (block_row >= part.length) return;
   const int dim = task.head_dim, length = part.length;
   const int64_t stride = task.row_stride();
@@ -145,8 +145,8 @@ __global__ void __launch_bounds__(kTileThreads, kColumnTiles == 1 ? 2 : 1)
                            T* d_qkv) {
   LIMBECK_SHARED_MEMORY(float, lines);
   float* const gradient_lines = lines + kTileFloats;
-  const AttentionPart part = attention_part(task, task.num_heads);
-  const int block_row = (task.blocks_per_head - 1 - part.block) * kTileSize;
+  const AttentionPart part = attention_part(task, task.num_heads, block_from_last());
+  const int block_row = part.block * kTileSize;
   if (block_row >= part.length) return;
   const int dim = task.head_dim, length = part.length;
   const int64_t stride = task.row_stride(), y_stride = task.y_stride();

@@ -54,16 +54,18 @@ struct AttentionTask {
   __device__ __forceinline__ int last_query(int j, int length) const { return min(j + window - 1, length - 1); }
 };
 
-/// The part of a block: `block` of blocks_per_head of one head of one sequence.
+/// Block `block` of blocks_per_head of one head of one sequence.
 struct AttentionPart {
   int block, head, length;
   int64_t sequence, first;  // first: row of the packed batch
 };
 
-__device__ __forceinline__ AttentionPart attention_part(const AttentionTask& task, int num_heads) {
+/// The part of this block of the grid, or of the one that is to be in its place.
+__device__ __forceinline__ AttentionPart attention_part(const AttentionTask& task, int num_heads,
+                                                        unsigned block = blockIdx.x) {
   AttentionPart part;
-  const unsigned index = blockIdx.x / static_cast<unsigned>(task.blocks_per_head);
-  part.block = static_cast<int>(blockIdx.x % static_cast<unsigned>(task.blocks_per_head));
+  const unsigned index = block / static_cast<unsigned>(task.blocks_per_head);
+  part.block = static_cast<int>(block % static_cast<unsigned>(task.blocks_per_head));
   part.head = static_cast<int>(index % static_cast<unsigned>(num_heads));
   part.sequence = index / static_cast<unsigned>(num_heads);
   part.first = task.sequence_offsets[part.sequence];

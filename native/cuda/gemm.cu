@@ -118,13 +118,14 @@ void linear_forward(Context& context, const T* x, const T* weight, const T* bias
 template <typename T>
 void linear_backward(Context& context, const T* x, const T* weight, const T* d_y, T* d_x, float* d_weight,
                      int64_t num_rows, int64_t in_features, int64_t out_features, bool accumulate) {
-  if (d_x != nullptr) {
-    const GemmShape shape{num_rows, in_features, out_features, false, false, out_features, in_features, in_features};
-    gemm<T, T>(context, shape, d_y, weight, nullptr, nullptr, d_x);
-  }
   if (d_weight != nullptr) {
     const GemmShape shape{out_features, in_features, num_rows, true, false, out_features, in_features, in_features};
     gemm<T, float>(context, shape, d_y, x, nullptr, accumulate ? d_weight : nullptr, d_weight);
+  }
+  // Last, so that its end is still in the L2 cache for what reads it, from its end, see block_from_last().
+  if (d_x != nullptr) {
+    const GemmShape shape{num_rows, in_features, out_features, false, false, out_features, in_features, in_features};
+    gemm<T, T>(context, shape, d_y, weight, nullptr, nullptr, d_x);
   }
 }
 

@@ -52,6 +52,11 @@ void launch(Context& context, void (*kernel)(Parameters...), dim3 grid, dim3 blo
   launch_clusters(context, kernel, 1, grid, block, shared_bytes, arguments...);
 }
 
+/// This block's number, counted from the last. Kernels between two products take rows so: the first blocks to run find
+/// in the L2 cache what the product before wrote last, and the last ones leave there what the product after reads
+/// first.
+__device__ __forceinline__ unsigned block_from_last() { return gridDim.x - 1 - blockIdx.x; }
+
 #endif
 
 /// ⌈count/divisor⌉, for grids.

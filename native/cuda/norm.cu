@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   __shared__ float shared[2][kBlockThreads / 32];
   constexpr int kGroups = kBlockThreads / kThreads, kCount = kPack<T>, kRows = kForwardRows<kThreads>;
   const int lane = static_cast<int>(threadIdx.x) % kThreads;
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * (kGroups * kRows) + threadIdx.x / kThreads;
+  const int64_t first_row = static_cast<int64_t>(block_from_last()) * (kGroups * kRows) + threadIdx.x / kThreads;
 
   uint4 words[kRows][kPacks];
 #pragma unroll
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(kBlockThreads)
     norm_forward_plain(RowsOfHeads rows, const T* x, int64_t x_stride, const float* gamma, const float* beta, T* y,
                        int64_t y_stride, float* mean, float* rstd, int width, float eps) {
   __shared__ float shared[2][kBlockThreads / 32];
-  const int64_t row = blockIdx.x;
+  const int64_t row = block_from_last();
   x += rows.offset(row, x_stride, width);
   y += rows.offset(row, y_stride, width);
   const float scale = 1.0f / static_cast<float>(width);
@@ -225,7 +225,8 @@ void forward(Context& context, const RowsOfHeads& rows, const T* x, int64_t x_st
 }
 
 /// d_x = (d_y·gamma − mean(d_y·gamma) − normed·mean(d_y·gamma·normed))·rstd, normed = (x − mean)·rstd; without the
-/// first mean for RMS norm. Each block takes every gridDim.x-th group of rows and adds up the gradients of the gains.
+/// first mean for RMS norm. Each block takes every gridDim.x-th group of rows, from the last on as block_from_last()
+/// says, and adds up the gradients of the gains.
 ///   partials [gridDim.x, sets, width] = d_gamma, d_beta (where kCentred) and, with sums_d_x, Σ d_x of the block's rows
 template <typename T, bool kCentred, int kThreads, int kPacks>
 __global__ void __launch_bounds__(kBlockThreads, 2)
@@ -245,9 +246,9 @@ __global__ void __launch_bounds__(kBlockThreads, 2)
   float gamma_sums[kPacks][kCount] = {}, beta_sums[kPacks][kCount] = {};
 #pragma unroll
   for (int q = 0; q < kQuads; ++q) d_x_sums[q * kBlockThreads + threadIdx.x] = make_float4(0, 0, 0, 0);
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * kGroups; first < rows.count;
-       first += static_cast<int64_t>(gridDim.x) * kGroups) {
-    const int64_t row = first + group;
+  const int64_t num_groups = (rows.count + kGroups - 1) / kGroups;
+  for (int64_t g = num_groups - 1 - blockIdx.x; g >= 0; g -= gridDim.x) {
+    const int64_t row = g * kGroups + group;
     const bool is_row = row < rows.count;
     const int64_t x_offset = is_row ? rows.offset(row, x_stride, width) : 0;
     const int64_t d_offset = is_row ? rows.offset(row, d_stride, width) : 0;
@@ -348,7 +349,7 @@ __global__ void __launch_bounds__(kBlockThreads)
     norm_backward_plain(RowsOfHeads rows, const T* x, int64_t x_stride, const float* gamma, const float* mean,
                         const float* rstd, const T* d_y, T* d_x, int64_t d_stride, int width, bool accumulate) {
   __shared__ float shared[2][kBlockThreads / 32];
-  const int64_t row = blockIdx.x;
+  const int64_t row = block_from_last();
   x += rows.offset(row, x_stride, width);
   d_y += rows.offset(row, d_stride, width);
   d_x += rows.offset(row, d_stride, width);

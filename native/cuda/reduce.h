@@ -51,10 +51,12 @@ inline constexpr int kSumThreads = 256;
 template <typename Loaded>
 inline constexpr int kSumUnroll = sizeof(Loaded) <= 32 ? 4 : 2;
 
-/// One block: 2^log_lanes packs of columns of one chunk of rows.   partials [gridDim.y, kSets, width] =
+/// One block: 2^log_lanes packs of columns of every gridDim.y-th step of rows, from the last on: all blocks together go
+/// through the matrix from its end to its beginning, as block_from_last() says.
+///   partials [gridDim.y, kSets, width] =
 template <int kCount, typename Body>
 __global__ void __launch_bounds__(kSumThreads, Body::kSets == 1 ? 4 : 2)
-    sum_rows(Body body, int64_t num_rows, int64_t chunk_rows, int64_t width, int log_lanes, float* partials) {
+    sum_rows(Body body, int64_t num_rows, int64_t width, int log_lanes, float* partials) {
   using Loaded = typename Body::template Loaded<kCount>;
   constexpr int kSets = Body::kSets, kUnroll = kSumUnroll<Loaded>;
   __shared__ float shared[kSets * kCount * kSumThreads];
@@ -62,21 +64,21 @@ __global__ void __launch_bounds__(kSumThreads, Body::kSets == 1 ? 4 : 2)
   const int lane = static_cast<int>(threadIdx.x) & (lanes - 1), group = static_cast<int>(threadIdx.x) >> log_lanes;
   const int64_t first_column = static_cast<int64_t>(blockIdx.x) * lanes * kCount;
   const int64_t column = first_column + lane * kCount;
-  const int64_t begin = static_cast<int64_t>(blockIdx.y) * chunk_rows;
-  const int64_t end = begin + chunk_rows < num_rows ? begin + chunk_rows : num_rows;
+  const int step_rows = groups * kUnroll, last_step = static_cast<int>((num_rows - 1) / step_rows);
   float sums[kSets][kCount] = {};
   if (column < width) {
-    for (int64_t first = begin + group; first < end; first += groups * kUnroll) {
+    for (int step = last_step - static_cast<int>(blockIdx.y); step >= 0; step -= static_cast<int>(gridDim.y)) {
+      const int64_t first = static_cast<int64_t>(step) * step_rows + group;
       Loaded loaded[kUnroll];
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         const int64_t row = first + u * groups;
-        if (row < end) loaded[u] = body.template load<kCount>(row, column);
+        if (row < num_rows) loaded[u] = body.template load<kCount>(row, column);
       }
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         const int64_t row = first + u * groups;
-        if (row >= end) continue;
+        if (row >= num_rows) continue;
         float out[kSets][kCount];
         body.template store<kCount>(row, column, loaded[u], out);
 #pragma unroll
@@ -104,8 +106,9 @@ __global__ void __launch_bounds__(kSumThreads, Body::kSets == 1 ? 4 : 2)
   }
 }
 
-/// Rows are cut into chunks by the shape alone, so that about so many blocks are made.
-inline constexpr int64_t kSumBlocks = 1024;
+/// Rows are dealt out by the shape alone, to about so many blocks: those that are on an H100 or H200 at a time.
+template <typename Body>
+inline constexpr int64_t kSumBlocks = Body::kSets == 1 ? 512 : 256;
 
 /// Where sums of columns [first, first + count) of [kSets·width] are added.
 struct SumTarget {
@@ -122,15 +125,14 @@ void add_sums_of_rows(Context& context, const Body& body, int64_t num_rows, int6
   while (log_lanes < 5 && (int64_t{1} << log_lanes) < num_packs) ++log_lanes;
   const int64_t lanes = int64_t{1} << log_lanes, groups = kSumThreads / lanes;
   const int64_t tiles = divide_up(num_packs, lanes);
-  const int64_t most_chunks = std::max<int64_t>(1, kSumBlocks / tiles);
-  const int64_t least_rows = groups * 4;
-  const int64_t chunk_rows = std::max(least_rows, divide_up(num_rows, most_chunks));
-  const int64_t chunks = divide_up(num_rows, chunk_rows), row_size = Body::kSets * width;
+  const int64_t steps = divide_up(num_rows, groups * kSumUnroll<typename Body::template Loaded<kCount>>);
+  const int64_t blocks = std::min(steps, std::max<int64_t>(1, kSumBlocks<Body> / tiles));
+  const int64_t row_size = Body::kSets * width;
   OpSums sums(context, pending);
-  float* partials = context.arena.allocate<float>(chunks * row_size);
-  launch(context, sum_rows<kCount, Body>, dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(chunks)),
-         dim3(kSumThreads), 0, body, num_rows, chunk_rows, width, log_lanes, partials);
-  for (const SumTarget& target : targets) sums.add(partials + target.first, row_size, chunks, target.count, target.out);
+  float* partials = context.arena.allocate<float>(blocks * row_size);
+  launch(context, sum_rows<kCount, Body>, dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(blocks)),
+         dim3(kSumThreads), 0, body, num_rows, width, log_lanes, partials);
+  for (const SumTarget& target : targets) sums.add(partials + target.first, row_size, blocks, target.count, target.out);
   sums.finish();
 }
 

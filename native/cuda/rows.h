@@ -23,7 +23,7 @@ inline constexpr int kRowUnroll = 2;  // packs a thread: 32 bytes in flight, and
 template <int kCount, typename Body>
 __global__ void __launch_bounds__(kRowThreads)
     each_pack_of_rows(Body body, int64_t first_row, uint32_t num_packs, uint32_t packs_per_row) {
-  const uint32_t first = blockIdx.x * static_cast<uint32_t>(kRowThreads * kRowUnroll) + threadIdx.x;
+  const uint32_t first = block_from_last() * static_cast<uint32_t>(kRowThreads * kRowUnroll) + threadIdx.x;
   typename Body::template Loaded<kCount> loaded[kRowUnroll];
   int64_t rows[kRowUnroll], columns[kRowUnroll];
 #pragma unroll
@@ -67,7 +67,7 @@ void for_each_of_rows(Context& context, const Body& body, int64_t num_rows, int6
 template <int kCount, typename Body>
 __global__ void __launch_bounds__(kRowThreads) each_pack(Body body, int64_t count) {
   const int64_t num_packs = count / kCount;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * (kRowThreads * kRowUnroll) + threadIdx.x;
+  const int64_t first = static_cast<int64_t>(block_from_last()) * (kRowThreads * kRowUnroll) + threadIdx.x;
   typename Body::template Loaded<kCount> loaded[kRowUnroll];
 #pragma unroll
   for (int u = 0; u < kRowUnroll; ++u) {
@@ -80,9 +80,9 @@ __global__ void __launch_bounds__(kRowThreads) each_pack(Body body, int64_t coun
     if (index < num_packs) body.template store<kCount>(0, index * kCount, loaded[u]);
   }
   if constexpr (kCount > 1) {
-    // The elements after the last whole pack are the last block's.
+    // The elements after the last whole pack are the block's that has this pack.
     const int64_t index = num_packs * kCount + threadIdx.x;
-    if (blockIdx.x == gridDim.x - 1 && index < count) {
+    if (blockIdx.x == 0 && index < count) {
       auto last = body.template load<1>(0, index);
       body.template store<1>(0, index, last);
     }
