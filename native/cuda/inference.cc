@@ -123,8 +123,9 @@ class Inference {
   /// `sums` [2] of the loss, on the host, filled when the results have arrived.
   void run(Context& context, const Piece& piece, DeviceBatch& batch, double* sums) {
     const DeviceArena::Scope scope(context.arena);
+    const std::vector<T*> states = place_token_states(piece);
     const Activations<T> activations = model_.forward(context, batch, options_);
-    hidden_states(context, piece, batch, activations);
+    hidden_states(context, piece, batch, activations, states);
     for (int64_t i = 0; i < request_.num_attentions; ++i) {
       const int64_t H = config_.num_attention_heads, count = H * batch.map_elements;
       float* out = results_.add(request_.attentions_out[i] + H * piece.map_elements_before, count);
@@ -144,14 +145,41 @@ class Inference {
  private:
   static size_t weighing_block(int64_t layer) { return static_cast<size_t>(std::max<int64_t>(layer, 1) - 1); }
 
-  void hidden_states(Context& context, const Piece& piece, const DeviceBatch& batch,
-                     const Activations<T>& activations) {
+  /// Hidden states of tokens that cross the bus as they are computed: forward() writes them where they leave from.
+  ///   [num_hidden_states], null = not so
+  std::vector<T*> place_token_states(const Piece& piece) {
+    std::vector<T*> states(static_cast<size_t>(request_.num_hidden_states), nullptr);
+    const bool as_bfloat16 = request_.hidden_type == ApiPrecision::kBFloat16;
+    if (request_.pooling != ApiPooling::kNone || (sizeof(T) == sizeof(float) && as_bfloat16)) return states;
+    options_.hidden.assign(static_cast<size_t>(config_.num_hidden_layers) + 1, nullptr);
+    const int64_t first = piece.first_token * config_.hidden_size, count = piece.size.num_tokens * config_.hidden_size;
+    for (size_t i = 0; i < states.size(); ++i) {
+      T* const same = static_cast<T*>(request_.hidden_out[i]) + first;
+      if constexpr (std::is_same_v<T, bf16>) {
+        float* const wider = static_cast<float*>(request_.hidden_out[i]) + first;
+        states[i] = as_bfloat16 ? results_.add(same, count) : results_.add_widened(wider, count);
+      } else {
+        states[i] = results_.add(same, count);
+      }
+      options_.hidden[static_cast<size_t>(request_.hidden_states[i])] = states[i];
+    }
+    return states;
+  }
+
+  ///   states  of place_token_states()
+  void hidden_states(Context& context, const Piece& piece, const DeviceBatch& batch, const Activations<T>& activations,
+                     const std::vector<T*>& states) {
     const int64_t d = config_.hidden_size, N = piece.size.num_tokens, S = piece.size.num_sequences;
     for (int64_t i = 0; i < request_.num_hidden_states; ++i) {
       const int64_t layer = request_.hidden_states[i];
       const T* hidden = activations.hidden[static_cast<size_t>(layer)];
+      if (T* const state = states[static_cast<size_t>(i)]) {
+        if (state != hidden) copy_on_device(context, state, hidden, N * d);  // a layer that is wanted twice
+        continue;
+      }
       if (request_.pooling == ApiPooling::kNone) {
-        token_states(context, hidden, request_.hidden_out[i], piece.first_token * d, N * d);
+        bf16* const out = static_cast<bf16*>(request_.hidden_out[i]) + piece.first_token * d;
+        convert<T, bf16>(context, hidden, results_.add(out, N * d), N * d);
         continue;
       }
       float* pooled = results_.add(static_cast<float*>(request_.hidden_out[i]) + piece.first_sequence * d, S * d);
@@ -165,21 +193,6 @@ class Inference {
       } else {
         pool_token<T>(context, hidden, batch.sequence_offsets, request_.pooling == ApiPooling::kLast, pooled, S, d);
       }
-    }
-  }
-
-  /// hidden [count] → host_out, from `first` on
-  void token_states(Context& context, const T* hidden, void* host_out, int64_t first, int64_t count) {
-    const bool as_bfloat16 = request_.hidden_type == ApiPrecision::kBFloat16;
-    float* floats = static_cast<float*>(host_out) + first;
-    bf16* halves = static_cast<bf16*>(host_out) + first;
-    if constexpr (std::is_same_v<T, bf16>) {
-      bf16* out = as_bfloat16 ? results_.add(halves, count) : results_.add_widened(floats, count);
-      copy_on_device(context, out, hidden, count);
-    } else if (as_bfloat16) {
-      convert<float, bf16>(context, hidden, results_.add(halves, count), count);
-    } else {
-      copy_on_device(context, results_.add(floats, count), hidden, count);
     }
   }
 
@@ -230,7 +243,7 @@ class Inference {
   const TransformerConfig& config_;
   const ApiForward& request_;
   Results& results_;
-  ForwardOptions options_;
+  ForwardOptions<T> options_;
 };
 
 /// What the pass of begin_forward() keeps until it is finished.

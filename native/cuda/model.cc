@@ -387,7 +387,7 @@ BlockActivations<T> Transformer<T>::allocate_block(Context& context, int64_t N, 
 
 template <typename T>
 Activations<T> Transformer<T>::forward(Context& context, const DeviceBatch& batch,
-                                       const ForwardOptions& options) const {
+                                       const ForwardOptions<T>& options) const {
   DeviceArena& arena = context.arena;
   const int64_t N = batch.num_tokens, d = config.hidden_size, L = config.num_hidden_layers;
   const bool norm_after = config.norm_placement == NormPlacement::kAfter;
@@ -399,8 +399,10 @@ Activations<T> Transformer<T>::forward(Context& context, const DeviceBatch& batc
   // Hidden states that nobody asked for take turns in two buffers.
   T* spare[2] = {nullptr, nullptr};
   for (int64_t l = 0; l <= L; ++l) {
-    T* buffer = nullptr;
-    if (options.for_backward || l == L || is_set(options.keep_hidden, l)) {
+    T* buffer = entry(options.hidden, l);
+    if (buffer != nullptr) {
+      // The caller's.
+    } else if (options.for_backward || l == L || is_set(options.keep_hidden, l)) {
       buffer = arena.template allocate<T>(N * d);
     } else {
       if (spare[l % 2] == nullptr) spare[l % 2] = arena.template allocate<T>(N * d);

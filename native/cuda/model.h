@@ -77,12 +77,14 @@ struct Activations {
   bool recomputes_blocks;          // see model/transformer.h
 };
 
+template <typename T>
 struct ForwardOptions {
   bool for_backward = false;
   bool recomputes_blocks = false;  // as in model/transformer.h
   const uint64_t* dropout_seed = nullptr;
   std::vector<bool> keep_maps, keep_values;  // [L] or empty = none
   std::vector<bool> keep_hidden;             // [L + 1] or empty = the last alone
+  std::vector<T*> hidden;                    // [L + 1] or empty; where to put them, entries [N, d] or null
 };
 
 template <typename T>
@@ -122,7 +124,7 @@ class Transformer final : public Model {
   const T* word_table(Context& context) const;
   OutputTable<T> output_table(const T* word_table) const;
 
-  Activations<T> forward(Context& context, const DeviceBatch& batch, const ForwardOptions& options) const;
+  Activations<T> forward(Context& context, const DeviceBatch& batch, const ForwardOptions<T>& options) const;
   /// Gradients +=, but for those of the blocks' weights [out, in] and of the word table (see BackwardInputs).
   void backward(Context& context, const Activations<T>& activations, const BackwardInputs<T>& inputs) const;
   /// embeddings.word and item_projection += from the gradient of the word table [V, d].

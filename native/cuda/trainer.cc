@@ -456,7 +456,7 @@ void TransformerTrainer<T>::forward(Context& context, Step& step) {
   const TransformerConfig& config = model_.config;
   const ApiStep& request = step.request;
   const int64_t N = request.batch.num_tokens, d = config.hidden_size, L = config.num_hidden_layers;
-  ForwardOptions options;
+  ForwardOptions<T> options;
   options.for_backward = true;
   options.recomputes_blocks = request.activation_checkpointing != 0;
   if (request.dropout_seed >= 0) options.dropout_seed = &step.device_scalars->dropout_seed;
@@ -509,7 +509,7 @@ template <typename T>
 void TransformerTrainer<T>::teach(Context& context, Step& step, const DeviceBatch& batch) {
   const ApiStep& request = step.request;
   const auto L = static_cast<size_t>(step.teacher_model().config.num_hidden_layers);
-  ForwardOptions options;
+  ForwardOptions<T> options;
   options.keep_maps.assign(L, false);
   options.keep_values.assign(L, false);
   options.keep_hidden.assign(L + 1, false);

@@ -181,7 +181,8 @@ void check_forward(const TransformerConfig& config, api::ApiPrecision precision,
   for (const Pooling pooling : {Pooling::kNone, Pooling::kMean, Pooling::kLast, Pooling::kCls, Pooling::kAttention}) {
     ForwardInputs inputs;
     inputs.batch = data.view(config);
-    inputs.hidden_states = {0, 1, config.num_hidden_layers};
+    const std::vector<int64_t> layers = {0, 1, config.num_hidden_layers, 1};  // one of them twice
+    inputs.hidden_states = layers;
     inputs.pooling = pooling;
     inputs.attentions = {2};
     inputs.value_relations = {1, 3};
@@ -194,8 +195,9 @@ void check_forward(const TransformerConfig& config, api::ApiPrecision precision,
     const ForwardOutputs expected_top = run_forward(runtime.context, runtime.arena, *pair.host, inputs);
 
     const int64_t rows = pooling == Pooling::kNone ? N : S;
-    std::vector<std::vector<float>> hidden(3, std::vector<float>(static_cast<size_t>(rows * d), NAN));
-    void* hidden_out[] = {hidden[0].data(), hidden[1].data(), hidden[2].data()};
+    std::vector<std::vector<float>> hidden(layers.size(), std::vector<float>(static_cast<size_t>(rows * d), NAN));
+    std::vector<void*> hidden_out;
+    for (std::vector<float>& states : hidden) hidden_out.push_back(states.data());
     std::vector<float> attention(static_cast<size_t>(expected.attentions[0].count()), NAN);
     float* attentions_out[] = {attention.data()};
     std::vector<std::vector<float>> relation(
@@ -205,13 +207,13 @@ void check_forward(const TransformerConfig& config, api::ApiPrecision precision,
         lse(static_cast<size_t>(N), NAN);
     std::vector<int32_t> indices(static_cast<size_t>(N * K), -7);
     double loss_sum = NAN;
-    const int64_t layers[] = {0, 1, config.num_hidden_layers}, attention_layers[] = {2}, relation_layers[] = {1, 3};
+    const int64_t attention_layers[] = {2}, relation_layers[] = {1, 3};
     api::ApiForward request{};
     request.batch = data.api_view(config);
-    request.hidden_states = layers;
-    request.num_hidden_states = 3;
+    request.hidden_states = layers.data();
+    request.num_hidden_states = static_cast<int64_t>(layers.size());
     request.pooling = static_cast<api::ApiPooling>(pooling);
-    request.hidden_out = hidden_out;
+    request.hidden_out = hidden_out.data();
     request.attentions = attention_layers;
     request.num_attentions = 1;
     request.attentions_out = attentions_out;
@@ -228,7 +230,7 @@ void check_forward(const TransformerConfig& config, api::ApiPrecision precision,
     request.loss_sum = &loss_sum;
     api::ApiError error{};
     done(library().forward(pair.model, &request, &error), error);
-    for (size_t i = 0; i < 3; ++i) {
+    for (size_t i = 0; i < layers.size(); ++i) {
       CHECK(distance(hidden[i].data(), expected.hidden_states[i].data(), rows * d) < tolerance);
     }
     CHECK(distance(attention.data(), expected.attentions[0].data(), expected.attentions[0].count()) < tolerance);
