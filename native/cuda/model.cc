@@ -355,7 +355,8 @@ AttentionDropout Transformer<T>::dropout_of_attention(const Activations<T>& acti
           config.num_attention_heads * activations.batch->squares_before};
 }
 
-// Without a backward pass, GELU may take the place of its input.
+// Without a backward pass, GELU and sums take the place of what they are made of; `residual` is set by who knows where
+// the residual stream goes on.
 template <typename T>
 BlockActivations<T> Transformer<T>::allocate_block(Context& context, int64_t N, bool for_backward) const {
   DeviceArena& arena = context.arena;
@@ -374,14 +375,14 @@ BlockActivations<T> Transformer<T>::allocate_block(Context& context, int64_t N, 
   }
   a.lse = arena.template allocate<float>(N * config.num_attention_heads);
   a.attended = arena.template allocate<T>(N * config.attention_size());
-  a.residual = arena.template allocate<T>(N * d);
+  a.residual = for_backward ? arena.template allocate<T>(N * d) : nullptr;
   a.mlp_normed = arena.template allocate<T>(N * d);
   a.mlp_mean = arena.template allocate<float>(N);
   a.mlp_rstd = arena.template allocate<float>(N);
   a.mlp_input = arena.template allocate<T>(N * config.mlp_input_size());
   const bool is_in_place = !for_backward && config.hidden_act != Activation::kSwiglu;
   a.mlp_activated = is_in_place ? a.mlp_input : arena.template allocate<T>(N * config.intermediate_size);
-  a.output_sum = norm_after ? arena.template allocate<T>(N * d) : nullptr;
+  if (norm_after) a.output_sum = for_backward ? arena.template allocate<T>(N * d) : a.mlp_normed;
   return a;
 }
 
@@ -396,17 +397,17 @@ Activations<T> Transformer<T>::forward(Context& context, const DeviceBatch& batc
   activations.dropout_seed = options.dropout_seed;
   activations.recomputes_blocks = options.for_backward && options.recomputes_blocks;
 
-  // Hidden states that nobody asked for take turns in two buffers.
-  T* spare[2] = {nullptr, nullptr};
+  // Without a backward pass the residual stream stays in one buffer, but for hidden states that somebody asked for.
+  T* stream = nullptr;  // [N, d]
+  const auto next_of_stream = [&] {
+    if (options.for_backward || stream == nullptr) stream = arena.template allocate<T>(N * d);
+    return stream;
+  };
   for (int64_t l = 0; l <= L; ++l) {
     T* buffer = entry(options.hidden, l);
-    if (buffer != nullptr) {
-      // The caller's.
-    } else if (options.for_backward || l == L || is_set(options.keep_hidden, l)) {
-      buffer = arena.template allocate<T>(N * d);
-    } else {
-      if (spare[l % 2] == nullptr) spare[l % 2] = arena.template allocate<T>(N * d);
-      buffer = spare[l % 2];
+    if (buffer == nullptr) {
+      const bool is_kept = l == L || is_set(options.keep_hidden, l);
+      buffer = is_kept ? arena.template allocate<T>(N * d) : next_of_stream();
     }
     activations.hidden.push_back(buffer);
   }
@@ -426,12 +427,13 @@ Activations<T> Transformer<T>::forward(Context& context, const DeviceBatch& batc
 
   // For inference, and where blocks are computed again, one block's buffers serve all blocks.
   const bool keeps_blocks = options.for_backward && !options.recomputes_blocks;
-  T* final_input = norm_after ? activations.hidden[static_cast<size_t>(L)] : arena.template allocate<T>(N * d);
+  T* final_input = norm_after ? activations.hidden[static_cast<size_t>(L)] : next_of_stream();
   for (int64_t l = 0; l < L; ++l) {
     BlockActivations<T> a =
         keeps_blocks || l == 0 ? allocate_block(context, N, options.for_backward) : activations.blocks[0];
     a.input = activations.hidden[static_cast<size_t>(l)];
     a.output = l + 1 == L ? final_input : activations.hidden[static_cast<size_t>(l + 1)];
+    if (!options.for_backward) a.residual = a.output;
     block_forward(context, activations, l, a);
     if (is_set(options.keep_maps, l)) {
       a.maps = arena.template allocate<float>(config.num_attention_heads * batch.map_elements);

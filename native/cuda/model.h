@@ -80,8 +80,8 @@ struct Activations {
 template <typename T>
 struct ForwardOptions {
   bool for_backward = false;
-  bool recomputes_blocks = false;  // as in model/transformer.h
-  const uint64_t* dropout_seed = nullptr;
+  bool recomputes_blocks = false;            // as in model/transformer.h
+  const uint64_t* dropout_seed = nullptr;    // for_backward alone: sums in place have no room for a branch of its own
   std::vector<bool> keep_maps, keep_values;  // [L] or empty = none
   std::vector<bool> keep_hidden;             // [L + 1] or empty = the last alone
   std::vector<T*> hidden;                    // [L + 1] or empty; where to put them, entries [N, d] or null
