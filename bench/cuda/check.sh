@@ -5,13 +5,15 @@
 #     sanitize   compute-sanitizer: memcheck, racecheck, synccheck, initcheck, beside one another
 #     prewarm    PyTorch's compilations into its caches, beside tests and sanitize
 #     smoke      from JavaScript: train, save, serve; and transformers opens what was saved
+#     compare    the libraries of earlier commits that pack.sh added, and this one, in turns
 #     bench      Limbeck, PyTorch, Limbeck again, part by part; the table comes last
 #     profile    kernels of one training step, by ncu
-#     all        everything but profile
+#     all        everything but compare and profile
 # Environment:
 #   OUT              results and logs          [out/cuda]
 #   SECONDS_LEFT     for all of it; later parts get what is left, and are left out when nothing is  [540]
 #   BENCH_PARTS      [train attention kd sequence extract topk ops]
+#   COMPARE_PARTS, COMPARE_ROUNDS   [train,kd,extract; 3]
 #   SANITIZE_FILTER  parts of tests' titles, with | between them    TEST_FILTER likewise
 #   SANITIZE_REVERSED=1  the last files first: what the time did not reach before
 #   PYTHON           with PyTorch              [python3]
@@ -184,6 +186,23 @@ if wants smoke; then
   fi
 fi
 
+# ----------------------------------------------------------------------------------------------------------- compare
+if wants compare; then
+  rm -rf "$OUT/compare" && mkdir -p "$OUT/compare"
+  for round in $(seq "${COMPARE_ROUNDS:-3}"); do
+    say "compare, round $round"
+    for library in "$bin"/before/*.so "$bin/liblimbeck_cuda.so"; do
+      name=$(basename "$library" .so)
+      [[ $library == "$bin/liblimbeck_cuda.so" ]] && name=this
+      limited 60 "$bin/bench_cuda" --library "$library" --parts "${COMPARE_PARTS:-train,kd,extract}" --batches 64 \
+        --rounds 3 --max-seconds 20 --out "$OUT/compare/$name.$round.jsonl" ${OURS_FLAGS:-} >>"$OUT/compare.log" 2>&1 ||
+        { echo "compare $name: exit $?" && tail -1 "$OUT/compare.log" | cut -c1-300; }
+    done
+  done
+  "$python" $here/compare.py "$OUT/compare" --json "$OUT/compare.json" --machine "$OUT/machine.txt" \
+    ${COMMIT:+--commit "$COMMIT"}
+fi
+
 # ------------------------------------------------------------------------------------------------------------- bench
 ours() { # PROGRAM PARTS SECONDS
   limited "$3" "$bin/$1" --parts "$2" --max-seconds "$3" --rounds "${ROUNDS:-5}" \
@@ -229,6 +248,6 @@ fi
 tar -C "$OUT" -czf /tmp/limbeck-logs.tgz --exclude=smoke --exclude=logs.tgz . 2>/dev/null && mv /tmp/limbeck-logs.tgz "$OUT/logs.tgz"
 if [[ -n ${PACK_OUT:-} ]]; then
   find "$OUT" -mindepth 1 -maxdepth 1 ! -name logs.tgz ! -name result.json ! -name table.txt ! -name tests.log \
-    ! -name profile.txt -exec rm -rf {} +
+    ! -name profile.txt ! -name compare.json -exec rm -rf {} +
 fi
 say "done"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds for the GPU here, where there is none, and puts into .gpu/ what a machine with one needs to run check.sh without
 # building: bench/cuda/pack.sh [--no-build] [--no-node]. Programs are for compute capability 9.0 alone. GOLDEN names a
-# folder of checkpoints with what a float64 reference computes from them, to compare with there.
+# folder of checkpoints with what a float64 reference computes from them, to compare with there. BEFORE names commits, the
+# oldest first, whose libraries go with it, for check.sh's part compare.
 set -eu
 cd "$(dirname "$0")/../.."
 jobs=${JOBS:-1}
@@ -10,13 +11,31 @@ mkdir -p "$(dirname "$exclude")"
 for folder in .gpu build-cuda; do
   grep -qx "/$folder/" "$exclude" 2>/dev/null || echo "/$folder/" >>"$exclude"
 done
+generator=$(command -v ninja >/dev/null && echo Ninja || echo "Unix Makefiles")
 if [[ " $* " != *" --no-build "* ]]; then
-  generator=$(command -v ninja >/dev/null && echo Ninja || echo "Unix Makefiles")
   cmake -S native/cuda -B build-cuda -G "$generator" -DLIMBECK_CUDA_EMULATED=OFF -DCMAKE_CUDA_ARCHITECTURES=90a-real \
     -DCMAKE_BUILD_TYPE=Release ${LIMBECK_CORE_LIBRARY:+-DLIMBECK_CORE_LIBRARY="$LIMBECK_CORE_LIBRARY"} >/dev/null
   cmake --build build-cuda --parallel "$jobs" --target limbeck_cuda bench_cuda bench_cuda_ops cuda_tests
 fi
 staging=$(mktemp -d)
+if [[ -n ${BEFORE:-} ]]; then
+  # One folder in which commit after commit is checked out, so that what they share is built once.
+  rm -rf build-cuda/before-source && git worktree prune
+  git worktree add --quiet --force --detach build-cuda/before-source HEAD
+  mkdir -p "$staging/before"
+  number=0
+  for commit in $BEFORE; do
+    git -C build-cuda/before-source checkout --quiet --detach "$commit"
+    cmake -S build-cuda/before-source/native/cuda -B build-cuda/before -G "$generator" \
+      -DLIMBECK_CUDA_EMULATED=OFF -DCMAKE_CUDA_ARCHITECTURES=90a-real -DCMAKE_BUILD_TYPE=Release >/dev/null
+    cmake --build build-cuda/before --parallel "$jobs" --target limbeck_cuda
+    number=$((number + 1))
+    library=$staging/before/$(printf %02d $number)-$(git rev-parse --short "$commit").so
+    cp build-cuda/before/liblimbeck_cuda.so "$library"
+    strip --strip-unneeded "$library"
+  done
+  git worktree remove --force build-cuda/before-source
+fi
 for program in cuda_tests bench_cuda bench_cuda_ops liblimbeck_cuda.so; do
   cp build-cuda/$program "$staging/$program"
   strip --strip-unneeded "$staging/$program"
