@@ -22,10 +22,18 @@ export function parseOptions<Schema extends z.ZodType>(schema: Schema, value: un
 }
 
 function unknownKey(schema: z.ZodType, path: readonly PropertyKey[], key: string, name: string): LimbeckError {
-  const known = knownKeys(schema, path);
+  return unknownOption([name, ...path].join('.'), key, knownKeys(schema, path));
+}
+
+/**
+ * ERR_UNKNOWN_OPTION for a key that an object of options does not have, with the nearest that it has.
+ *
+ * @param name what the object is called in messages
+ */
+export function unknownOption(name: string, key: string, known: readonly string[]): LimbeckError {
   const nearest = nearestName(key, known);
   const hint = nearest === undefined ? `The options here are ${known.join(', ')}.` : `Did you mean "${nearest}"?`;
-  return new LimbeckError('ERR_UNKNOWN_OPTION', `${[name, ...path].join('.')} has no option "${key}". ${hint}`);
+  return new LimbeckError('ERR_UNKNOWN_OPTION', `${name} has no option "${key}". ${hint}`);
 }
 
 /** The keys that the object at `path` may have. */

@@ -8,8 +8,10 @@ import {
   isSeed,
   isWeight,
   MAX_NOVELTY,
+  REQUEST_KEYS,
   type RecommendRequest,
   randomSeed,
+  unknownKey,
 } from './request.js';
 
 /** All are searched for as many items as the one that wants most: more would be work for nothing. */
@@ -136,10 +138,12 @@ function reserve(numInts: number, numNumbers: number): void {
 }
 
 function isTaken(request: RecommendRequest, numItems: number, hasPopularity: boolean): request is HistoryRequest {
+  if (typeof request !== 'object' || request === null) return false;
   const { userId, history, k = DEFAULT_K, exclude, filter, candidates, boosts, explain } = request;
   const { diversity = 0, novelty = 0, explore = 0, seed = 0 } = request;
   return (
     userId === undefined &&
+    unknownKey(request, REQUEST_KEYS.recommend) === undefined &&
     Array.isArray(history) &&
     Number.isInteger(k) &&
     k >= 1 &&

@@ -1,5 +1,6 @@
 /** What a request may ask, and how it is told to the native side: checked and packed into arrays that are used again. */
 import { LimbeckError } from '../errors.js';
+import { unknownOption } from '../prepare/parse-options.js';
 import { described, type ItemIndex } from './item-index.js';
 
 /** Oldest first: item ids, or the text of items that the catalogue does not have. */
@@ -72,6 +73,46 @@ export type RecommendRequest = HistoryRequest | UserRequest;
 export interface SearchOptions extends SelectionOptions {
   /** Whose taste counts beside the text. @defaultValue nobody's */
   readonly history?: History | undefined;
+}
+
+const SELECTION_KEYS = ['k', 'exclude', 'filter'] as const satisfies readonly (keyof SelectionOptions)[];
+const RANKING_KEYS = [
+  'candidates',
+  'diversity',
+  'novelty',
+  'explore',
+  'seed',
+  'boosts',
+] as const satisfies readonly (keyof RankingOptions)[];
+/** What each kind of request may have. */
+export const REQUEST_KEYS = {
+  recommend: new Set<string>(['history', 'userId', ...SELECTION_KEYS, ...RANKING_KEYS, 'explain']),
+  recommendBatch: new Set<string>([
+    ...['histories', 'offsets', 'itemIndices', 'scores'],
+    ...SELECTION_KEYS,
+    ...RANKING_KEYS,
+  ]),
+  similar: new Set<string>(SELECTION_KEYS),
+  search: new Set<string>(['history', ...SELECTION_KEYS]),
+  interests: new Set<string>(['k']),
+} as const;
+const FILTER_KEYS = new Set<string>(['any', 'all', 'none'] satisfies (keyof CategoryFilter)[]);
+
+/**
+ * Refuses what is no object, and keys that it should not have: misspelled, they would go without effect.
+ *
+ * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION
+ */
+export function checkKeys(name: string, options: object, known: ReadonlySet<string>): void {
+  if (typeof options !== 'object' || options === null) throw invalid(name, 'expected an object', options);
+  const key = unknownKey(options, known);
+  if (key !== undefined) throw unknownOption(name, key, [...known]);
+}
+
+/** The first that is not known. */
+export function unknownKey(options: object, known: ReadonlySet<string>): string | undefined {
+  for (const key in options) if (!known.has(key)) return key;
+  return undefined;
 }
 
 export const DEFAULT_K = 10;
@@ -215,7 +256,10 @@ export class PackedRequest {
   }
 
   #packFilter(index: ItemIndex, filter: CategoryFilter): void {
-    if (typeof filter !== 'object' || filter === null) throw invalid('filter', 'expected { any, all, none }', filter);
+    if (typeof filter !== 'object' || filter === null || Array.isArray(filter)) {
+      throw invalid('filter', 'expected { any, all, none }', filter);
+    }
+    checkKeys('filter', filter, FILTER_KEYS);
     const { any, all, none } = filter;
     if (any !== undefined) this.#packCategories(ANY, 'filter.any', index, any);
     if (all !== undefined) this.#packCategories(ALL, 'filter.all', index, all);

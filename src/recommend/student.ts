@@ -9,8 +9,10 @@ import { explanations } from './explain.js';
 import { type CatalogueItem, described, ItemIndex } from './item-index.js';
 import { MAX_BATCH_K, PackedBatch } from './packed-batch.js';
 import {
+  checkKeys,
   type History,
   PackedRequest,
+  REQUEST_KEYS,
   type RecommendRequest,
   type SearchOptions,
   type SelectionOptions,
@@ -136,10 +138,11 @@ export class Student {
   /**
    * The best k items after a history, or for one of the {@link users}.
    *
-   * @throws LimbeckError ERR_INVALID_ARGUMENT; ERR_UNKNOWN_ITEMS when nothing in the history is known and the student
+   * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION; ERR_UNKNOWN_ITEMS when nothing in the history is known and the student
    * has no popularity to fall back to; ERR_DISPOSED
    */
   recommend(asked: RecommendRequest): Recommendation {
+    checkKeys('recommend', asked, REQUEST_KEYS.recommend);
     const request = asked.userId === undefined ? asked : requestOfUser(asked, this.users);
     const packed = this.#packed;
     packed.pack(this.#index, request.history, request, request, true);
@@ -237,9 +240,9 @@ export class Student {
 
   /** Those of users have their histories; what is wrong with one says {@link recommend}. */
   #withHistories(requests: readonly RecommendRequest[]): readonly RecommendRequest[] {
-    if (requests.every(({ userId }) => userId === undefined)) return requests;
+    if (requests.every((request) => request?.userId === undefined)) return requests;
     return requests.map((request) => {
-      if (request.userId === undefined) return request;
+      if (request?.userId === undefined) return request;
       try {
         return requestOfUser(request, this.users);
       } catch (error) {
@@ -260,6 +263,7 @@ export class Student {
 
   /** {@link recommend} for many histories of catalogue items at once, from and to typed arrays. */
   recommendBatch(request: BatchRequest): BatchRecommendation {
+    checkKeys('recommendBatch', request, REQUEST_KEYS.recommendBatch);
     checkBatch(request);
     const packed = this.#packed;
     packed.pack(this.#index, [], request, request, false);
@@ -275,9 +279,10 @@ export class Student {
   /**
    * Items like one item, by the cosine of their vectors: those that the same users choose.
    *
-   * @throws LimbeckError ERR_UNKNOWN_ITEMS, ERR_INVALID_ARGUMENT, ERR_DISPOSED
+   * @throws LimbeckError ERR_UNKNOWN_ITEMS, ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION, ERR_DISPOSED
    */
   similar(id: string, options: SelectionOptions = {}): RankedItem[] {
+    checkKeys('similar', options, REQUEST_KEYS.similar);
     const slot = this.#index.slotOf(id);
     if (slot === undefined) throw new LimbeckError('ERR_UNKNOWN_ITEMS', `The catalogue has no item '${id}'`);
     this.#packed.pack(this.#index, [], options, undefined, false);
@@ -292,6 +297,7 @@ export class Student {
    * @throws LimbeckError ERR_INVALID_ARGUMENT for an empty text, or a student without a text encoder; ERR_DISPOSED
    */
   search(text: string, options: SearchOptions = {}): RankedItem[] {
+    checkKeys('search', options, REQUEST_KEYS.search);
     const query = this.#encode([text]);
     this.#packed.pack(this.#index, options.history ?? [], options, undefined, false);
     const features = this.#historyFeatures();
@@ -306,7 +312,9 @@ export class Student {
    * @param options.k how many. ≥ 1. @defaultValue 5
    * @throws LimbeckError as {@link recommend}
    */
-  interests(history: History, { k = DEFAULT_INTERESTS }: { readonly k?: number | undefined } = {}): Interest[] {
+  interests(history: History, options: { readonly k?: number | undefined } = {}): Interest[] {
+    checkKeys('interests', options, REQUEST_KEYS.interests);
+    const { k = DEFAULT_INTERESTS } = options;
     if (!Number.isInteger(k) || k < 1) {
       throw new LimbeckError('ERR_INVALID_ARGUMENT', `k: expected an integer of at least 1, got ${String(k)}`);
     }

@@ -180,7 +180,7 @@ describe('options of recommend', () => {
   });
 
   test.each([
-    ['filter that is a list', { filter: ['Comedy'], k: 0 }],
+    ['filter that is a list', { filter: ['Comedy'] }],
     ['filter.any of numbers', { filter: { any: [1] } }],
     ['filter.all that is a text', { filter: { all: 'Comedy' } }],
     ['filter of null', { filter: null }],
@@ -201,6 +201,38 @@ describe('options of recommend', () => {
     const request = { history, k: 3, ...options } as never;
     expect(() => student.recommend(request)).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }));
     expect(student.recommend({ history, k: 3 }).items).toHaveLength(3);
+  });
+
+  test.each<[string, string, string, (student: Student, key: object) => unknown]>([
+    ['recommend', 'exlude', 'Did you mean "exclude"?', (s, key) => s.recommend({ history, ...key })],
+    ['recommend', 'userid', 'Did you mean "userId"?', (s, key) => s.recommend({ history, ...key })],
+    ['recommend', 'limit', 'The options here are history, ', (s, key) => s.recommend({ history, ...key })],
+    ['filter', 'nonne', 'Did you mean "none"?', (s, key) => s.recommend({ history, filter: key })],
+    ['similar', 'history', 'The options here are k, ', (s, key) => s.similar('tt0770828', key)],
+    ['search', 'kk', 'Did you mean "k"?', (s, key) => s.search('a comedy', key)],
+    ['interests', 'n', 'Did you mean "k"?', (s, key) => s.interests(history, key)],
+    [
+      'recommendBatch',
+      'offset',
+      'Did you mean "offsets"?',
+      (s, key) => s.recommendBatch({ histories: Int32Array.of(0), offsets: Int32Array.of(0, 1), ...key }),
+    ],
+  ])('%s refuses the key %s, which would go without effect', (name, key, hint, call) => {
+    expect(() => call(student, { [key]: 1 })).toThrow(
+      expect.objectContaining({
+        code: 'ERR_UNKNOWN_OPTION',
+        message: expect.stringContaining(`${name} has no option "${key}". ${hint}`),
+      }),
+    );
+  });
+
+  test.each([undefined, null, 7, 'tt0770828'])('refuses %s as a request', (request) => {
+    expect(() => student.recommend(request as never)).toThrow(
+      expect.objectContaining({
+        code: 'ERR_INVALID_ARGUMENT',
+        message: expect.stringContaining('recommend: expected'),
+      }),
+    );
   });
 
   test('novelty and empty histories need a student that knows popularity', async () => {
@@ -336,6 +368,8 @@ describe('recommendAll', () => {
       { history: ['tt0770828'], explain: true },
       { history, k: 0 },
       { history: [], k: 5 },
+      { history, exlude: ['tt1300854'] } as HistoryRequest,
+      null as never,
     ];
     const answers = await student.answerAllAside(requests);
     const expected = requests.map((one) => alone(one));
