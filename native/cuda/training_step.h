@@ -20,10 +20,10 @@ T* to_device(Context& context, const T* host, int64_t count) {
   return device;
 }
 
-/// Of trainer.cc, and of training_losses.cc, which has its losses.
+/// See trainer.h. trainer.cc takes it through its stages, training_losses.cc computes its losses.
 template <typename T>
 struct TransformerTrainer<T>::Step {
-  static constexpr int64_t kMaxGraphTokens = 8192;
+  static constexpr int64_t kMaxGraphTokens = 8192;  // more keep the GPU busy without a graph
 
   Step(const ApiStep& request, bool is_first, bool is_last)
       : request(request), teacher(request.teacher), is_first(is_first), is_last(is_last) {}
