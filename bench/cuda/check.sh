@@ -192,6 +192,7 @@ if wants compare; then
   for round in $(seq "${COMPARE_ROUNDS:-3}"); do
     say "compare, round $round"
     for library in "$bin"/before/*.so "$bin/liblimbeck_cuda.so"; do
+      [[ -f $library ]] || continue  # none was added
       name=$(basename "$library" .so)
       [[ $library == "$bin/liblimbeck_cuda.so" ]] && name=this
       limited 60 "$bin/bench_cuda" --library "$library" --parts "${COMPARE_PARTS:-train,kd,extract}" --batches 64 \

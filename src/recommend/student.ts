@@ -138,8 +138,8 @@ export class Student {
   /**
    * The best k items after a history, or for one of the {@link users}.
    *
-   * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION; ERR_UNKNOWN_ITEMS when nothing in the history is known and the student
-   * has no popularity to fall back to; ERR_DISPOSED
+   * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION; ERR_UNKNOWN_ITEMS when nothing in the history is known
+   * and the student has no popularity to fall back to; ERR_DISPOSED
    */
   recommend(asked: RecommendRequest): Recommendation {
     checkKeys('recommend', asked, REQUEST_KEYS.recommend);
@@ -294,7 +294,8 @@ export class Student {
    * Items whose text is about the same as the query, to the language model; with a history, what suits its taste comes
    * first. `score` is in standard deviations of the catalogue.
    *
-   * @throws LimbeckError ERR_INVALID_ARGUMENT for an empty text, or a student without a text encoder; ERR_DISPOSED
+   * @throws LimbeckError ERR_INVALID_ARGUMENT, also for an empty text, or a student without a text encoder;
+   * ERR_UNKNOWN_OPTION, ERR_DISPOSED
    */
   search(text: string, options: SearchOptions = {}): RankedItem[] {
     checkKeys('search', options, REQUEST_KEYS.search);
