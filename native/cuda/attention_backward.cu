@@ -499,8 +499,7 @@ bool flash_attention_backward(Context& context, AttentionTask task, const Attent
     return false;
   }
   if (!task.seed && !task.teacher_maps && shape.head_dim > 32 && shape.head_dim <= 64 && has_warpgroup_products()) {
-    warpgroup_attention_backward(context, task, shape, qkv, y, lse, d_y, d_qkv, d_bias, pending);
-    return true;
+    return warpgroup_attention_backward(context, task, shape, qkv, y, lse, d_y, d_qkv, d_bias, pending);
   }
   const bool is_short = shape.max_length <= kShortSequence;
   if (shape.head_dim > 64) {

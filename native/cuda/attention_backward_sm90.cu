@@ -406,13 +406,16 @@ __global__ void __launch_bounds__(kWarpgroup, kBlocksAtOnce)
 
 }  // namespace
 
-void warpgroup_attention_backward(Context& context, AttentionTask task, const AttentionShape& shape, const bf16* qkv,
+bool warpgroup_attention_backward(Context& context, AttentionTask task, const AttentionShape& shape, const bf16* qkv,
                                   const bf16* y, const float* lse, const bf16* d_y, bf16* d_qkv, float* d_bias,
                                   PendingSums* pending) {
   const unsigned query_blocks = attention_blocks(task, shape, shape.num_attention_heads, kRows);
   const int64_t query_width = shape.num_attention_heads * shape.head_dim;
   const int64_t value_width = shape.num_key_value_heads * shape.head_dim, width = query_width + value_width;
   const int64_t num_partials = shape.num_sequences * task.blocks_per_head;
+  // A block past the end of its sequence has sums, too, of nothing: not worth it where most sequences are much shorter
+  // than the longest.
+  if (num_partials * kRows > 2 * shape.num_tokens) d_bias = nullptr;
   OpSums sums(context, pending);
   float* partials = d_bias == nullptr ? nullptr : context.arena.allocate<float>(num_partials * width);
   const DeviceArena::Scope scope(context.arena);
@@ -422,10 +425,11 @@ void warpgroup_attention_backward(Context& context, AttentionTask task, const At
   const unsigned key_blocks = attention_blocks(task, shape, shape.num_key_value_heads, kRows);
   launch(context, attention_d_keys_sm90_kernel, dim3(key_blocks), dim3(kWarpgroup), kDKeysBytes, task, qkv, lse, d_y,
          static_cast<const float*>(shifts), d_qkv, partials);
-  if (d_bias == nullptr) return;
+  if (d_bias == nullptr) return false;
   sums.add(partials, width, num_partials, query_width, d_bias);
   sums.add(partials + query_width, width, num_partials, value_width, d_bias + query_width + value_width);
   sums.finish();
+  return true;
 }
 
 }  // namespace limbeck::cuda

@@ -332,8 +332,8 @@ bool flash_attention_backward(Context& context, AttentionTask task, const Attent
                               const bf16* y, const float* lse, const bf16* d_y, bf16* d_qkv, float* d_bias,
                               PendingSums* pending);
 /// The backward pass without dropout and teacher's maps where has_warpgroup_products(), for head dimensions of 33
-/// to 64.
-void warpgroup_attention_backward(Context& context, AttentionTask task, const AttentionShape& shape, const bf16* qkv,
+/// to 64; the same of d_bias.
+bool warpgroup_attention_backward(Context& context, AttentionTask task, const AttentionShape& shape, const bf16* qkv,
                                   const bf16* y, const float* lse, const bf16* d_y, bf16* d_qkv, float* d_bias,
                                   PendingSums* pending);
 /// The backward pass of a block a head, and whether it is the faster one. No dropout, no teacher's maps.

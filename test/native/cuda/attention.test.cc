@@ -328,6 +328,19 @@ TEST("cuda attention: gradients of longer sequences are those of the CPU, bf16")
   for (const Case& c : kLongCases) check_backward<bf16>(c);
 }
 
+TEST("cuda attention: gradients of many short sequences beside a long one take memory by their tokens") {
+  Case c{{300}, 2, 1, 64, true};
+  for (int i = 0; i < 200; ++i) c.lengths.push_back(1 + i % 3);
+  check_backward<bf16>(c);
+  const Problem<bf16> problem(c);
+  DeviceProblem<bf16> run(problem);
+  run.forward();
+  run.backward();
+  // A row of qkv_width floats for every 32 tokens, and a shift for each head and token.
+  const int64_t floats = problem.num_tokens * (problem.qkv_width / 32 + c.heads);
+  CHECK(run.device.context.arena.peak_bytes() < static_cast<size_t>(floats) * sizeof(float) + 4096);
+}
+
 TEST("cuda attention: rows that are not aligned to 16 bytes") {
   const Problem<bf16> problem({{70, 20}, 2, 1, 64, true});
   DeviceProblem<bf16> run(problem);
