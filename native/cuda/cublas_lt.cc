@@ -90,6 +90,11 @@ uint32_t alignment_of(const void* pointer) {
   return static_cast<uint32_t>(address & -address);
 }
 
+/// Of the result and what is added to it.
+uint32_t alignment_of_c(const Product& p) {
+  return p.residual == nullptr ? alignment_of(p.c) : std::min(alignment_of(p.c), alignment_of(p.residual));
+}
+
 lt::Epilogue epilogue_of(const Product& p) {
   const bool has_bias = p.bias != nullptr;
   switch (p.gelu) {
@@ -164,10 +169,10 @@ void CublasLt::separate(cudaStream_t stream) {
 }
 
 bool CublasLt::multiply(cudaStream_t stream, const Product& p) {
-  const int residual = p.residual == nullptr ? 0 : p.residual == p.c ? 1 : 2;
-  const Key key(p.m, p.n, p.k, p.lda, p.ldb, p.ldc, p.transpose_a + 2 * p.transpose_b, p.in, p.out, residual,
-                p.bias == nullptr ? 0 : alignment_of(p.bias), alignment_of(p.a), alignment_of(p.b),
-                std::min(alignment_of(p.c), residual == 2 ? alignment_of(p.residual) : 256u), epilogue_of(p),
+  // Whether what is added lies in C or elsewhere is all one, so that tuning gives both the same bits.
+  const Key key(p.m, p.n, p.k, p.lda, p.ldb, p.ldc, p.transpose_a + 2 * p.transpose_b, p.in, p.out,
+                p.residual != nullptr, p.bias == nullptr ? 0 : alignment_of(p.bias), alignment_of(p.a),
+                alignment_of(p.b), alignment_of_c(p), epilogue_of(p),
                 p.gelu_input == nullptr ? 0 : alignment_of(p.gelu_input));
   auto found = plans_.find(key);
   if (found == plans_.end()) found = plans_.emplace(key, make_plan(stream, p)).first;
@@ -249,8 +254,8 @@ CublasLt::Plan CublasLt::make_plan(cudaStream_t stream, const Product& p) {
   prefer(lt::kReductionSchemeMask, schemes);
   prefer(lt::kMinAlignmentA, alignment_of(p.b));
   prefer(lt::kMinAlignmentB, alignment_of(p.a));
-  prefer(lt::kMinAlignmentC, alignment_of(p.residual == nullptr ? p.c : p.residual));
-  prefer(lt::kMinAlignmentD, alignment_of(p.c));
+  prefer(lt::kMinAlignmentC, alignment_of_c(p));
+  prefer(lt::kMinAlignmentD, alignment_of_c(p));
 
   std::vector<lt::HeuristicResult> choices(kMaxChoices);
   int num_choices = 0;

@@ -219,7 +219,8 @@ TEST("gemm: aligned products are done by the library") {
       run_case<bf16, float>(device, {shape, false, extras == 1, extras == 2}, 0xFF);
     }
   }
-  CHECK(device.context.blas.num_plans() == 4 * 9 && device.context.blas.num_unsupported() == 0);
+  // Without a bias, what is added is of one kind, in C or elsewhere.
+  CHECK(device.context.blas.num_plans() == 4 * 8 && device.context.blas.num_unsupported() == 0);
 }
 
 TEST("gemm: fp32 operands keep their 24 bits") {
@@ -353,10 +354,11 @@ TEST("gemm: the choice of an algorithm is made once a kind, with tuning too, and
   DeviceArray<float> a(random_floats(kM * kK, 1)), b(random_floats(kN * kK, 2)), c(random_floats(kM * kN, 3));
   const std::vector<float> before = c.get();
   const GemmShape shape{kM, kN, kK, false, true, kK, kK, kN};
-  for (int i = 0; i < 2; ++i) {
+  DeviceArray<float> elsewhere(kM * kN);
+  gemm<float, float>(device.context, shape, a.data(), b.data(), nullptr, c.data(), elsewhere.data());
+  for (int i = 0; i < 2; ++i)
     gemm<float, float>(device.context, shape, a.data(), b.data(), nullptr, c.data(), c.data());
-    CHECK(blas.num_plans() == 1);
-  }
+  CHECK(blas.num_plans() == 1);  // in place or not, so that the bits are the same
   std::vector<double> expected(before.begin(), before.end());
   const std::vector<float> host_a = a.get(), host_b = b.get();
   for (int64_t i = 0; i < kM; ++i) {
