@@ -113,11 +113,10 @@ TeacherInput read_teacher(const Napi::Value& value, const Transformer& student, 
   const Napi::Value relation_heads = fields.get("relationHeads");
   if (!relation_heads.IsUndefined()) {
     teacher.relation_heads = to_integer(relation_heads, "teacher.relationHeads", 1, kMaxInt32);
-    if (teacher.model != nullptr) teacher.model->layout().relation_shape(batch, teacher.relation_heads);
   }
-  const int64_t relation_floats =
-      relation_heads.IsUndefined() ? 0 : attention_map_floats(student.relation_shape(batch, teacher.relation_heads));
   if (!relations.IsUndefined()) {
+    const int64_t relation_floats =
+        relation_heads.IsUndefined() ? 0 : attention_map_floats(student.relation_shape(batch, teacher.relation_heads));
     teacher.relations = read_arrays(relations, "teacher.relations", teacher.layer_map.size());
     for (const FloatInput& array : teacher.relations) {
       check_count("each entry of teacher.relations", array.count(), relation_floats);

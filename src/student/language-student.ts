@@ -54,7 +54,12 @@ export const languageStudentOptionsSchema = z.strictObject({
     .prefault({}),
   /** Of the hidden, attention and relation terms, with the first teacher. @defaultValue spread evenly */
   layerMap: layerMapSchema.optional(),
-  /** Heads that values are cut into for the relation term; divides the values of student and teacher. */
+  /**
+   * Heads that values are cut into for the relation term; divides the columns of the values of student and teacher.
+   *
+   * @defaultValue those of the teacher's knowledge; of a model, the largest divisor of the student's key-value heads that
+   * divides the columns of its values
+   */
   relationHeads: z.int().min(1).optional(),
   interpolation: interpolationSchema
     .omit({ width: true })

@@ -29,7 +29,7 @@ export interface TeachingRequest {
   readonly losses: Readonly<Record<'kd' | 'hidden' | 'attention' | 'relation', Schedule>>;
   /** Pairs [student block, teacher block], from 1. */
   readonly layerMap: readonly (readonly [number, number])[];
-  /** @defaultValue what the store has; of a model, the student's heads */
+  /** @defaultValue what the store has; of a model, as many as divide the student's key-value heads and its values */
   readonly relationHeads: number | undefined;
   /** Of the training. @defaultValue the student's positions */
   readonly maxLength: number | undefined;
@@ -66,17 +66,22 @@ export async function openLanguageTeacher(teacher: LanguageTeacher, hooks: Hooks
 
 function runningTeacher(model: LanguageModel): OpenLanguageTeacher {
   const { family, config, tokenizer, native } = model;
+  const valueColumns = config.numKeyValueHeads * config.headDim;
   return {
     family,
     config,
     tokenizer,
     model,
-    teach({ student, layerMap, relationHeads = student.numAttentionHeads }) {
+    teach({ student, layerMap, relationHeads = commonDivisor(student.numKeyValueHeads, valueColumns) }) {
       const signal: TeacherSignal = { model: native, layerMap, relationHeads };
       return { signal: () => signal };
     },
     close: async () => {},
   };
+}
+
+function commonDivisor(a: number, b: number): number {
+  return b === 0 ? a : commonDivisor(b, a % b);
 }
 
 async function storedTeacher(knowledge: Knowledge): Promise<OpenLanguageTeacher> {

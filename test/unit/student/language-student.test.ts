@@ -56,6 +56,31 @@ describe('a language student', () => {
     expect(after).toBeLessThan(0.5 * before);
   });
 
+  test.each([
+    [
+      'none of whose head counts divides the values of its teacher',
+      { hiddenSize: 24, numAttentionHeads: 3 },
+      undefined,
+    ],
+    ['with grouped heads', { hiddenSize: 24, numAttentionHeads: 6, numKeyValueHeads: 2 }, 'llama' as const],
+  ])('%s learns, with and without the relation loss', async (_, shape, family) => {
+    for (const losses of [
+      { ce: 0, kd: 1 },
+      { ce: 0, kd: 0, relation: 1 },
+    ]) {
+      const { model, epochs } = await distillLanguageModel(engine, teacher, corpus, {
+        ...(family && { family }),
+        architecture: { ...architecture, ...shape },
+        training,
+        losses,
+      });
+      model.dispose();
+      const [first, last] = [epochs[0]?.trainLoss ?? Number.NaN, epochs.at(-1)?.trainLoss ?? Number.NaN];
+      expect(last).toBeGreaterThan(0);
+      expect(last).toBeLessThan(0.9 * first);
+    }
+  });
+
   test('refuses relation heads that do not divide the values', async () => {
     const losses = { relation: 1 };
     const settings = { architecture, training, losses, relationHeads: 3 };
