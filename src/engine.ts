@@ -17,7 +17,7 @@ import { LimbeckError } from './errors.js';
 import { resultRow } from './evaluate/recommendation.js';
 import type { ResultRow } from './evaluate/report-types.js';
 import { type ExtractOptions, extractKnowledge, extractKnowledgePart } from './knowledge/extract.js';
-import { itemFeatures, reduceDimension } from './knowledge/fuse.js';
+import { type FusionOptions, fuseLayers, itemFeatures, reduceDimension } from './knowledge/fuse.js';
 import type { Knowledge } from './knowledge/knowledge.js';
 import type { KnowledgePart } from './knowledge/manifest.js';
 import { type ImportRankingsOptions, importRankings } from './knowledge/rankings.js';
@@ -39,6 +39,7 @@ import {
 } from './student/language-student.js';
 import type { LanguageTeacher } from './student/language-teacher.js';
 import type { FineTuneOptions, SequenceArchitecture } from './student/options.js';
+import { SequenceEnsemble } from './student/sequence-ensemble.js';
 import { SequenceModel, sequenceConfig } from './student/sequence-model.js';
 import type { WeightedTeacher } from './student/teachers.js';
 import { adaptLanguageModel } from './teacher/adapt.js';
@@ -229,6 +230,16 @@ export class Engine {
     return importRankings(dataset, options, hooks);
   }
 
+  /** Step 3: layers of states fused into one vector a text. @see fuseLayers */
+  fuseLayers(
+    layers: readonly Float32Array[],
+    size: Parameters<typeof fuseLayers>[2],
+    options: FusionOptions = {},
+    context: Parameters<typeof fuseLayers>[4] = {},
+  ): ReturnType<typeof fuseLayers> {
+    return fuseLayers(this.#native, layers, size, options, context);
+  }
+
   /** Principal components of vectors. @see reduceDimension */
   reduceDimension(x: Float32Array, options: Parameters<typeof reduceDimension>[2]): ReturnType<typeof reduceDimension> {
     return reduceDimension(this.#native, x, options);
@@ -242,6 +253,14 @@ export class Engine {
     const { numItems, itemFeatures: features } = options;
     const config = sequenceConfig(architecture, numItems, features ? features.length / numItems : 0);
     return SequenceModel.create(this.#native, config, options);
+  }
+
+  /** Step 5: sequence models that teach together, which it owns from now on. @see {@link SequenceEnsemble.of} */
+  createSequenceEnsemble(
+    members: readonly SequenceModel[],
+    options: Parameters<typeof SequenceEnsemble.of>[2] = {},
+  ): SequenceEnsemble {
+    return SequenceEnsemble.of(this.#native, members, options);
   }
 
   /** Steps 5 and 6: trains a sequence model, by distillation when there is a teacher. @see fineTuneSequenceModel */

@@ -52,7 +52,7 @@ export {
 export { StrategyTrials, type StrategyTrialsOptions } from './feedback/strategy-trials.js';
 export { type UserStateOptions, UserStates } from './feedback/user-states.js';
 export type { ExtractOptions } from './knowledge/extract.js';
-export { type FusionOptions, fuseLayers, type TextEncoderSpec } from './knowledge/fuse.js';
+export type { FusedLayers, FusionOptions, ItemPairs, TextEncoderSpec } from './knowledge/fuse.js';
 export { Knowledge } from './knowledge/knowledge.js';
 export type { KnowledgePart } from './knowledge/manifest.js';
 export { mergeKnowledge } from './knowledge/merge.js';
@@ -101,7 +101,7 @@ export type { LanguageStudentContext, LanguageStudentOptions } from './student/l
 export type { LanguageTeacher } from './student/language-teacher.js';
 export type { FineTuneOptions, Schedule, SequenceArchitecture } from './student/options.js';
 export { type RankingSignal, type RankingSignalOptions, rankingSignal } from './student/ranking-signal.js';
-export { SequenceEnsemble } from './student/sequence-ensemble.js';
+export type { SequenceEnsemble } from './student/sequence-ensemble.js';
 export type { SequenceModel } from './student/sequence-model.js';
 export { cacheSequenceTeacher, type SequenceTeacher } from './student/teacher-cache.js';
 export type { WeightedTeacher } from './student/teachers.js';

@@ -1,0 +1,55 @@
+/** Steps that are called alone, by the public names. */
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { cacheSequenceTeacher, createEngine, type Engine } from '../../../src/index.js';
+
+const ITEMS = 12;
+const HISTORY = 6;
+const architecture = { hiddenSize: 8, numHiddenLayers: 1, numAttentionHeads: 2, maxHistory: HISTORY, dropout: 0 };
+// Everybody goes round the items in order.
+const users = Int32Array.from({ length: 24 }, (_, user) => user);
+const train = {
+  users,
+  sequences: Int32Array.from({ length: users.length * HISTORY }, (_, i) => {
+    return (Math.trunc(i / HISTORY) + (i % HISTORY)) % ITEMS;
+  }),
+  sequenceOffsets: Int32Array.from({ length: users.length + 1 }, (_, user) => user * HISTORY),
+};
+const validation = {
+  ...train,
+  targets: users.map((user) => (user + HISTORY) % ITEMS),
+  excludeIds: new Int32Array(),
+  excludeOffsets: new Int32Array(users.length + 1),
+};
+const data = { train, validation, numItems: ITEMS };
+
+let engine: Engine;
+beforeAll(async () => {
+  engine = await createEngine({ device: 'cpu', threads: 2 });
+});
+afterAll(() => {
+  engine.dispose();
+});
+
+test('two trained models teach a third together', async () => {
+  const members = [1, 2].map((seed) => engine.createSequenceModel(architecture, { numItems: ITEMS, seed }));
+  for (const [i, model] of members.entries()) {
+    await engine.fineTune(model, data, { epochs: 20, learningRate: 0.03, batchTokens: 48, seed: i });
+  }
+  const ensemble = engine.createSequenceEnsemble(members, { weights: [2, 1] });
+  const teacher = await cacheSequenceTeacher(ensemble, train);
+  const student = engine.createSequenceModel(architecture, { numItems: ITEMS, seed: 3 });
+  // Its labels come from the teachers alone.
+  const options = { epochs: 20, learningRate: 0.03, batchTokens: 48, seed: 3, losses: { ce: 0, kd: 1 } };
+  await engine.fineTune(student, data, options, { teacher });
+  const { ranks } = await student.rank(validation, validation);
+  const firsts = ranks.filter((rank) => rank === 1).length;
+  expect(firsts).toBeGreaterThan(0.9 * users.length);
+  student.dispose();
+  ensemble.dispose();
+});
+
+test('layers are fused', async () => {
+  const layers = [Float32Array.of(1, 2, 3, 4), Float32Array.of(3, 2, 1, 0)];
+  const { values, fusion } = await engine.fuseLayers(layers, { rows: 2, columns: 2 }, { method: 'mean' });
+  expect([values, fusion]).toEqual([Float32Array.of(2, 2, 2, 2), 'sum']);
+});
