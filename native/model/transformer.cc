@@ -73,7 +73,7 @@ OutputTable Transformer::output_table(const float* word_table) const {
 
 void Transformer::linear_columns(Context& context, const Linear& linear, const float* x, float* y, int64_t num_rows,
                                  int64_t in_features, int64_t first_column, int64_t num_columns, int64_t ldy,
-                                 const Epilogue& epilogue, int64_t dropout_seed) const {
+                                 const Epilogue& epilogue, const AdapterDropout& dropout) const {
   constexpr int64_t kMinPackedRows = 4;  // see ops/gemm.h
   const float* bias = linear.bias == nullptr ? nullptr : linear.bias + first_column;
   const MatrixView rows{x, in_features, 1};
@@ -90,7 +90,7 @@ void Transformer::linear_columns(Context& context, const Linear& linear, const f
     const int64_t begin = std::max(first_column, adapted.first_row);
     const int64_t end = std::min(first_column + num_columns, adapted.first_row + adapted.num_rows);
     if (begin >= end) continue;
-    LowRankShape shape = low_rank_shape(adapted, num_rows, in_features, ldy, dropout_seed);
+    LowRankShape shape = low_rank_shape(adapted, num_rows, in_features, ldy, dropout);
     shape.out_features = end - begin;
     low_rank_forward(context, shape, x, adapted.a, adapted.b + (begin - adapted.first_row) * shape.rank,
                      y + (begin - first_column));
@@ -101,9 +101,9 @@ void Transformer::linear_columns(Context& context, const Linear& linear, const f
 }
 
 LowRankShape Transformer::low_rank_shape(const LowRank& adapted, int64_t num_rows, int64_t in_features, int64_t ldy,
-                                         int64_t dropout_seed) const {
+                                         const AdapterDropout& dropout) const {
   const AdapterConfig& config = adapter_->config();
-  const bool drops = dropout_seed >= 0;
+  const bool drops = dropout.seed >= 0;
   return {num_rows,
           in_features,
           adapted.num_rows,
@@ -111,15 +111,16 @@ LowRankShape Transformer::low_rank_shape(const LowRank& adapted, int64_t num_row
           ldy,
           config.scale,
           drops ? config.dropout : 0.0f,
-          drops ? static_cast<uint64_t>(dropout_seed) : 0,
-          adapted.dropout_stream};
+          drops ? static_cast<uint64_t>(dropout.seed) : 0,
+          adapted.dropout_stream,
+          static_cast<uint64_t>(dropout.tokens_before * in_features)};
 }
 
 void Transformer::adapted_backward(Context& context, const Linear& linear, const float* x, const float* d_y, float* d_x,
                                    int64_t num_rows, int64_t in_features, int64_t out_features,
-                                   int64_t dropout_seed) const {
+                                   const AdapterDropout& dropout) const {
   for (const LowRank& adapted : linear.adapted) {
-    low_rank_backward(context, low_rank_shape(adapted, num_rows, in_features, out_features, dropout_seed), x, adapted.a,
+    low_rank_backward(context, low_rank_shape(adapted, num_rows, in_features, out_features, dropout), x, adapted.a,
                       adapted.b, d_y + adapted.first_row, d_x, adapted.d_a, adapted.d_b);
   }
 }
@@ -350,7 +351,7 @@ void Transformer::block_forward(Context& context, const Activations& activations
     attention_input = a.attention_normed;
   }
   linear_columns(context, block.qkv, attention_input, a.qkv, N, d, 0, config_.qkv_size(), config_.qkv_size(), {},
-                 activations.dropout_seed);
+                 activations.adapter_dropout());
   if (a.raw_qk != nullptr) {
     const int64_t size = (config_.num_attention_heads + config_.num_key_value_heads) * config_.head_dim;
     for (int64_t i = 0; i < N; ++i) {
@@ -373,7 +374,7 @@ void Transformer::add_branch(Context& context, const Activations& activations, c
   const int64_t d = config_.hidden_size;
   const bool drops = activations.dropout_seed >= 0 && config_.hidden_dropout > 0;
   linear_columns(context, linear, x, sum, N, in_features, 0, d, d, {drops ? nullptr : stream},
-                 activations.dropout_seed);
+                 activations.adapter_dropout());
   if (!drops) return;
   drop(context, activations, sum, config_.hidden_dropout, dropout_stream);
   add_in_place(context, stream, sum, N * d);
@@ -390,7 +391,8 @@ void Transformer::feed_forward(Context& context, const Activations& activations,
     norm_forward(context, block.mlp_norm, a.residual, a.mlp_normed, a.mlp_mean, a.mlp_rstd, N);
   }
   linear_columns(context, block.mlp_input, a.mlp_normed, a.mlp_input, N, d, 0, config_.mlp_input_size(),
-                 config_.mlp_input_size(), {nullptr, a.mlp_activated, config_.hidden_act}, activations.dropout_seed);
+                 config_.mlp_input_size(), {nullptr, a.mlp_activated, config_.hidden_act},
+                 activations.adapter_dropout());
   float* sum = norm_after ? a.output_sum : a.output;
   if (sum == nullptr) return;
   add_branch(context, activations, block.mlp_output, a.mlp_activated, config_.intermediate_size,
@@ -555,14 +557,14 @@ void Transformer::block_backward(Context& context, Arena& arena, const Activatio
   linear_backward(context, a.mlp_activated, block.mlp_output.weight, d_branch, d_activated, block.mlp_output.d_weight,
                   block.mlp_output.d_bias, N, config_.intermediate_size, d);
   adapted_backward(context, block.mlp_output, a.mlp_activated, d_branch, d_activated, N, config_.intermediate_size, d,
-                   activations.dropout_seed);
+                   activations.adapter_dropout());
   float* d_mlp_input = arena.allocate<float>(N * config_.mlp_input_size());
   activation_backward(context, a.mlp_input, d_activated, d_mlp_input, N);
   float* d_normed = d_branch;  // its content is spent
   linear_backward(context, a.mlp_normed, block.mlp_input.weight, d_mlp_input, d_normed, block.mlp_input.d_weight,
                   block.mlp_input.d_bias, N, d, config_.mlp_input_size());
   adapted_backward(context, block.mlp_input, a.mlp_normed, d_mlp_input, d_normed, N, d, config_.mlp_input_size(),
-                   activations.dropout_seed);
+                   activations.adapter_dropout());
   if (norm_after) {
     add_in_place(context, d_stream, d_normed, N * d);
     std::memset(d_stream, 0, static_cast<size_t>(N * d) * sizeof(float));
@@ -578,7 +580,7 @@ void Transformer::block_backward(Context& context, Arena& arena, const Activatio
   linear_backward(context, a.attended, block.attention_output.weight, d_branch, d_attended,
                   block.attention_output.d_weight, block.attention_output.d_bias, N, config_.attention_size(), d);
   adapted_backward(context, block.attention_output, a.attended, d_branch, d_attended, N, config_.attention_size(), d,
-                   activations.dropout_seed);
+                   activations.adapter_dropout());
   float* d_qkv = arena.allocate<float>(N * config_.qkv_size());
   attention_backward(context, attention_shape(batch, layer), a.qkv, a.attended, a.lse, d_attended, d_qkv, teacher_maps,
                      map_loss_scale, drops ? config_.attention_dropout : 0.0f, seed, attention_stream(layer));
@@ -588,7 +590,7 @@ void Transformer::block_backward(Context& context, Arena& arena, const Activatio
   linear_backward(context, attention_input, block.qkv.weight, d_qkv, d_normed, block.qkv.d_weight, nullptr, N, d,
                   config_.qkv_size());
   adapted_backward(context, block.qkv, attention_input, d_qkv, d_normed, N, d, config_.qkv_size(),
-                   activations.dropout_seed);
+                   activations.adapter_dropout());
   if (block.qkv.d_bias != nullptr) qkv_bias_backward(context, d_qkv, block.qkv.d_bias, N);
   if (norm_after) {
     add_in_place(context, d_normed, d_stream, N * d);

@@ -43,6 +43,12 @@ struct BlockActivations {
   float* values;                           // [N, KV·hd], or null
 };
 
+/// Dropout of what an adapter reads.
+struct AdapterDropout {
+  int64_t seed = -1;          // < 0 = none
+  int64_t tokens_before = 0;  // as of Batch
+};
+
 /// Activations of one forward pass, in the arena given to it.
 struct Activations {
   Batch batch;
@@ -56,6 +62,8 @@ struct Activations {
   float *final_mean, *final_rstd;        // [N]
   int64_t dropout_seed;                  // < 0 = none
   bool recomputes_blocks;                // `blocks` have the last one's buffers, but for input, output, maps and values
+
+  AdapterDropout adapter_dropout() const { return {dropout_seed, batch.tokens_before}; }
 };
 
 struct ForwardOptions {
@@ -203,19 +211,20 @@ class Transformer {
   /// Whether the packed weights are those of the parameters.
   bool is_packed() const { return packed_version_ == parameters_.version(); }
   /// y [num_rows, ldy] = columns first_column … first_column + num_columns − 1 of x·weightᵀ + bias, with what an
-  /// adapter adds. dropout_seed: that of the adapter's dropout, < 0 = none
+  /// adapter adds.
   void linear_columns(Context& context, const Linear& linear, const float* x, float* y, int64_t num_rows,
                       int64_t in_features, int64_t first_column, int64_t num_columns, int64_t ldy,
-                      const Epilogue& epilogue = {}, int64_t dropout_seed = -1) const;
+                      const Epilogue& epilogue = {}, const AdapterDropout& dropout = {}) const;
   bool can_fold_last_attention() const;
   /// Needs the memory of 2·H·d² floats twice.
   FoldedAttention fold_last_attention(Context& context) const;
   LowRankShape low_rank_shape(const LowRank& adapted, int64_t num_rows, int64_t in_features, int64_t ldy,
-                              int64_t dropout_seed) const;
+                              const AdapterDropout& dropout) const;
   /// What an adapter adds to linear_backward(): d_x [num_rows, in_features] += , gradients of A and B +=
   ///   x [num_rows, in_features], d_y [num_rows, out_features]
   void adapted_backward(Context& context, const Linear& linear, const float* x, const float* d_y, float* d_x,
-                        int64_t num_rows, int64_t in_features, int64_t out_features, int64_t dropout_seed) const;
+                        int64_t num_rows, int64_t in_features, int64_t out_features,
+                        const AdapterDropout& dropout) const;
   void norm_forward(Context& context, const Norm& norm, const float* x, float* y, float* mean, float* rstd,
                     int64_t num_rows) const;
   void norm_backward(Context& context, const Norm& norm, const float* x, const float* mean, const float* rstd,

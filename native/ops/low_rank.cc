@@ -14,7 +14,7 @@ const float* dropped(Context& context, const LowRankShape& shape, const float* x
   const int64_t count = shape.num_rows * shape.in_features;
   float* copy = context.scratch.allocate<float>(count);  // [N, in_features]
   std::memcpy(copy, x, static_cast<size_t>(count) * sizeof(float));
-  dropout(context, copy, count, shape.dropout, shape.seed, shape.stream);
+  dropout(context, copy, count, shape.dropout, shape.seed, shape.stream, shape.first);
   return copy;
 }
 
@@ -58,7 +58,7 @@ void low_rank_backward(Context& context, const LowRankShape& shape, const float*
   }
   float* d_read = context.scratch.allocate<float>(N * in);  // [N, in]
   gemm(context, N, in, rank, {d_low, rank, 1}, {a, in, 1}, nullptr, d_read, in, false);
-  dropout(context, d_read, N * in, shape.dropout, shape.seed, shape.stream);
+  dropout(context, d_read, N * in, shape.dropout, shape.seed, shape.stream, shape.first);
   add_in_place(context, d_read, d_x, N * in);
 }
 

@@ -11,8 +11,9 @@ struct LowRankShape {
   int64_t num_rows, in_features, out_features, rank;
   int64_t ldy;    // floats from one row of y to the next, ≥ out_features
   float scale;    // α / rank
-  float dropout;  // of x; its mask is a function of (seed, stream, element of x)
+  float dropout;  // of x; its mask is a function of (seed, stream, first + element of x)
   uint64_t seed, stream;
+  uint64_t first = 0;
 };
 
 /// LoRA (Hu et al. 2021, arXiv:2106.09685, eq. 3): y += scale·(dropout(x)·Aᵀ)·Bᵀ.

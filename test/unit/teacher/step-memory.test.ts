@@ -106,7 +106,7 @@ describe('activation checkpointing', () => {
 
   test('and micro batches train an adapter as they train a model', async () => {
     const config = { ...TINY_MODELS.gpt2, numHiddenLayers: 3 };
-    const step = await tinyStep(engine, config, { ce: 1 }, undefined);
+    const step = await tinyStep(engine, config, { ce: 1 }, undefined, { dropoutSeed: 7 });
     const stateAfter = async (memory: StepMemory) => {
       const model = createTinyModel(engine, config, 2);
       const targets = [0, 1, 2].map((l) => ({
@@ -115,7 +115,14 @@ describe('activation checkpointing', () => {
         firstRow: 0,
         numRows: 16,
       }));
-      model.attachAdapter({ rank: 2, scale: 1, dropout: 0.1, seed: 3, targets });
+      model.attachAdapter({ rank: 2, scale: 1, dropout: 0.4, seed: 3, targets });
+      // Of zeros, which B is at the start, A would have no gradient, and its dropout no effect.
+      for (const { name } of model.trainableParameters()) {
+        model.setParameter(
+          name,
+          model.getParameter(name).map((_, i) => Math.sin(i + 1)),
+        );
+      }
       const trainer = engine.createTrainer(model, { ...OPTIMIZER, optimizer: 'sgd' });
       await trainer.step({ ...step, ...memory });
       return trainer.getState().first;
