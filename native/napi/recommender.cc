@@ -160,14 +160,14 @@ Napi::Object RecommenderObject::open(Napi::Env env, const Napi::Value& key) {
   auto recommender = std::make_shared<SharedRecommender>(published->recommender, published->catalogue);
   const int64_t own_bytes = recommender->retriever.num_items() * 16;
   recommender->names = published->names;
-  recommender->published = std::move(published);
+  recommender->published.push_back(std::move(published));
   recommender->key = name;
   return wrap(env, nullptr, std::move(recommender), own_bytes);
 }
 
 Retriever& RecommenderObject::changing() {
   SharedRecommender& shared = *state();
-  shared.published.reset();
+  shared.published.clear();
   shared.lane.retriever.reset();
   return shared.retriever;
 }
@@ -452,9 +452,12 @@ Napi::Value RecommenderObject::describe_items(const Napi::CallbackInfo& info) {
 
 Napi::Value RecommenderObject::hide_items(const Napi::CallbackInfo& info) {
   const ArrayView<int32_t> ids = int32_view(info[0], "ids");
-  Retriever& retriever = changing();
+  const Retriever& retriever = state()->retriever;
   for (int64_t i = 0; i < ids.count; ++i) check_item("ids", ids.data[i], retriever.num_items());
-  for (int64_t i = 0; i < ids.count; ++i) retriever.hide(ids.data[i]);
+  for (int64_t i = 0; i < ids.count; ++i) {
+    // Those that are hidden already change nothing, so that what was shared may still be opened.
+    if (!retriever.catalogue().is_hidden(ids.data[i])) changing().hide(ids.data[i]);
+  }
   if (state()->names != nullptr) {
     ItemNames& names = own_names();
     for (int64_t i = 0; i < ids.count; ++i) {
@@ -477,7 +480,6 @@ Napi::Value RecommenderObject::name_items(const Napi::CallbackInfo& info) {
   SharedRecommender& shared = *state();
   const int64_t named = shared.names == nullptr ? 0 : shared.names->num_items();
   check_count("names", static_cast<int64_t>(names.size()), shared.retriever.num_items() - named);
-  shared.published.reset();
   ItemNames& own = own_names();
   for (const std::string& name : names) own.append(name);
   return info.Env().Undefined();
@@ -520,10 +522,10 @@ Napi::Value RecommenderObject::topics_of(const Napi::CallbackInfo& info) {
 
 Napi::Value RecommenderObject::share(const Napi::CallbackInfo& info) {
   SharedRecommender& shared = *state();
-  if (shared.published == nullptr) {
-    shared.published = std::make_shared<const PublishedCatalogue>(
-        PublishedCatalogue{shared.recommender, shared.retriever.catalogue(), shared.names});
-    shared.key = ShareRegistry::publish(shared.published);
+  if (shared.published.empty() || shared.published.back()->names != shared.names) {
+    shared.published.push_back(std::make_shared<const PublishedCatalogue>(
+        PublishedCatalogue{shared.recommender, shared.retriever.catalogue(), shared.names}));
+    shared.key = ShareRegistry::publish(shared.published.back());
   }
   return Napi::String::New(info.Env(), shared.key);
 }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "napi/object.h"
 #include "retrieve/item_names.h"
@@ -35,8 +36,8 @@ struct SharedRecommender : Shareable {
   std::shared_ptr<const Recommender> recommender;
   Retriever retriever;
   std::shared_ptr<ItemNames> names;  // null until items are named; never changed while others hold it
-  std::shared_ptr<const PublishedCatalogue> published;  // the latest, while nothing changed since
-  std::string key;
+  std::vector<std::shared_ptr<const PublishedCatalogue>> published;  // while nothing changed since but their names
+  std::string key;                                                   // of the latest
   BatchLane lane;
 };
 

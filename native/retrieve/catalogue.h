@@ -48,6 +48,7 @@ class Catalogue {
   int64_t num_base() const { return num_base_; }
   /// Hidden items, in the order in which they were hidden.
   const std::vector<int32_t>& hidden() const { return hidden_; }
+  bool is_hidden(int32_t id) const { return (excluded_[static_cast<size_t>(id)] & 1) != 0; }
   /// [N] 1 = hidden. Callers may set and clear other bits for the time of a search.
   uint8_t* excluded() { return excluded_.data(); }
   /// For the time of search(), also where it throws: of a request's own items that are excluded.

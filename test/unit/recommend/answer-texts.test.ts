@@ -156,6 +156,21 @@ describe('answerTexts', () => {
     before.dispose();
   });
 
+  test('answers, and what was shared before may still be opened', async () => {
+    const shared = await engine.loadStudent(join(import.meta.dirname, '../../fixtures/student'));
+    shared.removeItems(['tt1300854']);
+    const handle = shared.share();
+    const texts = ['{"history":["tt0770828"]}', '{"history":["tt0770828"],"k":3}'];
+    const answers = answersOf(texts, shared); // names the items
+    for (const other of [Student.fromHandle(handle), Student.fromHandle(shared.share())]) {
+      expect(answersOf(texts, other)).toEqual(answers);
+      other.dispose();
+    }
+    shared.removeItems(['tt0770828']);
+    expect(() => Student.fromHandle(handle)).toThrow(expect.objectContaining({ code: 'ERR_DISPOSED' }));
+    shared.dispose();
+  });
+
   test('aside, answers the same, from the catalogue as it was', async () => {
     const changed = await engine.loadStudent(join(import.meta.dirname, '../../fixtures/student'));
     changed.removeItems(['tt1300854']); // before its items are named
