@@ -755,6 +755,11 @@ export interface NativeBinding {
    * of the process by whatever cause, gives it back.
    */
   tryLockFile(fd: number): boolean;
+  /**
+   * Gives each of two files or directories the other's name, in one step of the file system; false where it has no such
+   * step. @throws LimbeckError ERR_IO
+   */
+  exchangeNames(a: string, b: string): boolean;
 }
 
 let binding: NativeBinding | undefined;

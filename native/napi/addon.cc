@@ -8,7 +8,7 @@
 #include "cpu/kernels.h"
 #include "napi/convert.h"
 #include "napi/engine.h"
-#include "napi/file_lock.h"
+#include "napi/file_system.h"
 #include "napi/generation.h"
 #include "napi/importance.h"
 #include "napi/packing.h"
@@ -101,6 +101,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("crc32c", Napi::Function::New(env, crc32c, "crc32c"));
   define_packing(env, exports);
   exports.Set("tryLockFile", Napi::Function::New(env, try_lock_file, "tryLockFile"));
+  exports.Set("exchangeNames", Napi::Function::New(env, exchange_names, "exchangeNames"));
   return exports;
 }
 

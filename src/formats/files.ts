@@ -5,7 +5,8 @@
 import { randomBytes } from 'node:crypto';
 import { constants, type Dirent, type Stats } from 'node:fs';
 import fs, { type FileHandle } from 'node:fs/promises';
-import { basename, dirname, join, resolve } from 'node:path';
+import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
+import { loadBinding } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { type JsonValue, parseStrictJson } from './strict-json.js';
 
@@ -182,17 +183,20 @@ export async function createFileAtomic(path: string): Promise<UnfinishedFile> {
 
 /**
  * Replaces a directory as a whole. `write` fills a temporary sibling; only when it has returned does the sibling take the
- * place of an earlier directory, which is removed afterwards. When anything fails, the earlier directory stays.
+ * place of an earlier directory, which is removed afterwards. When anything fails, the earlier directory stays. An earlier
+ * directory is replaced only if it looks like one that was written so: a wrong path must not cost a folder of other files.
  *
  * @param options.replace false: an earlier directory is refused @defaultValue true
  * @throws LimbeckError ERR_NO_SPACE, ERR_IO (also when the path is a file), ERR_INVALID_ARGUMENT for a directory that must
- * not be replaced, and whatever `write` throws
+ * not be replaced and for no path, and whatever `write` throws
  */
 export async function writeDirectoryAtomic(
   path: string,
   write: (temporaryPath: string) => Promise<void>,
   { replace = true }: { readonly replace?: boolean } = {},
 ): Promise<void> {
+  if (path === '')
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', 'Expected the path of a directory, got an empty text');
   const target = resolve(path);
   const temporaryPath = temporarySibling(target);
   try {
@@ -201,6 +205,7 @@ export async function writeDirectoryAtomic(
       throw new LimbeckError('ERR_IO', `Cannot write the directory '${target}': a file has that name`);
     }
     if (earlier !== undefined && !replace) throw alreadyThere(target);
+    if (earlier !== undefined) checkNotAround(target);
     await fs.mkdir(dirname(target), { recursive: true });
     await fs.mkdir(temporaryPath);
     await write(temporaryPath);
@@ -213,6 +218,7 @@ export async function writeDirectoryAtomic(
     } else if (earlier === undefined) {
       await fs.rename(temporaryPath, target);
     } else {
+      await checkAlike(target, temporaryPath);
       await swapDirectories(temporaryPath, target);
     }
     await syncDirectory(dirname(target));
@@ -244,8 +250,39 @@ function alreadyThere(path: string): LimbeckError {
   return new LimbeckError('ERR_INVALID_ARGUMENT', `'${path}' is there already, and is not replaced`);
 }
 
-/** A directory cannot be renamed over a full one, so the earlier one steps aside, and comes back if the swap fails. */
+/** The folder that this process works in, and those around it, are no results. */
+function checkNotAround(target: string): void {
+  const inside = relative(target, process.cwd());
+  if (inside !== '..' && !inside.startsWith(`..${sep}`) && !isAbsolute(inside)) {
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      `'${target}' is the working directory, or around it, and is not replaced: name a folder in it`,
+    );
+  }
+}
+
+/** Earlier results hold tensors, or something that has a name of the new ones; many a folder has a config.json. */
+async function checkAlike(target: string, temporaryPath: string): Promise<void> {
+  const [earlier, written] = await Promise.all([fs.readdir(target), fs.readdir(temporaryPath)]);
+  const isAlike = (name: string) =>
+    /\.safetensors(\.index\.json)?$/.test(name) || (name !== 'config.json' && written.includes(name));
+  if (earlier.length === 0 || earlier.some(isAlike)) return;
+  throw new LimbeckError(
+    'ERR_INVALID_ARGUMENT',
+    `'${target}' holds other files (${earlier.slice(0, 3).join(', ')}${earlier.length > 3 ? ', …' : ''}) and is not ` +
+      'replaced: name a new folder, or remove it first',
+  );
+}
+
+/**
+ * In one step where the file system has it, so that there is always a whole directory of that name. Elsewhere the earlier
+ * one steps aside, and comes back if the swap fails: a directory cannot be renamed over a full one.
+ */
 async function swapDirectories(temporaryPath: string, target: string): Promise<void> {
+  if (loadBinding().exchangeNames(temporaryPath, target)) {
+    await fs.rm(temporaryPath, { recursive: true, force: true });
+    return;
+  }
   const earlierPath = temporarySibling(target);
   await fs.rename(target, earlierPath);
   try {

@@ -3,6 +3,7 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import fs from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test, vi } from 'vitest';
+import { loadBinding } from '../../../src/binding.js';
 import { LimbeckError } from '../../../src/errors.js';
 import {
   createFileExclusive,
@@ -149,24 +150,24 @@ describe('writeFileAtomic', () => {
 
 describe('writeDirectoryAtomic', () => {
   const write = (text: string) => async (temporaryPath: string) =>
-    writeFileAtomic(join(temporaryPath, 'config.json'), text);
+    writeFileAtomic(join(temporaryPath, 'items.json'), text);
 
   test('makes a directory with its parents', async () => {
     const path = join(freshDirectory(), 'deep', 'student');
     await writeDirectoryAtomic(path, write('1'));
-    expect(readFileSync(join(path, 'config.json'), 'utf8')).toBe('1');
+    expect(readFileSync(join(path, 'items.json'), 'utf8')).toBe('1');
   });
 
   test('replaces an earlier directory, which stays whole until the swap', async () => {
     const parent = freshDirectory();
     const path = join(parent, 'student');
     mkdirSync(path);
-    writeFileSync(join(path, 'old-file'), 'old');
+    writeFileSync(join(path, 'old.safetensors'), 'old');
     await writeDirectoryAtomic(path, async (temporaryPath) => {
-      expect(readdirSync(path)).toEqual(['old-file']);
+      expect(readdirSync(path)).toEqual(['old.safetensors']);
       await write('2')(temporaryPath);
     });
-    expect(readdirSync(path)).toEqual(['config.json']);
+    expect(readdirSync(path)).toEqual(['items.json']);
     expect(readdirSync(parent)).toEqual(['student']);
   });
 
@@ -181,23 +182,81 @@ describe('writeDirectoryAtomic', () => {
         throw failure;
       }),
     ).rejects.toBe(failure);
-    expect(readFileSync(join(path, 'config.json'), 'utf8')).toBe('earlier');
+    expect(readFileSync(join(path, 'items.json'), 'utf8')).toBe('earlier');
     expect(readdirSync(parent)).toEqual(['student']);
   });
 
-  test('brings the earlier directory back when the swap fails', async () => {
+  test('keeps the earlier directory when the swap fails', async () => {
     const parent = freshDirectory();
     const path = join(parent, 'student');
     await writeDirectoryAtomic(path, write('earlier'));
+    vi.spyOn(loadBinding(), 'exchangeNames').mockImplementation(() => {
+      throw new LimbeckError('ERR_IO', 'no');
+    });
+    await expect(writeDirectoryAtomic(path, write('later'))).rejects.toMatchObject({ code: 'ERR_IO' });
+    expect(readFileSync(join(path, 'items.json'), 'utf8')).toBe('earlier');
+    expect(readdirSync(parent)).toEqual(['student']);
+  });
+
+  test('replaces where the file system cannot exchange names, and brings the earlier directory back', async () => {
+    const parent = freshDirectory();
+    const path = join(parent, 'student');
+    vi.spyOn(loadBinding(), 'exchangeNames').mockReturnValue(false);
+    await writeDirectoryAtomic(path, write('first'));
+    await writeDirectoryAtomic(path, write('earlier'));
+    expect(readFileSync(join(path, 'items.json'), 'utf8')).toBe('earlier');
+    expect(readdirSync(parent)).toEqual(['student']);
     const rename = fs.rename;
     vi.spyOn(fs, 'rename').mockImplementation(async (from, to) => {
-      const isSwap = to === path && (await fs.readFile(join(String(from), 'config.json'), 'utf8')) === 'later';
+      const isSwap = to === path && (await fs.readFile(join(String(from), 'items.json'), 'utf8')) === 'later';
       if (isSwap) throw systemError('EIO');
       return rename(from, to);
     });
     await expect(writeDirectoryAtomic(path, write('later'))).rejects.toMatchObject({ code: 'ERR_IO' });
-    expect(readFileSync(join(path, 'config.json'), 'utf8')).toBe('earlier');
+    expect(readFileSync(join(path, 'items.json'), 'utf8')).toBe('earlier');
     expect(readdirSync(parent)).toEqual(['student']);
+  });
+
+  test('never lacks the directory while it is replaced', async () => {
+    const path = join(freshDirectory(), 'student');
+    await writeDirectoryAtomic(path, write('0'));
+    const rename = vi.spyOn(fs, 'rename');
+    await writeDirectoryAtomic(path, write('1'));
+    expect(readFileSync(join(path, 'items.json'), 'utf8')).toBe('1');
+    const moved = rename.mock.calls.flatMap(([from, to]) => [String(from), String(to)]);
+    expect(moved).not.toContain(path);
+  });
+
+  test.each([
+    ['other files', { 'photo.jpg': 'x', 'notes.txt': 'y' }],
+    ['an application with a config.json', { 'config.json': '{}', 'package.json': '{}' }],
+  ])('does not replace a folder of %s', async (_, files) => {
+    const path = freshDirectory();
+    for (const [name, text] of Object.entries(files)) writeFileSync(join(path, name), text);
+    const config = async (temporaryPath: string) => {
+      await write('later')(temporaryPath);
+      await writeFileAtomic(join(temporaryPath, 'config.json'), '{"new":1}');
+    };
+    await expect(writeDirectoryAtomic(path, config)).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+      message: expect.stringContaining(Object.keys(files)[0] as string),
+    });
+    expect(readdirSync(path).sort()).toEqual(Object.keys(files).sort());
+  });
+
+  test.each(['.', 'deep/below'])('does not replace a folder that the process works in: %j', async (inside) => {
+    const path = freshDirectory();
+    writeFileSync(join(path, 'model.safetensors'), 'precious');
+    vi.spyOn(process, 'cwd').mockReturnValue(join(path, inside));
+    await expect(writeDirectoryAtomic(path, write('x'))).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+      message: expect.stringContaining('working directory'),
+    });
+    expect(readdirSync(path)).toEqual(['model.safetensors']);
+  });
+
+  test('needs a path', async () => {
+    await expect(writeDirectoryAtomic('', write('x'))).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
   });
 
   test('does not replace a file', async () => {
