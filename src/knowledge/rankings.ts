@@ -104,7 +104,9 @@ export async function importRankings(
   const read = rowReader(settings, lines);
   const users = trainingHistories(dataset);
   const indexOf = new Map(dataset.items.map(({ id }, index) => [id, index]));
-  const itemOf = (name: string) => indexOf.get(settings.itemIds?.[name] ?? name);
+  const otherNames = new Map(Object.entries(settings.itemIds ?? {}));
+  const idOf = (name: string) => otherNames.get(name) ?? name;
+  const itemOf = (name: string) => indexOf.get(idOf(name));
 
   const counts = { rowsRead: 0, brokenRows: 0, unknownUsers: 0, unknownHistories: 0, tooShort: 0 };
   const dropped = { unknownItems: 0, seenItems: 0 };
@@ -123,7 +125,7 @@ export async function importRankings(
     const row = read.row(line);
     if (row === undefined) continue;
     counts.rowsRead++;
-    const problem = typeof row === 'string' ? row : problemOf(row, hasScores);
+    const problem = typeof row === 'string' ? row : problemOf(row, hasScores, idOf);
     if (typeof row === 'string' || problem !== undefined) {
       counts.brokenRows++;
       if (reasons.length < MAX_REASONS) reasons.push(`line ${index + 1}: ${problem}`);
@@ -199,12 +201,19 @@ function trainingHistories(dataset: Dataset): (user: string) => number[] {
 }
 
 /** Why a row cannot be used. */
-function problemOf({ user, history, items, scores }: Row, hasScores: boolean | undefined): string | undefined {
+function problemOf(
+  { user, history, items, scores }: Row,
+  hasScores: boolean | undefined,
+  idOf: (name: string) => string,
+): string | undefined {
   if (user === undefined && history === undefined) return 'it names neither a user nor a history';
   if (items.length === 0) return 'it ranks no items';
   const ranked = new Set<string>();
-  const repeated = items.find((item) => ranked.size === ranked.add(item).size);
-  if (repeated !== undefined) return `it ranks ${JSON.stringify(repeated.slice(0, 80))} twice`;
+  const repeated = items.find((name) => ranked.size === ranked.add(idOf(name)).size);
+  if (repeated !== undefined) {
+    const [name, id] = [repeated, idOf(repeated)].map((text) => JSON.stringify(text.slice(0, 80)));
+    return `it ranks ${id} twice${name === id ? '' : `, the second time as ${name}`}`;
+  }
   if (hasScores !== undefined && hasScores !== (scores !== undefined)) {
     return hasScores ? 'it has no scores, and rows before it have' : 'it has scores, and rows before it have none';
   }
@@ -356,12 +365,17 @@ function checkArrays(
     offsets.at(-1) === last &&
     offsets.every((offset, i) => i === 0 || offset >= (offsets[i - 1] ?? 0) + least);
   const isItem = (item: number) => item >= 0 && item < numItems;
+  const areDistinct = (end: number, row: number) => {
+    const ranked = items.subarray(itemOffsets[row], end);
+    return new Set(ranked).size === ranked.length;
+  };
   const isWhole =
     historyOffsets.length === itemOffsets.length &&
     ascends(historyOffsets, histories.length, 1) &&
     ascends(itemOffsets, items.length, 2) &&
     histories.every(isItem) &&
     items.every(isItem) &&
+    itemOffsets.subarray(1).every(areDistinct) &&
     (scores === undefined || (scores.length === items.length && scores.every(Number.isFinite)));
   if (!isWhole)
     throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': its arrays do not belong together. Import it again.`);

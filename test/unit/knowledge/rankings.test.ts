@@ -127,6 +127,18 @@ describe('broken rows', () => {
     expect(report).toMatchObject({ rowsRead: 2, brokenRows: 1, rankings: 1 });
   });
 
+  test('are those, too, that name an item twice by two of its names', async () => {
+    const content = 'user\titems\nu1\td|e|The d\nu2\tb|x|e\n';
+    const options = { listSeparator: '|', itemIds: { 'The d': 'd', x: 'f' } };
+    await expect(run('y.tsv', content, options)).rejects.toMatchObject({
+      code: 'ERR_FILE_FORMAT',
+      message: expect.stringMatching(/1 of 2 rows .* line 2: it ranks "d" twice, the second time as "The d"/),
+    });
+    const { items, report } = await read('y.tsv', content, { ...options, skipBroken: true });
+    expect(items).toEqual(['b f e']);
+    expect(report).toMatchObject({ rowsRead: 2, brokenRows: 1, rankings: 1 });
+  });
+
   test('says what is missing', async () => {
     await expect(run('s.tsv', 'user\tranked\nu1\td e\n')).rejects.toMatchObject({ code: 'ERR_COLUMN_NOT_FOUND' });
     await expect(run('t.tsv', 'who\titems\nu1\td e\n')).rejects.toMatchObject({ code: 'ERR_COLUMN_NOT_FOUND' });
@@ -155,6 +167,7 @@ describe('files', () => {
     const { rankings } = await run('x.tsv', 'user\titems\nu1\td e f\n');
     for (const wrong of [
       { items: Int32Array.of(3, 4, 99) },
+      { items: Int32Array.of(3, 4, 3) },
       { itemOffsets: Int32Array.of(0, 2) },
       { historyOffsets: Int32Array.of(0, 1, 3) },
       { scores: Float32Array.of(1, 2) },
