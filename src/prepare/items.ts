@@ -22,7 +22,8 @@ export interface ItemColumns {
 }
 
 /**
- * Other names of items, from a column of the item file: name → id. The first row of a name wins.
+ * Other names of items, from a column of the item file: name → id. The first row of a name wins; rows without a name or
+ * an id have none.
  *
  * @throws what readTable throws
  */
@@ -42,11 +43,15 @@ export async function readItemNames(
     };
     await readTable(database, 'names', resolved as ResolvedTableSource, [column, source.columns.id], signal);
     const names: Record<string, string> = Object.create(null);
-    await database.scan('SELECT v0, v1 FROM names ORDER BY rowid DESC', ([values = [], ids = []]) => {
-      values.forEach((name, row) => {
-        names[String(name)] = String(ids[row]);
-      });
-    });
+    const has = (column: string) => `trim(coalesce(${column}, '')) <> ''`;
+    await database.scan(
+      `SELECT v0, v1 FROM names WHERE ${has('v0')} AND ${has('v1')} ORDER BY rowid DESC`,
+      ([values = [], ids = []]) => {
+        values.forEach((name, row) => {
+          names[String(name)] = String(ids[row]);
+        });
+      },
+    );
     return names;
   } finally {
     await database.close();
