@@ -104,21 +104,23 @@ export function causalLabels({ inputIds, sequenceOffsets }: PackedBatch): Int32A
 
 /**
  * Masked language modelling (Devlin et al. 2019, arXiv:1810.04805, §3.1): of the tokens drawn, 80 % become the mask, 10 %
- * a random token, 10 % stay. At least one token of a batch is drawn.
+ * a random token, 10 % stay. At least one token of a batch is drawn, which is a special one only where it has no others.
  *
+ * @param specialTokenIds never drawn beside other tokens: that [CLS] comes first is nothing to learn
  * @param seed decides what is drawn, together with `position` (for example the step)
  */
 export function maskTokens(
   batch: PackedBatch,
   options: {
     readonly maskTokenId: number;
+    readonly specialTokenIds: ReadonlySet<number>;
     readonly vocabSize: number;
     readonly probability: number;
     readonly seed: number;
     readonly position: number;
   },
 ): { batch: PackedBatch; labels: Int32Array } {
-  const { maskTokenId, vocabSize, probability, seed, position } = options;
+  const { maskTokenId, specialTokenIds, vocabSize, probability, seed, position } = options;
   const random = randomNumbers(hashSeed(seed, position));
   const inputIds = batch.inputIds.slice();
   const labels = new Int32Array(inputIds.length).fill(IGNORED_LABEL);
@@ -128,12 +130,16 @@ export function maskTokens(
     if (kind < 0.8) inputIds[i] = maskTokenId;
     else if (kind < 0.9) inputIds[i] = Math.floor(random() * vocabSize);
   };
+  const all = Int32Array.from(inputIds.keys());
+  const ordinary = all.filter((i) => !specialTokenIds.has(inputIds[i] ?? 0));
   let drawn = 0;
-  for (let i = 0; i < inputIds.length; i++) {
+  for (const i of ordinary) {
     if (random() >= probability) continue;
     draw(i);
     drawn++;
   }
-  if (drawn === 0) draw(Math.floor(random() * inputIds.length));
+  // Training refuses a batch without labels.
+  const places = ordinary.length > 0 ? ordinary : all;
+  if (drawn === 0) draw(places[Math.floor(random() * places.length)] ?? 0);
   return { batch: { ...batch, inputIds }, labels };
 }

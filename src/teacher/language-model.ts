@@ -288,14 +288,16 @@ export class LanguageModel {
     mask: { readonly probability: number; readonly seed: number; readonly position: number },
   ): { batch: PackedBatch; labels: Int32Array } {
     if (this.config.attention === 'causal') return { batch, labels: causalLabels(batch) };
-    const { maskTokenId } = this.tokenizer;
+    const { maskTokenId, padTokenId, vocabSize } = this.tokenizer;
     if (maskTokenId === undefined) {
       throw new LimbeckError(
         'ERR_TOKENIZER',
         'Masked language modelling needs a mask token, and the tokenizer has none. Add [MASK] to its special tokens.',
       );
     }
-    return maskTokens(batch, { ...mask, maskTokenId, vocabSize: this.tokenizer.vocabSize });
+    // Of an empty text, the tokenizer gives what it puts around every one.
+    const special = [maskTokenId, padTokenId, ...this.tokenizer.encode('')].filter((id) => id !== undefined);
+    return maskTokens(batch, { ...mask, maskTokenId, specialTokenIds: new Set(special), vocabSize });
   }
 
   /**

@@ -54,7 +54,15 @@ describe('maskTokens', () => {
   const VOCABULARY = 1_000;
   const inputIds = Int32Array.from({ length: 40_000 }, (_, i) => 100 + (i % 800));
   const batch = { inputIds, sequenceOffsets: Int32Array.of(0, inputIds.length) };
-  const options = { maskTokenId: MASK, vocabSize: VOCABULARY, probability: 0.15, seed: 3, position: 0 };
+  const options = {
+    maskTokenId: MASK,
+    specialTokenIds: new Set([MASK]),
+    vocabSize: VOCABULARY,
+    probability: 0.15,
+    seed: 3,
+    position: 0,
+  };
+  const labelled = (labels: Int32Array) => labels.filter((label) => label !== IGNORED_LABEL);
 
   test('labels the tokens drawn with what they were, and changes no other', () => {
     const masked = maskTokens(batch, options);
@@ -91,7 +99,25 @@ describe('maskTokens', () => {
     const short = { inputIds: Int32Array.of(7, 8, 9), sequenceOffsets: Int32Array.of(0, 3) };
     for (let position = 0; position < 50; position++) {
       const { labels } = maskTokens(short, { ...options, probability: 1e-9, position });
-      expect(labels.filter((label) => label !== IGNORED_LABEL)).toHaveLength(1);
+      expect(labelled(labels)).toHaveLength(1);
+    }
+  });
+
+  test('draws special tokens only of a batch that has no others, and other tokens as if they were not there', () => {
+    const [CLS, SEP] = [1, 2];
+    const special = { ...options, specialTokenIds: new Set([CLS, SEP, MASK]) };
+    const of = (ids: number[], position: number, probability = 0.15) => {
+      const inputIds = Int32Array.from(ids);
+      const sequenceOffsets = Int32Array.of(0, inputIds.length);
+      return maskTokens({ inputIds, sequenceOffsets }, { ...special, position, probability }).labels;
+    };
+    for (let position = 0; position < 200; position++) {
+      const labels = of([CLS, 7, 8, MASK, 9, SEP], position);
+      const plain = of([7, 8, 9], position);
+      expect([1, 2, 4].map((i) => labels[i])).toEqual([...plain]);
+      expect(labelled(labels)).toEqual(labelled(plain));
+      expect(labelled(of([CLS, 7, SEP], position, 1e-9))).toEqual(Int32Array.of(7));
+      expect(labelled(of([CLS, SEP], position))).toHaveLength(1);
     }
   });
 });

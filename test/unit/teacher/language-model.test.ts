@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { NativeEngine } from '../../../src/binding.js';
 import { trainBytePairTokenizer } from '../../../src/formats/bpe-trainer.js';
 import { createTokenizer, type Tokenizer } from '../../../src/formats/tokenizer.js';
+import { wordPieceTokenizerJson } from '../../../src/formats/tokenizer-json.js';
 import { LanguageModel } from '../../../src/teacher/language-model.js';
 import { languageModelConfig } from '../../../src/teacher/pretrain.js';
 import { temporaryDirectory } from './fake-model.js';
@@ -129,6 +130,16 @@ describe('loss', () => {
     expect(first.numTokens).toBeGreaterThan(TEXTS.length);
     expect(first.loss).toBeGreaterThan(0);
     expect(await model.loss(TEXTS)).toEqual(first);
+  });
+
+  test('of a masked language model is over what the texts say, not what the tokenizer puts around them', () => {
+    const vocabulary = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'the', 'cat', 'sat'];
+    const model = create('bert', createTokenizer(wordPieceTokenizerJson(vocabulary.join('\n'), true)));
+    const batch = model.encode(['the cat [MASK] [UNK] [PAD]', 'sat']);
+    for (let position = 0; position < 20; position++) {
+      const { labels } = model.label(batch, { probability: 1 - 1e-9, seed: 1, position });
+      expect(Array.from(labels)).toEqual([-100, 5, 6, -100, 1, -100, -100, -100, 7, -100]);
+    }
   });
 
   test('of a bidirectional model without a mask token is ERR_TOKENIZER with a remedy', async () => {
