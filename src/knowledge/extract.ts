@@ -63,7 +63,7 @@ const extractOptionsSchema = z.strictObject({
   logits: z
     .union([z.literal('dense'), z.strictObject({ topK: z.int().min(1), packed: z.boolean().default(true) })])
     .optional(),
-  /** What hidden states, attention maps and value relations are rounded to. */
+  /** What hidden states, attention maps and value relations are rounded to; float16 ends at 65504. */
   dtype: z.enum(['float32', 'float16', 'bfloat16']).default('float32'),
   /** Tokens of one pass. @defaultValue 4,096; on a GPU 32,768, or fewer that give a GiB of results, but no less than one text */
   batchTokens: z.int().min(1).optional(),
@@ -95,7 +95,8 @@ type Settings = z.output<typeof extractOptionsSchema>;
  *
  * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION, ERR_EMPTY_DATA; ERR_CHECKPOINT_MISMATCH when the
  * directory holds knowledge of another teacher, request or other texts; ERR_LOCKED while another process extracts into
- * it; ERR_FILE_FORMAT, ERR_ABORTED, ERR_NO_SPACE, ERR_IO, ERR_OUT_OF_MEMORY
+ * it; ERR_NOT_FINITE for a value that float16 cannot hold; ERR_FILE_FORMAT, ERR_ABORTED, ERR_NO_SPACE, ERR_IO,
+ * ERR_OUT_OF_MEMORY
  */
 export async function extractKnowledge(
   model: LanguageModel,
@@ -477,34 +478,42 @@ interface StoredTensor {
 function tensorsOf(model: LanguageModel, settings: Settings): StoredTensor[] {
   const { hiddenStates, pooling, attentions, valueRelations, logits, dtype } = settings;
   const { hiddenSize, vocabSize, numAttentionHeads } = model.config;
-  const rounded = (name: string, columns: number, rows: (tokens: number) => number) => ({
+  const maps = (heads: number) => (tokens: number) => heads * tokens * tokens;
+  const rounded = (
+    name: string,
+    columns: number,
+    rows: (tokens: number) => number,
+    valuesOf: (output: LanguageModelOutput) => Float32Array | undefined,
+  ): StoredTensor => ({
     name,
     dtype: ({ float32: 'F32', float16: 'F16', bfloat16: 'BF16' } as const)[dtype],
     ...(columns === 1 ? {} : { columns }),
-    numValues: (tokens: number) => rows(tokens) * columns,
+    numValues: (tokens) => rows(tokens) * columns,
+    data: (output) => {
+      const values = present(valuesOf(output));
+      if (dtype === 'float32') return values;
+      const bits = loadBinding().narrow(values, dtype);
+      if (dtype === 'float16') checkFloat16(bits, values, name);
+      return bits;
+    },
   });
-  const round = (values: Float32Array | undefined) =>
-    dtype === 'float32' ? present(values) : loadBinding().narrow(present(values), dtype);
-  const maps = (heads: number) => (tokens: number) => heads * tokens * tokens;
-  const tensors: StoredTensor[] = [];
-  hiddenStates.forEach((layer, i) => {
-    tensors.push({
-      ...rounded(`hidden_states.${layer}`, hiddenSize, (tokens) => (pooling === 'none' ? tokens : 1)),
-      data: ({ hiddenStates: states }) => round(states[i]),
-    });
-  });
-  attentions.forEach((layer, i) => {
-    tensors.push({
-      ...rounded(`attentions.${layer}`, 1, maps(numAttentionHeads)),
-      data: ({ attentions: states }) => round(states[i]),
-    });
-  });
-  valueRelations.forEach((layer, i) => {
-    tensors.push({
-      ...rounded(`value_relations.${layer}`, 1, maps(relationHeadsOf(model, settings))),
-      data: ({ valueRelations: relations }) => round(relations[i]),
-    });
-  });
+  const tokensOrTexts = (tokens: number) => (pooling === 'none' ? tokens : 1);
+  const tensors = [
+    ...hiddenStates.map((layer, i) =>
+      rounded(`hidden_states.${layer}`, hiddenSize, tokensOrTexts, (output) => output.hiddenStates[i]),
+    ),
+    ...attentions.map((block, i) =>
+      rounded(`attentions.${block}`, 1, maps(numAttentionHeads), (output) => output.attentions[i]),
+    ),
+    ...valueRelations.map((block, i) =>
+      rounded(
+        `value_relations.${block}`,
+        1,
+        maps(relationHeadsOf(model, settings)),
+        (output) => output.valueRelations[i],
+      ),
+    ),
+  ];
   const rows = (name: string, columns: number): Omit<StoredTensor, 'data'> => ({
     name,
     dtype: 'F32',
@@ -533,6 +542,21 @@ function tensorsOf(model: LanguageModel, settings: Settings): StoredTensor[] {
     );
   }
   return tensors;
+}
+
+/** @throws LimbeckError ERR_NOT_FINITE for bits of a value that float16 cannot hold */
+function checkFloat16(bits: Uint16Array, values: Float32Array, name: string): void {
+  // Only an exponent of all ones, which is infinity or NaN, carries into the sign. Two at a time: all that is kept comes by.
+  const pairs = new Uint32Array(bits.buffer, bits.byteOffset, bits.length >> 1);
+  let carries = ((bits.at(-1) ?? 0) & 0x7c00) + 0x0400;
+  for (let i = 0; i < pairs.length; i++) carries |= ((pairs[i] as number) & 0x7c007c00) + 0x04000400;
+  if ((carries & 0x80008000) === 0) return;
+  const value = values[bits.findIndex((half) => (half & 0x7c00) === 0x7c00)];
+  throw new LimbeckError(
+    'ERR_NOT_FINITE',
+    `extract: expected values of at most 65504 in '${name}' to round them to float16, got ${value}; ` +
+      (Number.isFinite(value) ? "use dtype 'bfloat16'" : 'check the weights of the teacher'),
+  );
 }
 
 /** The file of a shard, with `lengths` alone. */

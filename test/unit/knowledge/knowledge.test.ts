@@ -162,6 +162,33 @@ describe('extraction', () => {
     }
   });
 
+  test.each([
+    ['of an even number', 'qz'],
+    ['of an odd number', 'q'],
+  ])('refuses a value that float16 cannot hold, the last %s, and bfloat16 holds it', async (_, text) => {
+    const config = { ...model.config, hiddenSize: 5, numAttentionHeads: 1, numKeyValueHeads: 1, headDim: 5 };
+    const teacher = LanguageModel.create(engine, model.family, config, model.tokenizer, { seed: 4 });
+    const last = model.tokenizer.encode(text).at(-1) ?? 0;
+    const lastOf = async (value: number, dtype: 'float16' | 'bfloat16') => {
+      const words = teacher.native.getParameter('embeddings.word').fill(0);
+      words[last * 5 + 4] = value;
+      teacher.native.setParameter('embeddings.word', words);
+      teacher.native.setParameter('embeddings.position', new Float32Array(5 * config.maxPositionEmbeddings));
+      const directory = join(folder, `${dtype} ${value}`);
+      const options = { directory, hiddenStates: [0], dtype };
+      return (await (await extractKnowledge(teacher, [text], options)).hiddenState(0)).at(-1);
+    };
+    expect(await lastOf(65_519, 'float16')).toBe(65_504);
+    expect(await lastOf(-65_520, 'bfloat16')).toBe(-65_536);
+    for (const value of [-65_520, 1e9]) {
+      await expect(lastOf(value, 'float16')).rejects.toMatchObject({
+        code: 'ERR_NOT_FINITE',
+        message: expect.stringMatching(`at most 65504 in 'hidden_states.0' .* got ${value}; use dtype 'bfloat16'`),
+      });
+    }
+    teacher.dispose();
+  });
+
   test('gives back what was kept of any texts in any order', async () => {
     const knowledge = await extractKnowledge(model, texts, {
       ...request(),
