@@ -159,22 +159,22 @@ export class KnowledgeReader {
     const size = runs.reduce((sum, { begin, end }) => sum + end - begin, 0) * width * rowBytes;
     const bytes = allocate(size, name, this.directory);
     let offset = 0;
-    await Promise.all(
-      runs.map(({ shard, begin, end }) => {
-        const info = shard.file.tensors.get(name);
-        if (info === undefined) throw notExtracted(this.directory, name);
-        const rows = shard.offsets[unit].at(-1) ?? 0;
-        if (info.dtype !== dtype || info.end - info.begin !== rows * width * rowBytes) {
-          throw new LimbeckError(
-            'ERR_FILE_FORMAT',
-            `'${this.directory}': '${name}' is ${info.dtype} [${info.shape.join(', ')}], expected ${dtype} of ${rows} × ${width}`,
-          );
-        }
-        const target = bytes.subarray(offset, offset + (end - begin) * width * rowBytes);
-        offset += target.length;
-        return shard.file.read(info.begin + begin * width * rowBytes, target);
-      }),
-    );
+    // All are checked before one is read: nobody would wait for what is being read when a check fails.
+    const reads = runs.map(({ shard, begin, end }) => {
+      const info = shard.file.tensors.get(name);
+      if (info === undefined) throw notExtracted(this.directory, name);
+      const rows = shard.offsets[unit].at(-1) ?? 0;
+      if (info.dtype !== dtype || info.end - info.begin !== rows * width * rowBytes) {
+        throw new LimbeckError(
+          'ERR_FILE_FORMAT',
+          `'${this.directory}': '${name}' is ${info.dtype} [${info.shape.join(', ')}], expected ${dtype} of ${rows} × ${width}`,
+        );
+      }
+      const target = bytes.subarray(offset, offset + (end - begin) * width * rowBytes);
+      offset += target.length;
+      return () => shard.file.read(info.begin + begin * width * rowBytes, target);
+    });
+    await Promise.all(reads.map((read) => read()));
     return bytes;
   }
 

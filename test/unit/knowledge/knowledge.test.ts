@@ -7,6 +7,7 @@ import {
   readFileSync,
   rmSync,
   statSync,
+  truncateSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -315,6 +316,31 @@ describe('extraction', () => {
     const path = join(folder, 'manifest.json');
     writeFileSync(path, change(readFileSync(path, 'utf8')));
     await expect(Knowledge.open(folder)).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });
+  });
+
+  test('reads nothing where a shard does not have what is asked for, and leaves no failure behind', async () => {
+    await extractKnowledge(model, texts, request());
+    const reader = (await Knowledge.open(folder)).openReader();
+    const other = join(folder, 'other');
+    await extractKnowledge(model, texts, { ...request(), directory: other, hiddenStates: [1] });
+    cpSync(join(other, 'knowledge-00001.safetensors'), shard(1));
+    const all = Int32Array.from(texts.keys());
+    await reader.sequenceOffsets(all); // opens the shards
+    truncateSync(shard(0), 100);
+    const unhandled: unknown[] = [];
+    const remember = (error: unknown) => unhandled.push(error);
+    process.on('unhandledRejection', remember);
+    try {
+      await expect(reader.hiddenState(2, all)).rejects.toMatchObject({
+        code: 'ERR_INVALID_ARGUMENT',
+        message: expect.stringContaining("no 'hidden_states.2'"),
+      });
+      await expect(reader.hiddenState(2, Int32Array.of(0))).rejects.toMatchObject({ code: 'ERR_SAFETENSORS' });
+    } finally {
+      process.off('unhandledRejection', remember);
+      await reader.close();
+    }
+    expect(unhandled).toEqual([]);
   });
 
   test('says what was not extracted', async () => {
