@@ -83,8 +83,8 @@ export async function extractKnowledgeCommand(
   });
   const progress = flags.quiet ? undefined : showProgress(streams);
   try {
-    const model = await engine.loadLanguageModel(teacher);
     const hooks = { signal, onProgress: progress?.onProgress };
+    const model = await engine.loadLanguageModel(teacher, hooks);
     const numTexts =
       part === undefined
         ? (await engine.extract(model, texts, options, hooks)).numTexts
