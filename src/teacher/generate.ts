@@ -25,8 +25,8 @@ const idsShape = {
   /** The same seed gives the same text. */
   seed: z.int().min(0).max(Number.MAX_SAFE_INTEGER).default(0),
   /**
-   * A prompt that leaves no room for `maxNewTokens` before the model's last position: `error`, or `truncateLeft`, which
-   * reads the end of it. A prompt that fits is read whole, and its text may end early.
+   * `error` when the prompt has more tokens than the model has positions; `truncateLeft` keeps its end, so that
+   * `maxNewTokens` have room. A prompt that is not cut is read whole, and its text may end early.
    */
   longPrompt: z.enum(['error', 'truncateLeft']).default('error'),
 } as const;
