@@ -52,6 +52,9 @@ export interface QualityContext extends Hooks {
   readonly commit?: string | undefined;
 }
 
+/** Stages of the teacher, in the output. A distillation has its `teacher` there, which is none of the bench's. */
+const TEACHER_DIRECTORY = 'quality-teacher';
+
 /** What every row needs. */
 interface Bench {
   readonly engine: NativeEngine;
@@ -387,7 +390,7 @@ class TeacherSource {
     this.#workspace ??= Workspace.open(
       settings.output,
       { ...this.common, ...this.featureSettings, ...this.settings },
-      'teacher',
+      TEACHER_DIRECTORY,
     );
     return { engine, settings, workspace: await this.#workspace, hooks };
   }

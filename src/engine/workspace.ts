@@ -6,7 +6,16 @@ import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { loadBinding } from '../binding.js';
 import { LimbeckError } from '../errors.js';
-import { makeDirectory, pathExists, readJsonFile, writeFileAtomic } from '../formats/files.js';
+import {
+  isTemporaryName,
+  makeDirectory,
+  pathExists,
+  readDirectory,
+  readJsonFile,
+  remove,
+  writeFileAtomic,
+} from '../formats/files.js';
+import { isJsonObject } from '../formats/strict-json.js';
 
 const DIRECTORY = '.unfinished';
 const RUN_FILE = 'run.json';
@@ -24,21 +33,17 @@ export class Workspace {
    * stages are of no use to this one.
    *
    * @param name of the directory in the output
-   * @throws LimbeckError ERR_IO, ERR_NO_SPACE
+   * @throws LimbeckError ERR_INVALID_ARGUMENT for a directory that holds something else, which stays as it is;
+   * ERR_FILE_FORMAT, ERR_IO, ERR_NO_SPACE
    */
   static async open(output: string, settings: unknown, name = DIRECTORY): Promise<Workspace> {
     const directory = join(output, name);
     const fingerprint = fingerprintOf(settings);
-    const runFile = join(directory, RUN_FILE);
-    if (await pathExists(runFile)) {
-      const run = await readJsonFile(runFile);
-      const isSame =
-        typeof run === 'object' && run !== null && !Array.isArray(run) && run['fingerprint'] === fingerprint;
-      if (isSame) return new Workspace(output, directory, fingerprint);
-    }
-    await rm(directory, { recursive: true, force: true });
     await makeDirectory(directory);
-    await writeFileAtomic(runFile, `${JSON.stringify({ fingerprint })}\n`);
+    if ((await fingerprintIn(directory)) !== fingerprint) {
+      await discardStages(directory);
+      await writeRunFile(directory, fingerprint);
+    }
     return new Workspace(output, directory, fingerprint);
   }
 
@@ -71,7 +76,37 @@ export class Workspace {
 
   /** Removes the stages; the results must be in place. */
   async finish(): Promise<void> {
-    await rm(this.directory, { recursive: true, force: true });
+    await discardStages(this.directory);
+    await remove(this.directory);
+  }
+}
+
+/**
+ * The fingerprint of the run that a directory holds, if it holds one.
+ *
+ * @throws LimbeckError ERR_INVALID_ARGUMENT for what no workspace wrote; ERR_FILE_FORMAT, ERR_IO
+ */
+async function fingerprintIn(directory: string): Promise<unknown> {
+  const names = (await readDirectory(directory)).map(({ name }) => name).filter((name) => !isTemporaryName(name));
+  if (names.length === 0) return undefined;
+  const run = names.includes(RUN_FILE) ? await readJsonFile(join(directory, RUN_FILE)) : undefined;
+  if (isJsonObject(run) && 'fingerprint' in run) return run['fingerprint'];
+  throw new LimbeckError(
+    'ERR_INVALID_ARGUMENT',
+    `'${directory}': expected a directory that is empty or holds an unfinished run, found ${names.join(', ')}. ` +
+      'Nothing was changed: move the directory away, or give another output',
+  );
+}
+
+function writeRunFile(directory: string, fingerprint: string | null): Promise<void> {
+  return writeFileAtomic(join(directory, RUN_FILE), `${JSON.stringify({ fingerprint })}\n`);
+}
+
+/** Removes everything but the run file: a run that is killed meanwhile leaves a directory of no run, but of our own. */
+async function discardStages(directory: string): Promise<void> {
+  await writeRunFile(directory, null);
+  for (const { name } of await readDirectory(directory)) {
+    if (name !== RUN_FILE) await remove(join(directory, name));
   }
 }
 

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -197,6 +197,16 @@ describe('limbeck bench quality', () => {
     expect(last.stderr).not.toContain('plain, seed 0'); // finished before, not run again
     expect(ranksOf(broken)).toEqual(ranksOf(whole));
     expect(withoutTimes(reportOf(broken))).toEqual(withoutTimes(reportOf(whole)));
+  });
+
+  test("leaves a distillation's teacher in the same output as it is", async () => {
+    const output = join(folder, 'distilled');
+    const published = join(output, 'teacher', 'model.safetensors');
+    mkdirSync(join(output, 'teacher'), { recursive: true });
+    writeFileSync(published, 'trained for days');
+    expect((await bench(['--output', output, '--rows', 'teacher'])).code).toBe(0);
+    expect(readFileSync(published, 'utf8')).toBe('trained for days');
+    expect(readdirSync(join(output, 'quality-teacher'))).toContain('run.json');
   });
 
   test('runs the rows and seeds that are asked for, and keeps what was run before', async () => {
