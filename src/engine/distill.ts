@@ -28,7 +28,7 @@ import {
   trainStudent,
 } from './stages.js';
 import { StepLog } from './step-log.js';
-import { checkOutput, Workspace } from './workspace.js';
+import { checkOutput, conditionsOf, contentOf, Workspace } from './workspace.js';
 
 export interface DistillResult {
   /** The distilled student of the seed that was best on validation, ready to serve. */
@@ -48,12 +48,6 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
   const { output, seeds } = settings;
   checkInterpolation(settings.sequenceTeacher, settings.student, 'distill.student');
   await checkOutput(output);
-  const workspace = await Workspace.open(output, {
-    ...settings,
-    precision: engine.precision,
-    ...(engine.device === 'cuda' ? { device: engine.device } : {}), // the GPU rounds in other places
-  });
-  const context = { engine, settings, workspace, hooks };
   const log = new StepLog(hooks);
   const models = new Disposables();
   try {
@@ -70,6 +64,13 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
     };
     const test = evaluationSet(dataset, 'test');
     const rankings = await importedRankings(settings, dataset);
+    const workspace = await Workspace.open(output, {
+      settings,
+      ...conditionsOf(engine, dataset),
+      items: dataset.items,
+      ...(rankings && { rankings: contentOf(rankings) }),
+    });
+    const context = { engine, settings, workspace, hooks };
     const corpus = makeCorpus(dataset, settings.corpus);
     const { users, items, interactions } = dataset.report.final;
     log.note('prepare', { users, items, interactions, testCases: test.targets.length });

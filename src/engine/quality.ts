@@ -37,7 +37,7 @@ import {
   trainSequenceTeacher,
 } from './stages.js';
 import { StepLog } from './step-log.js';
-import { checkOutput, fingerprintOf, Workspace } from './workspace.js';
+import { checkOutput, conditionsOf, contentOf, Workspace } from './workspace.js';
 
 export interface QualityResult {
   readonly report: QualityReport;
@@ -96,12 +96,7 @@ export async function benchQuality(
     counts: trainCounts(dataset),
   };
   const { counts } = data;
-  const common = {
-    data: contentOf(dataset),
-    split: contentOf(dataset.split),
-    precision: engine.precision,
-    ...(engine.device === 'cuda' ? { device: engine.device } : {}), // the GPU rounds in other places
-  };
+  const common = conditionsOf(engine, dataset);
   const teacher = new TeacherSource(engine, settings, dataset, data, common, hooks);
   const runs = await QualityRuns.open(output);
   const rankings = await importedRankings(settings, dataset);
@@ -151,20 +146,6 @@ function checkCounts({ report }: Dataset, expected: QualitySettings['expected'])
     'ERR_INVALID_ARGUMENT',
     `${report.interactions.path}: expected ${words(expected)}, got ${words({ users, items, interactions })}. ` +
       'Published figures hold for that data alone; give its file, and no filter that drops rows',
-  );
-}
-
-/** Tells data apart by what its arrays hold. */
-function contentOf(data: object): string {
-  const { crc32c } = loadBinding();
-  const arrays = Object.entries(data).filter((entry): entry is [string, ArrayBufferView] =>
-    ArrayBuffer.isView(entry[1]),
-  );
-  return fingerprintOf(
-    arrays.map(([name, { buffer, byteOffset, byteLength }]) => [
-      name,
-      crc32c(new Uint8Array(buffer, byteOffset, byteLength)),
-    ]),
   );
 }
 

@@ -4,7 +4,7 @@
  */
 import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { loadBinding } from '../binding.js';
+import { loadBinding, type NativeEngine } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import {
   isTemporaryName,
@@ -16,6 +16,7 @@ import {
   writeFileAtomic,
 } from '../formats/files.js';
 import { isJsonObject } from '../formats/strict-json.js';
+import type { Dataset } from '../prepare/dataset.js';
 
 const DIRECTORY = '.unfinished';
 const RUN_FILE = 'run.json';
@@ -24,7 +25,7 @@ export class Workspace {
   private constructor(
     readonly output: string,
     readonly directory: string,
-    /** CRC-32C of the settings and the precision that the run was started with. */
+    /** {@link fingerprintOf} of all that decides the run: its settings, its data, and where they are computed. */
     readonly fingerprint: string,
   ) {}
 
@@ -32,6 +33,7 @@ export class Workspace {
    * Opens the unfinished run of these settings, or begins one. An unfinished run of other settings is discarded: its
    * stages are of no use to this one.
    *
+   * @param settings all that decides the stages, {@link conditionsOf} the run included
    * @param name of the directory in the output
    * @throws LimbeckError ERR_INVALID_ARGUMENT for a directory that holds something else, which stays as it is;
    * ERR_FILE_FORMAT, ERR_IO, ERR_NO_SPACE
@@ -116,6 +118,30 @@ export function fingerprintOf(settings: unknown): string {
     .crc32c(new TextEncoder().encode(JSON.stringify(settings)))
     .toString(16)
     .padStart(8, '0');
+}
+
+/** Tells data apart by what its arrays hold. */
+export function contentOf(data: object): string {
+  const { crc32c } = loadBinding();
+  const arrays = Object.entries(data).filter((entry): entry is [string, ArrayBufferView] =>
+    ArrayBuffer.isView(entry[1]),
+  );
+  return fingerprintOf(
+    arrays.map(([name, { buffer, byteOffset, byteLength }]) => [
+      name,
+      crc32c(new Uint8Array(buffer, byteOffset, byteLength)),
+    ]),
+  );
+}
+
+/** What every result depends on beside its settings: the interactions, which a file may have changed, and the arithmetic. */
+export function conditionsOf({ precision, device }: NativeEngine, dataset: Dataset): object {
+  return {
+    data: contentOf(dataset),
+    split: contentOf(dataset.split),
+    precision,
+    ...(device === 'cuda' ? { device } : {}), // the GPU rounds in other places
+  };
 }
 
 /** @throws LimbeckError ERR_IO when the output path is a file */

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -140,6 +140,30 @@ describe('a distillation', () => {
       expect(snapshot(join(folder, 'out'))).toEqual(before);
     },
   );
+});
+
+test.each([
+  ['interactions', (text: string) => text.replaceAll(/,i(\d+),/g, (_, item) => `,i${(Number(item) * 3) % 40},`)],
+  ['items', (text: string) => text.replaceAll('Film number', 'Opera')],
+] as const)('a run that goes on over other %s begins anew', async (file, change) => {
+  const folder = mkdtempSync(join(tmpdir(), 'limbeck-changed-'));
+  try {
+    const { languageStudent: _without, ...options } = tinyOptions(folder);
+    const controller = new AbortController();
+    const stopped = engine.distill(options, {
+      signal: controller.signal,
+      onProgress: ({ name }) => name.startsWith('distilled') && controller.abort(),
+    });
+    await expect(stopped).rejects.toMatchObject({ code: 'ERR_ABORTED' });
+    const path = join(folder, `${file}.csv`);
+    writeFileSync(path, change(readFileSync(path, 'utf8')));
+    await engine.distill(options);
+    await engine.distill({ ...options, output: join(folder, 'fresh') });
+    const model = (run: string) => readFileSync(join(folder, run, 'student/model.safetensors'));
+    expect(model('out').equals(model('fresh'))).toBe(true);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 test('a distillation from a static encoder makes a student that knows new items by their text', async () => {
