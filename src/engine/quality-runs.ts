@@ -9,7 +9,7 @@ import { makeDirectory, readDirectory, readJsonFile, writeDirectoryAtomic, write
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import type { SequenceModel } from '../student/sequence-model.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
-import type { CheckpointOptions } from '../teacher/training-checkpoint.js';
+import { type CheckpointOptions, deleteTrainingCheckpoint } from '../teacher/training-checkpoint.js';
 import { fingerprintOf } from './workspace.js';
 
 /** What one system did with one seed. */
@@ -59,10 +59,15 @@ export class QualityRuns {
     const found = entries.find((entry) => entry.isDirectory() && isRunOf(entry.name, fingerprint));
     const path = join(this.directory, found?.name ?? `${name}-${fingerprint}`);
     const modelDirectory = join(path, MODEL_DIRECTORY);
-    if (found) return { run: await readRun(path), modelDirectory };
-    const { run, model } = await make({ path: `${path}.checkpoint.safetensors`, fingerprint, everySteps: 200 });
+    const checkpoint = { path: `${path}.checkpoint.safetensors`, fingerprint, everySteps: 200 };
+    if (found) {
+      await deleteTrainingCheckpoint(checkpoint);
+      return { run: await readRun(path), modelDirectory };
+    }
+    const { run, model } = await make(checkpoint);
     try {
       await writeRun(path, run, model);
+      await deleteTrainingCheckpoint(checkpoint);
     } finally {
       model?.dispose();
     }

@@ -24,6 +24,7 @@ import type { Hooks } from '../teacher/hooks.js';
 import { LanguageModel } from '../teacher/language-model.js';
 import { pretrainLanguageModel, type TextCorpus } from '../teacher/pretrain.js';
 import { fitStaticEncoder } from '../teacher/static-encoder.js';
+import { deleteTrainingCheckpoint } from '../teacher/training-checkpoint.js';
 import type { DistillSettings } from './options.js';
 import type { StepLog } from './step-log.js';
 import type { Workspace } from './workspace.js';
@@ -302,7 +303,7 @@ export async function trainLanguageStudent(
   return { ...trained, results };
 }
 
-/** Loads a finished stage, or makes it and keeps it. */
+/** Loads a finished stage, or makes it and keeps it; the state of its training is deleted only then. */
 async function stage<Model extends { save(directory: string): Promise<void>; dispose(): void }>(
   workspace: Workspace,
   name: string,
@@ -311,7 +312,9 @@ async function stage<Model extends { save(directory: string): Promise<void>; dis
 ): Promise<Trained<Model>> {
   const directory = workspace.path(name);
   const historyName = `${name}-history`;
+  const checkpoint = workspace.checkpoint(name);
   if (await pathExists(directory)) {
+    await deleteTrainingCheckpoint(checkpoint);
     const history = await workspace.readJson<readonly EpochRecord[]>(historyName);
     return { model: await load(directory), history: history ?? [] };
   }
@@ -319,6 +322,7 @@ async function stage<Model extends { save(directory: string): Promise<void>; dis
   try {
     await workspace.saveJson(historyName, history);
     await model.save(directory);
+    await deleteTrainingCheckpoint(checkpoint);
   } catch (error) {
     model.dispose();
     throw error;

@@ -5,7 +5,6 @@ import { type Hooks, type ProgressEvent, throwIfAborted } from './hooks.js';
 import {
   type CheckpointOptions,
   copyParameters,
-  deleteTrainingCheckpoint,
   loadTrainingCheckpoint,
   type ParameterCopies,
   restoreParameters,
@@ -115,7 +114,8 @@ const noSums = (): Sums => ({ loss: 0, ce: 0, kd: 0, hidden: 0, attention: 0 });
 
 /**
  * Trains until the last epoch or until validation stops getting better; the model ends with the parameters of its best
- * epoch. With a checkpoint, a run that was killed goes on from its last state and ends with the same bits.
+ * epoch. With a checkpoint, a run that was killed goes on from its last state and ends with the same bits. The last state is
+ * that of the end, from which the same model is had at once: whoever saves the model deletes it then, and not before.
  *
  * @throws LimbeckError ERR_ABORTED, ERR_NOT_FINITE, ERR_CHECKPOINT_MISMATCH, ERR_NO_SPACE, ERR_IO, ERR_OUT_OF_MEMORY
  */
@@ -308,7 +308,6 @@ async function runEpochs(options: FitOptions, running: Steps, hooks: Hooks): Pro
   const { describe } = options;
   // Early stopping leaves steps undone that no one waits for.
   hooks.onProgress?.({ ...describe, done: totalSteps, total: totalSteps });
-  if (checkpoint) await deleteTrainingCheckpoint(checkpoint);
   return {
     epochs: state.records,
     bestEpoch: state.bestEpoch,

@@ -105,7 +105,7 @@ export async function loadTrainingCheckpoint<State>(
   };
 }
 
-/** A finished run needs its state no more. */
+/** For when the trained model is saved: its state is of no use any more. */
 export async function deleteTrainingCheckpoint({ path }: CheckpointOptions): Promise<void> {
   await rm(path, { force: true });
 }
