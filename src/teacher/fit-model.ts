@@ -1,5 +1,7 @@
 /** The training loop of every model: language models, sequence teachers and sequence students. */
+import { setTimeout } from 'node:timers/promises';
 import type { NativeTrainer, NativeTransformer, StepMemory, StepRequest, StepResult } from '../binding.js';
+import { LimbeckError } from '../errors.js';
 import { hashSeed } from './batches.js';
 import { type Hooks, type ProgressEvent, throwIfAborted } from './hooks.js';
 import {
@@ -117,14 +119,41 @@ const noSums = (): Sums => ({ loss: 0, ce: 0, kd: 0, hidden: 0, attention: 0 });
  * epoch. With a checkpoint, a run that was killed goes on from its last state and ends with the same bits. The last state is
  * that of the end, from which the same model is had at once: whoever saves the model deletes it then, and not before.
  *
- * @throws LimbeckError ERR_ABORTED, ERR_NOT_FINITE, ERR_CHECKPOINT_MISMATCH, ERR_NO_SPACE, ERR_IO, ERR_OUT_OF_MEMORY
+ * @throws LimbeckError ERR_BUSY for a model that is being trained already; ERR_ABORTED, ERR_NOT_FINITE,
+ * ERR_CHECKPOINT_MISMATCH, ERR_NO_SPACE, ERR_IO, ERR_OUT_OF_MEMORY
  */
 export async function fitModel(options: FitOptions, hooks: Hooks = {}): Promise<FitResult> {
+  if (inTraining.has(options.model)) {
+    throw new LimbeckError('ERR_BUSY', 'This model is being trained: wait for that training, or abort it');
+  }
+  inTraining.add(options.model);
   const steps = new Steps(options);
   try {
     return await runEpochs(options, steps, hooks);
   } finally {
     await steps.settle();
+    inTraining.delete(options.model);
+  }
+}
+
+/** Two trainings of one model would spoil each other. */
+const inTraining = new WeakSet<NativeTransformer>();
+
+const BUSY_WAIT_MS = 1;
+
+/**
+ * Reads or writes parameters as soon as no one else's forward pass uses the model: a training does not fail for one. It
+ * waits, while passes follow each other without a gap.
+ */
+async function whenIdle<T>(work: () => T, signal: AbortSignal | undefined): Promise<Awaited<T>> {
+  for (;;) {
+    throwIfAborted(signal);
+    try {
+      return await work();
+    } catch (error) {
+      if (!(error instanceof Error && 'code' in error && error.code === 'ERR_BUSY')) throw error;
+      await setTimeout(BUSY_WAIT_MS);
+    }
   }
 }
 
@@ -240,6 +269,7 @@ class Requests {
 
 async function runEpochs(options: FitOptions, running: Steps, hooks: Hooks): Promise<FitResult> {
   const { model, trainer, checkpoint, epochs } = options;
+  const { signal } = hooks;
   const projections = options.projections ?? [];
   let totalSteps = 0;
   for (let epoch = 1; epoch <= epochs; epoch++) totalSteps += options.stepsOf(epoch);
@@ -256,7 +286,8 @@ async function runEpochs(options: FitOptions, running: Steps, hooks: Hooks): Pro
   };
   let best: ParameterCopies | undefined = resumed?.best;
   const save = async () => {
-    if (checkpoint) await saveTrainingCheckpoint(checkpoint, { model, trainer, projections, best, state });
+    if (!checkpoint) return;
+    await whenIdle(() => saveTrainingCheckpoint(checkpoint, { model, trainer, projections, best, state }), signal);
   };
 
   while (state.epoch <= epochs && !isExhausted(state, options.patience)) {
@@ -295,7 +326,7 @@ async function runEpochs(options: FitOptions, running: Steps, hooks: Hooks): Pro
     if (state.bestValidationLoss === null || validationLoss < state.bestValidationLoss) {
       state.bestValidationLoss = validationLoss;
       state.bestEpoch = state.epoch;
-      best = copyParameters(model);
+      best = await whenIdle(() => copyParameters(model), signal);
     }
     state.epoch++;
     state.index = 0;
@@ -304,7 +335,8 @@ async function runEpochs(options: FitOptions, running: Steps, hooks: Hooks): Pro
     await options.afterEpoch?.(record);
     await save();
   }
-  if (best) restoreParameters(model, best);
+  const kept = best;
+  if (kept) await whenIdle(() => restoreParameters(model, kept), signal);
   const { describe } = options;
   // Early stopping leaves steps undone that no one waits for.
   hooks.onProgress?.({ ...describe, done: totalSteps, total: totalSteps });

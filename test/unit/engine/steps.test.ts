@@ -1,5 +1,6 @@
 /** Steps that are called alone, by the public names. */
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { setTimeout } from 'node:timers/promises';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { cacheSequenceTeacher, createEngine, type Engine } from '../../../src/index.js';
 
 const ITEMS = 12;
@@ -53,3 +54,36 @@ test('layers are fused', async () => {
   const { values, fusion } = await engine.fuseLayers(layers, { rows: 2, columns: 2 }, { method: 'mean' });
   expect([values, fusion]).toEqual([Float32Array.of(2, 2, 2, 2), 'sum']);
 });
+
+test('a training goes on while others read its model, and no second one begins', async () => {
+  const train = Array.from({ length: 80 }, (_, i) => `film ${i} tells of ${['fear', 'space', 'love'][i % 3]}`);
+  const corpus = { train, validation: train.slice(0, 8) };
+  const architecture = { hiddenSize: 16, numHiddenLayers: 1, numAttentionHeads: 2, maxPositionEmbeddings: 32 };
+  const { model } = await engine.pretrain(corpus, {
+    architecture,
+    tokenizer: { vocabSize: 300 },
+    training: { epochs: 1 },
+  });
+  let isDone = false;
+  let hasBegun = false;
+  const onProgress = () => {
+    hasBegun = true;
+  };
+  const training = engine.adapt(model, corpus, { epochs: 12 }, { onProgress }).finally(() => {
+    isDone = true;
+  });
+  await vi.waitUntil(() => hasBegun, { interval: 1 });
+  let numRead = 0;
+  const reading = (async () => {
+    for (; !isDone; numRead++) {
+      await model.embed(train);
+      await setTimeout(3);
+    }
+  })();
+  await expect(engine.adapt(model, corpus, { epochs: 1 })).rejects.toMatchObject({ code: 'ERR_BUSY' });
+  expect((await training).epochs.length).toBeGreaterThan(0);
+  await reading;
+  expect(numRead).toBeGreaterThan(1);
+  await engine.adapt(model, corpus, { epochs: 1 }); // when the first has ended
+  model.dispose();
+}, 30_000);
