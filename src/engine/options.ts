@@ -11,7 +11,7 @@ import { staticEncoderSchema } from '../teacher/static-encoder.js';
 
 /** A teacher that exists, used as it is or trained further on the texts at hand. */
 const loadedTeacherSchema = z.strictObject({
-  /** A Hugging Face directory: GPT-2, BERT, Llama or Qwen2; or `hf://owner/model[@revision]`, downloaded once. */
+  /** A Hugging Face directory of a family in docs/language-models.md, or `hf://owner/model[@revision]`, downloaded once. */
   directory: z.string().min(1),
   /** Training on item texts and histories; without it the weights stay as they are. */
   adapt: languageModelAdaptationSchema.optional(),
@@ -23,7 +23,7 @@ const staticTeacherSchema = z.strictObject({ static: staticEncoderSchema });
 const corpusSchema = z.strictObject({
   /** Items of the end of each history that are told as text; 0 = no histories. */
   maxHistory: z.int().min(0).default(8),
-  /** Share of histories held out for validation, and as much again for the test loss. */
+  /** Share of histories, or of items without them, held out for validation, and as much again for the test loss. */
   heldOut: z.number().gt(0).lt(0.5).default(0.05),
 });
 

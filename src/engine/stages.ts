@@ -37,7 +37,7 @@ export interface StageContext {
   readonly hooks: Hooks;
 }
 
-/** Texts that language models are trained, chosen and tested on; no history is in two of them. */
+/** Texts that language models are trained, chosen and tested on; no text is in two of them. */
 export interface DistillationCorpus extends TextCorpus {
   readonly test: readonly string[];
 }
@@ -59,18 +59,26 @@ export interface Seeded extends Trained<SequenceModel> {
   readonly seed: number;
 }
 
-/** Item sentences and histories told as text; every n-th history is held out for validation, the one after it for test. */
+/**
+ * Item sentences and histories told as text. Every n-th different history is held out for validation, the one after it for
+ * test; without histories, so are item sentences. What is held out is not trained on, whoever else tells the same.
+ */
 export function makeCorpus(dataset: Dataset, { maxHistory, heldOut }: DistillSettings['corpus']): DistillationCorpus {
   const items = dataset.items.map(itemSentence);
-  const histories = maxHistory === 0 ? items : historySentences(dataset, { maxHistory });
-  const every = Math.max(2, Math.round(1 / heldOut));
-  const validation = histories.filter((_, i) => i % every === 0);
-  const test = histories.filter((_, i) => i % every === 1);
-  const rest = maxHistory === 0 ? [] : histories.filter((_, i) => i % every > 1);
-  if (validation.length === 0 || test.length === 0) {
-    throw new LimbeckError('ERR_EMPTY_DATA', `Expected at least 2 texts to hold out, got ${histories.length} in all`);
+  const histories = maxHistory === 0 ? [] : historySentences(dataset, { maxHistory });
+  const texts = [...new Set(maxHistory === 0 ? items : histories)];
+  const every = Math.max(3, Math.round(1 / heldOut)); // one of three is left to train on
+  const validation = texts.filter((_, i) => i % every === 0);
+  const test = texts.filter((_, i) => i % every === 1);
+  const isHeldOut = new Set([...validation, ...test]);
+  const train = [...items, ...histories].filter((text) => !isHeldOut.has(text));
+  if ([train, validation, test].some(({ length }) => length === 0)) {
+    throw new LimbeckError(
+      'ERR_EMPTY_DATA',
+      `Expected texts to train on, to validate and to test with, got ${texts.length} different ones in all`,
+    );
   }
-  return { train: [...items, ...rest], validation, test };
+  return { train, validation, test };
 }
 
 /** Step 3: soft labels from rankings that were imported, where the settings name some. */
