@@ -13,16 +13,12 @@ export function itemSentence(item: Item): string {
 /**
  * Each user's history as a line of text for the language model, oldest item first: `first; second; third.`
  * Only the training part is told, so no validation or test item follows its history anywhere in the text. The order is
- * that of the users.
+ * that of the users; those without a training part are left out.
  *
  * @param options.maxHistory items of the end of the training part to tell. ≥ 1. @defaultValue 20
- * @param options.users whose histories: those with a training part. @defaultValue train
  * @throws ERR_INVALID_ARGUMENT
  */
-export function historySentences(
-  dataset: Dataset,
-  options: { readonly maxHistory?: number; readonly users?: 'train' } = {},
-): string[] {
+export function historySentences(dataset: Dataset, options: { readonly maxHistory?: number } = {}): string[] {
   const maxHistory = options.maxHistory ?? DEFAULT_MAX_HISTORY;
   if (!Number.isInteger(maxHistory) || maxHistory < 1) {
     throw new LimbeckError('ERR_INVALID_ARGUMENT', `maxHistory: expected an integer ≥ 1, got ${maxHistory}`);
