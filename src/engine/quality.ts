@@ -13,7 +13,6 @@ import type { LossCurve } from '../evaluate/report-types.js';
 import { writeFileAtomic } from '../formats/files.js';
 import { type Dataset, trainSequences } from '../prepare/dataset.js';
 import { prepareDataset } from '../prepare/prepare.js';
-import { Student } from '../recommend/student.js';
 import type { SequenceTrainingData } from '../student/fine-tune.js';
 import type { RankingSignal } from '../student/ranking-signal.js';
 import { boostRareItems } from '../student/rare-items.js';
@@ -26,7 +25,7 @@ import type { DistillSettings } from './options.js';
 import { type QualityOptions, type QualitySettings, qualitySettings, type StudentPlan } from './quality-options.js';
 import { type QualityRun, QualityRuns } from './quality-runs.js';
 import { curves } from './report.js';
-import { historiesOf, LATENCY, LATENCY_USERS, LIST_LENGTH, popularityResult, studentLatency } from './results.js';
+import { historiesOf, LATENCY, LATENCY_USERS, LIST_LENGTH, modelLatency, popularityResult } from './results.js';
 import {
   extractItems,
   importedRankings,
@@ -288,8 +287,8 @@ async function ranked(
   const topK = Math.min(LIST_LENGTH, dataset.items.length);
   const ranking = await model.rank(test, { ...test, topK }, hooks);
   const members = model instanceof SequenceEnsemble ? model.members : [model];
-  const students = members.map((member) => new Student(engine, member, dataset.items));
-  return { ...ranking, parameters: model.numParameters, latency: await studentLatency(students, test) };
+  const latency = await modelLatency(engine, members, dataset, test);
+  return { ...ranking, parameters: model.numParameters, latency };
 }
 
 /** Layers of the sequence teacher that any student's hidden loss compares with. */

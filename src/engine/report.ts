@@ -10,13 +10,20 @@ import type {
   ResultRow,
 } from '../evaluate/report-types.js';
 import type { Dataset } from '../prepare/dataset.js';
-import { Student } from '../recommend/student.js';
+import type { Student } from '../recommend/student.js';
 import type { SequenceModel } from '../student/sequence-model.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import type { LanguageModel } from '../teacher/language-model.js';
 import type { DistillSettings } from './options.js';
-import { compareSystems, exampleUsers, modelResult, popularityResult, studentLatency } from './results.js';
+import {
+  compareSystems,
+  exampleUsers,
+  modelLatency,
+  modelResult,
+  popularityResult,
+  studentLatency,
+} from './results.js';
 import type { Seeded, Trained, TrainedEnsemble } from './stages.js';
 
 export interface Trainings {
@@ -43,10 +50,7 @@ export async function buildReport(
     trainings;
   const seed = settings.seeds[0] ?? 0;
   const recommenderTeacher = { model: sequenceTeacher.model, seed: settings.sequenceTeacher.training.seed };
-  const timed = (models: readonly SequenceModel[]) => {
-    const students = models.map((model) => new Student(engine, model, dataset.items));
-    return studentLatency(students, test);
-  };
+  const timed = (models: readonly SequenceModel[]) => modelLatency(engine, models, dataset, test);
   const first = (models: readonly Seeded[]) => models[0]?.model ?? student.model;
   const popularity = await popularityResult(counts, test);
   const withoutTeacher = await modelResult(

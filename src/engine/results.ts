@@ -1,4 +1,5 @@
 /** Step 8: from trained models to the rows, examples and timings of the report. */
+import type { NativeEngine } from '../binding.js';
 import { bootstrapDifference } from '../evaluate/bootstrap.js';
 import { type LatencySummary, measureLatency } from '../evaluate/latency.js';
 import { userContributions } from '../evaluate/metrics.js';
@@ -6,7 +7,7 @@ import { mostPopular, rankByPopularity } from '../evaluate/popularity.js';
 import type { EvaluationSet, SystemResult } from '../evaluate/recommendation.js';
 import type { Comparison, ExampleUser } from '../evaluate/report-types.js';
 import type { Dataset } from '../prepare/dataset.js';
-import type { Student } from '../recommend/student.js';
+import { Student } from '../recommend/student.js';
 import type { SequenceEnsemble } from '../student/sequence-ensemble.js';
 import type { SequenceModel } from '../student/sequence-model.js';
 import type { Hooks } from '../teacher/hooks.js';
@@ -65,6 +66,22 @@ export async function studentLatency(students: readonly Student[], test: Evaluat
     const request = { history: histories[i % histories.length] ?? [], k: Math.min(10, numItems) };
     for (const student of students) student.recommend(request);
   }, LATENCY);
+}
+
+/** The same of trained models, which stay as they are. */
+export async function modelLatency(
+  engine: NativeEngine,
+  models: readonly SequenceModel[],
+  { items }: Dataset,
+  test: EvaluationSet,
+): Promise<LatencySummary> {
+  const students: Student[] = [];
+  try {
+    for (const model of models) students.push(new Student(engine, model, items));
+    return await studentLatency(students, test);
+  } finally {
+    for (const student of students) student.disposeRecommender();
+  }
 }
 
 /** Paired difference in ndcg@10 over the same users. */

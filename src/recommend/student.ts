@@ -422,9 +422,14 @@ export class Student {
   }
 
   dispose(): void {
-    this.#recommender.dispose();
+    this.disposeRecommender();
     this.#model?.dispose();
     this.encoder?.dispose();
+  }
+
+  /** @internal Ends the student, and leaves its model and its encoder to those who go on with them. */
+  disposeRecommender(): void {
+    this.#recommender.dispose();
   }
 
   #rankedItems(count: number): RankedItem[] {
