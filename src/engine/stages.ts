@@ -256,12 +256,13 @@ export async function runStudent(
   { architecture, initialise, features, teacher, rankings, rareItems, training, context }: StudentRun,
 ): Promise<Trained<SequenceModel>> {
   const config = sequenceConfig(architecture, data.numItems, features ? features.length / data.numItems : 0);
-  const model = await log.run('initialise', undefined, () =>
+  const part = context.describe?.name ?? 'student';
+  const model = await log.run('initialise', part, () =>
     SequenceModel.create(engine, config, { seed: training.seed, itemFeatures: features }),
   );
   return fineTuned(model, async () => {
     if (teacher) {
-      await log.run('transfer', undefined, () =>
+      await log.run('transfer', part, () =>
         initialiseStudent(model.native, {
           method: initialise,
           teacher: teacher.model,

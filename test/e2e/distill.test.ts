@@ -77,6 +77,7 @@ describe('a distillation', () => {
         'evaluate',
       ]),
     );
+    expect(new Set(events.map(({ step }) => step)).size).toBe(8);
     const last = new Map(events.map((event) => [`${event.step} ${event.name}`, event]));
     expect(last.size).toBeGreaterThan(8);
     for (const [name, { done, total }] of last) expect(done, name).toBe(total);
