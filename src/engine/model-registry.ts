@@ -34,7 +34,7 @@ const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 const STALE_MS = 3_600_000;
 
 const registryOptionsSchema = z.strictObject({
-  /** Newest versions that are kept besides the current one and the one before it. */
+  /** Newest versions that are kept; the current one and the one before it always are. */
   keep: z.int().min(1).max(10_000).default(5),
 });
 

@@ -6,9 +6,9 @@ import { type EvaluationSet, resultRow, type SystemResult } from './recommendati
 
 export interface QualitySystem extends SystemResult {
   readonly key: string;
-  /** Training of each seed; empty for a system that is not trained. */
   /** Weights by which scores of rare items were raised, by seed; empty where they were not. */
   readonly rareItemsWeights?: readonly number[];
+  /** Training of each seed; empty for a system that is not trained. */
   readonly trainings: readonly { readonly bestEpoch: number; readonly epochSeconds: readonly number[] }[];
 }
 

@@ -4,7 +4,13 @@ import { describe, expect, test } from 'vitest';
 
 const folder = join(import.meta.dirname, '../../../../src/server/console');
 const files = readdirSync(folder).map((name) => ({ name, text: readFileSync(join(folder, name), 'utf8') }));
-const named = (ending: string) => files.filter(({ name }) => name.endsWith(ending));
+
+/** The files of a kind, of which there are some. */
+function named(ending: string) {
+  const found = files.filter(({ name }) => name.endsWith(ending));
+  expect(found, ending).not.toEqual([]);
+  return found;
+}
 
 describe("the console's files", () => {
   test('write nothing as HTML or as code', () => {
@@ -29,16 +35,19 @@ describe("the console's files", () => {
   });
 
   test('name only files that are there', () => {
+    let count = 0;
     for (const { name, text } of [...named('.html'), ...named('.js')]) {
       const references = [...text.matchAll(/(?:src|href)="([\w.-]+)"|from '\.\/([\w.-]+)'/g)].map(
         (match) => match[1] ?? match[2],
       );
+      count += references.length;
       for (const reference of references)
         expect(
           files.map((file) => file.name),
           name,
         ).toContain(reference);
     }
+    expect(count).toBeGreaterThan(0);
   });
 
   test('keep the key nowhere but in the session', () => {
