@@ -105,7 +105,7 @@ export class LimbeckClient {
 
   /** Events without an id are given one, so that one that is sent again counts once. */
   sendEvents(events: readonly FeedbackEvent[], options?: CallOptions): Promise<EventsAnswer> {
-    const named = events.map((event) => ({ id: crypto.randomUUID(), ...event }));
+    const named = events.map((event) => ({ ...event, id: event.id ?? crypto.randomUUID() }));
     return this.#call('POST', '/v1/events', { events: named }, options);
   }
 

@@ -95,6 +95,19 @@ describe('LimbeckClient', () => {
     expect(sent).toHaveLength(1);
   });
 
+  it('gives an event whose id is undefined one too', async () => {
+    const { sent, fetch } = network(ok());
+    const event = { userId: 'u', itemId: 'x', type: 'view' as const };
+    await new LimbeckClient('http://service', { fetch }).sendEvents([
+      { ...event, id: undefined },
+      { ...event, id: 'e' },
+    ]);
+    expect(JSON.parse(String(sent[0]?.init.body)).events.map(({ id }: { id?: string }) => id)).toEqual([
+      expect.stringMatching(/^[0-9a-f-]{36}$/),
+      'e',
+    ]);
+  });
+
   it('repeats events under the same ids when no answer came', async () => {
     const { sent, fetch } = network(new TypeError('reset'), ok());
     await new LimbeckClient('http://service', { fetch }).sendEvents([{ userId: 'u', itemId: 'x', type: 'view' }]);
