@@ -75,8 +75,8 @@ export async function openEventLog(options: EventLogOptions): Promise<EventLog> 
     await log.rememberIds();
     return log;
   } catch (error) {
-    await file?.close();
-    await lock.close();
+    // Whatever becomes of the files: why the log cannot be opened is what the caller must hear.
+    await Promise.allSettled([file?.close(), lock.close()]);
     throw writeError(error, directory);
   }
 }
@@ -204,8 +204,11 @@ export class EventLog implements EventStore {
   async #finish(): Promise<void> {
     await this.#commits.idle();
     this.#followers.clear();
-    await this.#file.close();
-    await this.#lock.close();
+    try {
+      await this.#file.close();
+    } finally {
+      await this.#lock.close();
+    }
   }
 
   #missing(offset: bigint): LimbeckError {

@@ -407,6 +407,21 @@ describe('two openers', () => {
     expect(await idsOf(await reopen(log))).toEqual(['e0']);
   });
 
+  it('of one process: the second is let in although the file of the first could not be closed', async () => {
+    const opening = vi.spyOn(fs, 'open');
+    const log = await openLog();
+    const files = await Promise.all(opening.mock.results.map(({ value }) => value as Promise<FileHandle>));
+    const segment = files[opening.mock.calls.findIndex(([path]) => path === lastSegment())] as FileHandle;
+    const { close } = segment;
+    vi.spyOn(segment, 'close').mockImplementation(async () => {
+      await close();
+      throw systemError('EIO', 'close');
+    });
+    open.delete(log);
+    await expect(log.close()).rejects.toThrow('EIO');
+    expect(await (await openLog()).append([view(0)])).toEqual({ accepted: 1, duplicates: 0 });
+  });
+
   it('of two processes: the second is refused until the first is killed', async () => {
     const program = `
       const { openEventStore } = await import(${JSON.stringify(product)});
