@@ -98,6 +98,8 @@ export class EventLog implements EventStore {
   /** Once set, the last segment is complete: a new one must be begun before anything is written. */
   #mustRotate = false;
   #failure: unknown;
+  /** Settles when the latest retain() has. */
+  #retained: Promise<void> = Promise.resolve();
   #closing: Promise<void> | undefined;
 
   /** Use {@link openEventLog}. */
@@ -192,7 +194,13 @@ export class EventLog implements EventStore {
   async retain(options: RetentionOptions): Promise<bigint> {
     this.#checkOpen();
     const keepFrom = Math.min(Number(options.keepFrom), this.#next - this.#settings.idWindow);
-    await retainSegments(this.#directory, this.#segments, this.#next, { ...options, keepFrom });
+    // One at a time: between looking at the oldest segment and dropping it, each waits for the disk.
+    const turn = this.#retained.then(() =>
+      retainSegments(this.#directory, this.#segments, this.#next, { ...options, keepFrom }),
+    );
+    // The next one begins whatever came of this one; the caller hears of it.
+    this.#retained = turn.catch(() => undefined);
+    await turn;
     return this.firstOffset;
   }
 
@@ -203,6 +211,7 @@ export class EventLog implements EventStore {
 
   async #finish(): Promise<void> {
     await this.#commits.idle();
+    await this.#retained;
     this.#followers.clear();
     try {
       await this.#file.close();

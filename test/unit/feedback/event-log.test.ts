@@ -235,6 +235,17 @@ describe('segments', () => {
     ).toBe('ERR_CORRUPT_LOG');
   });
 
+  it('are dropped once, however many ask at the same time', async () => {
+    const options = { segmentBytes: 4096, idWindow: 50 };
+    const log = await openLog(options);
+    for (const n of range(0, 200)) await log.append([view(n)]);
+    const first = await Promise.all(range(0, 8).map(() => log.retain({ keepFrom: 200n, maxAgeMs: -1 })));
+    expect(first).toEqual(Array(8).fill(log.firstOffset));
+    expect(log.firstOffset).toBeLessThanOrEqual(150n);
+    expect(await log.append([view(199), view(200)])).toEqual({ accepted: 1, duplicates: 1 });
+    expect((await idsOf(await reopen(log, options)))[0]).toBe(`e${first[0]}`);
+  });
+
   it('that are missing or damaged are an error, not a loss', async () => {
     const log = await openLog({ segmentBytes: 4096 });
     for (const n of range(0, 100)) await log.append([view(n)]);
