@@ -243,18 +243,28 @@ export class EventLog implements EventStore {
         next = this.#segments[0]?.base ?? this.#next; // dropped meanwhile
         continue;
       }
-      for await (const records of readRecords({ ...segment }, next)) {
-        const chunk = records.map(({ position, sequence, receivedAt, json }) => {
-          const event = parseStoredEvent(json, receivedAt);
-          if (event === undefined) throw corrupt(segment.path, position, `event ${sequence} is no valid event`);
-          return { offset: BigInt(sequence), receivedAt, event };
-        });
-        next += chunk.length;
-        yield chunk;
+      const { sizeBytes } = segment;
+      try {
+        for await (const records of readRecords({ ...segment }, next)) {
+          const chunk = records.map(({ position, sequence, receivedAt, json }) => {
+            const event = parseStoredEvent(json, receivedAt);
+            if (event === undefined) throw corrupt(segment.path, position, `event ${sequence} is no valid event`);
+            return { offset: BigInt(sequence), receivedAt, event };
+          });
+          next += chunk.length;
+          yield chunk;
+        }
+      } catch (error) {
+        // retain() takes a segment off the list before it removes the file.
+        if (isMissingFile(error) && !this.#segments.includes(segment)) continue;
+        throw error;
       }
-      const following = this.#segments[this.#segments.indexOf(segment) + 1];
-      if (following !== undefined && next < this.#next && following.base !== next) {
-        throw corrupt(segment.path, segment.sizeBytes, `events ${next} to ${following.base} (exclusive) are missing`);
+      const index = this.#segments.indexOf(segment);
+      const following = this.#segments[index + 1];
+      // What was dropped or has grown meanwhile ends elsewhere.
+      if (index < 0 || segment.sizeBytes > sizeBytes || following === undefined) continue;
+      if (next < this.#next && following.base !== next) {
+        throw corrupt(segment.path, sizeBytes, `events ${next} to ${following.base} (exclusive) are missing`);
       }
     }
   }
@@ -315,4 +325,8 @@ export class EventLog implements EventStore {
     );
     return this.#failure;
   }
+}
+
+function isMissingFile(error: unknown): boolean {
+  return error instanceof LimbeckError && error.code === 'ERR_FILE_NOT_FOUND';
 }

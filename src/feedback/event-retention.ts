@@ -32,6 +32,8 @@ export async function retainSegments(
     totalBytes -= oldest.sizeBytes;
     changed = true;
     await fs.rm(oldest.path, { force: true }).catch((error: unknown) => {
+      // Else the next call would remove a file behind it, and leave a gap.
+      segments.unshift(oldest);
       throw writeError(error, oldest.path);
     });
   }

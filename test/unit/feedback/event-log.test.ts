@@ -246,6 +246,52 @@ describe('segments', () => {
     expect((await idsOf(await reopen(log, options)))[0]).toBe(`e${first[0]}`);
   });
 
+  it('are dropped again when one could not be, and leave no gap', async () => {
+    const options = { segmentBytes: 4096, idWindow: 50 };
+    const log = await openLog(options);
+    for (const n of range(0, 200)) await log.append([view(n)]);
+    vi.spyOn(fs, 'rm').mockRejectedValueOnce(systemError('EACCES', 'rm'));
+    await expect(log.retain({ keepFrom: 200n, maxAgeMs: -1 })).rejects.toMatchObject({ code: 'ERR_IO' });
+    const first = await log.retain({ keepFrom: 200n, maxAgeMs: -1 });
+    expect((await idsOf(await reopen(log, options)))[0]).toBe(`e${first}`);
+  });
+
+  it('are dropped under a reader, who goes on with what is left', async () => {
+    const log = await openLog({ segmentBytes: 4096, idWindow: 50 });
+    for (const n of range(0, 200)) await log.append([view(n)]);
+    const seen: bigint[] = [];
+    for await (const { offset } of log.read()) {
+      seen.push(offset);
+      if (offset === 0n) await log.retain({ keepFrom: 200n, maxAgeMs: -1 });
+    }
+    const rest = range(Number(log.firstOffset), 200).map(BigInt);
+    expect(rest[0]).toBeGreaterThan(BigInt(seen.length - rest.length)); // behind the segment that was being read
+    expect(seen.slice(-rest.length)).toEqual(rest);
+  });
+
+  it('are dropped while a reader opens them, who goes on with what is left', async () => {
+    const log = await openLog({ segmentBytes: 4096, idWindow: 50 });
+    for (const n of range(0, 200)) await log.append([view(n)]);
+    const { open: openFile } = fs;
+    vi.spyOn(fs, 'open').mockImplementationOnce(async (...args) => {
+      await log.retain({ keepFrom: 200n, maxAgeMs: -1 });
+      return openFile(...args);
+    });
+    expect(await readAll(log)).toHaveLength(200 - Number(log.firstOffset));
+    expect(log.firstOffset).toBeGreaterThan(0n);
+  });
+
+  it('are filled and followed by others under a reader, who reads on to the end', async () => {
+    const log = await openLog({ segmentBytes: 4096 });
+    await log.append([view(0)]);
+    const seen: (string | undefined)[] = [];
+    for await (const { event } of log.read()) {
+      seen.push(event.id);
+      if (seen.length === 1) for (const n of range(1, 100)) await log.append([view(n)]);
+    }
+    expect(seen).toEqual(range(0, 100).map((n) => `e${n}`));
+  });
+
   it('that are missing or damaged are an error, not a loss', async () => {
     const log = await openLog({ segmentBytes: 4096 });
     for (const n of range(0, 100)) await log.append([view(n)]);
