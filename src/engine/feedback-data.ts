@@ -121,7 +121,7 @@ async function readChoices(
   signal: AbortSignal | undefined,
 ): Promise<Map<string, number[]>> {
   const choices = new Map<string, Choice[]>();
-  /** Last opinion of each user about an item: a rating or a dismissal. */
+  /** Last opinion of each user about an item: whatever they did but look at it, as for what user states hide. */
   const opinions = new Map<string, Map<number, { time: number; isNegative: boolean }>>();
   const chosen = new Set<string>(types);
   const pause = createPacer();
@@ -137,7 +137,7 @@ async function readChoices(
     }
     const isNegative = type === 'dismiss' || (type === 'rating' && value < minRating);
     if (isNegative) counts.negative++;
-    if (type === 'dismiss' || type === 'rating') {
+    if (type !== 'view') {
       const ofUser = entryOf(opinions, userId, () => new Map<number, { time: number; isNegative: boolean }>());
       if (time >= (ofUser.get(item)?.time ?? Number.NEGATIVE_INFINITY)) ofUser.set(item, { time, isNegative });
     }

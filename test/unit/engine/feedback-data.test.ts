@@ -2,7 +2,8 @@ import { describe, expect, test } from 'vitest';
 import { type FeedbackSource, feedbackData } from '../../../src/engine/feedback-data.js';
 import type { FinetuneOptions } from '../../../src/engine/finetune.js';
 import { finetuneOptionsSchema } from '../../../src/engine/finetune-options.js';
-import type { FeedbackEvent } from '../../../src/feedback/event.js';
+import type { FeedbackEvent, StoredEvent } from '../../../src/feedback/event.js';
+import { UserStates } from '../../../src/feedback/user-states.js';
 import type { Dataset, PackedSequences } from '../../../src/prepare/dataset.js';
 
 const ITEMS = ['a', 'b', 'c', 'd', 'e', 'f'];
@@ -66,6 +67,22 @@ describe('feedback', () => {
     expect([...train, ...held]).toEqual(['a', 'ab', 'ac>e', 'abc>d']);
     expect(counts).toMatchObject({ events: 12, negative: 3, positive: 9, unknownItems: 0, users: 2, heldOut: 2 });
   });
+
+  test.each(['click', 'purchase'] as const)(
+    'a %s brings back what was dismissed before it, as in user states',
+    async (type) => {
+      const events = told('ada: a b! c b d');
+      const states = new UserStates();
+      const seen = events.map((event, i) => ({ ...event, type: i === 3 ? type : event.type }) as StoredEvent['event']);
+      for (const [i, event] of seen.entries()) states.apply({ offset: BigInt(i), receivedAt: 0, event });
+      expect(states.history('ada')).toEqual(['a', 'c', 'b', 'd']);
+      expect((await build(seen)).test).toEqual(['acb>d']);
+      // In whatever order they come.
+      expect((await build(seen.toReversed())).test).toEqual(['acb>d']);
+      // A look does not.
+      expect((await build(events)).test).toEqual(['ac>d']);
+    },
+  );
 
   test('an item counts once, at its first choice', async () => {
     const { test: held, popularity } = await build(told('ada: a a b a c', 'bob: c'));
