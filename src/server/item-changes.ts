@@ -2,6 +2,7 @@
  * Changes of the catalogue at run time. They are kept in a file, so that they outlive a restart and hold for every model
  * that is loaded afterwards.
  */
+import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
 import { pathExists, readJsonFile, writeFileAtomic } from '../formats/files.js';
@@ -9,7 +10,7 @@ import type { CatalogueItem } from '../recommend/item-index.js';
 import type { Student } from '../recommend/student.js';
 import { HttpError } from './http-error.js';
 
-/** Distil or fine-tune a model again before there are more. */
+/** Of each kind. Distil or fine-tune a model again before there are more. */
 const MAX_CHANGES = 100_000;
 /** Items encoded before the event loop gets a turn: a text takes up to a millisecond. */
 const ITEMS_A_TURN = 4;
@@ -26,6 +27,7 @@ const fileSchema = z.strictObject({
 export class ItemChanges {
   readonly #path: string | undefined;
   readonly #added = new Map<string, CatalogueItem>();
+  /** Also those that were added anew since: a model may still know them as they were. */
   readonly #removed = new Set<string>();
 
   /**
@@ -55,17 +57,31 @@ export class ItemChanges {
    * @throws LimbeckError ERR_CHECKPOINT_MISMATCH when it cannot know what was added by its text
    */
   async applyTo(student: Student): Promise<void> {
-    const added = [...this.#added.values()].filter(({ id }) => student.indexOf(id) === undefined);
-    if (added.length > 0 && student.encoder === undefined) {
+    const added: CatalogueItem[] = [];
+    const replaced: CatalogueItem[] = [];
+    for (const item of this.#added.values()) {
+      const known = student.items[student.indexOf(item.id) ?? -1];
+      if (known === undefined) added.push(item);
+      else if (this.#removed.has(item.id) && !isDeepStrictEqual(known, item)) replaced.push(item);
+    }
+    const numTexts = added.length + replaced.length;
+    if (numTexts > 0 && student.encoder === undefined) {
       throw new LimbeckError(
         'ERR_CHECKPOINT_MISMATCH',
-        `${added.length} items were added by their texts, and this student has no text encoder to know them by. ` +
+        `${numTexts} items were added by their texts, and this student has no text encoder to know them by. ` +
           `Serve one that has, or take the items out (DELETE /v1/items, or remove '${this.#path ?? 'them'}').`,
       );
     }
     await addInTurns(student, added);
-    const removed = [...this.#removed].filter((id) => student.indexOf(id) !== undefined);
-    if (removed.length > 0) student.removeItems(removed);
+    // One after the other: a catalogue of which every item was replaced is never without one.
+    for (const item of replaced) {
+      student.removeItems([item.id]);
+      await addInTurns(student, [item]);
+    }
+    removeKnown(
+      student,
+      [...this.#removed].filter((id) => !this.#added.has(id)),
+    );
   }
 
   /**
@@ -93,10 +109,7 @@ export class ItemChanges {
       }
     }
     await this.#change(ids, () => {
-      for (const item of items) {
-        this.#removed.delete(item.id);
-        this.#added.set(item.id, item);
-      }
+      for (const item of items) this.#added.set(item.id, item);
     }).catch((error: unknown) => {
       for (const student of students) removeKnown(student, ids);
       throw error;
@@ -112,6 +125,11 @@ export class ItemChanges {
       )
     ) {
       throw new HttpError(409, 'ERR_CONFLICT', 'A catalogue needs at least one item.');
+    }
+    const numRemoved = this.#removed.size + [...known].filter((id) => !this.#removed.has(id)).length;
+    if (numRemoved > MAX_CHANGES) {
+      const message = `At most ${MAX_CHANGES} items may be taken out: make a new model without them.`;
+      throw new HttpError(409, 'ERR_CONFLICT', message);
     }
     await this.#change(known, () => {
       for (const id of known) {

@@ -11,19 +11,24 @@ class FakeStudent {
   readonly encoder = {};
   constructor(private readonly refuses?: string) {}
   indexOf(id: string) {
-    return this.known.has(id) ? 0 : undefined;
+    return this.known.has(id) ? this.ids.indexOf(id) : undefined;
   }
   addItems(items: Item[]) {
     for (const item of items) {
+      if (this.known.has(item.id)) throw new Error(`known ${item.id}`);
       if (item.id === this.refuses) throw new Error('refused');
       this.known.set(item.id, item);
     }
   }
   removeItems(ids: string[]) {
+    if (ids.length === this.numItems) throw new Error('a catalogue needs at least one item');
     for (const id of ids) if (!this.known.delete(id)) throw new Error(`unknown ${id}`);
   }
   get numItems() {
     return this.known.size;
+  }
+  get items() {
+    return [...this.known.values()];
   }
   get ids() {
     return [...this.known.keys()];
@@ -77,6 +82,54 @@ describe('ItemChanges', () => {
     retrained.known.set('x', { id: 'x', text: 'from training' });
     await changes.applyTo(retrained as never);
     expect(retrained.known.get('x')?.text).toBe('from training');
+  });
+
+  it('replace an item that was taken out and added anew, also when nothing else is left of a model', async () => {
+    const base = () => {
+      const student = new FakeStudent();
+      student.addItems([{ id: 'second', text: 'Second' }]);
+      return student;
+    };
+    const running = base();
+    const changes = await ItemChanges.open(path);
+    for (const id of ['old', 'second']) {
+      await changes.remove([running] as never, [id]);
+      await add(changes, [running], id);
+    }
+    const later = base();
+    await (await ItemChanges.open(path)).applyTo(later as never);
+    expect(later.items).toEqual(running.items);
+    expect(later.known.get('old')?.text).toBe('old');
+    await changes.remove([running] as never, ['old']);
+    const last = base();
+    await (await ItemChanges.open(path)).applyTo(last as never);
+    expect(last.items).toEqual([{ id: 'second', text: 'second' }]);
+  });
+
+  it('leave alone what was added anew and a new model knows as it is now', async () => {
+    const student = new FakeStudent();
+    const changes = await ItemChanges.open(path);
+    await add(changes, [student], 'x');
+    await changes.remove([student] as never, ['old']);
+    await add(changes, [student], 'old');
+    const retrained = new FakeStudent();
+    Object.assign(retrained, { encoder: undefined });
+    retrained.known.set('x', { id: 'x', text: 'x' }).set('old', { id: 'old', text: 'old' });
+    await changes.applyTo(retrained as never);
+    expect(retrained.ids).toEqual(['old', 'x']);
+  });
+
+  it('take out no more than can be kept', async () => {
+    const student = new FakeStudent();
+    for (let i = 0; i <= 100_000; i++) student.known.set(`i${i}`, { id: `i${i}`, text: '' });
+    student.indexOf = (id) => (student.known.has(id) ? 0 : undefined); // the place takes too long to find
+    const changes = await ItemChanges.open(undefined);
+    const ids = Array.from({ length: 100_000 }, (_, i) => `i${i}`);
+    expect(await changes.remove([student] as never, ids)).toBe(100_000);
+    await expect(changes.remove([student] as never, ['old'])).rejects.toMatchObject({ statusCode: 409 });
+    await add(changes, [student], 'i0');
+    expect(await changes.remove([student] as never, ['i0'])).toBe(1);
+    expect(student.numItems).toBe(2);
   });
 
   it.each([
