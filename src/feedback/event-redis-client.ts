@@ -24,6 +24,9 @@ export async function loadRedis(
   }
 }
 
+/** What a command rejects with when no reply came: the connection broke, or there is none now. */
+export class ConnectionLostError extends Error {}
+
 export class RedisConnection {
   readonly #module: RedisModule;
   readonly #client: ReturnType<RedisModule['createClient']>;
@@ -73,15 +76,20 @@ export class RedisConnection {
     return connection;
   }
 
-  /** The server's reply: a string, a number, null, or an array of those. What fails, rejects as Redis or the socket said. */
+  /** The server's reply: a string, a number, null, or an array of those. @throws ErrorReply, ConnectionLostError */
   async command(...args: readonly (string | number)[]): Promise<unknown> {
-    return this.#client.sendCommand(args.map(String));
+    try {
+      return await this.#client.sendCommand(args.map(String));
+    } catch (cause) {
+      if (cause instanceof this.#module.ErrorReply) throw cause;
+      throw new ConnectionLostError((cause as Error).message, { cause });
+    }
   }
 
   /** Whether the same command can succeed later: the connection broke, or the server is not ready. */
   isTemporary(error: unknown): boolean {
-    if (!(error instanceof this.#module.ErrorReply)) return true;
-    return TEMPORARY.has(firstWord(error));
+    if (error instanceof ConnectionLostError) return true;
+    return error instanceof this.#module.ErrorReply && TEMPORARY.has(firstWord(error));
   }
 
   close(): void {

@@ -49,7 +49,7 @@ export async function readRange(
   from: bigint,
   count: number,
 ): Promise<StreamEntry[]> {
-  return toEntries(await connection.command('XRANGE', stream, entryId(from), '+', 'COUNT', count));
+  return toEntries(await connection.command('XRANGE', stream, entryId(from), '+', 'COUNT', count), stream);
 }
 
 /** Entries from an offset on; waits for the first one. None when the time is up. */
@@ -62,13 +62,13 @@ export async function waitForEntries(
 ): Promise<StreamEntry[]> {
   const reply = await connection.command('XREAD', 'COUNT', count, 'BLOCK', blockMs, 'STREAMS', stream, `0-${from}`);
   const [[, entries] = [stream, []]] = (reply ?? []) as [string, unknown][];
-  return toEntries(entries);
+  return toEntries(entries, stream);
 }
 
 /**
  * The oldest offset that is there, and one past the newest that ever was.
  *
- * @throws LimbeckError ERR_INVALID_ARGUMENT when another program writes to the stream
+ * @throws LimbeckError ERR_INVALID_ARGUMENT when another program writes, or wrote, to the stream
  */
 export async function streamBounds(
   connection: RedisConnection,
@@ -86,12 +86,12 @@ export async function streamBounds(
   if (major !== '0' || minor === undefined) {
     throw new LimbeckError(
       'ERR_INVALID_ARGUMENT',
-      `The Redis stream '${stream}' holds entries of another program; choose another name (store.stream).`,
+      `The Redis stream '${stream}' holds, or held, entries of another program. ${WITHOUT_FOREIGN}`,
     );
   }
   const next = BigInt(minor);
   const oldest = infoOf('first-entry');
-  return { first: oldest === null ? next : (toEntries([oldest])[0]?.offset ?? next), next };
+  return { first: oldest === null ? next : (toEntries([oldest], stream)[0]?.offset ?? next), next };
 }
 
 /** The event, or ERR_CORRUPT_LOG when the entry is none. */
@@ -106,6 +106,19 @@ export function decodeEntry({ offset, fields }: StreamEntry, stream: string): St
   );
 }
 
-function toEntries(reply: unknown): StreamEntry[] {
-  return (reply as [string, string[]][]).map(([id, fields]) => ({ offset: BigInt(id.slice(2)) - 1n, fields }));
+/** Nothing can be appended behind an entry with a higher id, nor once there was one. */
+const WITHOUT_FOREIGN =
+  "Choose another name (store.stream); or stop that program, remove its entries with XDEL, and set the stream's last id " +
+  'back with XSETID to that of the newest entry that is left.';
+
+/** @throws LimbeckError ERR_CORRUPT_LOG for an entry that this store cannot have added */
+function toEntries(reply: unknown, stream: string): StreamEntry[] {
+  return (reply as [string, string[]][]).map(([id, fields]) => {
+    const place = /^0-(\d+)$/.exec(id)?.[1];
+    if (place !== undefined) return { offset: BigInt(place) - 1n, fields };
+    throw new LimbeckError(
+      'ERR_CORRUPT_LOG',
+      `Entry ${id} of the Redis stream '${stream}' is another program's; expected ids from 0-1 on. ${WITHOUT_FOREIGN}`,
+    );
+  });
 }

@@ -9,7 +9,7 @@ import { LimbeckError } from '../errors.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { checkEvents, type FeedbackEvent, type StoredEvent } from './event.js';
 import { GroupCommit, PendingAppend } from './event-pending.js';
-import { findWarnings, RedisConnection, redisError } from './event-redis-client.js';
+import { ConnectionLostError, findWarnings, RedisConnection, redisError } from './event-redis-client.js';
 import { RedisFollower } from './event-redis-follower.js';
 import { APPEND_SCRIPT, decodeEntry, entryId, readRange, streamBounds } from './event-redis-stream.js';
 import type { EventStore, RetentionOptions } from './event-store.js';
@@ -234,7 +234,8 @@ export class RedisEvents implements EventStore {
     if (waitReplicas === 0) return places;
     const confirmed = Number(await this.#connection.command('WAIT', waitReplicas, waitTimeoutMs));
     // WAIT speaks of the writes of its own connection.
-    if (this.#connection.epoch !== epoch) throw new Error('The connection broke before the replicas confirmed.');
+    if (this.#connection.epoch !== epoch)
+      throw new ConnectionLostError('The connection broke before the replicas confirmed.');
     if (confirmed >= waitReplicas) return places;
     throw new LimbeckError(
       'ERR_IO',
@@ -250,8 +251,7 @@ export class RedisEvents implements EventStore {
       try {
         return await send();
       } catch (error) {
-        const isHopeless = error instanceof LimbeckError || !this.#connection.isTemporary(error);
-        if (isHopeless || performance.now() > deadline) throw redisError(error, doing);
+        if (!this.#connection.isTemporary(error) || performance.now() > deadline) throw redisError(error, doing);
       }
       await sleep(RETRY_DELAY_MS);
     }

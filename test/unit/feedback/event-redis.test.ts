@@ -232,6 +232,28 @@ describe.skipIf(NO_REDIS)(`a Redis server${NO_REDIS === undefined ? '' : ` (${NO
     expect(store.nextOffset).toBe(1n); // and not what was lost
   });
 
+  it("tells followers of another program's entry once, and goes on when it is gone", async () => {
+    const store = await openStore();
+    await store.append([view(0)]);
+    const seen: bigint[] = [];
+    const errors: unknown[] = [];
+    await store.follow(
+      0n,
+      ({ offset }) => seen.push(offset),
+      (error) => errors.push(error),
+    );
+    await admin.command('XADD', 'events', '1700-0', 'a', 'b');
+    await expect.poll(() => errors).toHaveLength(1);
+    expect(errors[0]).toMatchObject({
+      code: 'ERR_CORRUPT_LOG',
+      message: expect.stringMatching(/^Entry 1700-0 of the Redis stream 'events' .* XDEL, .* XSETID/),
+    });
+    await expect(readAll(store)).rejects.toMatchObject({ code: 'ERR_CORRUPT_LOG' });
+    await Promise.all([admin.command('XDEL', 'events', '1700-0'), admin.command('XSETID', 'events', '0-1')]);
+    expect(await store.append([view(1)])).toEqual({ accepted: 1, duplicates: 0 });
+    expect([seen, errors.length]).toEqual([[0n, 1n], 1]);
+  });
+
   it('says what its configuration weakens', async () => {
     expect((await openStore()).warnings).toEqual([]);
     await admin.command('CONFIG', 'SET', 'appendfsync', 'everysec', 'maxmemory-policy', 'allkeys-lru');
