@@ -1,7 +1,7 @@
 /** What the service learns while it serves: events, and what follows from them. All of it hangs on one event store. */
 import { join } from 'node:path';
 import { z } from 'zod';
-import { LimbeckError } from '../errors.js';
+import { LimbeckError, type LimbeckErrorCode } from '../errors.js';
 import type { FeedbackEvent, StoredEvent } from '../feedback/event.js';
 import type { EventStore } from '../feedback/event-store.js';
 import { checkpointUserStates, followUserStates } from '../feedback/follow-user-states.js';
@@ -36,15 +36,27 @@ export interface FeedbackOptions {
   readonly onError: (error: unknown) => void;
 }
 
+/** Why events cannot be stored, by the code that the store rejects with. */
+const REASONS: Record<'log' | 'redis', Partial<Record<LimbeckErrorCode, string>>> = {
+  log: { ERR_NO_SPACE: 'the disk is full', ERR_IO: 'the disk failed; repair it and start the service again' },
+  redis: { ERR_NO_SPACE: 'Redis is full', ERR_IO: 'Redis cannot be reached, or refused them' },
+};
+
+interface Failure {
+  readonly reason: string;
+  readonly isFinal: boolean;
+}
+
 export class Feedback {
   readonly #directory: string;
+  readonly #kind: keyof typeof REASONS;
   readonly #store: EventStore;
   readonly #users: UserStates;
   readonly #popularity: Popularity;
   readonly #selector: StrategySelector;
   readonly #trials: StrategyTrials;
   #nextOffset: bigint;
-  #failure: { readonly reason: string; readonly isFinal: boolean } | undefined;
+  #failure: Failure | undefined;
   #following: { stop(): Promise<void> } | undefined;
 
   /**
@@ -58,7 +70,7 @@ export class Feedback {
     const store = await openEventStore(options.store ?? { path: join(directory, 'events') });
     try {
       const users = await followUserStates(store, { snapshot: join(directory, USERS_FILE), onError });
-      const feedback = new Feedback(directory, store, users, await readState(join(directory, STATE_FILE)));
+      const feedback = new Feedback(options, store, users, await readState(join(directory, STATE_FILE)));
       const from = feedback.#nextOffset > store.firstOffset ? feedback.#nextOffset : store.firstOffset;
       feedback.#following = await store.follow(from, (stored) => feedback.#learn(stored), onError);
       return feedback;
@@ -69,12 +81,13 @@ export class Feedback {
   }
 
   private constructor(
-    directory: string,
+    { directory, store: storeOptions }: FeedbackOptions,
     store: EventStore,
     users: UserStates,
     state: z.output<typeof stateSchema> | undefined,
   ) {
     this.#directory = directory;
+    this.#kind = storeOptions !== undefined && 'redis' in storeOptions ? 'redis' : 'log';
     this.#store = store;
     this.#users = users;
     this.#popularity = state === undefined ? new Popularity() : Popularity.restore(state.popularity);
@@ -94,13 +107,13 @@ export class Feedback {
       this.#failure = undefined;
       return result;
     } catch (error) {
-      this.#failure = failureOf(error) ?? this.#failure;
+      this.#failure = this.#failureOf(error) ?? this.#failure;
       throw error;
     }
   }
 
   /** Why events cannot be stored now; undefined when they can. `isFinal` when only a restart will help. */
-  get failure(): { readonly reason: string; readonly isFinal: boolean } | undefined {
+  get failure(): Failure | undefined {
     return this.#failure;
   }
 
@@ -150,20 +163,26 @@ export class Feedback {
     }
   }
 
+  /** A log that failed takes no more events; Redis does when it is back. */
+  #failureOf(error: unknown): Failure | undefined {
+    if (!(error instanceof LimbeckError)) return undefined;
+    const reason = REASONS[this.#kind][error.code];
+    if (reason === undefined) return undefined;
+    return {
+      reason: `events cannot be stored: ${reason}`,
+      isFinal: this.#kind === 'log' && error.code === 'ERR_IO',
+    };
+  }
+
   #learn({ offset, event }: StoredEvent): void {
     this.#nextOffset = offset + 1n;
+    // Whoever stored it: the store takes events.
+    this.#failure = undefined;
     this.#trials.apply(event);
     const { type, value = 0, itemId, time } = event;
     const weight = type === 'rating' && value >= GOOD_RATING ? value / 5 : POPULARITY_WEIGHTS[type];
     if (weight > 0) this.#popularity.add(itemId, time, weight);
   }
-}
-
-function failureOf(error: unknown): { reason: string; isFinal: boolean } | undefined {
-  if (!(error instanceof LimbeckError)) return undefined;
-  if (error.code === 'ERR_NO_SPACE') return { reason: 'events cannot be stored: the disk is full', isFinal: false };
-  if (error.code === 'ERR_IO') return { reason: 'events cannot be stored: the disk failed', isFinal: true };
-  return undefined;
 }
 
 async function readState(path: string): Promise<z.output<typeof stateSchema> | undefined> {

@@ -21,14 +21,14 @@ export function operationRoutes({ metrics, feedback, isDraining }: ServiceContex
         method: 'GET',
         url: '/readyz',
         summary:
-          'Whether requests are welcome: a model is loaded, events can be stored, and the service is not closing',
+          'Whether requests are welcome: a model is loaded, the event log has not failed, and the service is not closing',
         scope: null,
         answer: schemas.healthAnswer,
       },
       ({ reply }) => {
         const failure = feedback?.failure;
         const reason = isDraining() ? 'the service is closing' : failure?.reason;
-        // A full disk refuses events, and may not take away the recommendations.
+        // A full disk or a Redis that is away refuses events, and may not take away the recommendations.
         if (!isDraining() && failure?.isFinal !== true) return { status: 'ok' as const, ...(reason && { reason }) };
         reply.code(503).header('retry-after', '1');
         return { status: 'unavailable' as const, ...(reason && { reason }) };
