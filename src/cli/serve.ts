@@ -33,7 +33,9 @@ export async function serveCommand(student: string, flags: ServeFlags, { streams
     server.app.log.info({ url, pid: process.pid }, 'listening');
     await stopped.promise;
   } catch (error) {
-    await server.close();
+    // Why it cannot serve is what the caller must hear.
+    await server.close().catch((err: unknown) => server.app.log.error({ err }, 'closing failed'));
+    stopped.forget();
     throw error;
   }
   const isFinished = await server.close();

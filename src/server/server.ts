@@ -142,7 +142,8 @@ export async function createServer(
       },
     };
   } catch (error) {
-    await closeAll();
+    // Why it cannot serve is what the caller must hear; what fails besides, while all is closed again, is told apart.
+    await closeAll().catch((failure: Error) => process.emitWarning(failure));
     throw error;
   }
 }

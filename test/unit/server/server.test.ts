@@ -3,9 +3,13 @@ import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import type { CommandContext } from '../../../src/cli/output.js';
+import { serveCommand } from '../../../src/cli/serve.js';
+import { LimbeckError } from '../../../src/errors.js';
 import { DEFAULT_STRATEGIES } from '../../../src/feedback/strategy.js';
 import { writePopularity } from '../../../src/recommend/student-files.js';
 import { createApiKey } from '../../../src/server/api-keys.js';
+import { Feedback } from '../../../src/server/feedback.js';
 import { FIXTURE_STUDENT, startService, type TestService } from '../../support/serve.js';
 
 const catalogue: { id: string; text: string }[] = JSON.parse(readFileSync(join(FIXTURE_STUDENT, 'items.json'), 'utf8'));
@@ -480,6 +484,36 @@ describe('with a rate limit', () => {
     });
     expect((await limited.call('GET', '/healthz')).status).toBe(200);
     await limited.end();
+  });
+});
+
+describe('a service that cannot start', () => {
+  const full = new LimbeckError('ERR_NO_SPACE', 'full');
+  beforeEach(() => {
+    const { close } = Feedback.prototype;
+    vi.spyOn(Feedback.prototype, 'close').mockImplementation(async function (this: Feedback) {
+      await close.call(this);
+      throw full;
+    });
+  });
+  afterEach(() => void vi.restoreAllMocks());
+
+  it('says why, also when it cannot close what it had opened', async () => {
+    const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => {});
+    const data = join(service.data, 'own');
+    await expect(startService({ data, student: join(service.data, 'none') })).rejects.toMatchObject({
+      code: 'ERR_FILE_NOT_FOUND',
+    });
+    expect(warn).toHaveBeenCalledWith(full);
+  });
+
+  it('says why on the command line too', async () => {
+    const { port } = new URL(await service.listen());
+    const lines: string[] = [];
+    const streams = { stdout: { write: (line: string) => lines.push(line) } } as never;
+    const flags = { data: join(service.data, 'own'), console: false, port: Number(port) };
+    await expect(serveCommand(FIXTURE_STUDENT, flags, { streams } as CommandContext)).rejects.toThrow(`port ${port}`);
+    expect(JSON.parse(lines.at(-1) ?? '')).toMatchObject({ msg: 'closing failed', err: { code: 'ERR_NO_SPACE' } });
   });
 });
 
