@@ -123,6 +123,7 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
     .description('answer requests over HTTP; STUDENT is a student, the output of a distillation, or a model registry')
     .option('--data <dir>', 'where events and changes of the catalogue are kept', 'limbeck-data')
     .option('--redis <url>', 'Redis server over which several services share their events')
+    .option('--retain-days <count>', 'drop events of the log that are older (default: keep all)', wholeNumber)
     .option('--host <address>', 'address to bind to (default: 127.0.0.1; any other needs --keys)')
     .option('--port <port>', 'port to bind to; 0 = any (default: 8080)', wholeNumber)
     .option('--keys <file>', 'file of API keys, made by create-key')

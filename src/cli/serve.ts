@@ -4,9 +4,12 @@ import { createApiKey, SCOPES, type Scope } from '../server/api-keys.js';
 import { createServer, type ServerOptions } from '../server/server.js';
 import { type CommandContext, print } from './output.js';
 
+const DAY_MS = 86_400_000;
+
 export interface ServeFlags {
   readonly data: string;
   readonly redis?: string;
+  readonly retainDays?: number;
   readonly host?: string;
   readonly port?: number;
   readonly keys?: string;
@@ -54,13 +57,15 @@ export async function createKeyCommand(
 }
 
 function optionsOf(student: string, flags: ServeFlags): ServerOptions {
-  const { data, redis, host, port, keys, rateLimit, bodyLimit, maxQueue, drainDelay, drainTimeout, logLevel } = flags;
+  const { data, redis, retainDays, host, port, keys, rateLimit, bodyLimit, maxQueue } = flags;
+  const { drainDelay, drainTimeout, logLevel } = flags;
   const limits = { requestsPerSecond: rateLimit, bodyBytes: bodyLimit, maxQueueMs: maxQueue };
   const timeouts = { drainDelayMs: drainDelay, drainMs: drainTimeout };
   return given({
     student,
     data,
     redis,
+    retention: retainDays === undefined ? undefined : { maxAgeMs: retainDays * DAY_MS },
     host,
     port,
     keys,

@@ -2,6 +2,7 @@
 import fs from 'node:fs/promises';
 import { syncDirectory, writeError } from '../formats/files.js';
 import { readRecords, type Segment } from './event-segment-files.js';
+import type { RetentionOptions } from './event-store.js';
 
 /**
  * Removes whole segments from the front of the list, and their files, oldest first: whatever a crash leaves is a log.
@@ -14,7 +15,7 @@ export async function retainSegments(
   directory: string,
   segments: Segment[],
   next: number,
-  limits: { keepFrom: number; maxAgeMs?: number; maxBytes?: number; maxEvents?: number },
+  limits: Omit<RetentionOptions, 'keepFrom'> & { readonly keepFrom: number },
 ): Promise<void> {
   const { keepFrom, maxAgeMs = Infinity, maxBytes = Infinity, maxEvents = Infinity } = limits;
   let totalBytes = segments.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);

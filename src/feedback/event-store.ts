@@ -50,8 +50,8 @@ export interface RetentionOptions {
   /** Events from here on stay: what no snapshot holds yet. */
   readonly keepFrom: bigint;
   /** Since the receipt. */
-  readonly maxAgeMs?: number;
+  readonly maxAgeMs?: number | undefined;
   /** Of the log's files; Redis has no such limit. */
-  readonly maxBytes?: number;
-  readonly maxEvents?: number;
+  readonly maxBytes?: number | undefined;
+  readonly maxEvents?: number | undefined;
 }

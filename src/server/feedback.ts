@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { LimbeckError, type LimbeckErrorCode } from '../errors.js';
 import type { FeedbackEvent, StoredEvent } from '../feedback/event.js';
-import type { EventStore } from '../feedback/event-store.js';
-import { checkpointUserStates, followUserStates } from '../feedback/follow-user-states.js';
+import type { EventStore, RetentionOptions } from '../feedback/event-store.js';
+import { followUserStates } from '../feedback/follow-user-states.js';
 import { type EventStoreOptions, openEventStore } from '../feedback/open-event-store.js';
 import { Popularity } from '../feedback/popularity.js';
 import { type Strategy, StrategySelector } from '../feedback/strategy.js';
@@ -33,6 +33,8 @@ export interface FeedbackOptions {
   readonly directory: string;
   /** Where several servers share their events. @defaultValue a log in `directory` */
   readonly store?: EventStoreOptions;
+  /** Which events go once they are in the snapshots. @defaultValue none */
+  readonly retention?: Omit<RetentionOptions, 'keepFrom'> | undefined;
   readonly onError: (error: unknown) => void;
 }
 
@@ -51,6 +53,7 @@ export class Feedback {
   readonly #directory: string;
   readonly #kind: keyof typeof REASONS;
   readonly #store: EventStore;
+  readonly #retention: Omit<RetentionOptions, 'keepFrom'>;
   readonly #users: UserStates;
   readonly #popularity: Popularity;
   readonly #selector: StrategySelector;
@@ -81,7 +84,7 @@ export class Feedback {
   }
 
   private constructor(
-    { directory, store: storeOptions }: FeedbackOptions,
+    { directory, store: storeOptions, retention = {} }: FeedbackOptions,
     store: EventStore,
     users: UserStates,
     state: z.output<typeof stateSchema> | undefined,
@@ -89,6 +92,7 @@ export class Feedback {
     this.#directory = directory;
     this.#kind = storeOptions !== undefined && 'redis' in storeOptions ? 'redis' : 'log';
     this.#store = store;
+    this.#retention = retention;
     this.#users = users;
     this.#popularity = state === undefined ? new Popularity() : Popularity.restore(state.popularity);
     this.#selector = state === undefined ? new StrategySelector() : StrategySelector.restore(state.strategies);
@@ -140,17 +144,20 @@ export class Feedback {
     return strategy;
   }
 
-  /** Makes a restart short. @throws LimbeckError ERR_NO_SPACE, ERR_IO */
+  /** Makes a restart short, and lets old events go. @throws LimbeckError ERR_NO_SPACE, ERR_IO */
   async save(): Promise<void> {
+    const learnedFrom = this.#nextOffset;
     const state: z.input<typeof stateSchema> = {
       format: 'limbeck-learned',
       version: 1,
-      nextOffset: String(this.#nextOffset),
+      nextOffset: String(learnedFrom),
       popularity: this.#popularity.state(),
       strategies: this.#selector.state(),
     };
     await writeFileAtomic(join(this.#directory, STATE_FILE), JSON.stringify(state));
-    await checkpointUserStates(this.#users, this.#store, { path: join(this.#directory, USERS_FILE) });
+    const usersFrom = await this.#users.save(join(this.#directory, USERS_FILE));
+    const keepFrom = learnedFrom < usersFrom ? learnedFrom : usersFrom;
+    await this.#store.retain({ ...this.#retention, keepFrom });
   }
 
   async close(): Promise<void> {

@@ -12,6 +12,16 @@ const serverOptionsSchema = z.strictObject({
   data: z.string().min(1).optional(),
   /** URL of a Redis server that several services share their events over; `data` is still wanted. */
   redis: z.url().optional(),
+  /** Events of the log that are over one of these go, once what was learned of them is saved; without limits none do. */
+  retention: z
+    .strictObject({
+      /** Since the receipt. */
+      maxAgeMs: z.int().min(1).optional(),
+      /** Of the log's files. */
+      maxBytes: z.int().min(1).optional(),
+      maxEvents: z.int().min(1).optional(),
+    })
+    .optional(),
   host: z.string().min(1).default('127.0.0.1'),
   /** 0 = any that is free. */
   port: z.int().min(0).max(65_535).default(8080),
@@ -70,6 +80,13 @@ export function parseServerOptions(options: ServerOptions): ServerSettings {
   const settings = parseOptions(serverOptionsSchema, options, 'server');
   if (settings.redis !== undefined && settings.data === undefined) {
     throw new LimbeckError('ERR_INVALID_ARGUMENT', 'redis: give a data directory too; snapshots are kept there');
+  }
+  if (settings.redis !== undefined && settings.retention !== undefined) {
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      'retention: expected none with redis, whose events other services may still need; drop those that all have saved ' +
+        'with XTRIM',
+    );
   }
   if (settings.keys === undefined && !isLoopback(settings.host)) {
     throw new LimbeckError(

@@ -148,9 +148,9 @@ export async function createServer(
   }
 }
 
-async function openFeedback({ data, redis }: ServerSettings, onError: (error: unknown) => void) {
+async function openFeedback({ data, redis, retention }: ServerSettings, onError: (error: unknown) => void) {
   if (data === undefined) return undefined;
-  return Feedback.open({ directory: data, onError, ...(redis !== undefined && { store: { redis } }) });
+  return Feedback.open({ directory: data, onError, retention, ...(redis !== undefined && { store: { redis } }) });
 }
 
 /** Why the service cannot be reached where it was told to be. */

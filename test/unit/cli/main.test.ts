@@ -43,6 +43,12 @@ describe('run', () => {
     ['a bench without data', ['bench', 'quality'], 'ERR_INVALID_ARGUMENT', '--data'],
     ['an unknown bench', ['bench', 'speed'], 'ERR_INVALID_ARGUMENT', 'speed'],
     ['an import without data', ['knowledge', 'import', 'x.tsv'], 'ERR_INVALID_ARGUMENT', '--data'],
+    [
+      'events that are kept for no time',
+      ['serve', 'x', '--retain-days', '0'],
+      'ERR_INVALID_ARGUMENT',
+      'retention.maxAge',
+    ],
     ['seeds that are no numbers', ['distill', 'x', '--seeds', '0,a'], 'ERR_INVALID_ARGUMENT', 'whole number'],
   ])('refuses %s with exit code 2', async (_, argv, code, hint) => {
     const { exitCode, stdout, stderr } = await limbeck(...argv);

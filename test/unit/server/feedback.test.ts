@@ -36,6 +36,24 @@ async function failNextWrite(code: string): Promise<void> {
 }
 
 describe('a log', () => {
+  it('lets events go that are over a limit and saved; users and popularity keep what they were told', async () => {
+    const options = {
+      store: { path: join(directory, 'events'), segmentBytes: 4096, idWindow: 50 },
+      retention: { maxEvents: 60 },
+    };
+    const numFiles = async () => (await fs.readdir(options.store.path)).filter((name) => name.endsWith('.log')).length;
+    const feedback = await openFeedback(options);
+    for (let n = 0; n < 200; n++) await feedback.append([view(n)]);
+    const [before, popular] = [await numFiles(), feedback.popular(200).map(({ id }) => id)];
+    await feedback.save();
+    expect(await numFiles()).toBeLessThan(before);
+    await feedback.close();
+    open.clear();
+    const again = await openFeedback(options);
+    expect(again.history('u')).toHaveLength(64);
+    expect(again.popular(200).map(({ id }) => id)).toEqual(popular);
+  });
+
   it('that met a full disk is fit again with the next event', async () => {
     const feedback = await openFeedback();
     await failNextWrite('ENOSPC');

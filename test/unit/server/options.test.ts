@@ -24,6 +24,8 @@ describe('server options', () => {
     [{ student: 's', prot: 1 }, 'ERR_UNKNOWN_OPTION'],
     [{ student: 's', limits: { bodyByte: 1 } }, 'ERR_UNKNOWN_OPTION'],
     [{ student: 's', redis: 'redis://127.0.0.1' }, 'ERR_INVALID_ARGUMENT'],
+    [{ student: 's', data: 'd', redis: 'redis://127.0.0.1', retention: { maxEvents: 1 } }, 'ERR_INVALID_ARGUMENT'],
+    [{ student: 's', data: 'd', retention: { maxAge: 1 } }, 'ERR_UNKNOWN_OPTION'],
   ])('refuse %j', (options, code) => {
     expect(() => parseServerOptions(options as never)).toThrow(expect.objectContaining({ code }));
   });
