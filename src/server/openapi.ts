@@ -7,9 +7,14 @@ const STATUS_TEXTS: Record<number, string> = {
   403: 'The key does not allow it',
   404: 'There is no such thing',
   409: 'Conflicts with what is there',
+  408: 'The request did not come in time',
   413: 'The body is too large',
+  414: 'A part of the path is too long',
+  415: 'The body is not application/json',
   422: 'Cannot be done with these items or this model',
   429: 'The caller asks too often; Retry-After says when to come again',
+  431: 'The headers are too large',
+  500: 'Something failed inside the service; its log says what',
   503: 'Overloaded, or not ready; Retry-After says when to come again',
   507: 'The disk is full: nothing was stored',
 };
@@ -40,8 +45,9 @@ export function openApiOf(routes: readonly Route[], version: string): object {
 
 function operation({ url, method, summary, scope, body, query, params, answer, errors = [] }: Route): object {
   const statuses = [...(body || query || params ? [400] : []), ...(scope ? [401, 403, 429] : []), ...errors];
-  if (body) statuses.push(413);
-  statuses.push(503);
+  if (body) statuses.push(413, 415);
+  if (params) statuses.push(414);
+  statuses.push(408, 431, 500, 503);
   return {
     operationId: operationId(method, url),
     summary,

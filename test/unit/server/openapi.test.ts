@@ -50,7 +50,10 @@ describe('/openapi.json', () => {
     expect(document.paths['/v1/users/{id}'].get.parameters).toEqual([
       expect.objectContaining({ name: 'id', in: 'path', required: true }),
     ]);
-    expect(document.paths['/v1/events'].post.responses).toHaveProperty('507');
+    const statusesOf = (url: string, method: string) => Object.keys(document.paths[url][method].responses).map(Number);
+    expect(statusesOf('/v1/events', 'post')).toEqual([...[200, 400, 401, 403, 408, 413, 415, 429, 431, 500, 503, 507]]);
+    expect(statusesOf('/v1/users/{id}', 'get')).toEqual([200, 400, 401, 403, 408, 414, 429, 431, 500, 503]);
+    expect(statusesOf('/healthz', 'get')).toEqual([200, 408, 431, 500, 503]);
   });
 
   it('gives every operation a name of its own, and every answer and error a schema', () => {
