@@ -3,7 +3,7 @@ import { LimbeckError } from '../errors.js';
 import { fusionSchema } from '../knowledge/fuse.js';
 import { prepareOptionsSchema } from '../prepare/options.js';
 import { languageStudentOptionsSchema } from '../student/language-student.js';
-import { fineTuneOptionsSchema, sequenceArchitectureSchema } from '../student/options.js';
+import { distillationLossesShape, fineTuneOptionsSchema, sequenceArchitectureSchema } from '../student/options.js';
 import { rankingSignalSchema } from '../student/ranking-signal.js';
 import { rareItemsSchema } from '../student/rare-items.js';
 import { languageModelAdaptationSchema, pretrainOptionsSchema } from '../teacher/options.js';
@@ -40,7 +40,9 @@ const sequenceTeacherSchema = z.strictObject({
   members: z.int().min(1).max(32).default(1),
   /** Gives them the language model's item vectors; otherwise they know items by their ids alone. */
   itemFeatures: z.boolean().default(true),
-  architecture: sequenceArchitectureSchema.prefault({ hiddenSize: 128, numAttentionHeads: 4, dropout: 0.4 }),
+  architecture: sequenceArchitectureSchema
+    .safeExtend({ numAttentionHeads: sequenceArchitectureSchema.shape.numAttentionHeads.default(4) })
+    .prefault({}),
   training: fineTuneOptionsSchema.omit({ losses: true, layerMap: true, interpolation: true }).prefault({}),
 });
 
@@ -62,7 +64,18 @@ const studentSchema = z.strictObject({
    * Learns from the clicks and from the sequence teacher in equal parts. On Beauty, beside item features that both have,
    * the teacher is worth .0804 instead of .0781 validation ndcg@10, and half the epochs.
    */
-  training: fineTuneOptionsSchema.prefault({ losses: { ce: 0.5, kd: 0.5, gate: 0.2 } }),
+  training: fineTuneOptionsSchema
+    .extend({
+      losses: z
+        .strictObject({
+          ...distillationLossesShape,
+          ce: distillationLossesShape.ce.default(0.5),
+          kd: distillationLossesShape.kd.default(0.5),
+          gate: distillationLossesShape.gate.default(0.2),
+        })
+        .prefault({}),
+    })
+    .prefault({}),
 });
 
 const evaluationSchema = z.strictObject({

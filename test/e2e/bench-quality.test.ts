@@ -38,7 +38,7 @@ beforeAll(() => {
       sequenceTeacher: { architecture, training: { epochs: 4, learningRate: 0.005, batchTokens: 1024 } },
       student: {
         architecture,
-        training: { epochs: 8, learningRate: 0.005, batchTokens: 1024, losses: { ce: 0.7, kd: 0.3 } },
+        training: { epochs: 8, learningRate: 0.005, batchTokens: 1024, losses: { ce: 0.7, kd: 0.3, gate: 1 } },
       },
     }),
   );

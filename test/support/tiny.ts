@@ -43,7 +43,10 @@ export function tinyOptions(folder: string, output = join(folder, 'out')): Disti
     corpus: { maxHistory: 3, heldOut: 0.1 },
     knowledge: { components: 8 },
     sequenceTeacher: { architecture, training: { epochs: 2, batchTokens: 256 } },
-    student: { architecture, training: { epochs: 3, batchTokens: 128, losses: { ce: 0.5, kd: 0.5, temperature: 2 } } },
+    student: {
+      architecture,
+      training: { epochs: 3, batchTokens: 128, losses: { ce: 0.5, kd: 0.5, temperature: 2, gate: 1 } },
+    },
     languageStudent: {
       architecture: { hiddenSize: 8, numHiddenLayers: 1, numAttentionHeads: 2, maxPositionEmbeddings: 32 },
       initialise: 'width',

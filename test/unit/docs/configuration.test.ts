@@ -35,7 +35,8 @@ function optionsOf(schema: z.ZodType, path = '', options: Options = new Map()): 
   let at: unknown = schema;
   let byDefault: unknown;
   while (at instanceof z.ZodOptional || at instanceof z.ZodDefault || at instanceof z.ZodPrefault) {
-    if (at instanceof z.ZodDefault) byDefault = at.def.defaultValue;
+    // The outer default counts: a shape that others share may have one of its own.
+    if (at instanceof z.ZodDefault) byDefault ??= at.def.defaultValue;
     at = at.unwrap();
   }
   if (at instanceof z.ZodObject) {
@@ -57,7 +58,6 @@ function optionsOf(schema: z.ZodType, path = '', options: Options = new Map()): 
 
 const options = optionsOf(distillOptionsSchema);
 const written = { output: 'out', data: { interactions: { path: 'a.csv', columns: { user: 'user', item: 'item' } } } };
-/** Defaults of whole objects may be others than those of their keys. */
 const leastSettings = distillOptionsSchema.parse(written);
 
 function valueAt(value: unknown, path: string): unknown {
