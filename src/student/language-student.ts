@@ -13,7 +13,7 @@ import { fisherWeights } from './importance.js';
 import { initialiseStudent, startLayerMap } from './initialise.js';
 import { languageStudentConfig } from './language-student-config.js';
 import { type LanguageTeacher, type OpenLanguageTeacher, openLanguageTeacher } from './language-teacher.js';
-import { distillationLossesShape, interpolationSchema, layerMapSchema, scheduleSchema } from './options.js';
+import { distillationLossesShape, interpolationSchema, layerMapSchema, weightScheduleSchema } from './options.js';
 import { checkLayers, chooseTeacherWeights } from './teacher-weights.js';
 import {
   haveOneVocabulary,
@@ -49,7 +49,7 @@ export const languageStudentOptionsSchema = z.strictObject({
       ...distillationLossesShape,
       kd: distillationLossesShape.kd.default(1),
       /** Weight of the KL of value relations (MiniLMv2): teacher and student may have other numbers of heads. */
-      relation: scheduleSchema.default(0),
+      relation: weightScheduleSchema.default(0),
     })
     .prefault({}),
   /** Of the hidden, attention and relation terms, with the first teacher. @defaultValue spread evenly */

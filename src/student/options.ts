@@ -8,7 +8,7 @@ const size = z
 const weight = z.number().min(0).max(1000);
 
 /** A constant, or a value that goes linearly from one to another and stays there. */
-export const scheduleSchema = z.union([
+const scheduleSchema = z.union([
   z.number(),
   z.strictObject({
     from: z.number(),
@@ -19,13 +19,21 @@ export const scheduleSchema = z.union([
 ]);
 export type Schedule = z.input<typeof scheduleSchema>;
 
-const temperatureSchema = scheduleSchema.refine(
-  (schedule) => {
-    const ends = typeof schedule === 'number' ? [schedule] : [schedule.from, schedule.to];
-    return ends.every((value) => value > 0 && value <= 100);
-  },
-  { message: 'expected a temperature above 0, of at most 100' },
+/** A schedule all values of which are allowed: those between its ends are where the ends are. */
+function scheduleOf(isAllowed: (value: number) => boolean, message: string) {
+  return scheduleSchema.refine(
+    (schedule) => (typeof schedule === 'number' ? [schedule] : [schedule.from, schedule.to]).every(isAllowed),
+    { message },
+  );
+}
+
+const temperatureSchema = scheduleOf(
+  (value) => value > 0 && value <= 100,
+  'expected a temperature above 0, of at most 100',
 );
+const shareSchema = scheduleOf((value) => value >= 0 && value <= 1, 'expected a share from 0 to 1');
+/** Weight of a loss term. */
+export const weightScheduleSchema = scheduleOf((value) => value >= 0, 'expected a weight of 0 or more');
 
 /** Shape of a sequence model: a causal transformer over the items of a history. */
 export const sequenceArchitectureSchema = z
@@ -57,14 +65,14 @@ export const sequenceArchitectureSchema = z
 
 /** Weights of w_ce·CE + w_kd·τ²·KL + w_h·MSE + w_a·KL of attention maps, and τ; what is a schedule may change by the step. */
 export const distillationLossesShape = {
-  ce: scheduleSchema.default(1),
-  kd: scheduleSchema.default(0),
-  hidden: scheduleSchema.default(0),
-  attention: scheduleSchema.default(0),
+  ce: weightScheduleSchema.default(1),
+  kd: weightScheduleSchema.default(0),
+  hidden: weightScheduleSchema.default(0),
+  attention: weightScheduleSchema.default(0),
   /** τ of the soft labels. */
   temperature: temperatureSchema.default(1),
   /** Soft labels mix the logits of teacher (this share) and student. */
-  fusion: scheduleSchema.default(1),
+  fusion: shareSchema.default(1),
   /** Weight of the KD term where the teacher ranks the label worse than the student does; 1 = no gate. */
   gate: weight.default(1),
 } as const;

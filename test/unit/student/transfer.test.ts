@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { loadBinding, type NativeEngine, type NativeTransformer } from '../../../src/binding.js';
 import { initialiseStudent, uniformLayerMap, uniformLayerPairs } from '../../../src/student/initialise.js';
+import { languageStudentOptionsSchema } from '../../../src/student/language-student.js';
 import { fineTuneOptionsSchema } from '../../../src/student/options.js';
 import { sequenceConfig } from '../../../src/student/sequence-model.js';
 import {
@@ -60,6 +61,18 @@ describe('schedules', () => {
 
   test.each([0, -1, 101, { from: 0, to: 1 }, { from: 2, to: 0 }])('a temperature of %j is refused', (temperature) => {
     expect(fineTuneOptionsSchema.safeParse({ losses: { temperature } }).success).toBe(false);
+  });
+
+  test.each(['ce', 'kd', 'hidden', 'attention', 'relation'])('a negative weight of %s is refused', (term) => {
+    const wrong = [-0.1, { from: -1, to: 1 }, { from: 1, to: -1, until: 0.5 }];
+    for (const weight of wrong) {
+      const { error } = languageStudentOptionsSchema.safeParse({ losses: { [term]: weight } });
+      expect(error?.issues[0]).toMatchObject({ path: ['losses', term], message: 'expected a weight of 0 or more' });
+    }
+  });
+
+  test.each([-0.1, 1.5, { from: 0, to: 2 }])('a share of %j of the teacher in the soft labels is refused', (fusion) => {
+    expect(fineTuneOptionsSchema.safeParse({ losses: { fusion } }).success).toBe(false);
   });
 });
 
