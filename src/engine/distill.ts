@@ -15,7 +15,7 @@ import { cacheSequenceTeacher } from '../student/teacher-cache.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import { LanguageModel } from '../teacher/language-model.js';
 import { saveEvaluation } from './evaluation-file.js';
-import { checkInterpolation, type DistillOptions, type DistillSettings, distillOptionsSchema } from './options.js';
+import { checkStudent, type DistillOptions, type DistillSettings, distillOptionsSchema } from './options.js';
 import { buildReport } from './report.js';
 import {
   extractItems,
@@ -46,7 +46,7 @@ export interface DistillResult {
 export async function distill(engine: NativeEngine, options: DistillOptions, hooks: Hooks): Promise<DistillResult> {
   const settings = parseOptions(distillOptionsSchema, options, 'distill');
   const { output, seeds } = settings;
-  checkInterpolation(settings.sequenceTeacher, settings.student, 'distill.student');
+  checkStudent(settings.sequenceTeacher, settings.student, 'distill.student');
   await checkOutput(output);
   const log = new StepLog(hooks);
   const models = new Disposables();

@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
 import { fusionSchema } from '../knowledge/fuse.js';
 import { prepareOptionsSchema } from '../prepare/options.js';
+import { checkFineTune } from '../student/fine-tune.js';
 import { languageStudentOptionsSchema } from '../student/language-student.js';
 import { distillationLossesShape, fineTuneOptionsSchema, sequenceArchitectureSchema } from '../student/options.js';
 import { rankingSignalSchema } from '../student/ranking-signal.js';
@@ -121,22 +122,32 @@ export const distillOptionsSchema = z.strictObject({
 });
 
 /**
- * Interpolation goes towards the sequence teacher all through the training, and an ensemble has no weights of its own.
+ * Refuses a student that cannot learn from this sequence teacher, before the teacher is trained.
  *
  * @param path of the student's options
  * @throws LimbeckError ERR_INVALID_ARGUMENT
  */
-export function checkInterpolation(
-  { members }: DistillSettings['sequenceTeacher'],
-  { training }: Pick<DistillSettings['student'], 'training'>,
+export function checkStudent(
+  { members, architecture: { maxHistory } }: DistillSettings['sequenceTeacher'],
+  { architecture, training }: Pick<DistillSettings['student'], 'architecture' | 'training'>,
   path: string,
 ): void {
-  if (training.interpolation === undefined || members === 1) return;
-  throw new LimbeckError(
-    'ERR_INVALID_ARGUMENT',
-    `${path}.training.interpolation goes towards one model, and sequenceTeacher.members asks for ${members}; ` +
-      'leave one of the two out',
-  );
+  checkFineTune(training, `${path}.training`);
+  // It goes towards the teacher all through the training, and an ensemble has no weights of its own.
+  if (training.interpolation !== undefined && members > 1) {
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      `${path}.training.interpolation goes towards one model, and sequenceTeacher.members asks for ${members}; ` +
+        'leave one of the two out',
+    );
+  }
+  if (architecture.maxHistory !== maxHistory) {
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      `${path}.architecture.maxHistory: expected the ${maxHistory} of sequenceTeacher, whose answers it learns from, got ` +
+        `${architecture.maxHistory}`,
+    );
+  }
 }
 
 export type DistillOptions = z.input<typeof distillOptionsSchema>;

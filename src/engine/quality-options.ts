@@ -3,7 +3,8 @@ import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { fineTuneOptionsSchema, sequenceArchitectureSchema } from '../student/options.js';
-import { checkInterpolation, type DistillSettings, distillOptionsSchema } from './options.js';
+import { isUsed } from '../student/transfer.js';
+import { checkStudent, type DistillSettings, distillOptionsSchema } from './options.js';
 
 /** Keys of rows are names of files too. */
 const rowKey = z.string().regex(/^[a-z0-9][a-z0-9-]{0,39}$/, 'expected small letters, digits and hyphens');
@@ -89,7 +90,9 @@ function defaultVariants({
   return {
     plain: { name: 'plain student' },
     vectors: { name: 'frozen teacher vectors + adapter', itemFeatures: true },
-    'soft-labels': { name: 'soft labels alone', training: { losses: { ...CLICKS_ALONE, ...softLabels } } },
+    ...(training.sampledNegatives === 0 && {
+      'soft-labels': { name: 'soft labels alone', training: { losses: { ...CLICKS_ALONE, ...softLabels } } },
+    }),
     'hidden-states': { name: 'hidden states alone', training: { losses: { ...CLICKS_ALONE, hidden: 1 } } },
     initialisation: { name: 'initialisation alone', initialise: 'width' },
     ...(sequenceTeacher.members === 1 && {
@@ -162,23 +165,13 @@ function planOf(
     { ...shape, ...(isResized ? {} : { intermediateSize }), ...changes.architecture },
     `${path}.architecture`,
   );
-  const isUsed = (schedule: (typeof training.losses)['kd']) =>
-    typeof schedule === 'number' ? schedule !== 0 : schedule.from !== 0 || schedule.to !== 0;
   const { kd, hidden, attention } = training.losses;
   const needsTeacher =
     initialise === 'width' || training.interpolation !== undefined || [kd, hidden, attention].some(isUsed);
   if (rankings && imported === undefined) {
     throw new LimbeckError('ERR_INVALID_ARGUMENT', `${path}.rankings: expected "rankings" in the options, got none`);
   }
-  checkInterpolation(sequenceTeacher, { training }, path);
-  const { maxHistory } = sequenceTeacher.architecture;
-  if (needsTeacher && architecture.maxHistory !== maxHistory) {
-    throw new LimbeckError(
-      'ERR_INVALID_ARGUMENT',
-      `${path}.architecture.maxHistory: expected the ${maxHistory} of sequenceTeacher, whose answers it learns from, got ` +
-        `${architecture.maxHistory}`,
-    );
-  }
+  if (needsTeacher) checkStudent(sequenceTeacher, { architecture, training }, path);
   return {
     key,
     name,

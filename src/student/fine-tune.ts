@@ -182,13 +182,39 @@ function teacherSignal(
   };
 }
 
+/**
+ * Losses that no training of a sequence model can have, whatever its teacher.
+ *
+ * @param path of the settings
+ * @throws LimbeckError ERR_INVALID_ARGUMENT
+ */
+export function checkFineTune(
+  { losses, sampledNegatives }: Pick<ResolvedFineTuneOptions, 'losses' | 'sampledNegatives'>,
+  path: string,
+): void {
+  if (isUsed(losses.attention)) {
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      `${path}.losses.attention: a cached sequence teacher keeps no attention maps; use hidden or kd`,
+    );
+  }
+  if (sampledNegatives > 0 && isUsed(losses.kd)) {
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      `${path}.sampledNegatives: soft labels are of the whole catalogue, and ${sampledNegatives} sampled negatives are ` +
+        'not; set it to 0, or losses.kd',
+    );
+  }
+}
+
 function checkTeacher(
   model: SequenceModel,
   settings: ResolvedFineTuneOptions,
   teacher: SequenceTeacher | undefined,
 ): void {
+  checkFineTune(settings, 'fineTune');
   const { losses, layerMap, interpolation } = settings;
-  const wanted = (['kd', 'hidden', 'attention'] as const).find((term) => isUsed(losses[term]));
+  const wanted = (['kd', 'hidden'] as const).find((term) => isUsed(losses[term]));
   if (teacher === undefined) {
     const needy = wanted !== undefined ? `losses.${wanted}` : interpolation !== undefined ? 'interpolation' : undefined;
     if (needy === undefined) return;
@@ -199,12 +225,6 @@ function checkTeacher(
     throw new LimbeckError(
       'ERR_INVALID_ARGUMENT',
       `The teacher reads histories of ${teacher.maxHistory} items and the student of ${maxHistory}: make them equal`,
-    );
-  }
-  if (isUsed(losses.attention)) {
-    throw new LimbeckError(
-      'ERR_INVALID_ARGUMENT',
-      'fineTune.losses.attention: a cached sequence teacher keeps no attention maps; use hidden or kd',
     );
   }
   for (const [student, source] of layerMap ?? []) {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { type DistillOptions, distillOptionsSchema } from '../../../src/engine/options.js';
+import { checkStudent, type DistillOptions, distillOptionsSchema } from '../../../src/engine/options.js';
 
 const base: DistillOptions = {
   output: 'out',
@@ -28,4 +28,31 @@ describe('what is left out of a distillation has its default', () => {
   ])('whatever is written beside it: %s', (_, changes) => {
     expect(settings(changes)).toEqual(settings());
   });
+});
+
+test.each<[string, string, Partial<DistillOptions>]>([
+  [
+    'attention maps',
+    'training.losses.attention',
+    { student: { training: { losses: { attention: { from: 0, to: 1 } } } } },
+  ],
+  [
+    'soft labels over sampled negatives',
+    'training.sampledNegatives',
+    { student: { training: { sampledNegatives: 9 } } },
+  ],
+  ['other histories than the teacher', 'architecture.maxHistory', { student: { architecture: { maxHistory: 20 } } }],
+  [
+    'to go towards several models',
+    'training.interpolation',
+    { sequenceTeacher: { members: 2 }, student: { training: { interpolation: { alpha: 0.5 } } } },
+  ],
+])('a student may not want %s', (_, key, changes) => {
+  const { sequenceTeacher, student } = settings(changes);
+  expect(() => checkStudent(sequenceTeacher, student, 'distill.student')).toThrow(
+    expect.objectContaining({
+      code: 'ERR_INVALID_ARGUMENT',
+      message: expect.stringContaining(`distill.student.${key}`),
+    }),
+  );
 });

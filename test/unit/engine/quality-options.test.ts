@@ -58,6 +58,13 @@ describe('rows', () => {
     );
   });
 
+  it('learn no soft labels over sampled negatives', () => {
+    const training = { sampledNegatives: 64, losses: { kd: 0 } };
+    expect(settings({ student: { training } }).rows).not.toContain('soft-labels');
+    expect(settings({ student: { training } }).rows).toContain('distilled');
+    expect(() => settings({ student: { training: { sampledNegatives: 64 } } })).toThrow(/distilled.*sampledNegatives/);
+  });
+
   it('are run in the order of the table, whatever order they are asked for in', () => {
     expect(settings({ rows: ['plain', 'popularity'] }).rows).toEqual(['popularity', 'plain']);
   });
