@@ -13,8 +13,8 @@ export type LimbeckErrorCode =
   | 'ERR_UNSUPPORTED_MODEL' // config.json names a family or setting that is not supported
   | 'ERR_TOKENIZER' // the tokenizer cannot be read, or disagrees with the model's vocabulary
   | 'ERR_UNSUPPORTED_TOKENIZER' // tokenizer.json has a component that is not supported
-  | 'ERR_UNKNOWN_ITEMS' // a history in which no item is known
-  | 'ERR_SHAPE_MISMATCH' // native: an array's length does not match the shape
+  | 'ERR_UNKNOWN_ITEMS' // no item to go by is known: of a history, also an empty one without popularity, or of similar()
+  | 'ERR_SHAPE_MISMATCH' // an array's length does not match the shape
   | 'ERR_OUT_OF_MEMORY'
   | 'ERR_NO_SPACE' // the disk is full
   | 'ERR_IO'
