@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
 import { fusionSchema } from '../knowledge/fuse.js';
+import { eachOnce } from '../prepare/each-once.js';
 import { prepareOptionsSchema } from '../prepare/options.js';
 import { checkFineTune } from '../student/fine-tune.js';
 import { languageStudentOptionsSchema } from '../student/language-student.js';
@@ -30,7 +31,7 @@ const corpusSchema = z.strictObject({
 
 const knowledgeSchema = z.strictObject({
   /** Layers fused into item vectors, 0 = embeddings. @defaultValue all; of a static encoder, 0 */
-  hiddenStates: z.array(z.int().min(0)).min(1).optional(),
+  hiddenStates: eachOnce(z.array(z.int().min(0)).min(1)).optional(),
   fusion: fusionSchema.prefault({}),
   /** Width of the item features. */
   components: z.int().min(1).max(4096).default(48),
@@ -92,16 +93,17 @@ export const distillOptionsSchema = z.strictObject({
   /** Directory of the results; made when it is missing. */
   output: z.string(),
   /** Training runs of the students, and of what they are compared with. */
-  seeds: z
-    .array(
-      z
-        .int()
-        .min(0)
-        .max(2 ** 31 - 1),
-    )
-    .min(1)
-    .max(100)
-    .default([0, 1, 2]),
+  seeds: eachOnce(
+    z
+      .array(
+        z
+          .int()
+          .min(0)
+          .max(2 ** 31 - 1),
+      )
+      .min(1)
+      .max(100),
+  ).default([0, 1, 2]),
   data: prepareOptionsSchema,
   teacher: z.union([loadedTeacherSchema, staticTeacherSchema, pretrainOptionsSchema]).prefault({}),
   corpus: corpusSchema.prefault({}),

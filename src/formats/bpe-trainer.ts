@@ -21,7 +21,8 @@ export interface BytePairOptions {
 const WORDS = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
 /** Longer words are counted in pieces: one endless word would cost its length at every merge. */
 const MAX_WORD_BYTES = 256;
-const NUM_BYTES = 256;
+/** Tokens that every byte-level vocabulary has. */
+export const NUM_BYTES = 256;
 /** Pair (a, b) as one exact number: a · 2^24 + b. */
 const PAIR_BASE = 1 << 24;
 

@@ -18,6 +18,7 @@ import { toHuggingFaceConfig } from '../formats/model-config.js';
 import { createPacer } from '../formats/pacer.js';
 import { SafetensorsWriter, type TensorDtype, type TensorLayout, type WritableTensor } from '../formats/safetensors.js';
 import { countCharacters, type TokenizedTexts, TokenizerPool } from '../formats/tokenizer-workers.js';
+import { eachOnce } from '../prepare/each-once.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { isTextFile, type Texts } from '../prepare/text-lines.js';
 import type { PieceSource } from '../teacher/corpus.js';
@@ -44,16 +45,16 @@ const extractOptionsSchema = z.strictObject({
   /** Where the store is written. An unfinished one of the same teacher, texts and request is gone on with. */
   directory: z.string().min(1),
   /** 0 = embeddings … L = the last block. */
-  hiddenStates: z.array(z.int().min(0)).default([]),
+  hiddenStates: eachOnce(z.array(z.int().min(0))).default([]),
   /**
    * One row a text instead of one a token: the mean of its tokens, the last, the first (`cls`), or their mean by the
    * attention that they receive in the block before.
    */
   pooling: z.enum(['none', 'mean', 'last', 'cls', 'attention']).default('none'),
   /** Blocks 1 … L. */
-  attentions: z.array(z.int().min(1)).default([]),
+  attentions: eachOnce(z.array(z.int().min(1))).default([]),
   /** Blocks 1 … L, whose value relations are kept: maps that students of other head counts can learn from. */
-  valueRelations: z.array(z.int().min(1)).default([]),
+  valueRelations: eachOnce(z.array(z.int().min(1))).default([]),
   /** Heads that values are cut into anew; divides their columns in teacher and student. @defaultValue the teacher's */
   relationHeads: z.int().min(1).optional(),
   /**

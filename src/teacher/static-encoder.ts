@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import type { NativeEngine, TransformerConfig } from '../binding.js';
 import { LimbeckError } from '../errors.js';
-import { trainBytePairTokenizer } from '../formats/bpe-trainer.js';
+import { NUM_BYTES, trainBytePairTokenizer } from '../formats/bpe-trainer.js';
 import { createPacer } from '../formats/pacer.js';
 import { asFloat32, asInt32, readSafetensors } from '../formats/safetensors.js';
 import { checkVocabulary, createTokenizer, loadTokenizer, type Tokenizer } from '../formats/tokenizer.js';
@@ -33,7 +33,7 @@ export const staticEncoderSchema = z.strictObject({
     .strictObject({
       vocabSize: z
         .int()
-        .min(1)
+        .min(NUM_BYTES)
         .max(1 << 20)
         .default(8192),
     })

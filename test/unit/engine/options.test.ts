@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { checkStudent, type DistillOptions, distillOptionsSchema } from '../../../src/engine/options.js';
+import { parseOptions } from '../../../src/prepare/parse-options.js';
 
 const base: DistillOptions = {
   output: 'out',
@@ -54,5 +55,23 @@ test.each<[string, string, Partial<DistillOptions>]>([
       code: 'ERR_INVALID_ARGUMENT',
       message: expect.stringContaining(`distill.student.${key}`),
     }),
+  );
+});
+
+test.each<[string, Partial<DistillOptions>, string]>([
+  ['equal seeds', { seeds: [0, 1, 0] }, 'distill.seeds: expected each value once, got [0, 1, 0]'],
+  [
+    'a layer twice',
+    { knowledge: { hiddenStates: [0, 0] } },
+    'distill.knowledge.hiddenStates: expected each value once, got [0, 0]',
+  ],
+  [
+    'a vocabulary without every byte',
+    { teacher: { static: { tokenizer: { vocabSize: 255 } } } },
+    'distill.teacher.static.tokenizer.vocabSize: Too small: expected number to be >=256, got 255',
+  ],
+])('%s: refused', (_, changes, message) => {
+  expect(() => parseOptions(distillOptionsSchema, { ...base, ...changes }, 'distill')).toThrow(
+    expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT', message }),
   );
 });

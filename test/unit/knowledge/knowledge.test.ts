@@ -293,6 +293,7 @@ describe('extraction', () => {
 
   test.each([
     ['a layer that the teacher does not have', { hiddenStates: [3] }, 'ERR_INVALID_ARGUMENT'],
+    ['a layer twice', { hiddenStates: [0, 0] }, 'ERR_INVALID_ARGUMENT'],
     ['nothing to extract', { hiddenStates: [] }, 'ERR_INVALID_ARGUMENT'],
     ['the first token of a causal model', { pooling: 'cls' as const }, 'ERR_INVALID_ARGUMENT'],
     ['relation heads that do not divide', { valueRelations: [1], relationHeads: 3 }, 'ERR_INVALID_ARGUMENT'],
