@@ -33,8 +33,8 @@ const knowledgeSchema = z.strictObject({
   /** Layers fused into item vectors, 0 = embeddings. @defaultValue all; of a static encoder, 0 */
   hiddenStates: eachOnce(z.array(z.int().min(0)).min(1)).optional(),
   fusion: fusionSchema.prefault({}),
-  /** Width of the item features. */
-  components: z.int().min(1).max(4096).default(48),
+  /** Width of the item features. @defaultValue 48, or as many as there are items or columns that were fused */
+  components: z.int().min(1).max(4096).optional(),
 });
 
 const sequenceTeacherSchema = z.strictObject({
@@ -150,6 +150,20 @@ export function checkStudent(
         `${architecture.maxHistory}`,
     );
   }
+}
+
+/**
+ * Refuses item features wider than the items allow, before a teacher is trained for them.
+ *
+ * @throws LimbeckError ERR_INVALID_ARGUMENT
+ */
+export function checkComponents({ components }: DistillSettings['knowledge'], numItems: number): void {
+  if (components === undefined || components <= numItems) return;
+  throw new LimbeckError(
+    'ERR_INVALID_ARGUMENT',
+    `knowledge.components: expected at most the number of items, which is ${numItems}, got ${components}; lower it, or ` +
+      'leave it out',
+  );
 }
 
 export type DistillOptions = z.input<typeof distillOptionsSchema>;

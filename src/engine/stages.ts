@@ -25,7 +25,7 @@ import { LanguageModel } from '../teacher/language-model.js';
 import { pretrainLanguageModel, type TextCorpus } from '../teacher/pretrain.js';
 import { fitStaticEncoder } from '../teacher/static-encoder.js';
 import { deleteTrainingCheckpoint } from '../teacher/training-checkpoint.js';
-import type { DistillSettings } from './options.js';
+import { checkComponents, type DistillSettings } from './options.js';
 import type { StepLog } from './step-log.js';
 import type { Workspace } from './workspace.js';
 
@@ -97,7 +97,8 @@ export async function obtainTeacher(
   dataset: Dataset,
   corpus: TextCorpus,
 ): Promise<Trained<LanguageModel>> {
-  const { teacher } = settings;
+  const { teacher, knowledge } = settings;
+  checkComponents(knowledge, dataset.items.length);
   const texts = dataset.items.map(itemSentence);
   const context = { ...hooks, checkpoint: workspace.checkpoint('teacher') };
   const load = (source: string) => LanguageModel.load(engine, source, hooks);
@@ -156,7 +157,11 @@ export async function trainSequenceTeacher(
   features: Float32Array | undefined,
 ): Promise<TrainedEnsemble> {
   const { members: count, itemFeatures: wantsFeatures, architecture, training } = settings.sequenceTeacher;
-  const config = sequenceConfig(architecture, data.numItems, wantsFeatures ? settings.knowledge.components : 0);
+  const config = sequenceConfig(
+    architecture,
+    data.numItems,
+    wantsFeatures && features ? features.length / data.numItems : 0,
+  );
   const load = (directory: string) => SequenceModel.load(engine, directory);
   const members: Trained<SequenceModel>[] = [];
   try {

@@ -19,6 +19,9 @@ export const fusionSchema = z.strictObject({
 
 export type FusionOptions = z.input<typeof fusionSchema>;
 
+/** Width of item features. */
+const DEFAULT_COMPONENTS = 48;
+
 /** How item features are made from hidden states, so that a new text gets the same kind. */
 export interface TextEncoderSpec {
   /** Hidden states read, pooled by their mean over tokens. */
@@ -127,14 +130,14 @@ export async function itemFeatures(
     /** Layers to fuse. @defaultValue all that were extracted */
     readonly layers?: readonly number[];
     readonly fusion?: FusionOptions;
-    /** Width f of the features. */
-    readonly components: number;
+    /** Width f of the features. @defaultValue 48, or as many as there are texts or columns that were fused */
+    readonly components?: number | undefined;
     readonly seed?: number;
     readonly pairs?: ItemPairs;
   },
 ): Promise<{ features: Float32Array; encoder: TextEncoderSpec; explainedVariance: Float32Array }> {
   const { manifest } = knowledge;
-  const { components, seed = 0, pairs } = options;
+  const { seed = 0, pairs } = options;
   const layers = options.layers ?? manifest.hiddenStates;
   if (manifest.pooling !== 'mean') {
     throw new LimbeckError(
@@ -150,6 +153,7 @@ export async function itemFeatures(
     ...(pairs === undefined ? {} : { pairs }),
   });
   const most = Math.min(rows, fused.columns);
+  const { components = Math.min(DEFAULT_COMPONENTS, most) } = options;
   if (components > most) {
     throw new LimbeckError(
       'ERR_INVALID_ARGUMENT',

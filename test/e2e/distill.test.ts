@@ -174,9 +174,11 @@ test('a distillation from a static encoder makes a student that knows new items 
     const { student, teacher, report } = await engine.distill({
       ...options,
       teacher: { static: { lexicalComponents: 6, tokenizer: { vocabSize: 300 } } },
-      knowledge: { components: 4 },
+      knowledge: {},
     });
     expect(report.rows).toHaveLength(4);
+    // Of 48 components, as many as there are directions.
+    expect(student.model.config.itemFeatureSize).toBe(6);
     expect(teacher.config.hiddenSize).toBe(6);
     student.addItems([{ id: 'new', text: 'Film number 40. comedy' }]);
     const history = ['i1', 'i2'];
@@ -259,8 +261,14 @@ describe('a distillation refuses', () => {
     });
   });
 
-  test('more components than the catalogue can fill', async () => {
-    const options = { ...tinyOptions(folder), knowledge: { components: 4000 } };
-    await expect(engine.distill(options)).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
+  test('more components than the catalogue can fill, before a teacher is trained', async () => {
+    const options = { ...tinyOptions(folder), knowledge: { components: 41 } };
+    const steps = new Set<string>();
+    const run = engine.distill(options, { onProgress: ({ name }) => steps.add(name ?? '') });
+    await expect(run).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+      message: expect.stringContaining('the number of items, which is 40, got 41'),
+    });
+    expect(steps).not.toContain('pretrain');
   });
 });
