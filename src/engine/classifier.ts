@@ -7,6 +7,7 @@ import { type ClassificationMetrics, classificationMetrics } from '../evaluate/c
 import { readJsonFile, writeDirectoryAtomic, writeFileAtomic } from '../formats/files.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { parseOptions } from '../prepare/parse-options.js';
+import { described } from '../recommend/item-index.js';
 import type { Hooks } from '../teacher/hooks.js';
 import { LanguageModel } from '../teacher/language-model.js';
 
@@ -335,8 +336,14 @@ function checkLabels(texts: readonly string[], labels: readonly string[]): void 
       `labels: expected ${texts.length}, one a text, got ${labels.length}`,
     );
   }
-  const wrong = labels.findIndex((label) => typeof label !== 'string' || label === '');
+  // Files are UTF-8, which has no form for half a surrogate pair.
+  const wrong = labels.findIndex((label) => typeof label !== 'string' || label === '' || !label.isWellFormed());
   if (wrong !== -1) {
-    throw new LimbeckError('ERR_INVALID_ARGUMENT', `labels[${wrong}]: expected a text that is not empty`);
+    const label: unknown = labels[wrong];
+    const got = typeof label === 'string' ? JSON.stringify(label) : described(label);
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      `labels[${wrong}]: expected well-formed text that is not empty, got ${got}`,
+    );
   }
 }

@@ -107,10 +107,13 @@ export class ItemIndex {
         throw new LimbeckError('ERR_INVALID_ARGUMENT', `items: the catalogue has an item '${id}' already`);
       }
       ids.add(id);
+      checkWellFormed(id, 'id', id);
       if (typeof text !== 'string') throw invalid('text', 'expected a text', text);
+      checkWellFormed(id, 'text', text);
       if (categories !== undefined && !isTextList(categories)) {
         throw invalid('categories', 'expected a list of texts', categories);
       }
+      for (const category of categories ?? []) checkWellFormed(id, 'categories', category);
       if (hidden !== undefined && typeof hidden !== 'boolean')
         throw invalid('hidden', 'expected true or false', hidden);
       if (boost !== undefined && (typeof boost !== 'number' || !Number.isFinite(Math.fround(boost)))) {
@@ -198,6 +201,16 @@ function plainItem({ id, text, categories, hidden, boost, publishedAt }: Catalog
 
 function isTextList(value: unknown): value is readonly string[] {
   return Array.isArray(value) && value.every((entry) => typeof entry === 'string');
+}
+
+/** Files are UTF-8, which has no form for half a surrogate pair: what holds one could be saved, but not opened again. */
+function checkWellFormed(id: string, key: string, text: string): void {
+  if (text.isWellFormed()) return;
+  throw new LimbeckError(
+    'ERR_INVALID_ARGUMENT',
+    `items: ${key} of ${JSON.stringify(id)}: expected well-formed text, got half a surrogate pair, as slice() leaves of ` +
+      'an emoji. Cut texts between characters, or repair them with toWellFormed().',
+  );
 }
 
 function invalid(key: string, expected: string, value: unknown): LimbeckError {

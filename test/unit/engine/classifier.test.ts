@@ -150,6 +150,7 @@ describe('a classifier', () => {
       [[], [], {}, 'ERR_EMPTY_DATA'],
       [texts, labels.map(() => 'one'), {}, 'ERR_INVALID_ARGUMENT'],
       [texts, labels.with(3, ''), {}, 'ERR_INVALID_ARGUMENT'],
+      [texts, labels.with(3, '\ud83d'), {}, 'ERR_INVALID_ARGUMENT'],
       [texts.with(3, ''), labels, {}, 'ERR_INVALID_ARGUMENT'],
       [texts.with(3, 5 as unknown as string), labels, {}, 'ERR_INVALID_ARGUMENT'],
       [texts, labels, { layer: 3 }, 'ERR_INVALID_ARGUMENT'],

@@ -179,6 +179,25 @@ describe('items by their text', () => {
     expect(student.indexOf('a')).toBe(36);
   });
 
+  test('are refused when they have half a surrogate pair, which no file could hold', () => {
+    const half = '\u{1f600}'.slice(0, 1);
+    for (const [wrong, place] of [
+      [{ id: `b${half}`, text }, 'id of "b\\ud83d"'],
+      [{ id: 'b', text: `Cut ${half}` }, 'text of "b"'],
+      [{ id: 'b', text, categories: ['whole', half] }, 'categories of "b"'],
+    ] as const) {
+      expect(() => student.addItems([{ id: 'a', text }, wrong])).toThrow(
+        expect.objectContaining({
+          code: 'ERR_INVALID_ARGUMENT',
+          message: expect.stringContaining(`items: ${place}: expected well-formed text`),
+        }),
+      );
+    }
+    expect(student.numItems).toBe(36);
+    student.addItems([{ id: '\u{1f600}', text: '\u{1f600}' }]);
+    expect(student.numItems).toBe(37);
+  });
+
   test('that are removed are gone from answers, histories and lists, and may come back', () => {
     const [best] = student.recommend({ history, k: 1 }).items;
     const id = best?.id ?? '';

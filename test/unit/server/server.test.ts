@@ -358,6 +358,19 @@ describe('items', () => {
     await again.end();
   });
 
+  it('with half a surrogate pair are refused, and the service starts again', async () => {
+    for (const item of [
+      { id: 'b\ud83d', text: 'whole' },
+      { id: 'b', text: 'cut \ud83d' },
+    ]) {
+      const { status, json } = await service.call('POST', '/v1/items', { items: [{ id: 'a', text: 'a' }, item] });
+      expect([status, json.error.code]).toEqual([400, 'ERR_INVALID_ARGUMENT']);
+    }
+    expect((await service.call('GET', '/v1/items?ids=a,b')).json.items).toEqual([]);
+    await service.close();
+    await (await startService({ data: service.data })).end();
+  });
+
   it('are taken out, for good', async () => {
     expect((await service.call('DELETE', '/v1/items', { ids: [c, 'nothing'] })).json).toEqual({ removed: 1 });
     expect(recommended(await service.call('POST', '/v1/recommend', { history: [a], k: 1000 }))).not.toContain(c);
