@@ -5,7 +5,7 @@ import type { NativeEngine } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { type ClassificationMetrics, classificationMetrics } from '../evaluate/classification.js';
 import { readJsonFile, writeDirectoryAtomic, writeFileAtomic } from '../formats/files.js';
-import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
+import { checkFinite, readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { described } from '../recommend/item-index.js';
 import type { Hooks } from '../teacher/hooks.js';
@@ -315,9 +315,7 @@ export async function loadClassifier(engine: NativeEngine, directory: string): P
         const got = tensor ? `${tensor.dtype} [${tensor.shape.join(', ')}]` : 'none';
         throw new LimbeckError('ERR_CHECKPOINT_MISMATCH', `'${tensorPath}': expected ${expected}, got ${got}`);
       }
-      if (!tensor.data.every(Number.isFinite)) {
-        throw new LimbeckError('ERR_NOT_FINITE', `'${tensorPath}': '${name}' has NaN or infinity`);
-      }
+      checkFinite(tensor.data, name, tensorPath);
       return tensor.data;
     };
     const weight = floats('weight', [classes.length, hiddenSize]);

@@ -10,7 +10,7 @@ import { LimbeckError } from '../errors.js';
 import { ConfigReader } from './config-reader.js';
 import { readJsonFile, writeFileAtomic } from './files.js';
 import type { ModelFamily } from './model-config.js';
-import { asFloat32, readSafetensors, writeSafetensors } from './safetensors.js';
+import { asFloat32, checkFinite, readSafetensors, writeSafetensors } from './safetensors.js';
 import { isJsonObject, type JsonValue } from './strict-json.js';
 import { type LinearModule, linearModules } from './tensor-names.js';
 import { modelPrefix, normalizeFileName } from './tensor-sources.js';
@@ -136,10 +136,7 @@ export async function readAdapter(
       throw mismatch(path, `tensor '${fileName}' belongs to no linear layer of this ${family} model`);
     }
     const values = asFloat32(tensor);
-    const bad = values.findIndex((value) => !Number.isFinite(value));
-    if (bad >= 0) {
-      throw new LimbeckError('ERR_NOT_FINITE', `'${path}': tensor '${fileName}' is NaN or infinite at index ${bad}`);
-    }
+    checkFinite(values, fileName, path);
     tensors.set(`${name}.${part}.weight`, values);
     shapes.set(`${name}.${part}.weight`, tensor.shape.join(', '));
   }

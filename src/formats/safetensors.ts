@@ -308,6 +308,22 @@ export function asFloat32(tensor: SafetensorsTensor): Float32Array {
   throw new LimbeckError('ERR_CHECKPOINT_MISMATCH', `Expected a tensor of F32, F16, BF16 or F64, got ${dtype}`);
 }
 
+/** @param path of the file that has the tensor @throws LimbeckError ERR_NOT_FINITE when a value is NaN or infinite */
+export function checkFinite(values: Float32Array, name: string, path: string): void {
+  // Features may be 10⁸ numbers, of which findIndex() would call a function each.
+  for (let i = 0; i < values.length; i++) {
+    if (!Number.isFinite(values[i])) throw notFinite(name, path, i);
+  }
+}
+
+export function notFinite(name: string, path: string, index: number): LimbeckError {
+  return new LimbeckError(
+    'ERR_NOT_FINITE',
+    `'${path}': tensor '${name}' is NaN or infinite at index ${index}; expected finite values in float32. ` +
+      'Save or download the file anew.',
+  );
+}
+
 /**
  * The values as int32: the same array for I32; I64 is checked value by value.
  *

@@ -4,7 +4,7 @@ import { z } from 'zod';
 import { loadBinding, type NativeEngine, type NativeTextEncoder } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { makeDirectory, readJsonFile, writeFileAtomic } from '../formats/files.js';
-import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
+import { checkFinite, readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { createTokenizer, type Tokenizer } from '../formats/tokenizer.js';
 import { LanguageModel, packTexts } from '../teacher/language-model.js';
 import type { TextEncoderSpec } from './fuse.js';
@@ -133,8 +133,11 @@ export async function loadTextEncoder(engine: NativeEngine, directory: string): 
   const { tensors } = await readSafetensors(tensorPath);
   const floats = (name: string): Float32Array => {
     const data = tensors.get(name)?.data;
-    if (data instanceof Float32Array && data.length > 0) return data;
-    throw new LimbeckError('ERR_CHECKPOINT_MISMATCH', `'${tensorPath}': expected a float32 tensor '${name}'`);
+    if (!(data instanceof Float32Array) || data.length === 0) {
+      throw new LimbeckError('ERR_CHECKPOINT_MISMATCH', `'${tensorPath}': expected a float32 tensor '${name}'`);
+    }
+    checkFinite(data, name, tensorPath);
+    return data;
   };
   const spec = { layers, fusion, weights: floats('weights'), mean: floats('mean'), components: floats('components') };
   const model = await LanguageModel.load(engine, directory);

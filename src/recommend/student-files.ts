@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
 import { pathExists, readJsonFile, remove, writeDirectoryAtomic, writeFileAtomic } from '../formats/files.js';
-import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
+import { checkFinite, readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import type { TextEncoder } from '../knowledge/text-encoder.js';
 import type { SequenceModel } from '../student/sequence-model.js';
 import type { CatalogueItem } from './item-index.js';
@@ -81,7 +81,7 @@ export async function readItems(directory: string): Promise<CatalogueItem[]> {
   return parse(itemsSchema, await readJsonFile(path), path, 'a list of { id, text }');
 }
 
-/** Undefined in directories of students that do not know. @throws LimbeckError ERR_SAFETENSORS, ERR_CHECKPOINT_MISMATCH */
+/** Undefined in directories of students that do not know. @throws LimbeckError ERR_SAFETENSORS, ERR_CHECKPOINT_MISMATCH, ERR_NOT_FINITE */
 export async function readPopularity(directory: string): Promise<Float32Array | undefined> {
   const path = join(directory, POPULARITY_FILE);
   return (await pathExists(path)) ? readFloats(path, 'counts') : undefined;
@@ -97,8 +97,11 @@ export async function readTopics(directory: string): Promise<StudentTopics | und
 
 async function readFloats(path: string, name: string): Promise<Float32Array> {
   const data = (await readSafetensors(path)).tensors.get(name)?.data;
-  if (data instanceof Float32Array && data.length > 0) return data;
-  throw new LimbeckError('ERR_CHECKPOINT_MISMATCH', `'${path}': expected a float32 tensor '${name}'`);
+  if (!(data instanceof Float32Array) || data.length === 0) {
+    throw new LimbeckError('ERR_CHECKPOINT_MISMATCH', `'${path}': expected a float32 tensor '${name}'`);
+  }
+  checkFinite(data, name, path);
+  return data;
 }
 
 function parse<Schema extends z.ZodType>(schema: Schema, json: unknown, path: string, expected: string) {

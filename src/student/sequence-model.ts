@@ -4,7 +4,7 @@ import type { NativeEngine, NativeTransformer, TransformerConfig } from '../bind
 import { LimbeckError } from '../errors.js';
 import { loadCheckpoint, saveCheckpoint } from '../formats/checkpoint.js';
 import { writeDirectoryAtomic } from '../formats/files.js';
-import { asFloat32, readSafetensors, writeSafetensors } from '../formats/safetensors.js';
+import { asFloat32, checkFinite, readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import type { EvaluationCases } from '../prepare/dataset.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import type { Hooks } from '../teacher/hooks.js';
@@ -237,6 +237,7 @@ async function readFeatures(directory: string, config: TransformerConfig): Promi
   }
   const features = asFloat32(tensor);
   checkFeatures(config, features, path, 'ERR_CHECKPOINT_MISMATCH');
+  checkFinite(features, FEATURES_NAME, path);
   return features;
 }
 

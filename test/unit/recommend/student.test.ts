@@ -353,6 +353,26 @@ describe('student directory', () => {
     await expect(engine.loadStudent(join(folder, 's'))).rejects.toMatchObject({ code });
   });
 
+  test.each([
+    'item_features.safetensors',
+    'text_encoder/text_encoder.safetensors',
+    'popularity.safetensors',
+    'topics.safetensors',
+  ])('refuses %s with NaN or infinity', async (name) => {
+    await writeCategorisedStudent(join(folder, 's'));
+    await (await engine.loadStudent(join(folder, 's'))).save(join(folder, 's')); // with topics
+    const path = join(folder, 's', name);
+    const bytes = readFileSync(path);
+    for (const value of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+      bytes.writeFloatLE(value, bytes.length - 4);
+      writeFileSync(path, bytes);
+      await expect(engine.loadStudent(join(folder, 's'))).rejects.toMatchObject({
+        code: 'ERR_NOT_FINITE',
+        message: expect.stringMatching(`^'${path}': tensor '[^']+' is NaN or infinite at index \\d+`),
+      });
+    }
+  });
+
   test('refuses popularity of other items, and topics of another width', async () => {
     const [floats, wrong] = [Float32Array.of(1, 2), { code: 'ERR_CHECKPOINT_MISMATCH' }];
     await writeCategorisedStudent(join(folder, 's'));
