@@ -50,11 +50,7 @@ export class CheckpointTensors {
    * @throws LimbeckError ERR_SAFETENSORS (the file became shorter), ERR_IO
    */
   async *read(name: string, buffer: Uint8Array): AsyncGenerator<{ bytes: Uint8Array; offset: number }> {
-    const info = this.tensors.get(name);
-    const file = this.files.find(({ tensors }) => tensors.has(name));
-    if (info === undefined || file === undefined) {
-      throw new LimbeckError('ERR_INTERNAL', `Tensor '${name}' is not in the checkpoint`);
-    }
+    const { file, info } = this.#find(name);
     const sizeBytes = info.end - info.begin;
     for (let offset = 0; offset < sizeBytes; offset += buffer.length) {
       const bytes = buffer.subarray(0, Math.min(buffer.length, sizeBytes - offset));
@@ -63,8 +59,21 @@ export class CheckpointTensors {
     }
   }
 
+  /** The file that has a tensor. */
+  pathOf(name: string): string {
+    return this.#find(name).file.path;
+  }
+
   close(): Promise<void> {
     return closeAll(this.files);
+  }
+
+  #find(name: string): { file: SafetensorsFile; info: TensorInfo } {
+    for (const file of this.files) {
+      const info = file.tensors.get(name);
+      if (info !== undefined) return { file, info };
+    }
+    throw new LimbeckError('ERR_INTERNAL', `Tensor '${name}' is not in the checkpoint`);
   }
 }
 

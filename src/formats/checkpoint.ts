@@ -5,7 +5,7 @@ import { LimbeckError } from '../errors.js';
 import { CheckpointTensors } from './checkpoint-files.js';
 import { makeDirectory, writeFileAtomic } from './files.js';
 import { type ModelFamily, readModelConfig, toHuggingFaceConfig } from './model-config.js';
-import { writeSafetensors } from './safetensors.js';
+import { notFinite, writeSafetensors } from './safetensors.js';
 import { huggingFaceFromNative, nativeParameterShapes, placeTensors, type TensorPlacement } from './tensor-names.js';
 
 export interface Checkpoint {
@@ -34,7 +34,7 @@ export async function loadCheckpoint(engine: NativeEngine, directory: string): P
   const { family, config, huggingFace } = await readModelConfig(directory);
   const checkpoint = await CheckpointTensors.open(directory);
   try {
-    const placements = placeTensors(family, config, checkpoint.tensors);
+    const placements = placeTensors(family, config, checkpoint.tensors, directory);
     const model = engine.createTransformer(config);
     try {
       checkParameters(model, config);
@@ -59,12 +59,7 @@ async function loadTensor(
   for await (const piece of checkpoint.read(fileName, buffer)) {
     const first = piece.offset / valueBytes;
     const bad = model.loadParameter(parameter, { dtype, bytes: piece.bytes, offset: offset + first, isTransposed });
-    if (bad >= 0) {
-      throw new LimbeckError(
-        'ERR_NOT_FINITE',
-        `Tensor '${fileName}' is NaN or infinite at index ${first + bad}; a checkpoint must be finite in float32`,
-      );
-    }
+    if (bad >= 0) throw notFinite(fileName, checkpoint.pathOf(fileName), first + bad);
   }
 }
 

@@ -97,19 +97,23 @@ export interface TensorPlacement {
  * Finds the place of every tensor of a checkpoint in the native parameters. Names with and without the model's prefix
  * are accepted, and so are buffers and heads that carry no weights of this model.
  *
+ * @param directory of the checkpoint, for messages
  * @throws LimbeckError ERR_CHECKPOINT_MISMATCH (a tensor is missing, extra, or has the wrong shape or dtype)
  */
 export function placeTensors(
   family: ModelFamily,
   config: TransformerConfig,
   tensors: ReadonlyMap<string, TensorInfo>,
+  directory: string,
 ): TensorPlacement[] {
+  const mismatch: Mismatch = (what) =>
+    new LimbeckError('ERR_CHECKPOINT_MISMATCH', `The checkpoint '${directory}' does not fit its config.json: ${what}`);
   const parameters = describeParameters(family, config);
-  const fileNames = matchNames(family, config, parameters, tensors);
+  const fileNames = matchNames(family, config, parameters, tensors, mismatch);
   return parameters.flatMap(({ name, isTransposed, parts }) =>
     parts.map((part) => {
       const fileName = fileNames.get(part.name) ?? part.name;
-      const dtype = checkTensor(part, tensors.get(fileName));
+      const dtype = checkTensor(part, tensors.get(fileName), mismatch);
       return { fileName, dtype, valueBytes: DTYPE_BYTES[dtype], parameter: name, offset: part.offset, isTransposed };
     }),
   );
@@ -196,12 +200,16 @@ function partRows(config: TransformerConfig, name: string, rows: number, numPart
   return (index === 0 ? config.numAttentionHeads : config.numKeyValueHeads) * config.headDim;
 }
 
+/** The error of a checkpoint in which something is wrong. */
+type Mismatch = (what: string) => LimbeckError;
+
 /** Name that this product writes → name in the file; a tensor of no use is an error. */
 function matchNames(
   family: ModelFamily,
   config: TransformerConfig,
   parameters: readonly Parameter[],
   tensors: ReadonlyMap<string, TensorInfo>,
+  mismatch: Mismatch,
 ): Map<string, string> {
   const wanted = new Set(parameters.flatMap(({ parts }) => parts.map((part) => part.name)));
   const found = new Map<string, string>();
@@ -218,7 +226,7 @@ function matchNames(
   return found;
 }
 
-function checkTensor(part: Part, tensor: TensorInfo | undefined): FloatDtype {
+function checkTensor(part: Part, tensor: TensorInfo | undefined, mismatch: Mismatch): FloatDtype {
   if (tensor === undefined) throw mismatch(`tensor '${part.name}' [${part.shape.join(', ')}] is missing`);
   if (!isFloatDtype(tensor.dtype)) {
     throw mismatch(`tensor '${part.name}' has dtype ${tensor.dtype}; expected F32, F16, BF16 or F64`);
@@ -228,10 +236,6 @@ function checkTensor(part: Part, tensor: TensorInfo | undefined): FloatDtype {
     throw mismatch(`tensor '${part.name}' has shape ${shapes}, as config.json says`);
   }
   return tensor.dtype;
-}
-
-function mismatch(what: string): LimbeckError {
-  return new LimbeckError('ERR_CHECKPOINT_MISMATCH', `The checkpoint does not fit its config.json: ${what}`);
 }
 
 /** Values [rows, columns] → [columns, rows]. */

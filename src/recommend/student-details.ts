@@ -31,8 +31,12 @@ export function checkParts(
   if (encoder !== undefined && encoder.featureSize !== itemFeatureSize) {
     throw mismatch(`The text encoder gives ${encoder.featureSize} features and the model takes ${itemFeatureSize}`);
   }
-  if (popularity !== undefined && (popularity.length !== numItems || !popularity.every((n) => n >= 0 && n < 2 ** 31))) {
+  if (popularity !== undefined && popularity.length !== numItems) {
     throw mismatch(`Expected how often each of the ${numItems} items was chosen, got ${popularity.length} counts`);
+  }
+  const wrong = popularity?.findIndex((count) => !(count >= 0 && count < 2 ** 31)) ?? -1;
+  if (wrong !== -1) {
+    throw mismatch(`popularity[${wrong}]: expected a count of at least 0 and below 2^31, got ${popularity?.[wrong]}`);
   }
   const width = itemFeatureSize > 0 ? itemFeatureSize : hiddenSize;
   if (topics !== undefined && topics.centroids.length !== topics.names.length * width) {

@@ -4,6 +4,8 @@ import { type ModelConfig, parseModelConfig, readModelConfig } from '../../../sr
 import { readSafetensors, type SafetensorsTensor, type TensorInfo } from '../../../src/formats/safetensors.js';
 import { huggingFaceFromNative, nativeParameterShapes, placeTensors } from '../../../src/formats/tensor-names.js';
 
+/** What messages call it. */
+const directory = 'some/model';
 const fixtures = join(import.meta.dirname, '../../fixtures');
 
 interface Case extends ModelConfig {
@@ -17,7 +19,7 @@ async function load(name: string): Promise<Case> {
 }
 
 function place({ family, config, tensors }: Case) {
-  return placeTensors(family, config, tensors as unknown as ReadonlyMap<string, TensorInfo>);
+  return placeTensors(family, config, tensors as unknown as ReadonlyMap<string, TensorInfo>, directory);
 }
 
 /** Native parameters, filled as the placements say; NaN where they leave a hole. */

@@ -356,6 +356,8 @@ describe('student directory', () => {
   test.each([
     'item_features.safetensors',
     'text_encoder/text_encoder.safetensors',
+    'model.safetensors',
+    'text_encoder/model.safetensors',
     'popularity.safetensors',
     'topics.safetensors',
   ])('refuses %s with NaN or infinity', async (name) => {
@@ -382,6 +384,31 @@ describe('student directory', () => {
     writeFileSync(join(folder, 't/topics.json'), '["a"]');
     await writeSafetensors(join(folder, 't/topics.safetensors'), [['centroids', { shape: [1, 2], data: floats }]]);
     await expect(engine.loadStudent(join(folder, 't'))).rejects.toMatchObject(wrong);
+  });
+
+  test.each([
+    [-3, '-3'],
+    [2 ** 31, '2147483648'],
+  ])('says which count of its popularity is %d', async (count, got) => {
+    await writeCategorisedStudent(join(folder, 's'));
+    const data = new Float32Array(36).with(7, count);
+    await writeSafetensors(join(folder, 's/popularity.safetensors'), [['counts', { shape: [36], data }]]);
+    await expect(engine.loadStudent(join(folder, 's'))).rejects.toMatchObject({
+      code: 'ERR_CHECKPOINT_MISMATCH',
+      message: `popularity[7]: expected a count of at least 0 and below 2^31, got ${got}`,
+    });
+  });
+
+  test('says which of its two models does not fit its config', async () => {
+    for (const name of ['', 'text_encoder']) {
+      const broken = join(folder, `s-${name}`);
+      cpSync(fixture, broken, { recursive: true });
+      await writeSafetensors(join(broken, name, 'model.safetensors'), []);
+      await expect(engine.loadStudent(broken)).rejects.toMatchObject({
+        code: 'ERR_CHECKPOINT_MISMATCH',
+        message: expect.stringContaining(`The checkpoint '${join(broken, name)}' does not fit its config.json`),
+      });
+    }
   });
 
   test('refuses features of another shape, and a directory that is not there', async () => {
