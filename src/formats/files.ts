@@ -398,3 +398,49 @@ export function writeError(error: unknown, path: string): unknown {
   }
   return new LimbeckError('ERR_IO', `Cannot write '${path}': ${message}`, { cause: error });
 }
+
+/** A save takes far longer than the reading of what it wrote. */
+const DIRECTORY_READS = 5;
+/** Between the two renames of a save, there is no directory for a moment. */
+const MISSING_DIRECTORY_MS = 20;
+
+/**
+ * Reads files that belong together from one directory, whatever {@link writeDirectoryAtomic} puts in its place meanwhile:
+ * what came from two of them, or from none between them, is disposed of and read again.
+ *
+ * @throws LimbeckError ERR_IO when the directory is replaced again and again, and whatever `read` throws
+ */
+export async function readWholeDirectory<T extends { dispose(): void }>(
+  path: string,
+  read: () => Promise<T>,
+): Promise<T> {
+  for (let i = 0; i < DIRECTORY_READS; i++) {
+    if ((await identityOf(path)) === undefined) await new Promise((done) => setTimeout(done, MISSING_DIRECTORY_MS));
+    const before = await identityOf(path);
+    const outcome = await read().then(
+      (value) => ({ value }),
+      (error: unknown) => ({ error }),
+    );
+    if ((await identityOf(path)) === before) {
+      if ('value' in outcome) return outcome.value;
+      throw outcome.error;
+    }
+    if ('value' in outcome) outcome.value.dispose();
+  }
+  throw new LimbeckError(
+    'ERR_IO',
+    `Cannot read '${path}': it was replaced during each of ${DIRECTORY_READS} attempts. Open it when no process saves there.`,
+  );
+}
+
+/** The same for as long as a path leads to the same directory; undefined while there is none. */
+async function identityOf(path: string): Promise<string | undefined> {
+  try {
+    // Numbers of directories that were removed are given to new ones.
+    const { dev, ino, birthtimeNs } = await fs.stat(path, { bigint: true });
+    return `${dev} ${ino} ${birthtimeNs}`;
+  } catch (error) {
+    if (isMissing(error)) return undefined;
+    throw readError(error, path);
+  }
+}

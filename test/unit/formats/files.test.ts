@@ -13,6 +13,7 @@ import {
   readDirectory,
   readJsonFile,
   readTextFile,
+  readWholeDirectory,
   writeDirectoryAtomic,
   writeFileAtomic,
 } from '../../../src/formats/files.js';
@@ -303,4 +304,71 @@ test('a directory that must not be replaced stays', async () => {
     code: 'ERR_INVALID_ARGUMENT',
   });
   expect(readFileSync(join(path, 'x'), 'utf8')).toBe('first');
+});
+
+describe('readWholeDirectory', () => {
+  const save = (path: string, name: string) =>
+    writeDirectoryAtomic(path, async (temporary) => writeFileSync(join(temporary, 'name'), name));
+  /** What is in the file, after `meanwhile`; and whether it was disposed of. */
+  const reader = (path: string, meanwhile: (read: number) => Promise<void>) => {
+    const results: { name: string; isDisposed: boolean; dispose(): void }[] = [];
+    const read = async () => {
+      const name = readFileSync(join(path, 'name'), 'utf8');
+      const result = {
+        name,
+        isDisposed: false,
+        dispose() {
+          this.isDisposed = true;
+        },
+      };
+      results.push(result);
+      await meanwhile(results.length);
+      return result;
+    };
+    return { results, read };
+  };
+
+  test('reads again what was replaced meanwhile, and disposes of what was read in vain', async () => {
+    const path = join(freshDirectory(), 'model');
+    await save(path, 'first');
+    const { results, read } = reader(path, async (count) => {
+      if (count === 1) await save(path, 'second');
+    });
+    expect(await readWholeDirectory(path, read)).toMatchObject({ name: 'second', isDisposed: false });
+    expect(results.map(({ isDisposed }) => isDisposed)).toEqual([true, false]);
+  });
+
+  test('reads again after an error of a mixture, and throws that of a whole directory', async () => {
+    const path = join(freshDirectory(), 'model');
+    await save(path, 'first');
+    const broken = new LimbeckError('ERR_FILE_NOT_FOUND', 'a part is missing');
+    const { results, read } = reader(path, async (count) => {
+      if (count === 1) await save(path, 'second');
+      throw broken;
+    });
+    await expect(readWholeDirectory(path, read)).rejects.toBe(broken);
+    expect(results.map(({ name }) => name)).toEqual(['first', 'second']);
+  });
+
+  test('waits for a directory between the renames of a save', async () => {
+    const path = join(freshDirectory(), 'model');
+    await save(path, 'first');
+    await fs.rename(path, `${path}.aside`);
+    const { read } = reader(path, async () => {});
+    const reading = readWholeDirectory(path, read);
+    await new Promise((done) => setTimeout(done, 5));
+    await fs.rename(`${path}.aside`, path);
+    expect((await reading).name).toBe('first');
+  });
+
+  test('gives up a directory that is replaced all the time', async () => {
+    const path = join(freshDirectory(), 'model');
+    await save(path, '0');
+    const { results, read } = reader(path, (count) => save(path, String(count)));
+    await expect(readWholeDirectory(path, read)).rejects.toMatchObject({
+      code: 'ERR_IO',
+      message: expect.stringContaining(path),
+    });
+    expect(results.every(({ isDisposed }) => isDisposed)).toBe(true);
+  });
 });

@@ -1,7 +1,8 @@
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import fs from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { writeSafetensors } from '../../../src/formats/safetensors.js';
 import { createEngine, type Engine, type Student } from '../../../src/index.js';
 import { writeCategorisedStudent } from '../../support/categorised-student.js';
@@ -316,6 +317,27 @@ describe('student directory', () => {
     expect(names(again).toSorted()).toEqual(names(first).toSorted());
     await again.save(join(folder, 'saved')); // over the directory that it was loaded from
     expect((await engine.loadStudent(join(folder, 'saved'))).items).toEqual(first.items);
+  });
+
+  test('opens whole when another student is saved over it meanwhile', async () => {
+    await writeCategorisedStudent(join(folder, 'other'));
+    const other = await engine.loadStudent(join(folder, 'other'));
+    const path = join(folder, 'saved');
+    await student.save(path);
+    const { open } = fs;
+    let isReplaced = false;
+    onTestFinished(() => void vi.restoreAllMocks());
+    vi.spyOn(fs, 'open').mockImplementation(async (...args) => {
+      if (!isReplaced && args[0] === join(path, 'config.json')) {
+        isReplaced = true;
+        await other.save(path);
+      }
+      return open(...args);
+    });
+    const loaded = await engine.loadStudent(path);
+    expect(isReplaced).toBe(true);
+    expect(loaded.hasPopularity).toBe(true);
+    expect(loaded.items).toEqual(other.items);
   });
 
   test('of before categories, topics and popularity opens as it is', async () => {
