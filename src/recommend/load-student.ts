@@ -1,18 +1,23 @@
 import { join } from 'node:path';
 import type { NativeEngine } from '../binding.js';
+import { LimbeckError } from '../errors.js';
 import { pathExists, readWholeDirectory } from '../formats/files.js';
 import { loadTextEncoder, type TextEncoder } from '../knowledge/text-encoder.js';
 import { SequenceModel } from '../student/sequence-model.js';
+import { described } from './item-index.js';
 import { Student } from './student.js';
 import { readItems, readPopularity, readTopics, TEXT_ENCODER_DIRECTORY } from './student-files.js';
 
 /**
  * Opens a student directory: the student of before or that of after, if another process saves one there meanwhile.
  *
- * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_SAFETENSORS, ERR_UNSUPPORTED_MODEL,
+ * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_SAFETENSORS, ERR_UNSUPPORTED_MODEL,
  * ERR_CHECKPOINT_MISMATCH, ERR_TOKENIZER, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO
  */
-export function loadStudent(engine: NativeEngine, directory: string): Promise<Student> {
+export async function loadStudent(engine: NativeEngine, directory: string): Promise<Student> {
+  if (typeof directory !== 'string') {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `directory: expected a path as text, got ${described(directory)}`);
+  }
   return readWholeDirectory(directory, () => readStudent(engine, directory));
 }
 

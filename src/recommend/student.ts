@@ -284,7 +284,7 @@ export class Student {
   similar(id: string, options: SelectionOptions = {}): RankedItem[] {
     checkKeys('similar', options, REQUEST_KEYS.similar);
     const slot = this.#index.slotOf(id);
-    if (slot === undefined) throw new LimbeckError('ERR_UNKNOWN_ITEMS', `The catalogue has no item '${id}'`);
+    if (slot === undefined) throw new LimbeckError('ERR_UNKNOWN_ITEMS', `The catalogue has no item '${String(id)}'`);
     this.#packed.pack(this.#index, [], options, undefined, false);
     const { ints, numbers, itemIds, scores } = this.#packed;
     return this.#rankedItems(this.#recommender.similar(slot, ints, numbers, itemIds, scores));

@@ -162,6 +162,9 @@ export class LanguageModel {
    * @throws LimbeckError ERR_INVALID_ARGUMENT for what is no text, ERR_TOKENIZER
    */
   encode(texts: readonly string[]): PackedBatch & { truncated: number } {
+    if (!Array.isArray(texts)) {
+      throw new LimbeckError('ERR_INVALID_ARGUMENT', `texts: expected a list of texts, got ${typeof texts}`);
+    }
     const wrong = texts.findIndex((text) => typeof text !== 'string');
     if (wrong >= 0) {
       throw new LimbeckError('ERR_INVALID_ARGUMENT', `texts[${wrong}]: expected a text, got ${typeof texts[wrong]}.`);

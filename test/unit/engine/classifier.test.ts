@@ -165,6 +165,8 @@ describe('a classifier', () => {
     await expect(fitClassifier(engine, model, texts, labels, {}, { signal })).rejects.toEqual(code('ERR_ABORTED'));
     const { classifier } = await fitVerbs();
     await expect(classifier.classify([])).rejects.toEqual(code('ERR_EMPTY_DATA'));
+    await expect(classifier.classify('a text' as never)).rejects.toEqual(code('ERR_INVALID_ARGUMENT'));
+    await expect(model.embed('a text' as never)).rejects.toEqual(code('ERR_INVALID_ARGUMENT'));
     await expect(classifier.evaluate(texts, labels.slice(1))).rejects.toEqual(code('ERR_INVALID_ARGUMENT'));
   });
 

@@ -239,6 +239,12 @@ describe('items by their text', () => {
     expect(student.numItems).toBe(36);
   });
 
+  test('are not known by a symbol', () => {
+    expect(() => student.similar(Symbol('id') as never)).toThrow(
+      expect.objectContaining({ code: 'ERR_UNKNOWN_ITEMS' }),
+    );
+  });
+
   test('cannot all be removed', () => {
     expect(() => student.removeItems(student.items.map(({ id }) => id))).toThrow(
       expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
@@ -431,6 +437,10 @@ describe('student directory', () => {
         message: expect.stringContaining(`The checkpoint '${join(broken, name)}' does not fit its config.json`),
       });
     }
+  });
+
+  test.each([[null], [new URL('file:///tmp')], [5]])('is named by a path, not %s', async (directory) => {
+    await expect(engine.loadStudent(directory as never)).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
   });
 
   test('refuses features of another shape, and a directory that is not there', async () => {
