@@ -67,7 +67,7 @@ const engineOptionsSchema = z.strictObject({
   threads: z.int().min(0).max(256).default(0),
   /**
    * What the operands of matrix products are rounded to in training, extraction and evaluation; weights, sums and
-   * requests stay fp32. `fastest` is bfloat16 on a GPU, and measures which of the two a processor multiplies faster.
+   * requests that a processor answers stay fp32. `fastest` is bfloat16 on a GPU, and measures which of the two a processor multiplies faster.
    */
   precision: z.enum(['float32', 'bfloat16', 'fastest']).default('float32'),
 });
