@@ -141,7 +141,8 @@ export class Engine {
    * left there stays until this one is done, and a run that was stopped goes on where it was.
    *
    * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION for options; the codes of prepareDataset for data files;
-   * ERR_ABORTED, ERR_NOT_FINITE, ERR_NO_SPACE, ERR_IO, ERR_OUT_OF_MEMORY
+   * ERR_LOCKED while another run writes to that output; ERR_ABORTED, ERR_NOT_FINITE, ERR_NO_SPACE, ERR_IO,
+   * ERR_OUT_OF_MEMORY
    */
   distill(options: DistillOptions, hooks: Hooks = {}): Promise<DistillResult> {
     return distill(this.#native, options, hooks);

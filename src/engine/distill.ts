@@ -50,6 +50,7 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
   await checkOutput(output);
   const log = new StepLog(hooks);
   const models = new Disposables();
+  let workspace: Workspace | undefined;
   try {
     // 1. Prepare.
     const dataset = await log.run('prepare', 'read, filter, split', () =>
@@ -64,7 +65,7 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
     };
     const test = evaluationSet(dataset, 'test');
     const rankings = await importedRankings(settings, dataset);
-    const workspace = await Workspace.open(output, {
+    workspace = await Workspace.open(output, {
       settings,
       ...conditionsOf(engine, dataset),
       items: dataset.items,
@@ -108,7 +109,7 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
     // 7. Recommend: the student as a server would have it.
     const best = bestOnValidation(distilled);
     const student = await log.run('recommend', 'assemble the student', () =>
-      assembleStudent(engine, workspace, settings, dataset, best, encoder),
+      assembleStudent(engine, context.workspace, settings, dataset, best, encoder),
     );
     models.add(student);
 
@@ -142,6 +143,7 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
     return { student, teacher: teacher.model, report, reportPath, directory: output };
   } finally {
     models.dispose();
+    await workspace?.close();
   }
 }
 

@@ -131,7 +131,7 @@ export async function benchQuality(
     await writeFileAtomic(reportPath, renderQualityReport(report));
     return { report, jsonPath, reportPath };
   } finally {
-    teacher.dispose();
+    await teacher.dispose();
   }
 }
 
@@ -344,9 +344,11 @@ class TeacherSource {
     return this.#signal;
   }
 
-  dispose(): void {
+  async dispose(): Promise<void> {
     // A teacher that could not be made has nothing to free, and its error has reached the row that asked.
-    this.#model?.then(({ model }) => model.dispose()).catch(() => {});
+    const [model, workspace] = await Promise.allSettled([this.#model, this.#workspace]);
+    if (model.status === 'fulfilled') model.value?.model.dispose();
+    if (workspace.status === 'fulfilled') await workspace.value?.close();
   }
 
   async #trainSequenceTeacher(): Promise<TrainedEnsemble> {

@@ -2,10 +2,11 @@
  * Where an unfinished run keeps its stages: `<output>/.unfinished/`. A stage that is there was finished and is loaded;
  * results of an earlier run stay untouched until the new ones take their place at the end.
  */
-import { rename, rm } from 'node:fs/promises';
+import { type FileHandle, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { loadBinding, type NativeEngine } from '../binding.js';
 import { LimbeckError } from '../errors.js';
+import { lockFile } from '../formats/file-lock.js';
 import {
   isTemporaryName,
   makeDirectory,
@@ -27,6 +28,7 @@ export class Workspace {
     readonly directory: string,
     /** {@link fingerprintOf} of all that decides the run: its settings, its data, and where they are computed. */
     readonly fingerprint: string,
+    private readonly lock: FileHandle,
   ) {}
 
   /**
@@ -35,18 +37,28 @@ export class Workspace {
    *
    * @param settings all that decides the stages, {@link conditionsOf} the run included
    * @param name of the directory in the output
-   * @throws LimbeckError ERR_INVALID_ARGUMENT for a directory that holds something else, which stays as it is;
-   * ERR_FILE_FORMAT, ERR_IO, ERR_NO_SPACE
+   * @throws LimbeckError ERR_LOCKED while another run has it; ERR_INVALID_ARGUMENT for a directory that holds something
+   * else, which stays as it is; ERR_FILE_FORMAT, ERR_IO, ERR_NO_SPACE
    */
   static async open(output: string, settings: unknown, name = DIRECTORY): Promise<Workspace> {
     const directory = join(output, name);
     const fingerprint = fingerprintOf(settings);
-    await makeDirectory(directory);
-    if ((await fingerprintIn(directory)) !== fingerprint) {
-      await discardStages(directory);
-      await writeRunFile(directory, fingerprint);
+    await makeDirectory(output);
+    const lock = await lockFile(
+      `${directory}.lock`,
+      `Another run writes its results to '${output}': wait for it, stop it, or give another output`,
+    );
+    try {
+      await makeDirectory(directory);
+      if ((await fingerprintIn(directory)) !== fingerprint) {
+        await discardStages(directory);
+        await writeRunFile(directory, fingerprint);
+      }
+      return new Workspace(output, directory, fingerprint, lock);
+    } catch (error) {
+      await lock.close();
+      throw error;
     }
-    return new Workspace(output, directory, fingerprint);
   }
 
   path(...names: string[]): string {
@@ -80,6 +92,12 @@ export class Workspace {
   async finish(): Promise<void> {
     await discardStages(this.directory);
     await remove(this.directory);
+    await remove(`${this.directory}.lock`);
+  }
+
+  /** Lets the next run begin: after {@link finish}, or with what there is so far. */
+  close(): Promise<void> {
+    return this.lock.close();
   }
 }
 

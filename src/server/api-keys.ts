@@ -6,6 +6,7 @@ import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { chmod, stat } from 'node:fs/promises';
 import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
+import { lockFile } from '../formats/file-lock.js';
 import { pathExists, readJsonFile, writeFileAtomic } from '../formats/files.js';
 
 export const SCOPES = ['read', 'write'] as const;
@@ -91,12 +92,24 @@ export class ApiKeys {
  * Adds a new key to a file, which is made when it is not there.
  *
  * @returns the key: shown once, and kept nowhere
- * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_FILE_FORMAT, ERR_NO_SPACE, ERR_IO
+ * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_LOCKED while another process adds one, ERR_FILE_FORMAT, ERR_NO_SPACE,
+ * ERR_IO
  */
 export async function createApiKey(path: string, scopes: readonly Scope[]): Promise<{ id: string; key: string }> {
   if (scopes.length === 0 || scopes.some((scope) => !SCOPES.includes(scope))) {
     throw new LimbeckError('ERR_INVALID_ARGUMENT', `scopes: expected some of ${SCOPES.join(', ')}, got '${scopes}'`);
   }
+  if (path === '') throw new LimbeckError('ERR_INVALID_ARGUMENT', 'Expected the path of a file of keys, got none');
+  // A call that read the file before another had written it would lose that one's key.
+  const lock = await lockFile(`${path}.lock`, `Another process adds a key to '${path}': try again`);
+  try {
+    return await addKey(path, scopes);
+  } finally {
+    await lock.close();
+  }
+}
+
+async function addKey(path: string, scopes: readonly Scope[]): Promise<{ id: string; key: string }> {
   const { keys } = (await pathExists(path)) ? await readKeyFile(path) : { keys: [] };
   const id = randomBytes(8).toString('hex');
   const secret = randomBytes(32).toString('base64url');

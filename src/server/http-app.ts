@@ -63,6 +63,8 @@ export async function createHttpApp(settings: ServerSettings, guards: Guards): P
     forceCloseConnections: 'idle',
     return503OnClosing: false,
     clientErrorHandler: answerBrokenRequest,
+    // Paths that Fastify refuses before it knows a route.
+    frameworkErrors: (error, request, reply) => answerError(error, request, reply, guards),
     serverFactory(listener) {
       const server = createHttpServer(
         {
@@ -184,22 +186,25 @@ async function limitRates(app: FastifyInstance, max: number, { metrics }: Guards
   });
 }
 
-function answerErrors(app: FastifyInstance, { metrics, drain }: Guards): void {
-  app.setErrorHandler((error, request, reply) => {
-    const answer = toHttpError(error);
-    const { statusCode, retryAfterSeconds } = answer;
-    if (statusCode >= 500) app.log.error({ requestId: request.id, err: answer.cause ?? answer }, 'request failed');
-    else app.log.debug({ requestId: request.id, code: answer.code, message: answer.message }, 'request refused');
-    if (retryAfterSeconds !== undefined) reply.header('retry-after', String(retryAfterSeconds));
-    // What is left of the body is read, as long as a body may take, and dropped: a client that still sends when its
-    // connection is closed never sees the answer.
-    if (statusCode === 413 && !drain.isDraining) reply.removeHeader('connection');
-    // As text: the body needs no schema.
-    reply
-      .code(statusCode)
-      .type('application/json; charset=utf-8')
-      .send(JSON.stringify(errorBody(answer, request.id)));
-  });
+function answerError(error: unknown, request: FastifyRequest, reply: FastifyReply, { drain }: Guards): void {
+  const answer = toHttpError(error);
+  const { statusCode, retryAfterSeconds } = answer;
+  if (statusCode >= 500) request.log.error({ requestId: request.id, err: answer.cause ?? answer }, 'request failed');
+  else request.log.debug({ requestId: request.id, code: answer.code, message: answer.message }, 'request refused');
+  if (retryAfterSeconds !== undefined) reply.header('retry-after', String(retryAfterSeconds));
+  // What is left of the body is read, as long as a body may take, and dropped: a client that still sends when its
+  // connection is closed never sees the answer.
+  if (statusCode === 413 && !drain.isDraining) reply.removeHeader('connection');
+  // As text: the body needs no schema.
+  reply
+    .code(statusCode)
+    .type('application/json; charset=utf-8')
+    .send(JSON.stringify(errorBody(answer, request.id)));
+}
+
+function answerErrors(app: FastifyInstance, guards: Guards): void {
+  const { metrics } = guards;
+  app.setErrorHandler((error, request, reply) => answerError(error, request, reply, guards));
   app.setNotFoundHandler((request, reply) => {
     metrics.observeRequest('unknown', 404, reply.elapsedTime / 1000);
     const error = new HttpError(404, 'ERR_NOT_FOUND', 'There is no such route; /openapi.json lists them.');

@@ -26,7 +26,7 @@ test('a teacher that is adapted with LoRA is merged, and a run that goes on find
   const directory = join(folder, 'base');
   await base.save(directory);
   const teacher = { directory, adapt: { ...training, lora: { rank: 2, targets: ['mlp.input'] } } };
-  const settings = { teacher, seeds: [0] } as unknown as DistillSettings;
+  const settings = { teacher, knowledge: {}, seeds: [0] } as unknown as DistillSettings;
   const workspace = await Workspace.open(join(folder, 'output'), settings);
   const context = { engine, settings, workspace, hooks: {} };
   const dataset = { items: [] } as unknown as Dataset;
@@ -43,7 +43,8 @@ test('a teacher that is adapted with LoRA is merged, and a run that goes on find
 });
 
 test('a training whose model could not be saved is not lost: the run that goes on takes it from its last state', async () => {
-  const settings = { teacher: { ...TINY, training: { ...TINY.training, epochs: 2 } }, seeds: [0] };
+  const training = { ...TINY.training, epochs: 2 };
+  const settings = { teacher: { ...TINY, training }, knowledge: {}, seeds: [0] };
   const workspace = await Workspace.open(join(folder, 'full'), settings);
   const steps: number[] = [];
   const onProgress = ({ loss, done }: ProgressEvent) => loss !== undefined && steps.push(done);

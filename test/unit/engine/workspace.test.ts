@@ -24,16 +24,33 @@ async function begun(name: string, settings: unknown = { epochs: 1 }): Promise<W
 
 describe('a workspace', () => {
   test('keeps its stages for a run of the same settings, and none for one of others', async () => {
-    const { output, directory } = await begun('same');
-    await Workspace.open(output, { epochs: 1 });
+    const workspace = await begun('same');
+    const { output, directory } = workspace;
+    await workspace.close();
+    await (await Workspace.open(output, { epochs: 1 })).close();
     expect(readdirSync(directory)).toEqual(['first.json', 'run.json', 'student']);
-    await Workspace.open(output, { epochs: 2 });
+    await (await Workspace.open(output, { epochs: 2 })).close();
     expect(readdirSync(directory)).toEqual(['run.json']);
+  });
+
+  test('is of one run at a time, whatever its settings, and the next may begin when that is over', async () => {
+    const workspace = await begun('locked');
+    const { output, directory } = workspace;
+    for (const epochs of [1, 2]) {
+      await expect(Workspace.open(output, { epochs })).rejects.toMatchObject({
+        code: 'ERR_LOCKED',
+        message: expect.stringContaining(output),
+      });
+    }
+    expect(readdirSync(directory)).toEqual(['first.json', 'run.json', 'student']);
+    await workspace.close();
+    await (await Workspace.open(output, { epochs: 1 })).close();
   });
 
   test('is gone when it is finished', async () => {
     const workspace = await begun('finished');
     await workspace.finish();
+    await workspace.close();
     expect(readdirSync(workspace.output)).toEqual([]);
   });
 
@@ -53,12 +70,15 @@ describe('a workspace', () => {
     const output = join(folder, 'early');
     mkdirSync(join(output, '.unfinished'), { recursive: true });
     writeFileSync(join(output, '.unfinished', '.run.json.7.0123456789ab.tmp'), '{');
-    const { directory } = await Workspace.open(output, {});
-    expect(readdirSync(directory)).toEqual(['run.json']);
+    const workspace = await Workspace.open(output, {});
+    expect(readdirSync(workspace.directory)).toEqual(['run.json']);
+    await workspace.close();
   });
 
   test('killed while its stages are removed, it can be opened and has none of them for anyone', async () => {
-    const { output, directory } = await begun('killed');
+    const killed = await begun('killed');
+    const { output, directory } = killed;
+    await killed.close();
     const rm = fs.rm;
     vi.spyOn(fs, 'rm').mockImplementation(async (path, options) => {
       if (String(path).endsWith('student')) throw Object.assign(new Error('killed'), { code: 'EIO', syscall: 'rm' });
@@ -67,7 +87,7 @@ describe('a workspace', () => {
     await expect(Workspace.open(output, { epochs: 2 })).rejects.toMatchObject({ code: 'ERR_IO' });
     vi.restoreAllMocks();
     expect(existsSync(join(directory, 'student'))).toBe(true);
-    await Workspace.open(output, { epochs: 1 });
+    await (await Workspace.open(output, { epochs: 1 })).close();
     expect(readdirSync(directory)).toEqual(['run.json']);
   });
 });

@@ -22,6 +22,26 @@ describe('API keys', () => {
     expect(keys.caller(`bearer ${both.key}`)).toMatchObject({ id: both.id, scopes: ['read', 'write'] });
   });
 
+  it('loses none of keys that are made at the same time', async () => {
+    const made = await Promise.allSettled(Array.from({ length: 8 }, () => createApiKey(file, ['read'])));
+    const keys = await ApiKeys.open(file);
+    let numMade = 0;
+    for (const one of made) {
+      if (one.status === 'rejected') {
+        expect(one.reason).toMatchObject({ code: 'ERR_LOCKED' });
+      } else {
+        numMade++;
+        expect(keys.caller(`Bearer ${one.value.key}`)?.id).toBe(one.value.id);
+      }
+    }
+    expect(numMade).toBeGreaterThan(0);
+    expect(keys.size).toBe(numMade);
+  });
+
+  it('needs the path of a file', async () => {
+    await expect(createApiKey('', ['read'])).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
+  });
+
   it('keeps hashes alone, where only the owner reads them', async () => {
     const { key } = await createApiKey(file, ['read']);
     const secret = key.slice(-43);

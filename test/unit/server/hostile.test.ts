@@ -147,9 +147,16 @@ describe('a name', () => {
   );
 
   it('of a user that is too long, or no UTF-8, is refused', async () => {
-    expect((await service.call('GET', `/v1/users/${'x'.repeat(300)}`)).status).toBe(400);
-    expect((await service.call('GET', `/v1/users/${'x'.repeat(2000)}`)).status).toBe(414);
-    expect((await service.call('GET', '/v1/users/%ff')).status).toBe(400);
+    for (const [user, status, code] of [
+      ['x'.repeat(300), 400, 'ERR_INVALID_ARGUMENT'],
+      ['x'.repeat(2000), 414, 'ERR_MALFORMED_REQUEST'],
+      ['%ff', 400, 'ERR_MALFORMED_REQUEST'],
+      ['%', 400, 'ERR_MALFORMED_REQUEST'],
+    ] as const) {
+      const answer = await service.call('GET', `/v1/users/${user}`);
+      expect([answer.status, answer.json.error?.code], user.slice(0, 3)).toEqual([status, code]);
+      expect(answer.json.error.requestId).toEqual(expect.any(String));
+    }
   });
 });
 
