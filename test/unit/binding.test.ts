@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { open, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -116,6 +117,7 @@ describe('the addon', () => {
       'crc32c',
       'createEngine',
       'cudaInfo',
+      'exchangeNames',
       'narrow',
       'openRecommender',
       'openTextEncoder',
@@ -123,6 +125,24 @@ describe('the addon', () => {
       'tryLockFile',
       'unpackTopK',
     ]);
+  });
+
+  it('exchanges the names of two directories, and leaves both when one is not there', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'limbeck-exchange-'));
+    const [a, b] = [join(folder, 'a'), join(folder, 'b')];
+    for (const path of [a, b]) mkdirSync(path);
+    writeFileSync(join(a, 'of-a'), '');
+    if (binding.exchangeNames(a, b)) {
+      expect([readdirSync(a), readdirSync(b)]).toEqual([[], ['of-a']]);
+      expect(codeOf(() => binding.exchangeNames(a, join(folder, 'none')))).toBe('ERR_IO');
+      expect([readdirSync(a), readdirSync(b)]).toEqual([[], ['of-a']]);
+    } else {
+      expect([readdirSync(a), readdirSync(b)]).toEqual([['of-a'], []]); // a file system without it
+    }
+    for (const value of [undefined, 1]) {
+      expect(codeOf(() => binding.exchangeNames(untyped(value), b))).toBe('ERR_INVALID_ARGUMENT');
+    }
+    rmSync(folder, { recursive: true });
   });
 
   it('computes the check value of CRC-32C', () => {
