@@ -9,8 +9,6 @@
 import type { IncomingMessage, RequestListener } from 'node:http';
 import { EarlyRefusal } from './early-refusal.js';
 
-export type ShedReason = 'queue' | 'draining';
-
 export interface AdmissionOptions {
   /** How long a request may wait behind others, ms. */
   readonly maxQueueMs: number;
@@ -19,7 +17,7 @@ export interface AdmissionOptions {
   readonly owedMs: () => number;
   /** Paths of supervision, and of the page, which is dead when one of its files does not come. */
   readonly alwaysAdmitted: ReadonlySet<string>;
-  readonly onShed: (reason: ShedReason) => void;
+  readonly onShed: () => void;
 }
 
 /** Much is refused: more than this share of some hundreds of the last requests. */
@@ -69,7 +67,7 @@ export class Admission {
     const lines = ['HTTP/1.1 503 Service Unavailable', ...headers.map((header) => header.join(': ')), '', this.#body];
     this.#early = new EarlyRefusal(Buffer.from(lines.join('\r\n')), () => {
       const isRefused = this.#isOverdue();
-      if (isRefused) options.onShed('queue');
+      if (isRefused) options.onShed();
       return isRefused;
     });
   }
@@ -82,7 +80,7 @@ export class Admission {
         listener(request, response);
         return;
       }
-      this.#options.onShed('queue');
+      this.#options.onShed();
       if (this.#refusedShare > MUCH_REFUSED) this.#early.watch(request, response);
       response.writeHead(503, this.#headers);
       response.end(request.method === 'HEAD' ? undefined : this.#body, 'latin1');
