@@ -1,7 +1,7 @@
 /** From events to what a student is trained and judged on. Letters: S sequences or cases. */
 import { LimbeckError } from '../errors.js';
 import type { EvaluationSet } from '../evaluate/recommendation.js';
-import type { FeedbackEvent } from '../feedback/event.js';
+import { checkEvent, type FeedbackEvent } from '../feedback/event.js';
 import { createPacer } from '../formats/pacer.js';
 import type { Dataset, PackedSequences } from '../prepare/dataset.js';
 import type { SequenceTrainingData } from '../student/fine-tune.js';
@@ -51,7 +51,8 @@ interface History {
 /**
  * Builds training sequences from events, holds out the last two choices of every user, and mixes earlier data in.
  *
- * @throws LimbeckError ERR_EMPTY_DATA when fewer than `minCases` users are left to judge by; ERR_ABORTED
+ * @throws LimbeckError ERR_INVALID_ARGUMENT for what is no event; ERR_EMPTY_DATA when fewer than `minCases` users are left
+ * to judge by; ERR_ABORTED
  */
 export async function feedbackData(
   events: FeedbackSource,
@@ -128,7 +129,7 @@ async function readChoices(
   for await (const entry of events) {
     await pause();
     throwIfAborted(signal);
-    const { userId, itemId, type, value = 0, time = 0 } = 'event' in entry ? entry.event : entry;
+    const { userId, itemId, type, value = 0, time = 0 } = eventOf(entry, counts.events);
     counts.events++;
     const item = indices.get(itemId);
     if (item === undefined) {
@@ -155,6 +156,14 @@ async function readChoices(
     if (items.size > 0) sequences.set(userId, [...items].slice(-maxEventsPerUser));
   }
   return sequences;
+}
+
+/** Refuses what a store would, for an event that is counted for another tells a student something wrong. */
+function eventOf(entry: unknown, index: number): FeedbackEvent {
+  const isStored = typeof entry === 'object' && entry !== null && 'event' in entry;
+  const event = isStored ? entry.event : entry;
+  checkEvent(event, Number.MAX_SAFE_INTEGER, `events[${index}]`);
+  return event as FeedbackEvent;
 }
 
 function entryOf<Key, Value>(map: Map<Key, Value>, key: Key, make: () => Value): Value {

@@ -49,6 +49,22 @@ async function build(events: FeedbackSource, options: FinetuneOptions = {}) {
 }
 
 describe('feedback', () => {
+  test.each([
+    ['nothing', null, 'events[1]'],
+    ['a text', 'ada', 'events[1]'],
+    ['an unknown type', { userId: 'u', itemId: 'a', type: 'like' }, 'events[1].type'],
+    ['a rating of nothing', { userId: 'u', itemId: 'a', type: 'rating' }, 'events[1].value'],
+    ['a rating of NaN', { userId: 'u', itemId: 'a', type: 'rating', value: Number.NaN }, 'events[1].value'],
+    ['a user that is a number', { userId: 7, itemId: 'a', type: 'click' }, 'events[1].userId'],
+    ['a time that is none, from a store', { event: { userId: 'u', itemId: 'a', type: 'view', time: -1 } }, 'time'],
+  ])('that is %s is refused', async (_, event, name) => {
+    const events = [...told('ada: a'), event] as FeedbackEvent[];
+    await expect(build(events)).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+      message: expect.stringContaining(name),
+    });
+  });
+
   test('becomes sequences whose last two choices are held out, in the order of their times', async () => {
     const events = told('ada: a b c d', 'bob: d c b a').reverse();
     expect(await build(events)).toMatchObject({
