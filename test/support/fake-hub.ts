@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { vi } from 'vitest';
 
 export const COMMIT = '0123456789abcdef0123456789abcdef01234567';
 
@@ -112,4 +113,11 @@ function serve(
     return;
   }
   response.end(bytes);
+}
+
+/** Has this hub asked, and files kept under `root`, until vi.unstubAllEnvs(). */
+export function askHub(hub: FakeHub, root: string): void {
+  vi.stubEnv('HF_HOME', root);
+  vi.stubEnv('HF_ENDPOINT', hub.url);
+  for (const name of ['HF_HUB_CACHE', 'HF_TOKEN', 'HF_HUB_OFFLINE']) vi.stubEnv(name, '');
 }

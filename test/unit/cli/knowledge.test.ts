@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { extractKnowledgeCommand } from '../../../src/cli/knowledge.js';
-import { type FakeHub, startFakeHub } from '../../support/fake-hub.js';
+import { askHub, type FakeHub, startFakeHub } from '../../support/fake-hub.js';
 
 const fixture = join(import.meta.dirname, '../../fixtures/gpt2');
 const [config, weights] = ['config.json', 'model.safetensors'].map((name) => readFileSync(join(fixture, name)));
@@ -14,9 +14,7 @@ let root: string;
 beforeEach(async () => {
   root = mkdtempSync(join(tmpdir(), 'limbeck-cli-'));
   hub = await startFakeHub({ 'config.json': config as Buffer, 'model.safetensors': weights as Buffer });
-  vi.stubEnv('HF_HOME', root);
-  vi.stubEnv('HF_ENDPOINT', hub.url);
-  for (const name of ['HF_HUB_CACHE', 'HF_TOKEN', 'HF_HUB_OFFLINE']) vi.stubEnv(name, '');
+  askHub(hub, root);
 });
 afterEach(async () => {
   vi.unstubAllEnvs();

@@ -17,7 +17,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { createEngine } from '../../../src/engine.js';
 import { openHub } from '../../../src/teacher/hub-download.js';
 import { modelDirectory } from '../../../src/teacher/model-hub.js';
-import { COMMIT, type FakeHub, gitHash, sha256, startFakeHub } from '../../support/fake-hub.js';
+import { askHub, COMMIT, type FakeHub, gitHash, sha256, startFakeHub } from '../../support/fake-hub.js';
 
 const fixture = join(import.meta.dirname, '../../fixtures/gpt2');
 const MODEL = 'hf://someone/small';
@@ -33,9 +33,7 @@ beforeEach(async () => {
   root = mkdtempSync(join(tmpdir(), 'limbeck-hub-'));
   cache = join(root, 'hub', 'models--someone--small');
   hub = await startFakeHub(files);
-  vi.stubEnv('HF_HOME', root);
-  vi.stubEnv('HF_ENDPOINT', hub.url);
-  for (const name of ['HF_HUB_CACHE', 'HF_TOKEN', 'HF_HUB_OFFLINE']) vi.stubEnv(name, '');
+  askHub(hub, root);
 });
 
 afterEach(async () => {

@@ -6,7 +6,7 @@ import { loadBinding, type NativeEngine } from '../../../src/binding.js';
 import { writeSafetensors } from '../../../src/formats/safetensors.js';
 import { LanguageModel } from '../../../src/teacher/language-model.js';
 import { fitStaticEncoder } from '../../../src/teacher/static-encoder.js';
-import { startFakeHub } from '../../support/fake-hub.js';
+import { askHub, startFakeHub } from '../../support/fake-hub.js';
 
 let engine: NativeEngine;
 let folder: string;
@@ -125,9 +125,7 @@ describe('a static encoder', () => {
     const names = ['tokenizer.json', 'model.safetensors'];
     const files = Object.fromEntries(names.map((name) => [name, readFileSync(join(directory, name))]));
     const hub = await startFakeHub({ ...files, 'config.json': Buffer.from('{"model_type":"model2vec"}') });
-    vi.stubEnv('HF_HOME', join(folder, 'cache'));
-    vi.stubEnv('HF_ENDPOINT', hub.url);
-    for (const name of ['HF_HUB_CACHE', 'HF_TOKEN', 'HF_HUB_OFFLINE']) vi.stubEnv(name, '');
+    askHub(hub, join(folder, 'cache'));
     try {
       const downloads: string[] = [];
       const onProgress = ({ name }: { name: string }) => downloads.push(name);
