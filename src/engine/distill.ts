@@ -72,7 +72,7 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
       ...(rankings && { rankings: contentOf(rankings) }),
     });
     const context = { engine, settings, workspace, hooks };
-    const corpus = makeCorpus(dataset, settings.corpus);
+    const corpus = await makeCorpus(dataset, settings.corpus);
     const { users, items, interactions } = dataset.report.final;
     log.note('prepare', { users, items, interactions, testCases: test.targets.length });
 

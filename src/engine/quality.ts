@@ -358,7 +358,7 @@ class TeacherSource {
 
   async #makeFeatures(): Promise<Float32Array> {
     const context = await this.#context();
-    const corpus = makeCorpus(this.dataset, this.distillation.corpus);
+    const corpus = await makeCorpus(this.dataset, this.distillation.corpus);
     const { model } = await obtainTeacher(context, this.dataset, corpus);
     try {
       return (await extractItems(context, model, this.dataset)).features;

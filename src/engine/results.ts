@@ -93,12 +93,12 @@ export async function compareSystems(ours: SystemResult, other: SystemResult, se
 
 /** Users spread evenly over the test set, with what the student would recommend to each. */
 export function exampleUsers(dataset: Dataset, student: Student, test: EvaluationSet, count: number): ExampleUser[] {
-  const histories = historiesOf(test, (item) => student.items[item]?.id ?? '');
-  const wanted = Math.min(count, histories.length);
+  const numCases = test.targets.length;
+  const wanted = Math.min(count, numCases);
   const item = (index: number) => ({ id: student.items[index]?.id ?? '', text: student.items[index]?.text ?? '' });
   return Array.from({ length: wanted }, (_, i) => {
-    const s = Math.floor(((2 * i + 1) * histories.length) / (2 * wanted));
-    const history = histories[s] ?? [];
+    const s = Math.floor(((2 * i + 1) * numCases) / (2 * wanted));
+    const history = historyOf(test, s, (index) => student.items[index]?.id ?? '');
     const { items } = student.recommend({ history, k: Math.min(RECOMMENDED_IN_EXAMPLES, student.numItems) });
     return {
       user: dataset.users[test.users[s] ?? 0] ?? '',
@@ -110,8 +110,10 @@ export function exampleUsers(dataset: Dataset, student: Student, test: Evaluatio
 }
 
 /** The first `most` histories of the test cases. */
-export function historiesOf<T>(test: EvaluationSet, name: (item: number) => T, most = test.targets.length): T[][] {
-  return Array.from({ length: Math.min(most, test.targets.length) }, (_, s) =>
-    Array.from(test.sequences.subarray(test.sequenceOffsets[s], test.sequenceOffsets[s + 1]), name),
-  );
+export function historiesOf<T>(test: EvaluationSet, name: (item: number) => T, most: number): T[][] {
+  return Array.from({ length: Math.min(most, test.targets.length) }, (_, s) => historyOf(test, s, name));
+}
+
+function historyOf<T>(test: EvaluationSet, s: number, name: (item: number) => T): T[] {
+  return Array.from(test.sequences.subarray(test.sequenceOffsets[s], test.sequenceOffsets[s + 1]), name);
 }

@@ -4,11 +4,12 @@ import { LimbeckError } from '../errors.js';
 import { perplexity } from '../evaluate/language-model.js';
 import type { LanguageModelResults } from '../evaluate/report-types.js';
 import { pathExists } from '../formats/files.js';
+import { createPacer } from '../formats/pacer.js';
 import { extractKnowledge } from '../knowledge/extract.js';
 import { type ItemPairs, itemFeatures, type TextEncoderSpec } from '../knowledge/fuse.js';
 import { loadRankings } from '../knowledge/rankings.js';
 import { type Dataset, trainSequences } from '../prepare/dataset.js';
-import { historySentences, itemSentence } from '../prepare/verbalize.js';
+import { historySentencesInTurns, itemSentence } from '../prepare/verbalize.js';
 import { type FineTuneContext, fineTuneSequenceModel, type SequenceTrainingData } from '../student/fine-tune.js';
 import { initialiseStudent } from '../student/initialise.js';
 import { distillLanguageModel } from '../student/language-student.js';
@@ -18,6 +19,7 @@ import { boostRareItems, type RareItemsOptions } from '../student/rare-items.js'
 import { SequenceEnsemble } from '../student/sequence-ensemble.js';
 import { SequenceModel, sequenceConfig } from '../student/sequence-model.js';
 import type { SequenceTeacher } from '../student/teacher-cache.js';
+import { trainingWindows } from '../student/windows.js';
 import { adaptLanguageModel } from '../teacher/adapt.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
 import type { Hooks } from '../teacher/hooks.js';
@@ -63,19 +65,34 @@ export interface Seeded extends Trained<SequenceModel> {
  * Item sentences and histories told as text. Every n-th different history is held out for validation, the one after it for
  * test; without histories, so are item sentences. What is held out is not trained on, whoever else tells the same.
  */
-export function makeCorpus(dataset: Dataset, { maxHistory, heldOut }: DistillSettings['corpus']): DistillationCorpus {
+export async function makeCorpus(
+  dataset: Dataset,
+  { maxHistory, heldOut }: DistillSettings['corpus'],
+): Promise<DistillationCorpus> {
   const items = dataset.items.map(itemSentence);
-  const histories = maxHistory === 0 ? [] : historySentences(dataset, { maxHistory });
-  const texts = [...new Set(maxHistory === 0 ? items : histories)];
+  const histories = maxHistory === 0 ? [] : await historySentencesInTurns(dataset, { maxHistory });
   const every = Math.max(3, Math.round(1 / heldOut)); // one of three is left to train on
-  const validation = texts.filter((_, i) => i % every === 0);
-  const test = texts.filter((_, i) => i % every === 1);
+  const pause = createPacer();
+  const texts = new Set<string>();
+  const validation: string[] = [];
+  const test: string[] = [];
+  for (const text of maxHistory === 0 ? items : histories) {
+    await pause();
+    if (texts.has(text)) continue;
+    if (texts.size % every === 0) validation.push(text);
+    if (texts.size % every === 1) test.push(text);
+    texts.add(text);
+  }
   const isHeldOut = new Set([...validation, ...test]);
-  const train = [...items, ...histories].filter((text) => !isHeldOut.has(text));
+  const train: string[] = [];
+  for (const text of [...items, ...histories]) {
+    await pause();
+    if (!isHeldOut.has(text)) train.push(text);
+  }
   if ([train, validation, test].some(({ length }) => length === 0)) {
     throw new LimbeckError(
       'ERR_EMPTY_DATA',
-      `Expected texts to train on, to validate and to test with, got ${texts.length} different ones in all`,
+      `Expected texts to train on, to validate and to test with, got ${texts.size} different ones in all`,
     );
   }
   return { train, validation, test };
@@ -358,14 +375,6 @@ async function fineTuned(
 
 /** Items that follow each other in a training history. */
 function itemPairs(dataset: Dataset): ItemPairs {
-  const { sequences, sequenceOffsets } = trainSequences(dataset);
-  const queries: number[] = [];
-  const targets: number[] = [];
-  for (let s = 0; s + 1 < sequenceOffsets.length; s++) {
-    for (let i = sequenceOffsets[s] ?? 0; i + 1 < (sequenceOffsets[s + 1] ?? 0); i++) {
-      queries.push(sequences[i] ?? 0);
-      targets.push(sequences[i + 1] ?? 0);
-    }
-  }
-  return { queries: Int32Array.from(queries), targets: Int32Array.from(targets) };
+  const { inputIds, labels } = trainingWindows(trainSequences(dataset), Number.MAX_SAFE_INTEGER);
+  return { queries: inputIds, targets: labels };
 }

@@ -60,22 +60,29 @@ const contribution: Readonly<Record<RankingMetricName, (rank: number, k: number)
  * @throws `ERR_EMPTY_DATA` for no users, `ERR_INVALID_ARGUMENT` for a rank or a cut-off below 1
  */
 export function userContributions(ranks: Int32Array, metric: RankingMetricName, k: number): Float64Array {
-  checkNotEmpty('ranks', ranks);
-  if (k !== Number.POSITIVE_INFINITY || metric !== 'mrr') checkInteger('k', k, 1);
+  checkRanks(ranks, metric, k);
   const value = contribution[metric];
   const values = new Float64Array(ranks.length);
-  for (const [user, rank] of ranks.entries()) {
-    if (rank < 1)
-      throw new LimbeckError('ERR_INVALID_ARGUMENT', `ranks count from 1, but user ${user} has rank ${rank}`);
-    values[user] = value(rank, k);
-  }
+  for (let user = 0; user < ranks.length; user++) values[user] = value(ranks[user] as number, k);
   return values;
 }
 
 function meanOver(ranks: Int32Array, metric: RankingMetricName, k: number): number {
+  checkRanks(ranks, metric, k);
+  const value = contribution[metric];
   let sum = 0;
-  for (const value of userContributions(ranks, metric, k)) sum += value;
+  for (let user = 0; user < ranks.length; user++) sum += value(ranks[user] as number, k);
   return sum / ranks.length;
+}
+
+function checkRanks(ranks: Int32Array, metric: RankingMetricName, k: number): void {
+  checkNotEmpty('ranks', ranks);
+  if (k !== Number.POSITIVE_INFINITY || metric !== 'mrr') checkInteger('k', k, 1);
+  for (let user = 0; user < ranks.length; user++) {
+    const rank = ranks[user] as number;
+    if (rank >= 1) continue;
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `ranks count from 1, but user ${user} has rank ${rank}`);
+  }
 }
 
 /**
@@ -163,16 +170,20 @@ export function coverageAtK(topK: Int32Array, numItems: number, columns = { k: 1
   checkInteger('columns.k', columns.k, 1);
   const seen = new Uint8Array(numItems);
   let distinct = 0;
-  for (const [index, item] of topK.entries()) {
-    if (item < 0 || index % columns.width >= columns.k) continue;
-    if (item >= numItems) {
-      throw new LimbeckError(
-        'ERR_INVALID_ARGUMENT',
-        `topK names item ${item}, but the catalogue has ${numItems} items`,
-      );
+  const { k, width } = columns;
+  for (let list = 0; list < topK.length; list += width) {
+    for (let index = list; index < Math.min(list + k, list + width, topK.length); index++) {
+      const item = topK[index] as number;
+      if (item < 0) continue;
+      if (item >= numItems) {
+        throw new LimbeckError(
+          'ERR_INVALID_ARGUMENT',
+          `topK names item ${item}, but the catalogue has ${numItems} items`,
+        );
+      }
+      distinct += 1 - (seen[item] as number);
+      seen[item] = 1;
     }
-    distinct += 1 - (seen[item] as number);
-    seen[item] = 1;
   }
   return distinct / numItems;
 }

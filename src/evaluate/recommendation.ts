@@ -1,6 +1,6 @@
 /** From ranks to the rows of the results table. */
 import { createPacer } from '../formats/pacer.js';
-import { type Dataset, type EvaluationCases, seenItems, testCases, validationCases } from '../prepare/dataset.js';
+import { type Dataset, dropRepetitions, type EvaluationCases, testCases, validationCases } from '../prepare/dataset.js';
 import { bootstrapMeanOverSeeds } from './bootstrap.js';
 import type { LatencySummary } from './latency.js';
 import {
@@ -21,18 +21,18 @@ export interface EvaluationSet extends EvaluationCases {
 /** The held-out cases of a dataset, seen items masked. */
 export function evaluationSet(dataset: Dataset, part: 'validation' | 'test'): EvaluationSet {
   const cases = part === 'test' ? testCases(dataset) : validationCases(dataset);
-  const { users, sequenceOffsets } = cases;
-  const lists = Array.from(users, (user, s) =>
-    seenItems(dataset, user, (sequenceOffsets[s + 1] ?? 0) - (sequenceOffsets[s] ?? 0)),
-  );
-  const excludeOffsets = new Int32Array(users.length + 1);
-  lists.forEach((list, s) => {
-    excludeOffsets[s + 1] = (excludeOffsets[s] ?? 0) + list.length;
-  });
-  const excludeIds = new Int32Array(excludeOffsets[users.length] ?? 0);
-  lists.forEach((list, s) => {
-    excludeIds.set(list, excludeOffsets[s]);
-  });
+  const { sequences, sequenceOffsets } = cases;
+  const excludeOffsets = new Int32Array(sequenceOffsets.length);
+  const different = sequences.slice();
+  let end = 0;
+  for (let s = 0; s + 1 < sequenceOffsets.length; s++) {
+    const history = different.subarray(sequenceOffsets[s], sequenceOffsets[s + 1]).sort();
+    const count = dropRepetitions(history);
+    for (let i = 0; i < count; i++) different[end + i] = history[i] as number;
+    end += count;
+    excludeOffsets[s + 1] = end;
+  }
+  const excludeIds = different.slice(0, end);
   return { ...cases, excludeIds, excludeOffsets };
 }
 

@@ -63,7 +63,18 @@ export function seenItems(dataset: Dataset, user: number, length?: number): Int3
   if (!Number.isInteger(taken) || taken < 0 || taken > end - start) {
     throw new LimbeckError('ERR_INVALID_ARGUMENT', `expected a length from 0 to ${end - start}, got ${taken}`);
   }
-  return Int32Array.from(new Set(dataset.sequences.subarray(start, start + taken))).sort();
+  const items = dataset.sequences.slice(start, start + taken).sort();
+  return items.subarray(0, dropRepetitions(items));
+}
+
+/** Moves the first of each run of equal numbers to the front. @returns how many there are */
+export function dropRepetitions(ascending: Int32Array): number {
+  let different = 0;
+  for (let i = 0; i < ascending.length; i++) {
+    const value = ascending[i] as number;
+    if (i === 0 || value !== ascending[different - 1]) ascending[different++] = value;
+  }
+  return different;
 }
 
 function casesAt(dataset: Dataset, positions: Int32Array): EvaluationCases {
@@ -77,15 +88,27 @@ function casesAt(dataset: Dataset, positions: Int32Array): EvaluationCases {
 
 /** The first lengths[user] items of each user; users without any are left out. */
 function packPrefixes(dataset: Dataset, lengths: Int32Array): PackedSequences {
-  const users = Int32Array.from(lengths.keys()).filter((user) => (lengths[user] ?? 0) > 0);
-  const sequenceOffsets = new Int32Array(users.length + 1);
-  users.forEach((user, index) => {
-    sequenceOffsets[index + 1] = (sequenceOffsets[index] ?? 0) + (lengths[user] ?? 0);
-  });
-  const sequences = new Int32Array(sequenceOffsets[users.length] ?? 0);
-  users.forEach((user, index) => {
+  let numUsers = 0;
+  let numItems = 0;
+  for (const length of lengths) {
+    if (length <= 0) continue;
+    numUsers++;
+    numItems += length;
+  }
+  const users = new Int32Array(numUsers);
+  const sequenceOffsets = new Int32Array(numUsers + 1);
+  const sequences = new Int32Array(numItems);
+  let index = 0;
+  let end = 0;
+  for (let user = 0; user < lengths.length; user++) {
+    const length = lengths[user] ?? 0;
+    if (length <= 0) continue;
     const start = dataset.sequenceOffsets[user] ?? 0;
-    sequences.set(dataset.sequences.subarray(start, start + (lengths[user] ?? 0)), sequenceOffsets[index] ?? 0);
-  });
+    // Most are too short for a copy by subarray() and set() to pay.
+    for (let i = 0; i < length; i++) sequences[end + i] = dataset.sequences[start + i] as number;
+    end += length;
+    users[index] = user;
+    sequenceOffsets[++index] = end;
+  }
   return { sequences, sequenceOffsets, users };
 }

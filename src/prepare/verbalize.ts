@@ -1,9 +1,15 @@
 import { LimbeckError } from '../errors.js';
+import { createPacer } from '../formats/pacer.js';
 import type { Dataset } from './dataset.js';
 import type { Item } from './items.js';
 import { endsSentence } from './text.js';
 
 const DEFAULT_MAX_HISTORY = 20;
+
+export interface HistoryOptions {
+  /** Items of the end of the training part to tell. ≥ 1. @defaultValue 20 */
+  readonly maxHistory?: number;
+}
 
 /** An item as a sentence: its text, with a full stop unless it ends one itself. */
 export function itemSentence(item: Item): string {
@@ -15,26 +21,47 @@ export function itemSentence(item: Item): string {
  * Only the training part is told, so no validation or test item follows its history anywhere in the text. The order is
  * that of the users; those without a training part are left out.
  *
- * @param options.maxHistory items of the end of the training part to tell. ≥ 1. @defaultValue 20
  * @throws ERR_INVALID_ARGUMENT
  */
-export function historySentences(dataset: Dataset, options: { readonly maxHistory?: number } = {}): string[] {
-  const maxHistory = options.maxHistory ?? DEFAULT_MAX_HISTORY;
+export function historySentences(dataset: Dataset, options: HistoryOptions = {}): string[] {
+  return [...eachHistory(dataset, options)];
+}
+
+/** {@link historySentences}, while the event loop turns. */
+export async function historySentencesInTurns(dataset: Dataset, options: HistoryOptions): Promise<string[]> {
+  const pause = createPacer();
+  const sentences: string[] = [];
+  for (const sentence of eachHistory(dataset, options)) {
+    sentences.push(sentence);
+    await pause();
+  }
+  return sentences;
+}
+
+function* eachHistory(dataset: Dataset, { maxHistory = DEFAULT_MAX_HISTORY }: HistoryOptions): Generator<string> {
   if (!Number.isInteger(maxHistory) || maxHistory < 1) {
     throw new LimbeckError('ERR_INVALID_ARGUMENT', `maxHistory: expected an integer ≥ 1, got ${maxHistory}`);
   }
-  const sentences: string[] = [];
-  dataset.split.trainLength.forEach((length, user) => {
-    if (length === 0) return;
-    const end = (dataset.sequenceOffsets[user] ?? 0) + length;
-    const history = dataset.sequences.subarray(end - Math.min(length, maxHistory), end);
-    sentences.push(verbalizeHistory(Array.from(history, (item) => dataset.items[item]?.text ?? '')));
-  });
-  return sentences;
+  const { items, sequences, sequenceOffsets, split } = dataset;
+  const texts = items.map(({ text }) => withoutStop(text));
+  for (const [user, length] of split.trainLength.entries()) {
+    if (length === 0) continue;
+    const end = (sequenceOffsets[user] ?? 0) + length;
+    const history = sequences.subarray(end - Math.min(length, maxHistory), end);
+    yield asSentence(Array.from(history, (item) => texts[item] ?? ''));
+  }
 }
 
 /** Item texts, oldest first, as one sentence. A text's own full stop is left out, so that only the end has one. */
 export function verbalizeHistory(texts: readonly string[]): string {
-  const sentence = texts.map((text) => text.replace(/\.$/, '')).join('; ');
+  return asSentence(texts.map(withoutStop));
+}
+
+function withoutStop(text: string): string {
+  return text.replace(/\.$/, '');
+}
+
+function asSentence(textsWithoutStop: readonly string[]): string {
+  const sentence = textsWithoutStop.join('; ');
   return endsSentence(sentence) ? sentence : `${sentence}.`;
 }

@@ -12,24 +12,28 @@ export interface TrainingWindows {
  * but the first of a history is a label exactly once. Histories of one item have nothing to predict and are left out.
  */
 export function trainingWindows({ sequences, sequenceOffsets }: PackedSequences, maxHistory: number): TrainingWindows {
-  const bounds: [number, number][] = [];
+  const numSequences = sequenceOffsets.length - 1;
+  /** Places of a history that have a next item: all but the last. */
+  const inputsOf = (s: number) => Math.max(0, (sequenceOffsets[s + 1] ?? 0) - (sequenceOffsets[s] ?? 0) - 1);
   let tokens = 0;
-  for (let s = 0; s + 1 < sequenceOffsets.length; s++) {
-    const begin = sequenceOffsets[s] ?? 0;
-    const end = (sequenceOffsets[s + 1] ?? 0) - 1; // the last item is a label only
-    const first = bounds.length;
-    for (let stop = end; stop > begin; stop -= maxHistory) bounds.push([Math.max(begin, stop - maxHistory), stop]);
-    bounds.splice(first, bounds.length - first, ...bounds.slice(first).reverse());
-    tokens += Math.max(0, end - begin);
+  let numWindows = 0;
+  for (let s = 0; s < numSequences; s++) {
+    tokens += inputsOf(s);
+    numWindows += Math.ceil(inputsOf(s) / maxHistory);
   }
-  const offsets = new Int32Array(bounds.length + 1);
+  const offsets = new Int32Array(numWindows + 1);
   const inputIds = new Int32Array(tokens);
   const labels = new Int32Array(tokens);
-  bounds.forEach(([begin, end], i) => {
-    const offset = offsets[i] ?? 0;
-    inputIds.set(sequences.subarray(begin, end), offset);
-    labels.set(sequences.subarray(begin + 1, end + 1), offset);
-    offsets[i + 1] = offset + end - begin;
-  });
+  let window = 0;
+  let token = 0;
+  for (let s = 0; s < numSequences; s++) {
+    const begin = sequenceOffsets[s] ?? 0;
+    const count = inputsOf(s);
+    for (let i = 0; i < count; i++) {
+      inputIds[token] = sequences[begin + i] as number;
+      labels[token++] = sequences[begin + i + 1] as number;
+      if ((count - 1 - i) % maxHistory === 0) offsets[++window] = token;
+    }
+  }
   return { inputIds, labels, offsets };
 }
