@@ -119,7 +119,7 @@ echo "binaries: $bin"
 prewarming=()
 if wants prewarm; then
   say "prewarm: in the background"
-  for group in train kd sequence,extract,request; do
+  for group in train kd extract sequence,request; do
     limited 240 "$python" $here/peers.py --prewarm --parts $group --max-seconds 200 --out "$OUT/prewarm.jsonl" \
       ${PEERS_FLAGS:-} >"$OUT/prewarm-${group%%,*}.log" 2>&1 &
     prewarming+=($!)
@@ -195,7 +195,7 @@ if wants compare; then
       [[ -f $library ]] || continue  # none was added
       name=$(basename "$library" .so)
       [[ $library == "$bin/liblimbeck_cuda.so" ]] && name=this
-      limited 60 "$bin/bench_cuda" --library "$library" --parts "${COMPARE_PARTS:-train,kd,extract}" --batches 64 \
+      limited 60 "$bin/bench_cuda" --library "$library" --parts "${COMPARE_PARTS:-train,kd,extract}" --batches 64,66 \
         --rounds 3 --max-seconds 20 --out "$OUT/compare/$name.$round.jsonl" ${OURS_FLAGS:-} >>"$OUT/compare.log" 2>&1 ||
         { echo "compare $name: exit $?" && tail -1 "$OUT/compare.log" | cut -c1-300; }
     done

@@ -246,20 +246,24 @@ def train(part):
         run(2, "autocast"), run(2, "bf16")
         return
     for batch, kind, with_cudnn in (
-        (64, "autocast", True), (64, "bf16", True), (64, "autocast", False), (64, "bf16", False), (4, "autocast", False),
-        (32, "autocast", True),
+        (64, "autocast", True), (64, "bf16", False), (66, "autocast", True), (66, "bf16", False), (64, "bf16", True),
+        (128, "bf16", False), (128, "autocast", True), (4, "autocast", False),
     ):
         if part.over():
             return
+        if options.prewarm and batch > 66:
+            continue  # takes the memory that the tests beside it need
         prefer_cudnn = with_cudnn
         run(batch, kind)
         prefer_cudnn = False
 
 
 def extract(part):
-    cases = ((8, 16), (2, 32)) if tiny else ((256, 128), (32, 1024))
+    cases = ((8, 16), (2, 32)) if tiny else ((256, 128), (264, 128), (32, 1024), (33, 1024), (64, 1024), (66, 1024))
     for batch, length in cases:
-        row = f"extract-T{length}"
+        if part.over():
+            return
+        row = f"extract-T{length}-B{batch}"
         with part.variant(row, "default, bf16 to pinned fp32, overlapped"):
             model = build("bf16", PADDED_VOCAB, length, *GPT2.values()).eval()
             forward = compiled(lambda ids: model(ids).float())
@@ -286,13 +290,12 @@ def extract(part):
 
 
 def kd(part):
-    batch, length, width, heads, layers = (2, 32, 16, 2, 1) if tiny else (32, 512, 256, 4, 4)
+    length, width, heads, layers = (32, 16, 2, 1) if tiny else (512, 256, 4, 4)
     tau = 2.0
-    for mode in ("default", "max-autotune-no-cudagraphs", "reduce-overhead"):
-        if mode.startswith("max") or part.over():
-            continue  # minutes of compilation for a few percent
-        name = f"{mode}, autocast, teacher bf16"
-        with part.variant("kd", name):
+
+    def run(batch, mode):
+        row, name = f"kd-B{batch}", f"{mode}, autocast, teacher bf16"
+        with part.variant(row, name):
             teacher = build("bf16", PADDED_VOCAB, length, *GPT2.values()).eval().requires_grad_(False)
             student = build("autocast", PADDED_VOCAB, length, layers, width, heads)
             ids, labels = random_ids(VOCAB, 4, batch, length), random_ids(VOCAB, 4, batch, length)
@@ -315,7 +318,14 @@ def kd(part):
                 return loss_fn(ids[turn[0]], labels[turn[0]])
 
             times = time_rounds(training_step(student, loss_of, "autocast"), 1 if tiny else 4)
-            emit("kd", name, batch * length / statistics.median(times) * 1e3, "tokens/s", times)
+            emit(row, name, batch * length / statistics.median(times) * 1e3, "tokens/s", times)
+
+    # Not max-autotune: minutes of compilation for a few percent.
+    cases = ((2, "default"),) if tiny else ((32, "reduce-overhead"), (66, "default"), (33, "reduce-overhead"), (32, "default"))
+    for batch, mode in cases:
+        if part.over():
+            return
+        run(batch, mode)
 
 
 def sequence(part):

@@ -39,19 +39,22 @@ def update_bytes(parameters):
     return 38 * parameters  # AdamW with the bf16 copy 30, norm 4, zeroing 4
 
 
-# Row: operations, bytes, bar over PyTorch, absolute bar (of the row's value).
-ROWS = {
-    **{
-        f"train-B{batch}": (training_flops(batch * 1024, 768, 12, 1024, VOCAB), update_bytes(124e6), 1.1, 500e3)
-        for batch in (16, 32, 64)
-    },
-    "train-B4": (training_flops(4 * 1024, 768, 12, 1024, VOCAB), update_bytes(124e6), None, None),
-    "extract-T128": (forward_flops(256 * 128, 768, 12, 128), 4 * 256 * 128 * 768, 1.2, 1.4e6),
-    "extract-T1024": (forward_flops(32 * 1024, 768, 12, 1024), 4 * 32 * 1024 * 768, 1.2, 1.4e6),
+# Row: operations and bytes of a batch, bar over PyTorch, absolute bar (of the row's value). Each side takes the batch that
+# suits it; what was measured are rows with -B and the batch behind the name.
+BATCHED = {
+    "train": (lambda batch: (training_flops(batch * 1024, 768, 12, 1024, VOCAB), update_bytes(124e6)), 1.1, 500e3),
+    "extract-T128": (lambda batch: (forward_flops(batch * 128, 768, 12, 128), 4 * batch * 128 * 768), 1.2, 1.4e6),
+    "extract-T1024": (lambda batch: (forward_flops(batch * 1024, 768, 12, 1024), 4 * batch * 1024 * 768), 1.2, 1.4e6),
     "kd": (
-        forward_flops(32 * 512, 768, 12, 512, VOCAB) + training_flops(32 * 512, 256, 4, 512, VOCAB),
-        update_bytes(16e6), 1.5, None,
+        lambda batch: (
+            forward_flops(batch * 512, 768, 12, 512, VOCAB) + training_flops(batch * 512, 256, 4, 512, VOCAB),
+            update_bytes(16e6),
+        ),
+        1.5, None,
     ),
+}
+# Row: operations, bytes, bar over PyTorch, absolute bar.
+ROWS = {
     "sequence-sampled": (training_flops(25600, 128, 2, 50, 8193), update_bytes(128.4e6), 2, None),
     "sequence-full": (training_flops(25600, 128, 2, 50, 100_000), update_bytes(13.2e6), 2, None),
     "interpolate": (0, 12 * 124_439_808, None, None),
@@ -138,10 +141,10 @@ def main():
     gemm, copy = ceiling("ceiling-gemm-bf16", None), ceiling("ceiling-copy", None)
     print(f"ceilings: bf16 products {number(gemm)} TFLOP/s, fp32 {number(ceiling('ceiling-gemm-fp32', None))} TFLOP/s, "
           f"copies {number(copy)} GB/s")
-    # Training takes the batch that suits each; the row "train" is that comparison.
-    batches = [rows[f"train-B{batch}"] for batch in (16, 32, 64) if f"train-B{batch}" in rows]
-    if batches:
-        rows = {"train": {by: [e for side in batches for e in side[by]] for by in ("limbeck", "torch")}} | rows
+    for name in BATCHED:
+        batches = [sides for row, sides in rows.items() if row.startswith(f"{name}-B")]
+        if batches:
+            rows[name] = {by: [e for sides in batches for e in sides[by]] for by in ("limbeck", "torch")}
     header = f"{'row':<28}{'ours':>8}{'torch':>8} {'unit':<12}{'ours ms':>9}{'spread':>7}{'ratio':>7}{'floor':>6}  bar"
     print(header)
     results = []
@@ -158,11 +161,15 @@ def main():
         if shown is None:
             continue
         name = row
-        key = row
-        if row == "train":
-            key = shown["row"]
-            name = f"train (ours {ours['row'][6:] if ours else '-'}, torch {theirs['row'][6:] if theirs else '-'})"
-        flops, byte_count, ratio_bar, value_bar = ROWS.get(key, (0, 0, None, None))
+        flops, byte_count, ratio_bar, value_bar = ROWS.get(row, (0, 0, None, None))
+        workload, _, batch = shown["row"].rpartition("-B")
+        if workload in BATCHED:
+            of_batch, *bars = BATCHED[workload]
+            flops, byte_count = of_batch(int(batch))
+        if row in BATCHED:
+            ratio_bar, value_bar = bars
+            batch_of = lambda entry: entry["row"].rpartition("-")[2] if entry else "-"
+            name = f"{row} ({batch_of(ours)}, {batch_of(theirs)})"
         unit = shown["unit"]
         ratio = None
         if ours and theirs:
@@ -177,8 +184,6 @@ def main():
             elif unit == "TFLOP/s":
                 share = ours["value"] / gemm
         verdicts = []
-        if row.startswith("train-B"):
-            ratio_bar = value_bar = None
         if ratio_bar and ratio is not None:
             verdicts.append(f"{'ok' if ratio >= ratio_bar else 'MISSED'} {ratio_bar}x")
         if value_bar and ours:
@@ -190,7 +195,7 @@ def main():
         print(f"{name:<28}{number(ours and ours['value']):>8}{number(theirs and theirs['value']):>8} {unit:<12}"
               f"{number(ours and ours.get('ms')):>9}{spread:>7}{f'{ratio:.2f}' if ratio else '-':>7}"
               f"{f'{share:.2f}' if share else '-':>6}  {', '.join(verdicts)}")
-        if theirs and row not in ("train",) and (options.all or len(sides["torch"]) > 1):
+        if theirs and row not in BATCHED and (options.all or len(sides["torch"]) > 1):
             for entry in sides["torch"]:
                 print(f"    torch {entry['variant']}: {number(entry['value'])}")
         result = {"row": row, "unit": unit, "ratio": ratio, "ofFloor": share, "bars": verdicts}
