@@ -1,12 +1,12 @@
 /**
  * A JSON parser for files that strangers wrote. It accepts RFC 8259 and nothing else, and is stricter than `JSON.parse`:
- * duplicate keys, deep nesting, infinite numbers and lone surrogates are errors; objects have no prototype, so a key such
- * as `__proto__` is only a key.
+ * duplicate keys, deep nesting, infinite numbers and lone surrogates are errors; objects inherit nothing, so a key such as
+ * `__proto__` is only a key.
  */
 import { LimbeckError, type LimbeckErrorCode } from '../errors.js';
 
 export type JsonValue = null | boolean | number | string | JsonValue[] | JsonObject;
-/** Has no prototype. */
+/** Inherits nothing. */
 export interface JsonObject {
   [key: string]: JsonValue;
 }
@@ -48,8 +48,14 @@ const ESCAPES: Readonly<Record<string, string>> = {
 };
 const NUMBER = /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?/y;
 const UNSIGNED_INTEGER = /^[0-9]+$/;
-const LONE_SURROGATE = /\p{Surrogate}/u;
 const HEX4 = /[0-9a-fA-F]{4}/y;
+
+/** Makes objects that inherit nothing; those of Object.create(null) are hash tables, which take several times the memory. */
+class Heirless {
+  [key: string]: JsonValue;
+}
+Object.setPrototypeOf(Heirless.prototype, null);
+Reflect.deleteProperty(Heirless.prototype, 'constructor');
 
 class Parser {
   private offset = 0;
@@ -90,7 +96,7 @@ class Parser {
   }
 
   private object(depth: number): JsonObject {
-    const object: JsonObject = Object.create(null);
+    const object: JsonObject = new Heirless();
     for (let more = this.open('}', depth); more; more = this.next('}')) {
       this.skipWhitespace();
       if (this.text[this.offset] !== '"') this.fail('a key in quotes');
@@ -150,7 +156,7 @@ class Parser {
     }
     value += this.text.slice(begin, this.offset);
     this.offset++;
-    if (LONE_SURROGATE.test(value)) this.fail('no lone surrogate in the string before');
+    if (!value.isWellFormed()) this.fail('no lone surrogate in the string before');
     return value;
   }
 

@@ -97,31 +97,13 @@ export class ItemIndex {
 
   /** @throws LimbeckError ERR_INVALID_ARGUMENT when an item cannot be added; then none is */
   check(items: readonly CatalogueItem[]): void {
-    if (!Array.isArray(items)) throw invalid('', 'expected a list of items', items);
+    checkItems(items);
     const ids = new Set<string>();
-    for (const item of items) {
-      if (typeof item !== 'object' || item === null) throw invalid('', 'expected { id, text }', item);
-      const { id, text, categories, hidden, boost, publishedAt } = item;
-      if (typeof id !== 'string' || id === '') throw invalid('id', 'expected a text that is not empty', id);
+    for (const { id } of items) {
       if (ids.has(id) || this.#slotOf.has(id)) {
         throw new LimbeckError('ERR_INVALID_ARGUMENT', `items: the catalogue has an item '${id}' already`);
       }
       ids.add(id);
-      checkWellFormed(id, 'id', id);
-      if (typeof text !== 'string') throw invalid('text', 'expected a text', text);
-      checkWellFormed(id, 'text', text);
-      if (categories !== undefined && !isTextList(categories)) {
-        throw invalid('categories', 'expected a list of texts', categories);
-      }
-      for (const category of categories ?? []) checkWellFormed(id, 'categories', category);
-      if (hidden !== undefined && typeof hidden !== 'boolean')
-        throw invalid('hidden', 'expected true or false', hidden);
-      if (boost !== undefined && (typeof boost !== 'number' || !Number.isFinite(Math.fround(boost)))) {
-        throw invalid('boost', 'expected a finite number', boost);
-      }
-      if (publishedAt !== undefined && !Number.isFinite(publishedAt)) {
-        throw invalid('publishedAt', 'expected a number of milliseconds', publishedAt);
-      }
     }
   }
 
@@ -151,6 +133,8 @@ export class ItemIndex {
   describe(items: readonly CatalogueItem[]): ItemDescriptions {
     const categories: number[] = [];
     const categoryOffsets = new Int32Array(items.length + 1);
+    const boosts = new Float32Array(items.length);
+    const hidden = new Int32Array(items.length);
     items.forEach((item, i) => {
       for (const name of item.categories ?? []) {
         let category = this.#categoryOf.get(name);
@@ -161,13 +145,10 @@ export class ItemIndex {
         categories.push(category);
       }
       categoryOffsets[i + 1] = categories.length;
+      boosts[i] = item.boost ?? 0;
+      hidden[i] = item.hidden === true ? 1 : 0;
     });
-    return {
-      categories: Int32Array.from(categories),
-      categoryOffsets,
-      boosts: Float32Array.from(items, ({ boost }) => boost ?? 0),
-      hidden: Int32Array.from(items, ({ hidden }) => (hidden === true ? 1 : 0)),
-    };
+    return { categories: Int32Array.from(categories), categoryOffsets, boosts, hidden };
   }
 
   #withoutGaps() {
@@ -189,14 +170,36 @@ export class ItemIndex {
 
 /** Without keys that are not ours, and without those that say nothing. */
 function plainItem({ id, text, categories, hidden, boost, publishedAt }: CatalogueItem): CatalogueItem {
-  return {
-    id,
-    text,
-    ...(categories !== undefined && categories.length > 0 && { categories: [...categories] }),
-    ...(hidden === true && { hidden }),
-    ...(boost !== undefined && boost !== 0 && { boost }),
-    ...(publishedAt !== undefined && { publishedAt }),
-  };
+  const item: { -readonly [Key in keyof CatalogueItem]: CatalogueItem[Key] } = { id, text };
+  if (categories !== undefined && categories.length > 0) item.categories = [...categories];
+  if (hidden === true) item.hidden = hidden;
+  if (boost !== undefined && boost !== 0) item.boost = boost;
+  if (publishedAt !== undefined) item.publishedAt = publishedAt;
+  return item;
+}
+
+/** @throws LimbeckError ERR_INVALID_ARGUMENT for what is no list of items; whether an id is repeated is not looked at */
+export function checkItems(items: readonly CatalogueItem[]): void {
+  if (!Array.isArray(items)) throw invalid('', 'expected a list of items', items);
+  for (const item of items) {
+    if (typeof item !== 'object' || item === null) throw invalid('', 'expected { id, text }', item);
+    const { id, text, categories, hidden, boost, publishedAt } = item;
+    if (typeof id !== 'string' || id === '') throw invalid('id', 'expected a text that is not empty', id);
+    checkWellFormed(id, 'id', id);
+    if (typeof text !== 'string') throw invalid('text', 'expected a text', text);
+    checkWellFormed(id, 'text', text);
+    if (categories !== undefined && !isTextList(categories)) {
+      throw invalid('categories', 'expected a list of texts', categories);
+    }
+    for (const category of categories ?? []) checkWellFormed(id, 'categories', category);
+    if (hidden !== undefined && typeof hidden !== 'boolean') throw invalid('hidden', 'expected true or false', hidden);
+    if (boost !== undefined && (typeof boost !== 'number' || !Number.isFinite(Math.fround(boost)))) {
+      throw invalid('boost', 'expected a finite number', boost);
+    }
+    if (publishedAt !== undefined && !Number.isFinite(publishedAt)) {
+      throw invalid('publishedAt', 'expected a number of milliseconds', publishedAt);
+    }
+  }
 }
 
 function isTextList(value: unknown): value is readonly string[] {

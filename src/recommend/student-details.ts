@@ -24,9 +24,6 @@ export function checkParts(
   if (items.length !== numItems) {
     throw mismatch(`The model knows ${numItems} items and the catalogue lists ${items.length}`);
   }
-  if (new Set(items.map(({ id }) => id)).size !== items.length) {
-    throw mismatch('Expected every item of the catalogue once; an id is repeated.');
-  }
   const { itemFeatureSize, hiddenSize } = model.config;
   if (encoder !== undefined && encoder.featureSize !== itemFeatureSize) {
     throw mismatch(`The text encoder gives ${encoder.featureSize} features and the model takes ${itemFeatureSize}`);

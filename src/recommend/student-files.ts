@@ -6,7 +6,7 @@ import { pathExists, readJsonFile, remove, writeDirectoryAtomic, writeFileAtomic
 import { checkFinite, readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import type { TextEncoder } from '../knowledge/text-encoder.js';
 import type { SequenceModel } from '../student/sequence-model.js';
-import type { CatalogueItem } from './item-index.js';
+import { type CatalogueItem, checkItems } from './item-index.js';
 import type { StudentTopics } from './topics.js';
 
 export const TEXT_ENCODER_DIRECTORY = 'text_encoder';
@@ -15,18 +15,6 @@ const POPULARITY_FILE = 'popularity.safetensors';
 const TOPICS_FILE = 'topics.json';
 const CENTROIDS_FILE = 'topics.safetensors';
 
-const itemsSchema = z
-  .array(
-    z.object({
-      id: z.string().min(1),
-      text: z.string(),
-      categories: z.array(z.string()).optional(),
-      hidden: z.boolean().optional(),
-      boost: z.number().optional(),
-      publishedAt: z.number().optional(),
-    }),
-  )
-  .min(1);
 const topicsSchema = z.array(z.string()).min(1);
 
 export interface StudentParts {
@@ -78,7 +66,13 @@ export async function removeTopics(directory: string): Promise<void> {
 /** @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_IO */
 export async function readItems(directory: string): Promise<CatalogueItem[]> {
   const path = join(directory, ITEMS_FILE);
-  return parse(itemsSchema, await readJsonFile(path), path, 'a list of { id, text }');
+  const items = await readJsonFile(path);
+  try {
+    checkItems(items as unknown as CatalogueItem[]);
+  } catch (error) {
+    throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': ${(error as LimbeckError).message}`, { cause: error });
+  }
+  return items as unknown as CatalogueItem[];
 }
 
 /** Undefined in directories of students that do not know. @throws LimbeckError ERR_SAFETENSORS, ERR_CHECKPOINT_MISMATCH, ERR_NOT_FINITE */

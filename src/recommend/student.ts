@@ -6,7 +6,7 @@ import type { Interest, RankedItem, Recommendation, RecommendedItem } from './an
 import { type BatchRecommendation, type BatchRequest, batchAnswer, checkBatch, mapIndices, slotsOf } from './batch.js';
 import { encodeTexts } from './encode-texts.js';
 import { explanations } from './explain.js';
-import { type CatalogueItem, described, ItemIndex } from './item-index.js';
+import { type CatalogueItem, checkItems, described, ItemIndex } from './item-index.js';
 import { MAX_BATCH_K, PackedBatch } from './packed-batch.js';
 import {
   checkKeys,
@@ -79,13 +79,20 @@ export class Student {
       this.#numParameters = handle.numParameters;
       return;
     }
+    checkItems(items);
     checkParts(model, items, encoder, details);
     this.#index = new ItemIndex();
-    this.#index.check(items);
+    const descriptions = this.#index.describe(items);
+    this.#index.add(items);
+    if (this.#index.size !== items.length) {
+      throw new LimbeckError(
+        'ERR_CHECKPOINT_MISMATCH',
+        'Expected every item of the catalogue once; an id is repeated.',
+      );
+    }
     this.#model = model;
     this.#recommender = (source as NativeEngine).createRecommender(model.native);
-    this.#recommender.describeItems(this.#index.describe(items));
-    this.#index.add(items);
+    this.#recommender.describeItems(descriptions);
     this.#hasPopularity = details.popularity !== undefined;
     if (details.popularity !== undefined) {
       this.#popularity = Float32Array.from(details.popularity);
