@@ -1,6 +1,6 @@
 import { z } from 'zod';
-import { LimbeckError } from '../errors.js';
 import type { ResultRow } from '../evaluate/report-types.js';
+import { checkedJson } from '../formats/checked-json.js';
 import { readJsonFile } from '../formats/files.js';
 
 /** JSON has no NaN: what was not measured is null in a file. */
@@ -39,14 +39,11 @@ export interface SavedReport {
 
 /** Reads the `report.json` of a distillation. @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_IO */
 export async function readReport(path: string): Promise<SavedReport> {
-  const parsed = savedReportSchema.safeParse(await readJsonFile(path));
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0];
-    throw new LimbeckError(
-      'ERR_FILE_FORMAT',
-      `'${path}' is not the report of a distillation: ${issue?.path.join('.')}: ${issue?.message}`,
-    );
-  }
-  const { title, createdAt, rows } = parsed.data;
+  const json = await readJsonFile(path);
+  const { title, createdAt, rows } = checkedJson(
+    savedReportSchema,
+    json,
+    `'${path}' is not the report of a distillation`,
+  );
   return { title, createdAt, rows: rows as unknown as ResultRow[] };
 }

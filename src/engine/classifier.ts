@@ -4,6 +4,7 @@ import { z } from 'zod';
 import type { NativeEngine } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { type ClassificationMetrics, classificationMetrics } from '../evaluate/classification.js';
+import { checkedJson } from '../formats/checked-json.js';
 import { readJsonFile, writeDirectoryAtomic, writeFileAtomic } from '../formats/files.js';
 import { checkFinite, readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { parseOptions } from '../prepare/parse-options.js';
@@ -288,12 +289,7 @@ export async function fitClassifier(
  */
 export async function loadClassifier(engine: NativeEngine, directory: string): Promise<Classifier> {
   const path = join(directory, JSON_FILE);
-  const parsed = fileSchema.safeParse(await readJsonFile(path));
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0];
-    throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': ${issue?.path.join('.')}: ${issue?.message}`);
-  }
-  const { classes, layer, pooling } = parsed.data;
+  const { classes, layer, pooling } = checkedJson(fileSchema, await readJsonFile(path), `'${path}'`);
   if (new Set(classes).size < classes.length) {
     throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': expected classes that differ, and one is there twice`);
   }

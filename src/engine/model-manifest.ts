@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
+import { checkedJson } from '../formats/checked-json.js';
 import { openRegularFile, readDirectory, readError, readJsonFile, writeFileAtomic } from '../formats/files.js';
 
 export const MANIFEST_FILE = 'version.json';
@@ -47,10 +48,7 @@ export async function writeManifest(
 /** @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_IO */
 export async function readManifest(directory: string): Promise<ModelManifest> {
   const path = join(directory, MANIFEST_FILE);
-  const parsed = manifestSchema.safeParse(await readJsonFile(path));
-  if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': ${issue?.path.join('.')}: ${issue?.message}`);
+  return checkedJson(manifestSchema, await readJsonFile(path), `'${path}'`);
 }
 
 /**

@@ -1,6 +1,7 @@
 /** How much items are asked for of late: sums of weights that halve every half-life. */
 import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
+import { checkedJson } from '../formats/checked-json.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { ForwardDecay } from './decay.js';
 
@@ -117,12 +118,7 @@ export class Popularity {
    * @throws LimbeckError ERR_FILE_FORMAT for what is no such state, or of another version
    */
   static restore(state: unknown, options: PopularityOptions = {}): Popularity {
-    const parsed = stateSchema.safeParse(state);
-    if (!parsed.success) {
-      const [issue] = parsed.error.issues;
-      throw new LimbeckError('ERR_FILE_FORMAT', `popularity state: ${issue?.path.join('.')}: ${issue?.message}`);
-    }
-    const { halfLifeMs, time, items } = parsed.data;
+    const { halfLifeMs, time, items } = checkedJson(stateSchema, state, 'popularity state');
     const popularity = new Popularity({ halfLifeMs, ...options }, time ?? undefined);
     for (const [id, sum] of items) popularity.#sums.set(id, sum);
     if (popularity.#sums.size > popularity.#maxItems) popularity.#forgetLeastPopular();

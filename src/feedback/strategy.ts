@@ -15,6 +15,7 @@
  */
 import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
+import { checkedJson } from '../formats/checked-json.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { hashSeed, randomNumbers } from '../teacher/batches.js';
 import { sampleBeta } from './beta.js';
@@ -230,12 +231,7 @@ export class StrategySelector {
    * @throws LimbeckError ERR_FILE_FORMAT for what is no such state, or of another version; and as the constructor
    */
   static restore(state: unknown, options: StrategySelectorOptions = {}): StrategySelector {
-    const parsed = stateSchema.safeParse(state);
-    if (!parsed.success) {
-      const [issue] = parsed.error.issues;
-      throw new LimbeckError('ERR_FILE_FORMAT', `strategy state: ${issue?.path.join('.')}: ${issue?.message}`);
-    }
-    const { strategies, numChoices, halfLifeMs, time, contexts } = parsed.data;
+    const { strategies, numChoices, halfLifeMs, time, contexts } = checkedJson(stateSchema, state, 'strategy state');
     const selector = new StrategySelector({ strategies, halfLifeMs, ...options }, time ?? undefined);
     selector.#numChoices = numChoices;
     const indices = selector.strategies.map((strategy) => strategies.findIndex((saved) => isSame(saved, strategy)));

@@ -5,6 +5,7 @@
 import { join } from 'node:path';
 import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
+import { checkedJson } from '../formats/checked-json.js';
 import { readJsonFile, writeFileAtomic } from '../formats/files.js';
 
 const count = z.int().min(0);
@@ -115,12 +116,7 @@ export function isComplete(manifest: Manifest): boolean {
 /** @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_IO */
 export async function readManifest(directory: string, part?: KnowledgePart): Promise<Manifest> {
   const path = join(directory, manifestFile(part));
-  const parsed = manifestSchema.safeParse(await readJsonFile(path));
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0];
-    throw broken(path, `${issue?.path.join('.')}: ${issue?.message}`);
-  }
-  const manifest = parsed.data;
+  const manifest = checkedJson(manifestSchema, await readJsonFile(path), noManifest(path));
   if (manifest.part?.index !== part?.index || manifest.part?.count !== part?.count) {
     throw broken(path, `part: expected ${JSON.stringify(part)}, got ${JSON.stringify(manifest.part)}`);
   }
@@ -169,5 +165,9 @@ function differentKey(found: Manifest, expected: Manifest): string | undefined {
 }
 
 function broken(path: string, problem: string): LimbeckError {
-  return new LimbeckError('ERR_FILE_FORMAT', `'${path}' is not the manifest of a knowledge store: ${problem}`);
+  return new LimbeckError('ERR_FILE_FORMAT', `${noManifest(path)}: ${problem}`);
+}
+
+function noManifest(path: string): string {
+  return `'${path}' is not the manifest of a knowledge store`;
 }

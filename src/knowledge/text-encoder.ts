@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { loadBinding, type NativeEngine, type NativeTextEncoder } from '../binding.js';
 import { LimbeckError } from '../errors.js';
+import { checkedJson } from '../formats/checked-json.js';
 import { makeDirectory, readJsonFile, writeFileAtomic } from '../formats/files.js';
 import { checkFinite, readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { createTokenizer, type Tokenizer } from '../formats/tokenizer.js';
@@ -123,12 +124,7 @@ export async function saveTextEncoder(directory: string, model: LanguageModel, s
  */
 export async function loadTextEncoder(engine: NativeEngine, directory: string): Promise<TextEncoder> {
   const path = join(directory, JSON_FILE);
-  const parsed = encoderSchema.safeParse(await readJsonFile(path));
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0];
-    throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': ${issue?.path.join('.')}: ${issue?.message}`);
-  }
-  const { layers, fusion } = parsed.data;
+  const { layers, fusion } = checkedJson(encoderSchema, await readJsonFile(path), `'${path}'`);
   const tensorPath = join(directory, TENSOR_FILE);
   const { tensors } = await readSafetensors(tensorPath);
   const floats = (name: string): Float32Array => {

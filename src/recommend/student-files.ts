@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
+import { checkedJson } from '../formats/checked-json.js';
 import { pathExists, readJsonFile, remove, writeDirectoryAtomic, writeFileAtomic } from '../formats/files.js';
 import { checkFinite, readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import type { TextEncoder } from '../knowledge/text-encoder.js';
@@ -66,13 +67,14 @@ export async function removeTopics(directory: string): Promise<void> {
 /** @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_IO */
 export async function readItems(directory: string): Promise<CatalogueItem[]> {
   const path = join(directory, ITEMS_FILE);
-  const items = await readJsonFile(path);
+  const items = (await readJsonFile(path)) as unknown as CatalogueItem[];
   try {
-    checkItems(items as unknown as CatalogueItem[]);
+    checkItems(items);
   } catch (error) {
     throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': ${(error as LimbeckError).message}`, { cause: error });
   }
-  return items as unknown as CatalogueItem[];
+  if (items.length === 0) throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': expected at least one item, got none`);
+  return items;
 }
 
 /** Undefined in directories of students that do not know. @throws LimbeckError ERR_SAFETENSORS, ERR_CHECKPOINT_MISMATCH, ERR_NOT_FINITE */
@@ -85,7 +87,7 @@ export async function readPopularity(directory: string): Promise<Float32Array | 
 export async function readTopics(directory: string): Promise<StudentTopics | undefined> {
   const path = join(directory, TOPICS_FILE);
   if (!(await pathExists(path))) return undefined;
-  const names = parse(topicsSchema, await readJsonFile(path), path, 'a list of names');
+  const names = checkedJson(topicsSchema, await readJsonFile(path), `'${path}': expected a list of names`);
   return { names, centroids: await readFloats(join(directory, CENTROIDS_FILE), 'centroids') };
 }
 
@@ -96,14 +98,4 @@ async function readFloats(path: string, name: string): Promise<Float32Array> {
   }
   checkFinite(data, name, path);
   return data;
-}
-
-function parse<Schema extends z.ZodType>(schema: Schema, json: unknown, path: string, expected: string) {
-  const parsed = schema.safeParse(json);
-  if (parsed.success) return parsed.data;
-  const issue = parsed.error.issues[0];
-  throw new LimbeckError(
-    'ERR_FILE_FORMAT',
-    `'${path}': expected ${expected}; ${issue?.path.join('.')}: ${issue?.message}`,
-  );
 }

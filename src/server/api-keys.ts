@@ -6,6 +6,7 @@ import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { chmod, stat } from 'node:fs/promises';
 import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
+import { checkedJson } from '../formats/checked-json.js';
 import { lockFile } from '../formats/file-lock.js';
 import { pathExists, readJsonFile, writeFileAtomic } from '../formats/files.js';
 
@@ -131,13 +132,7 @@ async function fileVersion(path: string): Promise<string> {
 }
 
 async function readKeyFile(path: string): Promise<KeyFile> {
-  const parsed = fileSchema.safeParse(await readJsonFile(path));
-  if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  throw new LimbeckError(
-    'ERR_FILE_FORMAT',
-    `'${path}' is no file of keys: ${issue?.path.join('.')}: ${issue?.message}`,
-  );
+  return checkedJson(fileSchema, await readJsonFile(path), `'${path}' is no file of keys`);
 }
 
 function sha256(secret: string): Buffer {

@@ -10,6 +10,7 @@ import { Popularity } from '../feedback/popularity.js';
 import { type Strategy, StrategySelector } from '../feedback/strategy.js';
 import { StrategyTrials } from '../feedback/strategy-trials.js';
 import type { UserStates } from '../feedback/user-states.js';
+import { checkedJson } from '../formats/checked-json.js';
 import { makeDirectory, pathExists, readJsonFile, writeFileAtomic } from '../formats/files.js';
 
 /** What an event adds to the popularity of its item; a dismissal and a bad rating add nothing. */
@@ -194,11 +195,6 @@ export class Feedback {
 
 async function readState(path: string): Promise<z.output<typeof stateSchema> | undefined> {
   if (!(await pathExists(path))) return undefined;
-  const parsed = stateSchema.safeParse(await readJsonFile(path));
-  if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  throw new LimbeckError(
-    'ERR_FILE_FORMAT',
-    `'${path}': ${issue?.path.join('.')}: ${issue?.message}. Remove it to learn again from the events that are stored.`,
-  );
+  const remedy = 'Remove it to learn again from the events that are stored.';
+  return checkedJson(stateSchema, await readJsonFile(path), `'${path}'`, remedy);
 }

@@ -5,6 +5,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
+import { checkedJson } from '../formats/checked-json.js';
 import { pathExists, readJsonFile, writeFileAtomic } from '../formats/files.js';
 import type { CatalogueItem } from '../recommend/item-index.js';
 import type { Student } from '../recommend/student.js';
@@ -37,13 +38,9 @@ export class ItemChanges {
   static async open(path: string | undefined): Promise<ItemChanges> {
     const changes = new ItemChanges(path);
     if (path === undefined || !(await pathExists(path))) return changes;
-    const parsed = fileSchema.safeParse(await readJsonFile(path));
-    if (!parsed.success) {
-      const [issue] = parsed.error.issues;
-      throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': ${issue?.path.join('.')}: ${issue?.message}`);
-    }
-    for (const item of parsed.data.added) changes.#added.set(item.id, item as CatalogueItem);
-    for (const id of parsed.data.removed) changes.#removed.add(id);
+    const { added, removed } = checkedJson(fileSchema, await readJsonFile(path), `'${path}'`);
+    for (const item of added) changes.#added.set(item.id, item as CatalogueItem);
+    for (const id of removed) changes.#removed.add(id);
     return changes;
   }
 

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { loadBinding, type PackedBatch } from '../binding.js';
 import { LimbeckError } from '../errors.js';
+import { checkedJson } from '../formats/checked-json.js';
 import { lockFile } from '../formats/file-lock.js';
 import {
   makeDirectory,
@@ -122,13 +123,7 @@ async function findWhole(directory: string, sourcePath: string, signal: AbortSig
 }
 
 function readManifest(path: string, json: unknown): TokenManifest {
-  const parsed = manifestSchema.safeParse(json);
-  if (parsed.success) return parsed.data;
-  const issue = parsed.error.issues[0];
-  throw new LimbeckError(
-    'ERR_FILE_FORMAT',
-    `'${path}' does not describe tokens: ${issue?.path.join('.')}: ${issue?.message}. Delete its folder.`,
-  );
+  return checkedJson(manifestSchema, json, `'${path}' does not describe tokens`, 'Delete its folder.');
 }
 
 /** CRC-32C of a file's first bytes, for each end (ascending) that the file reaches. */
