@@ -94,6 +94,8 @@ void destroy_engine(Engine* engine) { delete engine; }
 
 void set_tuning(Engine* engine, int32_t tuning) { engine->blas->set_tuning(tuning != 0); }
 
+void set_mlp_bytes(Engine* engine, int64_t size_bytes) { engine->mlp_bytes = size_bytes; }
+
 Model* create_model(Engine* engine, const TransformerConfig* config, size_t config_bytes, ApiError* error) {
   return guarded(error, static_cast<Model*>(nullptr), [&]() -> Model* {
     if (config_bytes != sizeof(TransformerConfig)) {
@@ -255,7 +257,7 @@ constexpr Api kApi = {
     read_array,         write_array,
     create_recommender, destroy_recommender,
     recommend,          pca,
-    pca_transform,
+    pca_transform,      set_mlp_bytes,
 };
 
 }  // namespace

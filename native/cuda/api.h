@@ -225,6 +225,10 @@ struct Api {
 
   int32_t (*pca)(Engine* engine, const ApiPca* request, ApiError* error);
   int32_t (*pca_transform)(Engine* engine, const ApiPcaTransform* request, ApiError* error);
+
+  /// What the feed-forward of a pass may keep between its products: more tokens go through it part by part. 512 MB at
+  /// first.
+  void (*set_mlp_bytes)(Engine* engine, int64_t size_bytes);
 };
 
 }  // namespace limbeck::cuda

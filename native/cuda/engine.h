@@ -107,6 +107,7 @@ struct Engine {
   const int32_t device;
   const ApiPrecision precision;
   int num_multiprocessors = 0;
+  int64_t mlp_bytes = 512'000'000;     // see set_mlp_bytes of api.h
   cudaStream_t copy_stream = nullptr;  // of results on their way to the host
   std::unique_ptr<CublasLt> blas;
   Lane main, side;

@@ -62,6 +62,12 @@ __device__ __forceinline__ unsigned block_from_last() { return gridDim.x - 1 - b
 /// ⌈count/divisor⌉, for grids.
 constexpr int64_t divide_up(int64_t count, int64_t divisor) { return (count + divisor - 1) / divisor; }
 
+/// Rows of a part, where parts of `most` rows would be uneven: as even as they go, in whole tiles of a product.
+constexpr int64_t even_rows(int64_t num_rows, int64_t most) {
+  constexpr int64_t kTileRows = 128;
+  return divide_up(divide_up(num_rows, divide_up(num_rows, most)), kTileRows) * kTileRows;
+}
+
 template <typename T>
 void set_zero(Context& context, T* to, int64_t count) {
   if (context.is_dry || count == 0) return;

@@ -62,7 +62,7 @@ inline constexpr int64_t kMinChunkRows = 2048;
 inline int64_t chunk_row_count(int64_t num_rows, int64_t row_bytes, int64_t wanted) {
   const int64_t rows = wanted > 0 ? wanted : std::max(kMinChunkRows, kChunkBytes / row_bytes / 128 * 128);
   if (wanted > 0 || rows >= num_rows) return std::min(rows, num_rows);
-  return divide_up(divide_up(num_rows, divide_up(num_rows, rows)), 128) * 128;
+  return even_rows(num_rows, rows);
 }
 
 /// Rows of a product with the output table.

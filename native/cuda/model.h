@@ -53,11 +53,12 @@ struct BlockActivations {
   float* lse;                              // [H, N]
   T* attended;                             // [N, H·hd]
   T* residual;                             // [N, d] input + attention output
-  T* mlp_normed;                           // [N, d] what the feed-forward reads
+  int64_t mlp_rows;                        // M: tokens that go through the feed-forward at once; N before a backward
+  T* mlp_normed;                           // [M, d] what the feed-forward reads
   float *mlp_mean, *mlp_rstd;              // [N]
-  T* mlp_input;                            // [N, I or 2I] before the activation
-  T* mlp_activated;                        // [N, I]
-  T* output_sum;                           // [N, d] norm after: residual + feed-forward output; else null
+  T* mlp_input;                            // [M, I or 2I] before the activation
+  T* mlp_activated;                        // [M, I]
+  T* output_sum;                           // [M, d] norm after: residual + feed-forward output; else null
   T* output;                               // [N, d] what the next block reads
   float* maps;                             // Σ H·t², or null
   T* values;                               // [N, KV·hd], or null
@@ -198,6 +199,10 @@ class Transformer final : public Model {
   BlockActivations<T> allocate_block(Context& context, int64_t num_rows, bool for_backward) const;
   /// Without `output` (norm before the branches), what backward needs and no more.
   void block_forward(Context& context, const Activations<T>& activations, int64_t layer, BlockActivations<T>& a) const;
+  /// Of num_rows tokens from `first` on.
+  void feed_forward(Context& context, const Activations<T>& activations, int64_t layer, const BlockActivations<T>& a,
+                    int64_t first, int64_t num_rows) const;
+  int64_t mlp_rows_of(int64_t num_rows) const;
   void block_backward(Context& context, const Activations<T>& activations, const BackwardInputs<T>& inputs,
                       int64_t layer, T* d_stream) const;
   void turn_heads(Context& context, const Block& block, const DeviceBatch& batch, const BlockActivations<T>& a) const;

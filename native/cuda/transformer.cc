@@ -111,14 +111,24 @@ BlockActivations<T> Transformer<T>::allocate_block(Context& context, int64_t N, 
   a.lse = arena.template allocate<float>(N * config.num_attention_heads);
   a.attended = arena.template allocate<T>(N * config.attention_size());
   a.residual = for_backward ? arena.template allocate<T>(N * d) : nullptr;
-  a.mlp_normed = arena.template allocate<T>(N * d);
+  const int64_t M = for_backward ? N : mlp_rows_of(N);
+  a.mlp_rows = M;
+  a.mlp_normed = arena.template allocate<T>(M * d);
   a.mlp_mean = arena.template allocate<float>(N);
   a.mlp_rstd = arena.template allocate<float>(N);
-  a.mlp_input = arena.template allocate<T>(N * config.mlp_input_size());
+  a.mlp_input = arena.template allocate<T>(M * config.mlp_input_size());
   const bool is_in_place = !for_backward && config.hidden_act != Activation::kSwiglu;
-  a.mlp_activated = is_in_place ? a.mlp_input : arena.template allocate<T>(N * config.intermediate_size);
+  a.mlp_activated = is_in_place ? a.mlp_input : arena.template allocate<T>(M * config.intermediate_size);
   if (norm_after) a.output_sum = for_backward ? arena.template allocate<T>(N * d) : a.mlp_normed;
   return a;
+}
+
+template <typename T>
+int64_t Transformer<T>::mlp_rows_of(int64_t N) const {
+  const int64_t activated = config.hidden_act == Activation::kSwiglu ? config.intermediate_size : 0;
+  const auto row_bytes = static_cast<int64_t>(sizeof(T)) * (config.mlp_input_size() + activated);
+  const int64_t most = std::max<int64_t>(128, engine.mlp_bytes / row_bytes / 128 * 128);
+  return N <= most ? N : even_rows(N, most);
 }
 
 template <typename T>
@@ -237,7 +247,7 @@ void Transformer<T>::block_forward(Context& context, const Activations<T>& activ
                                    BlockActivations<T>& a) const {
   const Block& block = blocks_[static_cast<size_t>(layer)];
   const DeviceBatch& batch = *activations.batch;
-  const int64_t N = batch.num_tokens, d = config.hidden_size, I = config.intermediate_size;
+  const int64_t N = batch.num_tokens, d = config.hidden_size;
   const bool norm_after = config.norm_placement == NormPlacement::kAfter;
 
   const T* attention_input = a.input;
@@ -253,24 +263,38 @@ void Transformer<T>::block_forward(Context& context, const Activations<T>& activ
   add_branch(context, activations, block.attention_output, a.attended, config.attention_size(), a.input, a.residual, N,
              attention_output_stream(layer));
 
+  for (int64_t first = 0; first < N; first += a.mlp_rows) {
+    feed_forward(context, activations, layer, a, first, std::min(a.mlp_rows, N - first));
+  }
+}
+
+template <typename T>
+void Transformer<T>::feed_forward(Context& context, const Activations<T>& activations, int64_t layer,
+                                  const BlockActivations<T>& a, int64_t first, int64_t M) const {
+  const Block& block = blocks_[static_cast<size_t>(layer)];
+  const int64_t d = config.hidden_size, I = config.intermediate_size;
+  const bool norm_after = config.norm_placement == NormPlacement::kAfter;
+  const T* residual = a.residual + first * d;  // [M, d]
   if (norm_after) {
-    norm_forward(context, block.attention_norm, a.residual, a.mlp_normed, a.attention_mean, a.attention_rstd, N);
+    norm_forward(context, block.attention_norm, residual, a.mlp_normed, a.attention_mean + first,
+                 a.attention_rstd + first, M);
   } else {
-    norm_forward(context, block.mlp_norm, a.residual, a.mlp_normed, a.mlp_mean, a.mlp_rstd, N);
+    norm_forward(context, block.mlp_norm, residual, a.mlp_normed, a.mlp_mean + first, a.mlp_rstd + first, M);
   }
   if (config.hidden_act == Activation::kGeluTanh) {
     linear_gelu_forward<T>(context, a.mlp_normed, block.mlp_input.weight, block.mlp_input.bias,
-                           a.mlp_input == a.mlp_activated ? nullptr : a.mlp_input, a.mlp_activated, N, d, I);
+                           a.mlp_input == a.mlp_activated ? nullptr : a.mlp_input, a.mlp_activated, M, d, I);
   } else {
-    linear_forward<T>(context, a.mlp_normed, block.mlp_input.weight, block.mlp_input.bias, nullptr, a.mlp_input, N, d,
+    linear_forward<T>(context, a.mlp_normed, block.mlp_input.weight, block.mlp_input.bias, nullptr, a.mlp_input, M, d,
                       config.mlp_input_size());
-    activation_forward<T>(context, config.hidden_act, a.mlp_input, a.mlp_activated, N, I);
+    activation_forward<T>(context, config.hidden_act, a.mlp_input, a.mlp_activated, M, I);
   }
-  T* sum = norm_after ? a.output_sum : a.output;
-  if (sum == nullptr) return;
-  add_branch(context, activations, block.mlp_output, a.mlp_activated, I, norm_after ? a.mlp_normed : a.residual, sum, N,
+  if (a.output == nullptr) return;
+  T* output = a.output + first * d;  // [M, d]
+  T* sum = norm_after ? a.output_sum : output;
+  add_branch(context, activations, block.mlp_output, a.mlp_activated, I, norm_after ? a.mlp_normed : residual, sum, M,
              mlp_output_stream(layer));
-  if (norm_after) norm_forward(context, block.mlp_norm, sum, a.output, a.mlp_mean, a.mlp_rstd, N);
+  if (norm_after) norm_forward(context, block.mlp_norm, sum, output, a.mlp_mean + first, a.mlp_rstd + first, M);
 }
 
 // d_stream [N, d]: in, the gradient of the block's output; out, of its input.

@@ -414,6 +414,43 @@ TEST("model: forward of a GPT-2 equals the CPU's") { check_forward(base_config()
 TEST("model: forward of a BERT equals the CPU's") { check_forward(bert_config(), kFloat32, 1e-5); }
 TEST("model: forward of a Llama equals the CPU's") { check_forward(llama_config(), kFloat32, 1e-5); }
 TEST("model: forward of a sequence student equals the CPU's") { check_forward(sequence_config(), kFloat32, 1e-5); }
+TEST("model: a feed-forward part by part gives what it gives at once, in less memory") {
+  for (TransformerConfig config : {base_config(), bert_config(), llama_config()}) {
+    config.max_position_embeddings = 300;
+    BatchData data;
+    data.offsets = {0, 290, 291, 384};
+    const Philox random{11, 4};
+    for (uint64_t i = 0; i < 384; ++i) {
+      data.ids.push_back(static_cast<int32_t>(random.word(i) % static_cast<uint32_t>(config.vocab_size)));
+      data.types.push_back(static_cast<int32_t>(i % 2));
+    }
+    const int64_t count = 384 * config.hidden_size, layer = config.num_hidden_layers;
+    std::vector<float> results[2];
+    [[maybe_unused]] size_t allocated[2] = {0, 0};
+    for (const bool in_parts : {false, true}) {
+      const Pair pair(config, kFloat32, 5);
+      if (in_parts) library().set_mlp_bytes(pair.engine, 150 * 4 * 2 * config.intermediate_size);  // 128 tokens or 256
+      std::vector<float>& hidden = results[in_parts];
+      hidden.assign(static_cast<size_t>(count), NAN);
+      void* const hidden_out[] = {hidden.data()};
+      api::ApiForward request{};
+      request.batch = data.api_view(config);
+      request.hidden_states = &layer;
+      request.num_hidden_states = 1;
+      request.hidden_out = hidden_out;
+      api::ApiError error{};
+      done(library().forward(pair.model, &request, &error), error);
+#ifdef LIMBECK_CUDA_EMULATED
+      allocated[in_parts] = api::emulator::allocated_bytes();
+#endif
+    }
+    CHECK(distance(results[1].data(), results[0].data(), count) < 1e-6);
+#ifdef LIMBECK_CUDA_EMULATED
+    CHECK(allocated[1] < allocated[0]);
+#endif
+  }
+}
+
 TEST("model: forward in bf16 is near the CPU's") {
   for (const TransformerConfig& config : {base_config(), bert_config(), llama_config(), sequence_config()}) {
     check_forward(config, kBFloat16, 4e-2);
