@@ -22,7 +22,7 @@ import {
   type Segment,
   writeAll,
 } from './event-segment-files.js';
-import type { EventStore, RetentionOptions } from './event-store.js';
+import { checkOffset, checkRetention, type EventStore, type RetentionOptions } from './event-store.js';
 
 export interface EventLogOptions {
   /** Directory of the log; made where there is none. */
@@ -162,6 +162,7 @@ export class EventLog implements EventStore {
   }
 
   async *read(fromOffset = 0n): AsyncGenerator<StoredEvent> {
+    checkOffset(fromOffset);
     for await (const chunk of this.#readChunks(Number(fromOffset))) yield* chunk;
   }
 
@@ -171,6 +172,7 @@ export class EventLog implements EventStore {
     onError: Listener['onError'],
   ): Promise<{ stop(): Promise<void> }> {
     this.#checkOpen();
+    checkOffset(fromOffset);
     if (fromOffset < this.firstOffset || fromOffset > this.nextOffset) {
       throw this.#missing(fromOffset);
     }
@@ -193,10 +195,11 @@ export class EventLog implements EventStore {
 
   async retain(options: RetentionOptions): Promise<bigint> {
     this.#checkOpen();
-    const keepFrom = Math.min(Number(options.keepFrom), this.#next - this.#settings.idWindow);
+    const limits = checkRetention(options);
+    const keepFrom = Math.min(Number(limits.keepFrom), this.#next - this.#settings.idWindow);
     // One at a time: between looking at the oldest segment and dropping it, each waits for the disk.
     const turn = this.#retained.then(() =>
-      retainSegments(this.#directory, this.#segments, this.#next, { ...options, keepFrom }),
+      retainSegments(this.#directory, this.#segments, this.#next, { ...limits, keepFrom }),
     );
     // The next one begins whatever came of this one; the caller hears of it.
     this.#retained = turn.catch(() => undefined);

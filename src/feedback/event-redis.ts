@@ -12,7 +12,7 @@ import { GroupCommit, PendingAppend } from './event-pending.js';
 import { ConnectionLostError, findWarnings, RedisConnection, redisError } from './event-redis-client.js';
 import { RedisFollower } from './event-redis-follower.js';
 import { APPEND_SCRIPT, decodeEntry, entryId, readRange, streamBounds } from './event-redis-stream.js';
-import type { EventStore, RetentionOptions } from './event-store.js';
+import { checkOffset, checkRetention, type EventStore, type RetentionOptions } from './event-store.js';
 
 export interface RedisEventOptions {
   /** `redis://user:password@host:port`, or `rediss://` for TLS. Redis 7 or later. */
@@ -136,6 +136,7 @@ export class RedisEvents implements EventStore {
 
   async *read(fromOffset = 0n): AsyncGenerator<StoredEvent> {
     this.#checkOpen();
+    checkOffset(fromOffset);
     const { stream } = this.#settings;
     let next = fromOffset;
     for (;;) {
@@ -156,6 +157,7 @@ export class RedisEvents implements EventStore {
     onError: (error: unknown) => void,
   ): Promise<{ stop(): Promise<void> }> {
     this.#checkOpen();
+    checkOffset(fromOffset);
     const { redis, stream } = this.#settings;
     const { first, next } = await this.#refreshBounds();
     if (fromOffset < first || fromOffset > next) {
@@ -176,8 +178,9 @@ export class RedisEvents implements EventStore {
     };
   }
 
-  async retain({ keepFrom, maxAgeMs, maxBytes, maxEvents }: RetentionOptions): Promise<bigint> {
+  async retain(options: RetentionOptions): Promise<bigint> {
     this.#checkOpen();
+    const { keepFrom, maxAgeMs, maxBytes, maxEvents } = checkRetention(options);
     if (maxBytes !== undefined) {
       throw new LimbeckError('ERR_INVALID_ARGUMENT', 'Expected no maxBytes for events in Redis; use maxEvents.');
     }

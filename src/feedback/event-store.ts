@@ -1,4 +1,7 @@
 /** What a store of feedback promises, wherever it keeps the events. */
+import { z } from 'zod';
+import { LimbeckError } from '../errors.js';
+import { parseOptions } from '../prepare/parse-options.js';
 import type { FeedbackEvent, StoredEvent } from './event.js';
 
 export interface EventStore {
@@ -22,7 +25,7 @@ export interface EventStore {
   /**
    * Events from an offset, or from the oldest one still there, up to those that are stored when the last is reached.
    *
-   * @throws LimbeckError ERR_CORRUPT_LOG, ERR_IO
+   * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_CORRUPT_LOG, ERR_IO
    */
   read(fromOffset?: bigint): AsyncIterable<StoredEvent>;
 
@@ -30,7 +33,8 @@ export interface EventStore {
    * Calls `onEvent` once for each event from an offset on, in order: resolves when all that was stored before the call
    * has been delivered, and goes on with what comes. What `onEvent` throws goes to `onError`, and following goes on.
    *
-   * @throws LimbeckError ERR_CORRUPT_LOG, also when events from `fromOffset` on were dropped already; ERR_IO
+   * @throws LimbeckError ERR_INVALID_ARGUMENT; ERR_CORRUPT_LOG, also when events from `fromOffset` on were dropped already;
+   * ERR_IO
    */
   follow(
     fromOffset: bigint,
@@ -38,7 +42,11 @@ export interface EventStore {
     onError: (error: unknown) => void,
   ): Promise<{ stop(): Promise<void> }>;
 
-  /** Drops old events, and returns the new `firstOffset`. What {@link RetentionOptions.keepFrom} protects stays. */
+  /**
+   * Drops old events, and returns the new `firstOffset`. What {@link RetentionOptions.keepFrom} protects stays.
+   *
+   * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION: then nothing is dropped; ERR_CORRUPT_LOG, ERR_IO
+   */
   retain(options: RetentionOptions): Promise<bigint>;
 
   /** Finishes what waits and lets go of files and connections; later calls reject with ERR_DISPOSED. */
@@ -54,4 +62,26 @@ export interface RetentionOptions {
   /** Of the log's files; Redis has no such limit. */
   readonly maxBytes?: number | undefined;
   readonly maxEvents?: number | undefined;
+}
+
+const retentionSchema = z.strictObject({
+  // Without it, what no snapshot holds yet would go.
+  keepFrom: z.bigint(),
+  maxAgeMs: z.number().optional(),
+  maxBytes: z.number().optional(),
+  maxEvents: z.int().optional(),
+});
+
+/** @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION */
+export function checkRetention(options: RetentionOptions): RetentionOptions {
+  return parseOptions(retentionSchema, options, 'retain');
+}
+
+/** Reading from half an event on would find none, again and again. @throws LimbeckError ERR_INVALID_ARGUMENT */
+export function checkOffset(fromOffset: bigint): void {
+  if (typeof fromOffset === 'bigint') return;
+  throw new LimbeckError(
+    'ERR_INVALID_ARGUMENT',
+    `fromOffset: expected a bigint such as 0n, got a ${typeof fromOffset}`,
+  );
 }

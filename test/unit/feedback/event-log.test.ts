@@ -235,6 +235,37 @@ describe('segments', () => {
     ).toBe('ERR_CORRUPT_LOG');
   });
 
+  it('are not dropped without a keepFrom, nor for limits that are none', async () => {
+    const log = await openLog({ segmentBytes: 4096, idWindow: 1 });
+    for (const n of range(0, 200)) await log.append([view(n)]);
+    const wrong = [
+      { maxEvents: 1 },
+      { keepFrom: undefined, maxEvents: 1 },
+      { keepFrom: Number.NaN, maxEvents: 1 },
+      { keepFrom: 200, maxEvents: 1 },
+      { keepFrom: 200n, maxEvents: Number.NaN },
+      { keepFrom: 200n, maxBytes: '1' },
+      null,
+    ];
+    for (const options of wrong) expect(await codeOf(log.retain(options as never))).toBe('ERR_INVALID_ARGUMENT');
+    expect(await codeOf(log.retain({ keepFrom: 200n, maxEvent: 1 } as never))).toBe('ERR_UNKNOWN_OPTION');
+    expect(log.firstOffset).toBe(0n);
+  });
+
+  it('are read and followed from offsets alone', async () => {
+    const log = await openLog();
+    await log.append([view(0), view(1)]);
+    for (const offset of [0.5, Number.NaN, 0, '0', null]) {
+      expect(await codeOf(readAll(log, offset as never))).toBe('ERR_INVALID_ARGUMENT');
+      const followed = log.follow(
+        offset as never,
+        () => {},
+        () => {},
+      );
+      expect(await codeOf(followed)).toBe('ERR_INVALID_ARGUMENT');
+    }
+  });
+
   it('are dropped once, however many ask at the same time', async () => {
     const options = { segmentBytes: 4096, idWindow: 50 };
     const log = await openLog(options);
