@@ -16,6 +16,7 @@ import { modelResult, popularityResult, studentLatency } from './engine/results.
 import { LimbeckError } from './errors.js';
 import { resultRow } from './evaluate/recommendation.js';
 import type { ResultRow } from './evaluate/report-types.js';
+import { checkPath } from './formats/files.js';
 import { type ExtractOptions, extractKnowledge, extractKnowledgePart } from './knowledge/extract.js';
 import { type FusionOptions, fuseLayers, itemFeatures, reduceDimension } from './knowledge/fuse.js';
 import type { Knowledge } from './knowledge/knowledge.js';
@@ -332,6 +333,7 @@ export class Engine {
    * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_CHECKPOINT_MISMATCH, ERR_ABORTED and the codes of {@link loadStudent}
    */
   async evaluate(directory: string, hooks: Hooks = {}): Promise<{ rows: readonly ResultRow[] }> {
+    checkPath(directory, 'directory');
     const { test, trainCounts } = await loadEvaluation(join(directory, 'evaluation.safetensors'));
     const student = await this.loadStudent(join(directory, 'student'));
     try {

@@ -5,7 +5,7 @@ import type { NativeEngine } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { type ClassificationMetrics, classificationMetrics } from '../evaluate/classification.js';
 import { checkedJson } from '../formats/checked-json.js';
-import { readJsonFile, writeDirectoryAtomic, writeFileAtomic } from '../formats/files.js';
+import { checkPath, readJsonFile, writeDirectoryAtomic, writeFileAtomic } from '../formats/files.js';
 import { checkFinite, readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { described } from '../recommend/item-index.js';
@@ -288,6 +288,7 @@ export async function fitClassifier(
  * ERR_UNSUPPORTED_MODEL, ERR_TOKENIZER, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO
  */
 export async function loadClassifier(engine: NativeEngine, directory: string): Promise<Classifier> {
+  checkPath(directory, 'directory');
   const path = join(directory, JSON_FILE);
   const { classes, layer, pooling } = checkedJson(fileSchema, await readJsonFile(path), `'${path}'`);
   if (new Set(classes).size < classes.length) {

@@ -13,6 +13,7 @@ import { z } from 'zod';
 import type { NativeEngine } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import {
+  checkPath,
   isTemporaryName,
   makeDirectory,
   pathExists,
@@ -77,6 +78,7 @@ export class ModelRegistry {
     options: ModelRegistryOptions = {},
   ): Promise<ModelRegistry> {
     const { keep } = parseOptions(registryOptionsSchema, options, 'openModelRegistry');
+    checkPath(directory, 'directory');
     const registry = new ModelRegistry(engine, resolve(directory), keep);
     for (const folder of ['versions', 'promotions']) {
       await makeDirectory(join(registry.directory, folder));

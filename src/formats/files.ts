@@ -20,6 +20,19 @@ const WRITE_CHUNK_BYTES = 64 * 1024 * 1024;
 const READ_FLAGS = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0);
 
 /**
+ * Refuses what is no path: no text, an empty one, or one with a NUL, where the system would end it.
+ *
+ * @param name of the argument in messages
+ * @throws LimbeckError ERR_INVALID_ARGUMENT
+ */
+export function checkPath(path: unknown, name: string): void {
+  if (typeof path === 'string' && path !== '' && !path.includes('\0')) return;
+  const got =
+    typeof path !== 'string' ? typeof path : path === '' ? 'an empty text' : JSON.stringify(path.slice(0, 80));
+  throw new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: expected a path as text, got ${got}`);
+}
+
+/**
  * Opens a regular file for reading and reports its size in bytes. The caller closes the handle.
  *
  * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT (a folder, pipe or device), ERR_IO
@@ -112,13 +125,14 @@ export async function readJsonFile(path: string): Promise<JsonValue> {
  * Replaces a file as a whole: after a crash or a failure at any moment, the path holds either the earlier content or the
  * new one. Pieces of `data` are written one after the other.
  *
- * @throws LimbeckError ERR_NO_SPACE (disk or quota full), ERR_IO, and whatever `data` throws; the earlier file is then
- * untouched
+ * @throws LimbeckError ERR_INVALID_ARGUMENT for no path, ERR_NO_SPACE (disk or quota full), ERR_IO, and whatever `data`
+ * throws; the earlier file is then untouched
  */
 export async function writeFileAtomic(
   path: string,
   data: string | Uint8Array | readonly Uint8Array[] | AsyncIterable<Uint8Array>,
 ): Promise<void> {
+  checkPath(path, 'path');
   const pieces = typeof data === 'string' ? [Buffer.from(data)] : data instanceof Uint8Array ? [data] : data;
   const temporaryPath = temporarySibling(path);
   try {
@@ -132,7 +146,7 @@ export async function writeFileAtomic(
     await fs.rename(temporaryPath, path);
     await syncDirectory(dirname(path));
   } catch (error) {
-    await fs.rm(temporaryPath, { force: true });
+    await removeUnfinished(temporaryPath);
     throw writeError(error, path);
   }
 }
@@ -176,7 +190,7 @@ export async function createFileAtomic(path: string): Promise<UnfinishedFile> {
     finish: () => translated(finish()),
     async discard() {
       await close();
-      if (!isFinished) await fs.rm(temporaryPath, { force: true });
+      if (!isFinished) await removeUnfinished(temporaryPath);
     },
   };
 }
@@ -195,8 +209,7 @@ export async function writeDirectoryAtomic(
   write: (temporaryPath: string) => Promise<void>,
   { replace = true }: { readonly replace?: boolean } = {},
 ): Promise<void> {
-  if (path === '')
-    throw new LimbeckError('ERR_INVALID_ARGUMENT', 'Expected the path of a directory, got an empty text');
+  checkPath(path, 'directory');
   const target = resolve(path);
   const temporaryPath = temporarySibling(target);
   try {
@@ -223,7 +236,7 @@ export async function writeDirectoryAtomic(
     }
     await syncDirectory(dirname(target));
   } catch (error) {
-    await fs.rm(temporaryPath, { recursive: true, force: true });
+    await removeUnfinished(temporaryPath);
     throw writeError(error, target);
   }
 }
@@ -237,13 +250,19 @@ export async function remove(path: string): Promise<void> {
   }
 }
 
-/** Makes a directory and those above it. @throws LimbeckError ERR_NO_SPACE, ERR_IO */
+/** Makes a directory and those above it. @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_NO_SPACE, ERR_IO */
 export async function makeDirectory(path: string): Promise<void> {
+  checkPath(path, 'directory');
   try {
     await fs.mkdir(path, { recursive: true });
   } catch (error) {
     throw writeError(error, path);
   }
+}
+
+/** Whatever becomes of it: why it was not finished is what the caller must hear. */
+async function removeUnfinished(temporaryPath: string): Promise<void> {
+  await fs.rm(temporaryPath, { recursive: true, force: true }).catch(() => undefined);
 }
 
 function alreadyThere(path: string): LimbeckError {
@@ -321,7 +340,7 @@ export async function createFileExclusive(path: string, data: string): Promise<b
     await syncDirectory(dirname(path));
     return true;
   } catch (error) {
-    await fs.rm(temporaryPath, { force: true });
+    await removeUnfinished(temporaryPath);
     if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
     throw writeError(error, path);
   }

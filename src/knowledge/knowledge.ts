@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { loadBinding } from '../binding.js';
 import { LimbeckError } from '../errors.js';
-import { openRegularFile, pathExists, readError } from '../formats/files.js';
+import { checkPath, openRegularFile, pathExists, readError } from '../formats/files.js';
 import { isComplete, type Manifest, readManifest, shardFile } from './manifest.js';
 import { KnowledgeReader, type TopKLogits } from './reader.js';
 
@@ -39,6 +39,7 @@ export class Knowledge {
    * or changed), ERR_IO
    */
   static async open(directory: string): Promise<Knowledge> {
+    checkPath(directory, 'directory');
     const manifest = await readManifest(directory);
     if (!isComplete(manifest)) {
       throw new LimbeckError(

@@ -1,7 +1,7 @@
 /** One knowledge store of the parts that several processes extracted. */
 import { join, resolve } from 'node:path';
 import { LimbeckError } from '../errors.js';
-import { copyFileAtomic, makeDirectory, pathExists, readDirectory, remove } from '../formats/files.js';
+import { checkPath, copyFileAtomic, makeDirectory, pathExists, readDirectory, remove } from '../formats/files.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import { Knowledge } from './knowledge.js';
 import {
@@ -34,6 +34,7 @@ export async function mergeKnowledge(
   others: readonly string[] = [],
   { signal }: Pick<Hooks, 'signal'> = {},
 ): Promise<Knowledge> {
+  for (const path of [directory, ...others]) checkPath(path, 'directory');
   const directories = [...new Set([directory, ...others].map((path) => resolve(path)))];
   const parts = (await Promise.all(directories.map(readParts))).flat();
   const [first] = parts;

@@ -1,10 +1,8 @@
 import { join } from 'node:path';
 import type { NativeEngine } from '../binding.js';
-import { LimbeckError } from '../errors.js';
-import { pathExists, readWholeDirectory } from '../formats/files.js';
+import { checkPath, pathExists, readWholeDirectory } from '../formats/files.js';
 import { loadTextEncoder, type TextEncoder } from '../knowledge/text-encoder.js';
 import { SequenceModel } from '../student/sequence-model.js';
-import { described } from './item-index.js';
 import { Student } from './student.js';
 import { readItems, readPopularity, readTopics, TEXT_ENCODER_DIRECTORY } from './student-files.js';
 
@@ -15,9 +13,7 @@ import { readItems, readPopularity, readTopics, TEXT_ENCODER_DIRECTORY } from '.
  * ERR_CHECKPOINT_MISMATCH, ERR_TOKENIZER, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO
  */
 export async function loadStudent(engine: NativeEngine, directory: string): Promise<Student> {
-  if (typeof directory !== 'string') {
-    throw new LimbeckError('ERR_INVALID_ARGUMENT', `directory: expected a path as text, got ${described(directory)}`);
-  }
+  checkPath(directory, 'directory');
   return readWholeDirectory(directory, () => readStudent(engine, directory));
 }
 

@@ -9,7 +9,7 @@ import type {
 import { LimbeckError } from '../errors.js';
 import { type AdapterShape, readAdapter, selectLinearModules, writeAdapter } from '../formats/adapter.js';
 import { loadCheckpoint, saveCheckpoint } from '../formats/checkpoint.js';
-import { writeDirectoryAtomic } from '../formats/files.js';
+import { checkPath, writeDirectoryAtomic } from '../formats/files.js';
 import type { ModelFamily } from '../formats/model-config.js';
 import {
   checkSpecialTokens,
@@ -422,6 +422,7 @@ export class LanguageModel {
         'loadAdapter: the model has an adapter. Merge or remove it first.',
       );
     }
+    checkPath(directory, 'directory');
     const { tensors, base, ...shape } = await readAdapter(directory, this.family, this.config);
     const own = await fingerprintOfModel(this.native, hooks);
     if (base !== undefined && base !== own) {

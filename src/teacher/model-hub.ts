@@ -5,7 +5,7 @@
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { LimbeckError } from '../errors.js';
-import { makeDirectory, pathExists, readJsonFile, readTextFile, writeFileAtomic } from '../formats/files.js';
+import { checkPath, makeDirectory, pathExists, readJsonFile, readTextFile, writeFileAtomic } from '../formats/files.js';
 import { isJsonObject, type JsonValue } from '../formats/strict-json.js';
 import { type Hooks, throwIfAborted } from './hooks.js';
 import { downloadFile, type HubFile, type HubSession, linkIntoSnapshot, openHub } from './hub-download.js';
@@ -48,6 +48,7 @@ interface ModelName {
  * offline), ERR_ACCESS_DENIED, ERR_NETWORK, ERR_HASH_MISMATCH, ERR_MISSING_DEPENDENCY, ERR_ABORTED, ERR_NO_SPACE, ERR_IO
  */
 export async function modelDirectory(name: string, hooks: Hooks = {}): Promise<string> {
+  checkPath(name, 'directory');
   if (!isHubName(name)) return name;
   const model = parseName(name);
   const cache = join(cacheDirectory(), `models--${model.repository.replace('/', '--')}`);

@@ -1,7 +1,7 @@
 /** Steps that are called alone, by the public names. */
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { cacheSequenceTeacher, createEngine, type Engine } from '../../../src/index.js';
+import { cacheSequenceTeacher, createEngine, type Engine, Knowledge, mergeKnowledge } from '../../../src/index.js';
 
 const ITEMS = 12;
 const HISTORY = 6;
@@ -29,6 +29,29 @@ beforeAll(async () => {
 });
 afterAll(() => {
   engine.dispose();
+});
+
+test.each(['', 'a\0b', undefined, 7])('what reads or writes a directory refuses %j as its path', async (path) => {
+  const directory = path as string;
+  const model = engine.createSequenceModel(architecture, { numItems: ITEMS, seed: 1 });
+  const student = engine.createStudent(
+    model,
+    Array.from({ length: ITEMS }, (_, i) => ({ id: `i${i}`, text: `Item ${i}` })),
+  );
+  const calls = [
+    student.save(directory),
+    engine.loadStudent(directory),
+    engine.loadLanguageModel(directory),
+    engine.loadClassifier(directory),
+    engine.openModelRegistry(directory),
+    engine.evaluate(directory),
+    Knowledge.open(directory),
+    mergeKnowledge(directory),
+  ];
+  for (const outcome of await Promise.allSettled(calls)) {
+    expect(outcome).toMatchObject({ reason: { name: 'LimbeckError', code: 'ERR_INVALID_ARGUMENT' } });
+  }
+  student.dispose();
 });
 
 test('two trained models teach a third together', async () => {

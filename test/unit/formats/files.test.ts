@@ -9,6 +9,7 @@ import {
   createFileExclusive,
   isTemporaryName,
   MAX_TEXT_FILE_BYTES,
+  makeDirectory,
   pathExists,
   readDirectory,
   readJsonFile,
@@ -256,8 +257,17 @@ describe('writeDirectoryAtomic', () => {
     expect(readdirSync(path)).toEqual(['model.safetensors']);
   });
 
-  test('needs a path', async () => {
-    await expect(writeDirectoryAtomic('', write('x'))).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
+  test.each(['', 'a\0b', undefined, null, 7, Buffer.from('a')])('needs a path, not %j', async (path) => {
+    const refusal = { name: 'LimbeckError', code: 'ERR_INVALID_ARGUMENT' };
+    await expect(writeDirectoryAtomic(path as string, write('x'))).rejects.toMatchObject(refusal);
+    await expect(writeFileAtomic(path as string, 'x')).rejects.toMatchObject(refusal);
+    await expect(makeDirectory(path as string)).rejects.toMatchObject(refusal);
+  });
+
+  test('says so when the temporary name is too long, though the name itself is not', async () => {
+    const path = join(freshDirectory(), 'x'.repeat(250));
+    await expect(writeDirectoryAtomic(path, write('x'))).rejects.toMatchObject({ code: 'ERR_IO' });
+    await expect(writeFileAtomic(path, 'x')).rejects.toMatchObject({ code: 'ERR_IO' });
   });
 
   test('does not replace a file', async () => {
