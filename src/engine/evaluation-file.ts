@@ -31,5 +31,29 @@ export async function loadEvaluation(path: string): Promise<SavedEvaluation> {
     throw new LimbeckError('ERR_CHECKPOINT_MISMATCH', `'${path}': expected an int32 tensor '${name}'`);
   };
   const test = Object.fromEntries(NAMES.map((name) => [name, array(name)])) as unknown as EvaluationSet;
-  return { test, trainCounts: array('trainCounts') };
+  const evaluation = { test, trainCounts: array('trainCounts') };
+  if (isWhole(evaluation)) return evaluation;
+  throw new LimbeckError(
+    'ERR_CHECKPOINT_MISMATCH',
+    `'${path}': its arrays do not belong together. Restore the file, or run the distillation again.`,
+  );
+}
+
+function isWhole({ test, trainCounts }: SavedEvaluation): boolean {
+  const { sequences, sequenceOffsets, users, targets, excludeIds, excludeOffsets } = test;
+  const areItems = (ids: Int32Array) => ids.every((id) => id >= 0 && id < trainCounts.length);
+  const areOffsets = (offsets: Int32Array, last: number, least: number) =>
+    offsets.length === targets.length + 1 &&
+    offsets[0] === 0 &&
+    offsets.at(-1) === last &&
+    offsets.every((offset, s) => s === 0 || offset >= (offsets[s - 1] ?? 0) + least);
+  return (
+    users.length === targets.length &&
+    areOffsets(sequenceOffsets, sequences.length, 1) &&
+    areOffsets(excludeOffsets, excludeIds.length, 0) &&
+    areItems(sequences) &&
+    areItems(targets) &&
+    areItems(excludeIds) &&
+    trainCounts.every((count) => count >= 0)
+  );
 }
