@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { loadBinding } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { asFloat32, type OpenSafetensors, openSafetensors } from '../formats/safetensors.js';
-import { type Manifest, shardFile } from './manifest.js';
+import { type Manifest, type ManifestShard, shardFile } from './manifest.js';
 
 /** Rows of some texts, end to end in the order asked for. */
 export interface KnowledgeBatch {
@@ -186,14 +186,15 @@ export class KnowledgeReader {
     const index = Math.floor(text / shardTexts);
     let shard = this.#shards.get(index);
     if (shard === undefined) {
-      shard = openShard(join(this.directory, shardFile(index)));
+      shard = openShard(join(this.directory, shardFile(index)), this.manifest.shards[index]);
       this.#shards.set(index, shard);
     }
     return { shard: await shard, place: text - index * shardTexts };
   }
 }
 
-async function openShard(path: string): Promise<OpenShard> {
+/** @param expected what the manifest says of it */
+async function openShard(path: string, expected: ManifestShard | undefined): Promise<OpenShard> {
   const file = await openSafetensors(path);
   try {
     const info = file.tensors.get('lengths');
@@ -201,6 +202,15 @@ async function openShard(path: string): Promise<OpenShard> {
     const bytes = new Uint8Array(info.end - info.begin);
     await file.read(info.begin, bytes);
     const lengths = new Int32Array(bytes.buffer);
+    // What is read, and how much memory it takes, goes by them.
+    const tokens = lengths.reduce((sum, length) => sum + length, 0);
+    if (lengths.length !== expected?.texts || tokens !== expected.tokens || lengths.some((length) => length < 1)) {
+      throw new LimbeckError(
+        'ERR_FILE_FORMAT',
+        `'${path}' has ${lengths.length} texts of ${tokens} tokens, expected ${expected?.texts} of ${expected?.tokens}, ` +
+          'each of at least one. Run the extraction again, which makes it anew.',
+      );
+    }
     const offsets = { text: new Float64Array(lengths.length + 1), token: new Float64Array(lengths.length + 1) };
     const pair = new Float64Array(lengths.length + 1);
     lengths.forEach((length, i) => {

@@ -344,6 +344,26 @@ describe('extraction', () => {
     expect(unhandled).toEqual([]);
   });
 
+  test.each([
+    ['negative', -(2 ** 31)],
+    ['longer than the memory', 2 ** 31 - 1],
+    ['another', 1],
+  ])('refuses a shard in which the length of a text is %s, though its checksum holds', async (_, length) => {
+    await extractKnowledge(model, texts, { ...request(), pooling: 'none', attentions: [1] });
+    const bytes = readFileSync(shard(1));
+    const headerBytes = Number(bytes.readBigUInt64LE());
+    const header = JSON.parse(bytes.toString('utf8', 8, 8 + headerBytes));
+    bytes.writeInt32LE(length, 8 + headerBytes + header.lengths.data_offsets[0]);
+    writeFileSync(shard(1), bytes);
+    const manifest = JSON.parse(readFileSync(join(folder, 'manifest.json'), 'utf8'));
+    manifest.shards[1].crc32c = loadBinding().crc32c(bytes).toString(16).padStart(8, '0');
+    writeFileSync(join(folder, 'manifest.json'), JSON.stringify(manifest));
+    const knowledge = await Knowledge.open(folder);
+    await expect(knowledge.sequenceOffsets()).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });
+    await expect(knowledge.hiddenState(2)).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });
+    await expect(knowledge.attentions(1)).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });
+  });
+
   test('says what was not extracted', async () => {
     const knowledge = await extractKnowledge(model, texts, request());
     await expect(knowledge.hiddenState(1)).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
