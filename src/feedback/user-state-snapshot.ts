@@ -5,7 +5,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { loadBinding } from '../binding.js';
 import { LimbeckError } from '../errors.js';
-import { openRegularFile, writeFileAtomic } from '../formats/files.js';
+import { openRegularFile, readError, writeFileAtomic } from '../formats/files.js';
 import { createPacer } from '../formats/pacer.js';
 import { COUNTS_BYTES, ENTRY_BYTES, isPacked } from './user-state-codec.js';
 import type { ItemNames } from './user-state-items.js';
@@ -154,7 +154,9 @@ function decodeSection(body: Buffer, shard: Shard, items: ItemNames): void {
 
 async function readExactly(file: FileHandle, position: number, length: number, path: string): Promise<Buffer> {
   const bytes = Buffer.allocUnsafe(length);
-  const { bytesRead } = await file.read(bytes, 0, length, position);
+  const { bytesRead } = await file.read(bytes, 0, length, position).catch((error: unknown) => {
+    throw readError(error, path);
+  });
   if (bytesRead !== length) throw damaged(path, position);
   return bytes;
 }

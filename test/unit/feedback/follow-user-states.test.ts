@@ -144,6 +144,11 @@ describe('a snapshot', () => {
     expect(contentOf(await UserStates.load(snapshot))).toEqual(contentOf(states));
   });
 
+  it.runIf(process.platform === 'linux')('that the system cannot read is ERR_IO', async () => {
+    // A regular file, whose first page no process has.
+    await expect(UserStates.load('/proc/self/mem')).rejects.toMatchObject({ code: 'ERR_IO' });
+  });
+
   it('with a right checksum over wrong content is refused too', async () => {
     const states = new UserStates();
     await states.save(snapshot);
