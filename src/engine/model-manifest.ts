@@ -5,12 +5,16 @@ import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
 import { checkedJson } from '../formats/checked-json.js';
 import { openRegularFile, readDirectory, readError, readJsonFile, writeFileAtomic } from '../formats/files.js';
+import { parseStrictJson } from '../formats/strict-json.js';
+import { parseOptions } from '../prepare/parse-options.js';
 
 export const MANIFEST_FILE = 'version.json';
 /** Read and hashed at a time: about half a millisecond of the event loop. */
 const CHUNK_BYTES = 512 * 1024;
 const MAX_FILES = 1000;
 const MAX_DEPTH = 8;
+/** One level less than a JSON file may have. */
+const MAX_METADATA_DEPTH = 63;
 
 const manifestSchema = z.object({
   format: z.literal('limbeck-model-version'),
@@ -33,6 +37,27 @@ const manifestSchema = z.object({
 
 export type ModelManifest = z.output<typeof manifestSchema>;
 export type ModelMetadata = ModelManifest['metadata'];
+
+/**
+ * Metadata as the manifest will give them back: without what JSON leaves out.
+ *
+ * @throws LimbeckError ERR_INVALID_ARGUMENT for what is no object, or could be written and not read again
+ */
+export function checkMetadata(metadata: unknown): ModelMetadata {
+  let text: string | undefined;
+  try {
+    text = JSON.stringify(metadata);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `metadata: expected what JSON can say: ${reason}`, { cause });
+  }
+  const json = parseStrictJson(text ?? 'null', {
+    file: 'metadata',
+    maxDepth: MAX_METADATA_DEPTH,
+    code: 'ERR_INVALID_ARGUMENT',
+  });
+  return parseOptions(manifestSchema.shape.metadata, json, 'metadata');
+}
 
 /** Describes the files of a directory in a manifest beside them. @throws LimbeckError ERR_IO, ERR_NO_SPACE */
 export async function writeManifest(
@@ -66,7 +91,7 @@ export async function verifyManifest(directory: string, name: string): Promise<M
   if (manifest.name !== name) refuse(`its manifest is that of '${manifest.name}'`);
   for (const { path, sizeBytes, sha256 } of manifest.files) {
     if (!found.delete(path)) refuse(`'${path}' is missing`);
-    const actual = await digest(join(directory, path));
+    const actual = await digest(join(directory, path), sizeBytes);
     if (actual.sizeBytes !== sizeBytes) {
       refuse(`'${path}' should have ${sizeBytes} bytes and has ${actual.sizeBytes}`);
     }
@@ -93,9 +118,14 @@ async function listFiles(directory: string, below = '', depth = 0): Promise<stri
   return files.sort();
 }
 
-async function digest(path: string): Promise<{ sizeBytes: number; sha256: string }> {
-  const { file } = await openRegularFile(path);
+/** @param expectedBytes a file of another size is not read: it may have any */
+async function digest(path: string, expectedBytes?: number): Promise<{ sizeBytes: number; sha256: string }> {
+  const opened = await openRegularFile(path);
+  const { file } = opened;
   try {
+    if (expectedBytes !== undefined && opened.sizeBytes !== expectedBytes) {
+      return { sizeBytes: opened.sizeBytes, sha256: '' };
+    }
     const hash = createHash('sha256');
     const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
     let sizeBytes = 0;

@@ -27,7 +27,7 @@ import {
 import { parseOptions } from '../prepare/parse-options.js';
 import { loadStudent } from '../recommend/load-student.js';
 import type { Student } from '../recommend/student.js';
-import { type ModelMetadata, readManifest, verifyManifest, writeManifest } from './model-manifest.js';
+import { checkMetadata, type ModelMetadata, readManifest, verifyManifest, writeManifest } from './model-manifest.js';
 import { type Head, PromotionLog } from './promotion-log.js';
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
@@ -121,6 +121,7 @@ export class ModelRegistry {
    */
   async add(name: string, source: Student | string, metadata: ModelMetadata = {}): Promise<void> {
     const path = this.#pathOf(name);
+    const kept = checkMetadata(metadata);
     const createdAt = Date.now();
     await writeDirectoryAtomic(
       path,
@@ -132,7 +133,7 @@ export class ModelRegistry {
           if (student !== source) student.dispose();
         }
         (await loadStudent(this.#engine, temporaryPath)).dispose();
-        await writeManifest(temporaryPath, { name, createdAt, metadata });
+        await writeManifest(temporaryPath, { name, createdAt, metadata: kept });
       },
       { replace: false },
     );
@@ -231,7 +232,7 @@ export class ModelRegistry {
     if (typeof name !== 'string' || !NAME.test(name)) {
       throw new LimbeckError(
         'ERR_INVALID_ARGUMENT',
-        `name: expected 1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit, got ${JSON.stringify(name)?.slice(0, 140)}`,
+        `name: expected 1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit, got ${typeof name === 'string' ? JSON.stringify(name.slice(0, 140)) : typeof name}`,
       );
     }
     return join(this.#versions, name);

@@ -8,6 +8,7 @@ import {
   renameSync,
   rmSync,
   symlinkSync,
+  truncateSync,
   utimesSync,
   writeFileSync,
 } from 'node:fs';
@@ -56,6 +57,28 @@ describe('a model registry', () => {
     expect(await registry.current()).toBeUndefined();
     expect(await registry.list()).toEqual([]);
     await expect(registry.rollback()).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
+  });
+
+  test('keeps metadata as JSON has them, and adds no version with others', async () => {
+    await registry.add('v1', student, { a: 1, b: undefined, c: [{ d: null }] } as never);
+    expect((await registry.list())[0]).toMatchObject({ metadata: { a: 1, c: [{ d: null }] } });
+    const circular: Record<string, unknown> = {};
+    circular['self'] = circular;
+    let deep: unknown = 1;
+    for (let i = 0; i < 64; i++) deep = [deep];
+    for (const metadata of [null, 'a', [1], 7, circular, { a: 1n }, { a: '\ud800' }, { deep }]) {
+      await expect(registry.add('v2', student, metadata as never)).rejects.toMatchObject({
+        name: 'LimbeckError',
+        code: 'ERR_INVALID_ARGUMENT',
+      });
+    }
+    expect(await names()).toEqual(['v1']);
+  });
+
+  test('reads nothing of a file that has grown', async () => {
+    await registry.add('v1', student);
+    truncateSync(version('v1', 'model.safetensors'), 2 ** 40);
+    await expect(registry.load('v1')).rejects.toMatchObject({ code: 'ERR_CHECKPOINT_MISMATCH' });
   });
 
   test('adds versions from students and directories, promotes, loads and rolls back', async () => {
