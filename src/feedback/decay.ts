@@ -49,8 +49,11 @@ export class ForwardDecay {
     return 1;
   }
 
-  /** What a sum is multiplied by to get its value at `now`. */
+  /** What a sum is multiplied by to get its value at `now`. @throws LimbeckError ERR_INVALID_ARGUMENT */
   factorAt(now: number): number {
+    if (!Number.isFinite(now)) {
+      throw new LimbeckError('ERR_INVALID_ARGUMENT', `now: expected milliseconds since the epoch, got ${now}`);
+    }
     return Number.isNaN(this.#landmark) ? 1 : 2 ** ((this.#landmark - now) / this.halfLifeMs);
   }
 }

@@ -80,7 +80,8 @@ export class Popularity {
       throw new LimbeckError('ERR_INVALID_ARGUMENT', `weight: expected a positive number, got ${weight}`);
     }
     const added = weight * this.#decay.weightAt(time, (factor) => this.#rescale(factor));
-    const sum = (this.#sums.get(itemId) ?? 0) + added;
+    // Infinity would be null in JSON, and the state no state.
+    const sum = Math.min((this.#sums.get(itemId) ?? 0) + added, Number.MAX_VALUE);
     if (sum > 0) {
       this.#sums.set(itemId, sum);
       this.#raise(itemId, sum);

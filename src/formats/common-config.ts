@@ -2,7 +2,7 @@
 import type { TransformerConfig } from '../binding.js';
 import type { ConfigReader } from './config-reader.js';
 
-const MAX_LAYERS = 1_024;
+export const MAX_LAYERS = 1_024;
 /** Largest published vocabularies stay under 300,000; an item catalogue may be larger. */
 export const MAX_VOCABULARY = 16_000_000;
 export const MAX_WIDTH = 1 << 20;

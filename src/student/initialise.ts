@@ -1,6 +1,7 @@
 /** Step 4 of distillation: where a student starts from. */
 import type { ChannelSelection, NativeTransformer, ProjectionMap } from '../binding.js';
 import { LimbeckError } from '../errors.js';
+import { MAX_LAYERS } from '../formats/common-config.js';
 
 export type InitialisationMethod = 'random' | 'layers' | 'width';
 
@@ -22,8 +23,14 @@ export interface InitialisationOptions {
 /**
  * Teacher blocks for a student of fewer blocks, evenly spread; the last student block takes the last teacher block.
  * Any two numbers work: no divisibility is asked for. A student with more blocks repeats teacher blocks.
+ *
+ * @throws LimbeckError ERR_INVALID_ARGUMENT for what is no number of blocks
  */
 export function uniformLayerMap(studentLayers: number, teacherLayers: number): number[] {
+  for (const layers of [studentLayers, teacherLayers]) {
+    if (Number.isInteger(layers) && layers >= 1 && layers <= MAX_LAYERS) continue;
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `Expected numbers of blocks from 1 to ${MAX_LAYERS}, got ${layers}`);
+  }
   return Array.from({ length: studentLayers }, (_, i) =>
     Math.max(1, Math.round(((i + 1) * teacherLayers) / studentLayers)),
   );

@@ -129,6 +129,21 @@ describe('popularity', () => {
     expect(popularity.size).toBe(0);
   });
 
+  test('refuses a time that is none, to read by', () => {
+    const popularity = new Popularity();
+    popularity.add('a', START);
+    const refusal = expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' });
+    expect(() => popularity.top(1, Number.NaN)).toThrow(refusal);
+    expect(() => popularity.score('a', Number.POSITIVE_INFINITY)).toThrow(refusal);
+  });
+
+  test('survives JSON whatever was added to it', () => {
+    const popularity = new Popularity({ halfLifeMs: HOUR });
+    for (const time of [START, START + 400 * HOUR]) popularity.add('a', time, Number.MAX_VALUE);
+    const again = Popularity.restore(JSON.parse(JSON.stringify(popularity.state())));
+    expect(again.state()).toEqual(popularity.state());
+  });
+
   test('refuses a half-life of 0 and unknown options', () => {
     expect(() => new Popularity({ halfLifeMs: 0 })).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }));
     expect(() => new Popularity({ halfLife: 3 } as never)).toThrow(

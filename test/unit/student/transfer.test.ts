@@ -87,6 +87,12 @@ describe('layer maps', () => {
     expect(uniformLayerMap(student, teacher)).toEqual(expected);
     expect(uniformLayerPairs(student, teacher)).toEqual(expected.map((layer, i) => [i + 1, layer]));
   });
+
+  test.each([2 ** 31, 0, 1.5, Number.NaN])('refuse %s blocks', (layers) => {
+    const refusal = expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' });
+    expect(() => uniformLayerMap(layers, 2)).toThrow(refusal);
+    expect(() => uniformLayerMap(2, layers)).toThrow(refusal);
+  });
 });
 
 describe('parameter interpolation', () => {
