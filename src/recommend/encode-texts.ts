@@ -17,7 +17,7 @@ export function encodeTexts(encoder: TextEncoder | undefined, texts: readonly st
       'This student was made without a text encoder, so it knows only items of its catalogue.',
     );
   }
-  const sentences = texts.map(sentence);
+  const sentences = Array.from(texts, sentence); // map() would leave gaps as they are
   if (sentences.length <= TEXTS_AT_ONCE) return encoder.encode(sentences);
   const size = encoder.featureSize;
   const features = new Float32Array(texts.length * size);

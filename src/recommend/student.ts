@@ -70,9 +70,7 @@ export class Student {
       const handle = source as SharedWeights;
       this.#index = model;
       this.#recommender = loadBinding().openRecommender(handle.key);
-      if (this.#recommender.numItems !== model.numSlots) {
-        throw new LimbeckError('ERR_INVALID_ARGUMENT', 'fromHandle: expected what share() returned, unchanged');
-      }
+      if (this.#recommender.numItems !== model.numSlots) throw notShared();
       if (handle.encoder !== undefined) this.encoder = TextEncoder.open(handle.encoder);
       this.#hasPopularity = handle.hasPopularity;
       this.#topicNames = handle.topicNames;
@@ -109,9 +107,12 @@ export class Student {
    * handle was made with, and adding or removing items here changes nothing there. It needs no engine and has no
    * `model`, so it cannot be saved.
    *
-   * @throws LimbeckError ERR_DISPOSED when no student with these weights lives any more
+   * @throws LimbeckError ERR_DISPOSED when no student with these weights lives any more; ERR_INVALID_ARGUMENT
    */
   static fromHandle(handle: StudentHandle): Student {
+    if (typeof handle?.key !== 'string' || !Array.isArray(handle.items) || !(handle.removed instanceof Int32Array)) {
+      throw notShared();
+    }
     return new Student(handle, ItemIndex.of(handle.items, handle.removed));
   }
 
@@ -247,6 +248,7 @@ export class Student {
 
   /** Those of users have their histories; what is wrong with one says {@link recommend}. */
   #withHistories(requests: readonly RecommendRequest[]): readonly RecommendRequest[] {
+    checkList('recommendAll', requests);
     if (requests.every((request) => request?.userId === undefined)) return requests;
     return requests.map((request) => {
       if (request?.userId === undefined) return request;
@@ -506,6 +508,10 @@ export class Student {
   #encode(texts: readonly string[]): Float32Array {
     return encodeTexts(this.encoder, texts);
   }
+}
+
+function notShared(): LimbeckError {
+  return new LimbeckError('ERR_INVALID_ARGUMENT', 'fromHandle: expected what share() returned, unchanged');
 }
 
 /** @throws LimbeckError ERR_INVALID_ARGUMENT */

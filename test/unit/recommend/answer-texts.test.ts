@@ -166,6 +166,11 @@ describe('answerTexts', () => {
       expect(answersOf(texts, other)).toEqual(answers);
       other.dispose();
     }
+    for (const wrong of [undefined, null, {}, { ...handle, items: 'a' }, { ...handle, removed: [] }]) {
+      expect(() => Student.fromHandle(wrong as never)).toThrow(
+        expect.objectContaining({ name: 'LimbeckError', code: 'ERR_INVALID_ARGUMENT' }),
+      );
+    }
     shared.removeItems(['tt0770828']);
     expect(() => Student.fromHandle(handle)).toThrow(expect.objectContaining({ code: 'ERR_DISPOSED' }));
     shared.dispose();

@@ -320,6 +320,15 @@ describe('recommendAll', () => {
     expect(student.recommendAll([])).toEqual([]);
   });
 
+  test('refuses what is no list of requests', async () => {
+    const refusal = expect.objectContaining({ name: 'LimbeckError', code: 'ERR_INVALID_ARGUMENT' });
+    for (const wrong of [undefined, null, { history }, 'tt0770828']) {
+      expect(() => student.recommendAll(wrong as never)).toThrow(refusal);
+      await expect(student.recommendAllAside(wrong as never)).rejects.toEqual(refusal);
+      await expect(student.answerAllAside(wrong as never)).rejects.toEqual(refusal);
+    }
+  });
+
   test('answers as many as come, after items were removed and added', async () => {
     const changed = await engine.loadStudent(join(import.meta.dirname, '../../fixtures/student'));
     changed.addItems([{ id: 'added', text: 'Dune. 2021. Sci-Fi' }]);
@@ -457,6 +466,9 @@ describe('similar, search, interests and embed', () => {
     const all = student.embed([...texts, ...texts]);
     expect(all).toHaveLength(72);
     const [alone] = student.embed([texts[40 % 36] ?? '']);
+    const gaps: string[] = [];
+    gaps[1] = 'Alien. 1979. Horror';
+    expect(() => student.embed(gaps)).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }));
     expect(all[40]).toHaveLength(8);
     all[40]?.forEach((value, i) => {
       expect(value).toBeCloseTo(alone?.[i] ?? Number.NaN, 4);

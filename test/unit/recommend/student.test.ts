@@ -164,6 +164,7 @@ describe('items by their text', () => {
       { id: 'b', text: 5 },
       { id: 'b', text, categories: 'Western' },
       { id: 'b', text, categories: [1] },
+      { id: 'b', text, categories: new Array(1) },
       { id: 'b', text, hidden: 1 },
       { id: 'b', text, boost: Number.NaN },
       { id: 'b', text, boost: null },
