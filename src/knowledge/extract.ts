@@ -20,7 +20,7 @@ import { SafetensorsWriter, type TensorDtype, type TensorLayout, type WritableTe
 import { countCharacters, type TokenizedTexts, TokenizerPool } from '../formats/tokenizer-workers.js';
 import { eachOnce } from '../prepare/each-once.js';
 import { parseOptions } from '../prepare/parse-options.js';
-import { isTextFile, type Texts } from '../prepare/text-lines.js';
+import { checkTexts, isTextFile, type Texts } from '../prepare/text-lines.js';
 import type { PieceSource } from '../teacher/corpus.js';
 import { hashParameters } from '../teacher/fingerprint.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
@@ -636,6 +636,7 @@ function checkRequest(model: LanguageModel, texts: Texts, settings: Settings): v
       'extract: a file of texts is read in pieces; set pieces: true, or give an array of texts',
     );
   }
+  checkTexts(texts, 'texts');
   if (texts.length === 0) throw new LimbeckError('ERR_EMPTY_DATA', 'extract: expected at least one text, got none');
 }
 

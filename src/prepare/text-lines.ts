@@ -85,6 +85,17 @@ export async function* eachText(source: TextFile, signal?: AbortSignal): AsyncGe
   }
 }
 
+/** @throws LimbeckError ERR_INVALID_ARGUMENT for what is no list of texts, as a column with gaps makes */
+export function checkTexts(texts: readonly string[], name: string): void {
+  if (!Array.isArray(texts)) {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: expected a list of texts, got ${typeof texts}`);
+  }
+  const wrong = texts.findIndex((text) => typeof text !== 'string');
+  if (wrong < 0) return;
+  const got = texts[wrong] === null ? 'null' : typeof texts[wrong];
+  throw new LimbeckError('ERR_INVALID_ARGUMENT', `${name}[${wrong}]: expected a text, got ${got}`);
+}
+
 /** @throws LimbeckError ERR_INVALID_ARGUMENT */
 export function checkTextFile(source: TextFile, name: string): void {
   if (typeof source !== 'object' || source === null) {

@@ -103,6 +103,9 @@ export async function* generateText(
   hooks: Pick<Hooks, 'signal'> = {},
 ): AsyncGenerator<string, void, undefined> {
   const { stop, ...idsOptions } = parseOptions(generateOptionsSchema, options, 'generate');
+  if (typeof prompt !== 'string') {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `prompt: expected a text, got ${typeof prompt}`);
+  }
   const inputIds = tokenizer.encode(prompt);
   // Some tokenizers put an end after every text, and here it goes on.
   if (inputIds.length > 1 && inputIds.at(-1) === tokenizer.eosTokenId) inputIds.pop();
@@ -123,6 +126,9 @@ function readableIds(
   { longPrompt, maxNewTokens }: ResolvedIdsOptions,
   maxPositionEmbeddings: number,
 ): readonly number[] {
+  if (!isTokenIds(inputIds)) {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', 'inputIds: expected a list of token ids, integers below 2^31');
+  }
   const room = Math.max(1, maxPositionEmbeddings - maxNewTokens);
   if (longPrompt === 'truncateLeft' && inputIds.length > room) return inputIds.slice(-room);
   if (inputIds.length === 0) {
@@ -134,6 +140,12 @@ function readableIds(
     `generate: expected a prompt of at most ${maxPositionEmbeddings} tokens, got ${inputIds.length}; ` +
       `shorten it, or let longPrompt: 'truncateLeft' keep its end`,
   );
+}
+
+/** Whether an Int32Array takes these as they are. */
+export function isTokenIds(ids: unknown): boolean {
+  if (ids instanceof Int32Array) return true;
+  return Array.isArray(ids) && ids.findIndex((id) => !Number.isInteger(id) || id !== (id | 0)) < 0;
 }
 
 /** Token ids to text as they come. A character whose bytes are not all there yet is held back. */

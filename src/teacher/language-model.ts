@@ -19,7 +19,7 @@ import {
   type Tokenizer,
 } from '../formats/tokenizer.js';
 import { parseOptions } from '../prepare/parse-options.js';
-import { checkTextFile, isTextFile, type Texts } from '../prepare/text-lines.js';
+import { checkTextFile, checkTexts, isTextFile, type Texts } from '../prepare/text-lines.js';
 import { batchesByTokens, gatherBatch } from './batches.js';
 import {
   causalLabels,
@@ -38,6 +38,7 @@ import {
   type GenerationModel,
   generateText,
   generateTokens,
+  isTokenIds,
 } from './generate.js';
 import { type Hooks, throwIfAborted } from './hooks.js';
 import { modelDirectory } from './model-hub.js';
@@ -162,13 +163,7 @@ export class LanguageModel {
    * @throws LimbeckError ERR_INVALID_ARGUMENT for what is no text, ERR_TOKENIZER
    */
   encode(texts: readonly string[]): PackedBatch & { truncated: number } {
-    if (!Array.isArray(texts)) {
-      throw new LimbeckError('ERR_INVALID_ARGUMENT', `texts: expected a list of texts, got ${typeof texts}`);
-    }
-    const wrong = texts.findIndex((text) => typeof text !== 'string');
-    if (wrong >= 0) {
-      throw new LimbeckError('ERR_INVALID_ARGUMENT', `texts[${wrong}]: expected a text, got ${typeof texts[wrong]}.`);
-    }
+    checkTexts(texts, 'texts');
     return packTexts(this.tokenizer, texts, this.config.maxPositionEmbeddings);
   }
 
@@ -185,7 +180,7 @@ export class LanguageModel {
     throwIfAborted(hooks.signal);
     const { truncated, ...batch } = isTexts(input)
       ? this.encode(input)
-      : packIds(input.inputIds, this.config.maxPositionEmbeddings);
+      : packIds(checkedIds(input), this.config.maxPositionEmbeddings);
     const result = await this.native.forward({ ...batch, ...request });
     return { ...result, ...batch, truncated };
   }
@@ -229,7 +224,8 @@ export class LanguageModel {
   }
 
   /** Tokenises a corpus the way this model is trained on it. */
-  tokenize(texts: readonly string[], maxLength = this.config.maxPositionEmbeddings): Promise<TokenizedCorpus> {
+  async tokenize(texts: readonly string[], maxLength = this.config.maxPositionEmbeddings): Promise<TokenizedCorpus> {
+    checkTexts(texts, 'texts');
     return tokenizeCorpus(this.tokenizer, texts, this.pieceOptions(maxLength));
   }
 
@@ -247,7 +243,10 @@ export class LanguageModel {
       signal,
     }: Pick<Hooks, 'signal'> & { readonly name: string; readonly maxLength?: number | undefined },
   ): Promise<PieceSource> {
-    if (!isTextFile(texts)) return inMemory(await this.tokenize(texts, maxLength));
+    if (!isTextFile(texts)) {
+      checkTexts(texts, name);
+      return inMemory(await this.tokenize(texts, maxLength));
+    }
     checkTextFile(texts, name);
     return openTokenFiles(this.tokenizer, texts, this.pieceOptions(maxLength), { signal });
   }
@@ -506,6 +505,23 @@ function packIds(sequences: readonly TokenIds[], maxLength: number): PackedBatch
     inputIds.set(ids.slice(0, maxLength), sequenceOffsets[i]);
   });
   return { inputIds, sequenceOffsets, truncated };
+}
+
+/** An Int32Array would make numbers of what is none. @throws LimbeckError ERR_INVALID_ARGUMENT */
+function checkedIds(input: { readonly inputIds: readonly TokenIds[] }): readonly TokenIds[] {
+  const sequences = input?.inputIds;
+  if (!Array.isArray(sequences)) {
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      'Expected a list of texts, or { inputIds } with a list for each text',
+    );
+  }
+  const wrong = sequences.findIndex((ids) => !isTokenIds(ids));
+  if (wrong < 0) return sequences;
+  throw new LimbeckError(
+    'ERR_INVALID_ARGUMENT',
+    `inputIds[${wrong}]: expected a list of token ids, integers below 2^31`,
+  );
 }
 
 function isTexts(input: LanguageModelInput): input is readonly string[] {

@@ -11,7 +11,7 @@ import type {
 import { trainBytePairTokenizer } from '../formats/bpe-trainer.js';
 import { createTokenizer } from '../formats/tokenizer.js';
 import { parseOptions } from '../prepare/parse-options.js';
-import { checkTextFile, eachText, isTextFile, type Texts } from '../prepare/text-lines.js';
+import { checkTextFile, checkTexts, eachText, isTextFile, type Texts } from '../prepare/text-lines.js';
 import { batchesByTokens, shuffled } from './batches.js';
 import type { PieceSource } from './corpus.js';
 import { FAMILY_STRUCTURES } from './family-structures.js';
@@ -185,6 +185,7 @@ export async function pretrainLanguageModel(
   const named = objective === 'causal' ? { eos_token: '<|endoftext|>' } : { pad_token: '[PAD]', mask_token: '[MASK]' };
   const specialTokens = Object.values(named);
   if (isTextFile(corpus.train)) checkTextFile(corpus.train, 'corpus.train');
+  else checkTexts(corpus.train, 'corpus.train');
   const texts = isTextFile(corpus.train) ? eachText(corpus.train, context.signal) : corpus.train;
   const json = await trainBytePairTokenizer(texts, { vocabSize: tokenizer.vocabSize, specialTokens });
   // Or else transformers takes a BERT's to be a WordPiece.

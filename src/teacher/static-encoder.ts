@@ -12,6 +12,7 @@ import { createPacer } from '../formats/pacer.js';
 import { asFloat32, asInt32, readSafetensors } from '../formats/safetensors.js';
 import { checkVocabulary, createTokenizer, loadTokenizer, type Tokenizer } from '../formats/tokenizer.js';
 import { parseOptions } from '../prepare/parse-options.js';
+import { checkTexts } from '../prepare/text-lines.js';
 import { type Hooks, throwIfAborted } from './hooks.js';
 import { LanguageModel } from './language-model.js';
 import { modelDirectory } from './model-hub.js';
@@ -70,6 +71,7 @@ export async function fitStaticEncoder(
 ): Promise<LanguageModel> {
   const settings = parseOptions(staticEncoderSchema, options, 'static');
   const { lexicalComponents } = settings;
+  checkTexts(texts, 'texts');
   if (texts.length === 0)
     throw new LimbeckError('ERR_EMPTY_DATA', 'Expected texts to fit a static encoder to, got none');
   if (settings.directory === undefined && lexicalComponents === 0) {

@@ -5,8 +5,10 @@ import type { NativeEngine } from '../../../src/binding.js';
 import { trainBytePairTokenizer } from '../../../src/formats/bpe-trainer.js';
 import { createTokenizer, type Tokenizer } from '../../../src/formats/tokenizer.js';
 import { wordPieceTokenizerJson } from '../../../src/formats/tokenizer-json.js';
+import { extractKnowledge } from '../../../src/knowledge/extract.js';
 import { LanguageModel } from '../../../src/teacher/language-model.js';
-import { languageModelConfig } from '../../../src/teacher/pretrain.js';
+import { languageModelConfig, pretrainLanguageModel } from '../../../src/teacher/pretrain.js';
+import { fitStaticEncoder } from '../../../src/teacher/static-encoder.js';
 import { temporaryDirectory } from './fake-model.js';
 import { createNativeEngine, TEXTS, TINY } from './texts.js';
 
@@ -95,6 +97,37 @@ describe('forward', () => {
     await expect(outside).rejects.toThrow(code('ERR_INVALID_ARGUMENT'));
     const aborted = model.forward(['a cat'], {}, { signal: AbortSignal.abort() });
     await expect(aborted).rejects.toThrow(code('ERR_ABORTED'));
+  });
+
+  const gaps: string[] = ['a cat'];
+  gaps[2] = 'a dog';
+  test.each([
+    ['no list', 'a cat'],
+    ['nothing', undefined],
+    ['null among texts', ['a cat', null]],
+    ['gaps', gaps],
+  ])('refuses %s for texts, whoever reads them', async (_, wrong) => {
+    const model = create();
+    const texts = wrong as readonly string[];
+    const refusal = { name: 'LimbeckError', code: 'ERR_INVALID_ARGUMENT' };
+    await expect(model.forward(texts, {})).rejects.toMatchObject(refusal);
+    await expect(model.embed(texts)).rejects.toMatchObject(refusal);
+    await expect(model.tokenize(texts)).rejects.toMatchObject(refusal);
+    await expect(model.loss(texts)).rejects.toMatchObject(refusal);
+    await expect(fitStaticEncoder(engine, texts)).rejects.toMatchObject(refusal);
+    const corpus = { train: texts, validation: TEXTS };
+    await expect(pretrainLanguageModel(engine, corpus)).rejects.toMatchObject(refusal);
+    const options = { directory: join(folder, 'store'), hiddenStates: [1] };
+    await expect(extractKnowledge(model, texts, options)).rejects.toMatchObject(refusal);
+  });
+
+  test.each([[1.5], [Number.NaN], ['3'], [2 ** 32], [null], [1n]])('refuses %s for a token id', async (wrong) => {
+    const model = create();
+    const ids = [1, wrong] as number[];
+    const refusal = { name: 'LimbeckError', code: 'ERR_INVALID_ARGUMENT' };
+    await expect(model.forward({ inputIds: [[1], ids] }, {})).rejects.toMatchObject(refusal);
+    await expect(model.forward({ inputIds: wrong as never }, {})).rejects.toMatchObject(refusal);
+    await expect(model.generateIds(ids, { maxNewTokens: 1 })).rejects.toMatchObject(refusal);
   });
 
   test('refuses a model that was disposed of', async () => {
@@ -225,6 +258,7 @@ describe('generate', () => {
       await expect(model.generateIds([60], wrong)).rejects.toThrow(code('ERR_INVALID_ARGUMENT'));
     }
     await expect(model.generateIds([], { maxNewTokens: 2 })).rejects.toThrow(/ERR_|./);
+    await expect(model.generate(null as never, { maxNewTokens: 2 })).rejects.toThrow(code('ERR_INVALID_ARGUMENT'));
   });
 });
 
