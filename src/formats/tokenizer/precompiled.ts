@@ -4,6 +4,10 @@ import { invalid } from './json.js';
 
 /** Longer clusters are looked up character by character. */
 const MAX_CLUSTER_BYTES = 5;
+const CLUSTERS = new Intl.Segmenter('en', { granularity: 'grapheme' });
+const HIGH_SURROGATE = /[\ud800-\udbff]/;
+/** UTF-16 units that are segmented at a time: V8 takes as long as the square of their number. */
+const WINDOW = 512;
 
 /**
  * Reads `precompiled_charsmap`: base64 of a trie size in bytes (uint32), the trie, and NUL-ended replacements.
@@ -46,11 +50,12 @@ export function precompiledCharacterMap(base64: string, place: string): (text: s
     }
     return replacement;
   };
-  const clusters = new Intl.Segmenter('en', { granularity: 'grapheme' });
   return (text) => {
     let result = '';
-    for (const { index, segment: asSeen } of clusters.segment(asOfUnicode16(text))) {
-      const segment = text.slice(index, index + asSeen.length);
+    let index = 0;
+    for (const length of clusterLengths(asOfUnicode16(text))) {
+      const segment = text.slice(index, index + length);
+      index += length;
       const isShort = segment.length <= MAX_CLUSTER_BYTES && Buffer.byteLength(segment) <= MAX_CLUSTER_BYTES;
       const whole = isShort ? lookUp(segment) : undefined;
       if (whole !== undefined) result += whole;
@@ -58,4 +63,22 @@ export function precompiledCharacterMap(base64: string, place: string): (text: s
     }
     return result;
   };
+}
+
+/** Lengths of the grapheme clusters of a well-formed text. */
+export function* clusterLengths(text: string): Generator<number, void, undefined> {
+  let begin = 0;
+  for (let width = WINDOW; begin < text.length; ) {
+    const isHalved = HIGH_SURROGATE.test(text[begin + width - 1] ?? '');
+    const window = text.slice(begin, begin + width - (isHalved ? 1 : 0));
+    const isLast = begin + window.length === text.length;
+    const start = begin;
+    for (const { index, segment } of CLUSTERS.segment(window)) {
+      // The last cluster may go on behind the window; where those before it end does not depend on what comes there.
+      if (!isLast && index + segment.length === window.length) break;
+      yield segment.length;
+      begin += segment.length;
+    }
+    width = begin === start ? 2 * width : WINDOW;
+  }
 }
