@@ -74,11 +74,15 @@ export async function createHttpApp(settings: ServerSettings, guards: Guards): P
           requestTimeout: timeouts.requestMs,
           keepAliveTimeout: timeouts.keepAliveMs,
           connectionsCheckingInterval: CONNECTIONS_CHECK_MS,
+          // It is missed below: Node's own answer has no code.
+          requireHostHeader: false,
         },
         admission.guard(listener),
       );
       server.maxConnections = limits.connections;
       server.timeout = timeouts.idleMs;
+      // Of an expectation that it does not know, too; a server may as well answer.
+      server.on('checkExpectation', (request, response) => server.emit('request', request, response));
       server.on('drop', () => guards.metrics.countShed('connections'));
       return server;
     },
@@ -126,7 +130,9 @@ function guardRoutes(app: FastifyInstance, { host }: ServerSettings, { keys, met
     };
     route.onRequest = (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => {
       if (drain.isDraining) reply.header('connection', 'close');
-      if (isOpen && !isLocal(request)) {
+      if (request.headers.host === undefined && request.raw.httpVersion !== '1.0') {
+        done(new HttpError(400, 'ERR_MALFORMED_REQUEST', 'Expected a Host header.'));
+      } else if (isOpen && !isLocal(request)) {
         done(new HttpError(403, 'ERR_FORBIDDEN', 'Without keys, the service answers at localhost alone.'));
       } else if (keys !== undefined && scope !== null) {
         done(refusalOf(keys, scope, request, reply));

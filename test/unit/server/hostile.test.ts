@@ -1,5 +1,6 @@
 /** What strangers send: each is refused with a clear answer, and the service goes on. */
 import { readFileSync } from 'node:fs';
+import { type AddressInfo, connect } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { FIXTURE_STUDENT, startService, type TestService } from '../../support/serve.js';
@@ -171,6 +172,22 @@ describe('a request', () => {
       const { status, json } = await service.call(method, url);
       expect([status, json.error.code]).toEqual([404, 'ERR_NOT_FOUND']);
     }
+  });
+
+  it('without a host, or with an expectation that nobody knows, is answered as others are', async () => {
+    await service.listen();
+    const { port } = service.app.server.address() as AddressInfo;
+    const sent = async (head: string) => {
+      const socket = connect(port, '127.0.0.1').setEncoding('utf8');
+      socket.end(`${head}\r\nconnection: close\r\n\r\n`);
+      let answer = '';
+      for await (const text of socket) answer += text;
+      return answer;
+    };
+    const nameless = await sent('GET /healthz HTTP/1.1');
+    expect(nameless).toMatch(/^HTTP\/1\.1 400 /);
+    expect(nameless).toContain('ERR_MALFORMED_REQUEST');
+    expect(await sent('GET /healthz HTTP/1.1\r\nhost: localhost\r\nexpect: much')).toMatch(/^HTTP\/1\.1 200 /);
   });
 
   it('under another name than localhost is refused without keys: a page that was rebound could send it', async () => {
