@@ -45,10 +45,11 @@ export class ConfigReader {
     return this.get(key) === null ? 0 : this.integer(key, min, max, fallback);
   }
 
-  /** A finite number above 0. */
+  /** A number above 0 that is so in float32, too. */
   positive(key: string, fallback?: number): number {
     const value = this.get(key) ?? fallback;
-    if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0) this.refuse(key, value, 'a number above 0');
+    const float = typeof value === 'number' ? Math.fround(value) : 0;
+    if (!Number.isFinite(float) || float <= 0) this.refuse(key, value, 'a number above 0 in float32');
     return value as number;
   }
 

@@ -141,6 +141,14 @@ export async function loadTextEncoder(engine: NativeEngine, directory: string): 
     return TextEncoder.create(engine, model, spec);
   } catch (error) {
     model.dispose();
-    throw error;
+    // Nobody gave these arguments: they are what the files say.
+    const isMismatch =
+      error instanceof LimbeckError && (error.code === 'ERR_INVALID_ARGUMENT' || error.code === 'ERR_SHAPE_MISMATCH');
+    if (!isMismatch) throw error;
+    throw new LimbeckError(
+      'ERR_CHECKPOINT_MISMATCH',
+      `'${path}', '${TENSOR_FILE}' and the language model beside them do not belong together: ${error.message}`,
+      { cause: error },
+    );
   }
 }

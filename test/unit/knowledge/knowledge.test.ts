@@ -679,6 +679,14 @@ describe('item features', () => {
       cpSync(join(folder, 'encoder'), join(folder, 'broken'), { recursive: true });
       writeFileSync(join(folder, 'broken/text_encoder.json'), '{"format": "limbeck-text-encoder", "version": 2}');
       await expect(loadTextEncoder(engine, join(folder, 'broken'))).rejects.toMatchObject({ code: 'ERR_FILE_FORMAT' });
+      for (const layers of [[9], [0, 1, 2, 2]]) {
+        const json = { format: 'limbeck-text-encoder', version: 1, layers, fusion: 'concat' };
+        writeFileSync(join(folder, 'broken/text_encoder.json'), JSON.stringify(json));
+        await expect(loadTextEncoder(engine, join(folder, 'broken'))).rejects.toMatchObject({
+          code: 'ERR_CHECKPOINT_MISMATCH',
+          message: expect.stringContaining('text_encoder.json'),
+        });
+      }
       encoder.dispose();
       expect(() => encoder.encode(texts)).toThrow(expect.objectContaining({ code: 'ERR_DISPOSED' }));
     },
