@@ -2,7 +2,7 @@
  * Where an unfinished run keeps its stages: `<output>/.unfinished/`. A stage that is there was finished and is loaded;
  * results of an earlier run stay untouched until the new ones take their place at the end.
  */
-import { type FileHandle, rename, rm } from 'node:fs/promises';
+import { type FileHandle, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { loadBinding, type NativeEngine } from '../binding.js';
 import { LimbeckError } from '../errors.js';
@@ -14,6 +14,7 @@ import {
   readDirectory,
   readJsonFile,
   remove,
+  writeError,
   writeFileAtomic,
 } from '../formats/files.js';
 import { isJsonObject } from '../formats/strict-json.js';
@@ -81,11 +82,13 @@ export class Workspace {
     return { path: this.path(`${name}.checkpoint.safetensors`), fingerprint: this.fingerprint, everySteps: 200 };
   }
 
-  /** Puts a stage's directory into the output, in place of an earlier one. */
+  /** Puts a stage's directory into the output, in place of an earlier one. @throws LimbeckError ERR_NO_SPACE, ERR_IO */
   async publish(name: string): Promise<void> {
     const target = join(this.output, name);
-    await rm(target, { recursive: true, force: true });
-    await rename(this.path(name), target);
+    await remove(target);
+    await rename(this.path(name), target).catch((error: unknown) => {
+      throw writeError(error, target);
+    });
   }
 
   /** Removes the stages; the results must be in place. */

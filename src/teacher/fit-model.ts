@@ -1,5 +1,6 @@
 /** The training loop of every model: language models, sequence teachers and sequence students. */
 import { setTimeout } from 'node:timers/promises';
+import { z } from 'zod';
 import type { NativeTrainer, NativeTransformer, StepMemory, StepRequest, StepResult } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { hashSeed } from './batches.js';
@@ -96,6 +97,31 @@ export interface FitResult {
   /** Of this call: time in steps, and in waiting for what they learn from. */
   readonly stepSeconds: number;
   readonly waitSeconds: number;
+}
+
+const sumsSchema = z.object({
+  loss: z.number(),
+  ce: z.number(),
+  kd: z.number(),
+  hidden: z.number(),
+  attention: z.number(),
+});
+const count = z.int().min(0);
+const stateSchema = z.object({
+  epoch: z.int().min(1),
+  index: count,
+  step: count,
+  records: z.array(z.object({ epoch: z.int().min(1), validationLoss: z.number() })),
+  bestEpoch: count,
+  bestValidationLoss: z.number().nullable(),
+  sums: sumsSchema,
+  seconds: z.number(),
+});
+
+/** There is a record of every epoch that is over. */
+function isFitState(state: unknown): boolean {
+  const { success, data } = stateSchema.safeParse(state);
+  return success && data.records.length === data.epoch - 1 && data.bestEpoch < data.epoch;
 }
 
 interface FitState {
@@ -273,7 +299,8 @@ async function runEpochs(options: FitOptions, running: Steps, hooks: Hooks): Pro
   const projections = options.projections ?? [];
   let totalSteps = 0;
   for (let epoch = 1; epoch <= epochs; epoch++) totalSteps += options.stepsOf(epoch);
-  const resumed = checkpoint && (await loadTrainingCheckpoint<FitState>(checkpoint, { model, trainer, projections }));
+  const resumed =
+    checkpoint && (await loadTrainingCheckpoint<FitState>(checkpoint, { model, trainer, projections }, isFitState));
   const state: FitState = resumed?.state ?? {
     epoch: 1,
     index: 0,

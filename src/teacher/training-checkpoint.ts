@@ -1,8 +1,7 @@
 /** The state of an unfinished training run in one file: what a resumed run needs to give the same bits. */
-import { rm } from 'node:fs/promises';
 import type { NativeTrainer, NativeTransformer } from '../binding.js';
 import { LimbeckError } from '../errors.js';
-import { pathExists } from '../formats/files.js';
+import { pathExists, remove } from '../formats/files.js';
 import { readSafetensors, type WritableTensor, writeSafetensors } from '../formats/safetensors.js';
 
 export interface CheckpointOptions {
@@ -66,12 +65,14 @@ export async function saveTrainingCheckpoint<State>(
 /**
  * Puts model and trainer into the saved state.
  *
+ * @param isState whether that is what the file has of counters and records
  * @returns the counters and the best parameters, or undefined when there is no file
  * @throws LimbeckError ERR_CHECKPOINT_MISMATCH for the file of another run; ERR_SAFETENSORS, ERR_FILE_FORMAT, ERR_IO
  */
 export async function loadTrainingCheckpoint<State>(
   { path, fingerprint }: CheckpointOptions,
   { model, trainer, projections }: Pick<TrainingState<State>, 'model' | 'trainer' | 'projections'>,
+  isState: (state: unknown) => boolean = () => true,
 ): Promise<{ state: State; best: ParameterCopies | undefined } | undefined> {
   if (!(await pathExists(path))) return undefined;
   const { tensors, metadata } = await readSafetensors(path);
@@ -83,6 +84,10 @@ export async function loadTrainingCheckpoint<State>(
       'ERR_CHECKPOINT_MISMATCH',
       `'${path}' belongs to a training run with other data or options. Delete it, or give another path.`,
     );
+  }
+  const state = parsed(metadata['state']);
+  if (state === undefined || !isState(state)) {
+    throw new LimbeckError('ERR_CHECKPOINT_MISMATCH', `'${path}' has no counters of a training run. Delete it.`);
   }
   const floats = (name: string): Float32Array => {
     const data = tensors.get(name)?.data;
@@ -100,12 +105,20 @@ export async function loadTrainingCheckpoint<State>(
   });
   const best = [...tensors.keys()].filter((name) => name.startsWith('best.'));
   return {
-    state: JSON.parse(metadata['state'] ?? '{}') as State,
+    state: state as State,
     best: best.length === 0 ? undefined : new Map(best.map((name) => [name.slice('best.'.length), floats(name)])),
   };
 }
 
-/** For when the trained model is saved: its state is of no use any more. */
-export async function deleteTrainingCheckpoint({ path }: CheckpointOptions): Promise<void> {
-  await rm(path, { force: true });
+function parsed(json: string | undefined): unknown {
+  try {
+    return JSON.parse(json ?? '');
+  } catch {
+    return undefined;
+  }
+}
+
+/** For when the trained model is saved: its state is of no use any more. @throws LimbeckError ERR_IO */
+export function deleteTrainingCheckpoint({ path }: CheckpointOptions): Promise<void> {
+  return remove(path);
 }

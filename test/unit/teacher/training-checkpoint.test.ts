@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { writeSafetensors } from '../../../src/formats/safetensors.js';
+import { readSafetensors, writeSafetensors } from '../../../src/formats/safetensors.js';
 import {
   copyParameters,
   deleteTrainingCheckpoint,
@@ -49,6 +49,30 @@ test('without best parameters there are none, and without a file there is nothin
   const found = await loadTrainingCheckpoint(options('early'), { model, trainer, projections });
   expect(found?.best).toBeUndefined();
   expect(await loadTrainingCheckpoint(options('absent'), { model, trainer, projections })).toBeUndefined();
+});
+
+test.each([
+  ['that are no JSON', '{', undefined],
+  ['that are missing', undefined, undefined],
+  ['of another kind', '{"epoch":1}', () => false],
+])('counters %s are refused by name with a remedy, and nothing is changed', async (_, state, isState) => {
+  const path = join(folder, 'damaged');
+  await saveTrainingCheckpoint(options('damaged'), { ...trained(), state: {} });
+  const { tensors, metadata } = await readSafetensors(path);
+  const { state: __, ...others } = metadata;
+  await writeSafetensors(
+    path,
+    [...tensors].map(([name, { shape, data }]) => [name, { shape, data: data as Float32Array }]),
+    state === undefined ? others : { ...others, state },
+  );
+  const model = fakeModel();
+  const before = copyParameters(model);
+  const load = loadTrainingCheckpoint(options('damaged'), { model, trainer: fakeTrainer(model), projections }, isState);
+  await expect(load).rejects.toMatchObject({
+    code: 'ERR_CHECKPOINT_MISMATCH',
+    message: expect.stringMatching(/damaged.*Delete it/),
+  });
+  expect(copyParameters(model)).toEqual(before);
 });
 
 test('the file of another run is refused by name with a remedy, and nothing is changed', async () => {
