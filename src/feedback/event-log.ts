@@ -22,7 +22,7 @@ import {
   type Segment,
   writeAll,
 } from './event-segment-files.js';
-import { checkOffset, checkRetention, type EventStore, type RetentionOptions } from './event-store.js';
+import { checkListener, checkOffset, checkRetention, type EventStore, type RetentionOptions } from './event-store.js';
 
 export interface EventLogOptions {
   /** Directory of the log; made where there is none. */
@@ -173,6 +173,7 @@ export class EventLog implements EventStore {
   ): Promise<{ stop(): Promise<void> }> {
     this.#checkOpen();
     checkOffset(fromOffset);
+    checkListener(onEvent, onError);
     if (fromOffset < this.firstOffset || fromOffset > this.nextOffset) {
       throw this.#missing(fromOffset);
     }

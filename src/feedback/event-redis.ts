@@ -12,7 +12,7 @@ import { GroupCommit, PendingAppend } from './event-pending.js';
 import { ConnectionLostError, findWarnings, RedisConnection, redisError } from './event-redis-client.js';
 import { RedisFollower } from './event-redis-follower.js';
 import { APPEND_SCRIPT, decodeEntry, entryId, readRange, streamBounds } from './event-redis-stream.js';
-import { checkOffset, checkRetention, type EventStore, type RetentionOptions } from './event-store.js';
+import { checkListener, checkOffset, checkRetention, type EventStore, type RetentionOptions } from './event-store.js';
 
 export interface RedisEventOptions {
   /** `redis://user:password@host:port`, or `rediss://` for TLS. Redis 7 or later. */
@@ -158,6 +158,7 @@ export class RedisEvents implements EventStore {
   ): Promise<{ stop(): Promise<void> }> {
     this.#checkOpen();
     checkOffset(fromOffset);
+    checkListener(onEvent, onError);
     const { redis, stream } = this.#settings;
     const { first, next } = await this.#refreshBounds();
     if (fromOffset < first || fromOffset > next) {

@@ -85,3 +85,11 @@ export function checkOffset(fromOffset: bigint): void {
     `fromOffset: expected a bigint such as 0n, got a ${typeof fromOffset}`,
   );
 }
+
+/** Without them, the first event that nobody takes would end the process. @throws LimbeckError ERR_INVALID_ARGUMENT */
+export function checkListener(onEvent: unknown, onError: unknown): void {
+  for (const [name, value] of Object.entries({ onEvent, onError })) {
+    if (typeof value === 'function') continue;
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: expected a function, got ${typeof value}`);
+  }
+}

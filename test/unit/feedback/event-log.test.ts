@@ -266,6 +266,18 @@ describe('segments', () => {
     }
   });
 
+  it('are followed by functions alone, for events and for errors', async () => {
+    const log = await openLog();
+    const nothing = () => {};
+    for (const [onEvent, onError] of [
+      [nothing, undefined],
+      [undefined, nothing],
+      [nothing, 'error'],
+    ]) {
+      expect(await codeOf(log.follow(0n, onEvent as never, onError as never))).toBe('ERR_INVALID_ARGUMENT');
+    }
+  });
+
   it('are dropped once, however many ask at the same time', async () => {
     const options = { segmentBytes: 4096, idWindow: 50 };
     const log = await openLog(options);
