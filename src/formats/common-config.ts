@@ -52,6 +52,7 @@ export const HARMLESS_KEYS: ReadonlySet<string> = new Set([
   ...['_attn_implementation', '_attn_implementation_autoset', 'attn_implementation', '_flash_attn_2_enabled'],
   ...['torchscript', 'use_bfloat16', 'tf_legacy_loss', 'gradient_checkpointing', 'chunk_size_feed_forward'],
   ...['unsloth_fixed', 'unsloth_version', 'model_name', 'tokenizer_class', 'processor_class'],
+  ...['is_llama_config', 'transformers.js_config'],
   // How it is called.
   ...[
     'use_cache',
@@ -71,7 +72,7 @@ export const HARMLESS_KEYS: ReadonlySet<string> = new Set([
   ...['summary_type', 'summary_use_proj', 'summary_activation', 'summary_proj_to_labels', 'summary_first_dropout'],
   ...['n_ctx', 'n_special', 'predict_special_tokens', 'directionality', 'pooler_fc_size', 'pooler_num_attention_heads'],
   ...['pooler_num_fc_layers', 'pooler_size_per_head', 'pooler_type', 'qa_dropout', 'seq_classif_dropout'],
-  ...['max_sequence_length', 'model_max_length', 'sentence_transformers'],
+  ...['max_sequence_length', 'model_max_length', 'sentence_transformers', 'neftune_noise_alpha'],
   // How it is sampled.
   ...['max_length', 'min_length', 'do_sample', 'early_stopping', 'num_beams', 'num_beam_groups', 'diversity_penalty'],
   ...['temperature', 'top_k', 'top_p', 'typical_p', 'repetition_penalty', 'length_penalty', 'no_repeat_ngram_size'],

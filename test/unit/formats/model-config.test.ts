@@ -260,6 +260,12 @@ describe('parseModelConfig', () => {
     expect(parse({ ...gpt2, ...harmless, ...plain })).toEqual(parse(gpt2));
   });
 
+  test('takes what SmolLM2 and Mistral files say beside the model', () => {
+    const smolLm2 = { is_llama_config: true, rope_interleaved: false, 'transformers.js_config': { dtype: 'q4' } };
+    expect(parse({ ...llama, ...smolLm2 })).toEqual(parse(llama));
+    expect(parse({ ...mistral, attention_bias: false, mlp_bias: false })).toEqual(parse(mistral));
+  });
+
   test('reads DistilBERT under its own names', () => {
     expect(parse({ ...distilbert, dropout: 0.2, sinusoidal_pos_embds: false, qa_dropout: 0.1 })).toMatchObject({
       hiddenSize: 32,
