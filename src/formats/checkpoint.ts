@@ -6,7 +6,14 @@ import { CheckpointTensors } from './checkpoint-files.js';
 import { makeDirectory, writeFileAtomic } from './files.js';
 import { type ModelFamily, readModelConfig, toHuggingFaceConfig } from './model-config.js';
 import { notFinite, writeSafetensors } from './safetensors.js';
-import { huggingFaceFromNative, nativeParameterShapes, placeTensors, type TensorPlacement } from './tensor-names.js';
+import {
+  type FloatTensor,
+  huggingFaceFromNative,
+  nativeParameterShapes,
+  placeTensors,
+  type TensorPlacement,
+} from './tensor-names.js';
+import { copiesOfParameters, tensorSources } from './tensor-sources.js';
 
 export interface Checkpoint {
   readonly model: NativeTransformer;
@@ -35,6 +42,7 @@ export async function loadCheckpoint(engine: NativeEngine, directory: string): P
   const checkpoint = await CheckpointTensors.open(directory);
   try {
     const placements = placeTensors(family, config, checkpoint.tensors, directory);
+    await checkCopies(checkpoint, copiesOfParameters(family, config.tieWordEmbeddings), placements, directory);
     const model = engine.createTransformer(config);
     try {
       checkParameters(model, config);
@@ -48,6 +56,40 @@ export async function loadCheckpoint(engine: NativeEngine, directory: string): P
   } finally {
     await checkpoint.close();
   }
+}
+
+/**
+ * Refuses a tensor that should be another one under a second name, and is not: transformers 4 computes with the one,
+ * transformers 5 with the other.
+ */
+async function checkCopies(
+  checkpoint: CheckpointTensors,
+  copies: ReadonlyMap<string, string>,
+  placements: readonly TensorPlacement[],
+  directory: string,
+): Promise<void> {
+  for (const [copy, parameter] of copies) {
+    const original = placements.find((placement) => placement.parameter === parameter)?.fileName;
+    if (original === undefined || !checkpoint.tensors.has(copy)) continue;
+    if (await isSameTensor(checkpoint, copy, original)) continue;
+    const untied = parameter === 'embeddings.word' ? ', or say "tie_word_embeddings": false to use both' : '';
+    throw new LimbeckError(
+      'ERR_CHECKPOINT_MISMATCH',
+      `The checkpoint '${directory}' does not fit its config.json: tensor '${copy}' differs from '${original}', of ` +
+        `which it is a copy. Remove it${untied}.`,
+    );
+  }
+}
+
+async function isSameTensor(checkpoint: CheckpointTensors, a: string, b: string): Promise<boolean> {
+  const [first, second] = [checkpoint.tensors.get(a), checkpoint.tensors.get(b)];
+  if (first?.dtype !== second?.dtype || first?.shape.join() !== second?.shape.join()) return false;
+  const others = checkpoint.read(b, new Uint8Array(READ_BYTES));
+  for await (const { bytes } of checkpoint.read(a, new Uint8Array(READ_BYTES))) {
+    const other = await others.next();
+    if (other.done || Buffer.compare(bytes, other.value.bytes) !== 0) return false;
+  }
+  return true;
 }
 
 async function loadTensor(
@@ -77,6 +119,13 @@ export async function saveCheckpoint(
 ): Promise<void> {
   const json = { ...specialIds, ...toHuggingFaceConfig(family, config) };
   const tensors = huggingFaceFromNative(family, config, (name) => model.getParameter(name));
+  if (config.maskedLmHead && !config.tieWordEmbeddings) {
+    // Of BERT's and RoBERTa's two names for a bias, transformers 5 reads only the second where nothing is tied.
+    for (const [copy, parameter] of copiesOfParameters(family, false)) {
+      const [name = ''] = tensorSources(family, parameter).names;
+      tensors.set(copy, tensors.get(name) as FloatTensor);
+    }
+  }
   await makeDirectory(directory);
   await writeSafetensors(join(directory, 'model.safetensors'), tensors, { format: 'pt' });
   await writeFileAtomic(join(directory, 'config.json'), `${JSON.stringify(json, null, 2)}\n`);

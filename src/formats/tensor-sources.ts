@@ -18,8 +18,10 @@ interface FamilyNames {
   readonly transposed: readonly string[];
   /** Tensors that hold no parameter of the model. */
   readonly harmless: readonly RegExp[];
-  /** Copies of the word embeddings, when they are tied. */
-  readonly tied: readonly string[];
+  /** The copy of the word embeddings, when they are tied. */
+  readonly tied: string;
+  /** The head's bias under a second name. */
+  readonly secondBias?: string;
 }
 
 const LLAMA: FamilyNames = {
@@ -44,7 +46,7 @@ const LLAMA: FamilyNames = {
   },
   transposed: [],
   harmless: [/\.rotary_emb\.inv_freq$/],
-  tied: ['lm_head.weight'],
+  tied: 'lm_head.weight',
 };
 
 /** RoBERTa and XLM-RoBERTa: BERT's encoder, and a head of their own. */
@@ -59,9 +61,9 @@ const ROBERTA: FamilyNames = {
     item_projection: ['item_projection'],
   },
   transposed: [],
-  // The decoder's bias is the head's bias under a second name.
-  harmless: [/^roberta\.embeddings\.position_ids$/, /^roberta\.pooler\./, /^lm_head\.decoder\.bias$/],
-  tied: ['lm_head.decoder.weight'],
+  harmless: [/^roberta\.embeddings\.position_ids$/, /^roberta\.pooler\./],
+  tied: 'lm_head.decoder.weight',
+  secondBias: 'lm_head.decoder.bias',
 };
 
 const FAMILIES: Record<ModelFamily, FamilyNames> = {
@@ -88,7 +90,7 @@ const FAMILIES: Record<ModelFamily, FamilyNames> = {
     ],
     // The causal mask, stored as a buffer by old versions.
     harmless: [/\.attn\.(bias|masked_bias)$/],
-    tied: ['lm_head.weight'],
+    tied: 'lm_head.weight',
   },
   bert: {
     prefix: 'bert.',
@@ -101,14 +103,9 @@ const FAMILIES: Record<ModelFamily, FamilyNames> = {
       item_projection: ['item_projection'],
     },
     transposed: [],
-    harmless: [
-      /^bert\.embeddings\.position_ids$/,
-      /^bert\.pooler\./,
-      /^cls\.seq_relationship\./,
-      // The head's bias under a second name.
-      /^cls\.predictions\.decoder\.bias$/,
-    ],
-    tied: ['cls.predictions.decoder.weight'],
+    harmless: [/^bert\.embeddings\.position_ids$/, /^bert\.pooler\./, /^cls\.seq_relationship\./],
+    tied: 'cls.predictions.decoder.weight',
+    secondBias: 'cls.predictions.decoder.bias',
   },
   distilbert: {
     prefix: 'distilbert.',
@@ -134,7 +131,7 @@ const FAMILIES: Record<ModelFamily, FamilyNames> = {
     },
     transposed: [],
     harmless: [/^distilbert\.embeddings\.position_ids$/],
-    tied: ['vocab_projector.weight'],
+    tied: 'vocab_projector.weight',
   },
   roberta: ROBERTA,
   'xlm-roberta': ROBERTA,
@@ -204,6 +201,15 @@ export function normalizeFileName(family: ModelFamily, fileName: string, wanted:
 
 /** Whether a tensor that no parameter wants may be passed over. */
 export function isHarmlessExtra(family: ModelFamily, isTied: boolean, name: string): boolean {
-  const { harmless, tied } = FAMILIES[family];
-  return harmless.some((pattern) => pattern.test(name)) || (isTied && tied.includes(name));
+  return (
+    FAMILIES[family].harmless.some((pattern) => pattern.test(name)) || copiesOfParameters(family, isTied).has(name)
+  );
+}
+
+/** Tensors that hold a native parameter once more: name in the file → parameter. */
+export function copiesOfParameters(family: ModelFamily, isTied: boolean): Map<string, string> {
+  const { tied, secondBias } = FAMILIES[family];
+  const copies = new Map(isTied ? [[tied, 'embeddings.word']] : []);
+  if (secondBias !== undefined) copies.set(secondBias, 'head.bias');
+  return copies;
 }

@@ -68,10 +68,14 @@ function rawSafetensors(
 }
 
 /** A copy of a fixture whose tensors were changed. */
-async function changedFixture(change: (tensors: Map<string, WritableTensor>) => void): Promise<string> {
+async function changedFixture(
+  change: (tensors: Map<string, WritableTensor>) => void,
+  { name = 'gpt2', config = {} } = {},
+): Promise<string> {
   const directory = freshDirectory();
-  copyFileSync(join(fixtures, 'gpt2/config.json'), join(directory, 'config.json'));
-  const { tensors } = await readSafetensors(join(fixtures, 'gpt2/model.safetensors'));
+  const json = JSON.parse(readFileSync(join(fixtures, name, 'config.json'), 'utf8'));
+  writeFileSync(join(directory, 'config.json'), JSON.stringify({ ...json, ...config }));
+  const { tensors } = await readSafetensors(join(fixtures, name, 'model.safetensors'));
   const writable = tensors as Map<string, WritableTensor>;
   change(writable);
   await writeSafetensors(join(directory, 'model.safetensors'), writable);
@@ -134,6 +138,48 @@ describe('loadCheckpoint makes no model when', () => {
     writeFileSync(join(directory, 'config.json'), JSON.stringify({ ...config, vocab_size: 16_000_000 }));
     await expect(loadCheckpoint(engine, directory)).rejects.toMatchObject({ code: 'ERR_CHECKPOINT_MISMATCH' });
     expect(models).toEqual([]);
+  });
+});
+
+describe('a tensor that should be a copy of another', () => {
+  const copy = (from: string, to: string, add: number) => (tensors: Map<string, WritableTensor>) => {
+    const { shape, data } = tensors.get(from) as WritableTensor;
+    tensors.set(to, {
+      shape,
+      data: Float32Array.from(data as Float32Array, (value, i) => value + (i === 5 ? add : 0)),
+    });
+  };
+
+  test.each([
+    ['gpt2', 'transformer.wte.weight', 'lm_head.weight'],
+    ['bert', 'bert.embeddings.word_embeddings.weight', 'cls.predictions.decoder.weight'],
+    ['bert', 'cls.predictions.bias', 'cls.predictions.decoder.bias'],
+  ])('of %s is passed over, unless it differs', async (name, from, to) => {
+    const { engine, models } = watchedEngine();
+    await loadCheckpoint(engine, await changedFixture(copy(from, to, 0), { name }));
+    const differing = await changedFixture(copy(from, to, 1), { name });
+    await expect(loadCheckpoint(engine, differing)).rejects.toMatchObject({
+      code: 'ERR_CHECKPOINT_MISMATCH',
+      message: expect.stringContaining(`'${to}' differs from '${from}'`),
+    });
+    expect(models.length).toBe(1);
+  });
+
+  test.each([
+    ['bert', 'cls.predictions'],
+    ['families/roberta', 'lm_head'],
+  ])('is written for %s where the embeddings are not tied', async (name, head) => {
+    const { engine } = watchedEngine();
+    const words = `${name === 'bert' ? 'bert' : 'roberta'}.embeddings.word_embeddings.weight`;
+    const config = { tie_word_embeddings: false };
+    const directory = await changedFixture(copy(words, `${head}.decoder.weight`, 1), { name, config });
+    const loaded = await loadCheckpoint(engine, directory);
+    const saved = freshDirectory();
+    await saveCheckpoint(saved, loaded);
+    const { tensors } = await readSafetensors(join(saved, 'model.safetensors'));
+    expect(tensors.get(`${head}.decoder.bias`)?.data).toEqual(tensors.get(`${head}.bias`)?.data);
+    expect(tensors.get(`${head}.decoder.weight`)?.data).not.toEqual(tensors.get(words)?.data);
+    expect(parameterValues((await loadCheckpoint(engine, saved)).model)).toEqual(parameterValues(loaded.model));
   });
 });
 
