@@ -21,17 +21,23 @@ export function readRope(
 ): { ropeTheta: number; ropeScaling?: RopeScaling } {
   reader.only('partial_rotary_factor', [1, null]);
   reader.only('rope_interleaved', [false, null]);
-  let ropeTheta = reader.positive('rope_theta', DEFAULT_THETA);
-  let ropeScaling: RopeScaling | undefined;
-  for (const key of ['rope_scaling', 'rope_parameters']) {
+  const theta = reader.positive('rope_theta', DEFAULT_THETA);
+  const [older, newer] = ['rope_scaling', 'rope_parameters'].map((key) => {
     const inner = reader.object(key);
-    if (inner === undefined) continue;
+    if (inner === undefined) return undefined;
     inner.only('partial_rotary_factor', [1, null]);
-    ropeTheta = inner.positive('rope_theta', ropeTheta);
-    ropeScaling = readScaling(inner, maxPositionEmbeddings) ?? ropeScaling;
+    const ropeTheta = inner.positive('rope_theta', theta);
+    if (reader.positive('rope_theta', ropeTheta) !== ropeTheta)
+      inner.refuse('rope_theta', ropeTheta, `${theta}, as outside`);
+    const ropeScaling = readScaling(inner, maxPositionEmbeddings);
     inner.refuseUnknown(NO_KEYS);
+    return { ropeTheta, ...(ropeScaling === undefined ? {} : { ropeScaling }) };
+  });
+  // Transformers 4 reads the older key alone, and 5 prefers it.
+  if (older && newer && JSON.stringify(older) !== JSON.stringify(newer)) {
+    reader.refuse('rope_parameters', newer, 'what rope_scaling says, or absent');
   }
-  return { ropeTheta, ...(ropeScaling === undefined ? {} : { ropeScaling }) };
+  return newer ?? older ?? { ropeTheta: theta };
 }
 
 function readScaling(reader: ConfigReader, maxPositionEmbeddings: number): RopeScaling | undefined {
@@ -80,14 +86,18 @@ function readYarn(reader: ConfigReader, factor: number, maxPositionEmbeddings: n
 }
 
 /** The keys that {@link readRope} reads; those without a value are left out of the file. */
-export function ropeKeys({ ropeTheta, ropeScaling }: TransformerConfig): Record<string, unknown> {
+export function ropeKeys(config: TransformerConfig): Record<string, unknown> {
+  const { ropeTheta, ropeScaling } = config;
   if (ropeScaling === undefined) return { rope_theta: ropeTheta };
+  // Of yarn's, transformers 4.5x takes max_position_embeddings over this number for the factor, where it is there.
+  const { originalMaxPositionEmbeddings: original } = ropeScaling;
+  const isDefault = ropeScaling.ropeType === 'yarn' && original === config.maxPositionEmbeddings;
   return {
     rope_theta: ropeTheta,
     rope_scaling: {
       rope_type: ropeScaling.ropeType,
       factor: ropeScaling.factor,
-      [ORIGINAL_POSITIONS]: ropeScaling.originalMaxPositionEmbeddings,
+      [ORIGINAL_POSITIONS]: isDefault ? undefined : original,
       low_freq_factor: ropeScaling.lowFreqFactor,
       high_freq_factor: ropeScaling.highFreqFactor,
       beta_fast: ropeScaling.betaFast,

@@ -153,6 +153,22 @@ describe('parseModelConfig', () => {
     expect(parse({ ...llama, rope_theta: 1e6, rope_scaling: null }).ropeTheta).toBe(1e6);
   });
 
+  test('refuses two places of rotary positions that disagree', () => {
+    const [linear, plain] = [{ rope_type: 'linear', factor: 2 }, { rope_type: 'default' }];
+    expect(parse({ ...llama, rope_scaling: linear, rope_parameters: linear })).toEqual(
+      parse({ ...llama, rope_scaling: linear }),
+    );
+    for (const json of [
+      { rope_scaling: linear, rope_parameters: plain },
+      { rope_scaling: plain, rope_parameters: linear },
+      { rope_theta: 1e4, rope_parameters: { rope_type: 'default', rope_theta: 5e5 } },
+    ]) {
+      expect(() => parse({ ...llama, ...json })).toThrowError(
+        expect.objectContaining({ code: 'ERR_UNSUPPORTED_MODEL', message: expect.stringContaining('rope_parameters') }),
+      );
+    }
+  });
+
   test('sees that a bare BertModel has no head', () => {
     expect(parse({ ...bert, architectures: ['BertModel'] }).maskedLmHead).toBe(false);
     expect(parse({ ...bert, architectures: ['BertForPreTraining'] }).maskedLmHead).toBe(true);
@@ -359,6 +375,15 @@ describe('toHuggingFaceConfig', () => {
     const { pad_token_id: _, ...expected } = huggingFace as Record<string, unknown>;
     expect(json).toMatchObject(expected);
     expect(parse(json)).toEqual(config);
+  });
+
+  test('says where yarn began only where it must: some versions of transformers take their factor from it', () => {
+    const yarn = { rope_type: 'yarn', factor: 4 };
+    const written = (scaling: object, key: string) =>
+      (toHuggingFaceConfig('llama', parse({ ...llama, rope_scaling: scaling })) as Record<string, object>)[key];
+    const original = 'original_max_position_embeddings';
+    expect(JSON.parse(JSON.stringify(written(yarn, 'rope_scaling')))).not.toHaveProperty(original);
+    expect(written({ ...yarn, [original]: 512 }, 'rope_scaling')).toHaveProperty(original, 512);
   });
 
   test('keeps what only this product uses', () => {
