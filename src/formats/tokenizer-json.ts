@@ -111,7 +111,7 @@ export function byteLevelJson(vocab: Json, merges: readonly string[], specialTok
 }
 
 /** BERT's vocab.txt (one token a line, ids from 0) as a tokenizer.json. */
-export function wordPieceTokenizerJson(vocabText: string, lowercase: boolean): object {
+export function wordPieceTokenizerJson(vocabText: string, lowercase: boolean, normalizer: object = {}): object {
   const tokens = vocabText.split(/\r?\n/);
   if (tokens.at(-1) === '') tokens.pop();
   const vocab: Record<string, number> = Object.create(null);
@@ -138,6 +138,7 @@ export function wordPieceTokenizerJson(vocabText: string, lowercase: boolean): o
       handle_chinese_chars: true,
       strip_accents: null,
       lowercase,
+      ...normalizer,
     },
     pre_tokenizer: { type: 'BertPreTokenizer' },
     post_processor: {

@@ -11,6 +11,7 @@ import { createModel } from './tokenizer/model.js';
 import { readNormalizer } from './tokenizer/normalizer.js';
 import { readPostProcessor } from './tokenizer/post-processor.js';
 import { readPreTokenizer } from './tokenizer/pre-tokenizer.js';
+import { checkTokenizerConfig, checkVocabularyKind } from './tokenizer-config.js';
 import { bytePairTokenizerJson, checkTokenizerJson, wordPieceTokenizerJson } from './tokenizer-json.js';
 
 export interface EncodeOptions {
@@ -26,6 +27,7 @@ export interface DecodeOptions {
 export interface Tokenizer {
   /** The largest id plus one. */
   readonly vocabSize: number;
+  readonly bosTokenId?: number;
   readonly eosTokenId?: number;
   readonly maskTokenId?: number;
   readonly padTokenId?: number;
@@ -43,6 +45,7 @@ export interface Tokenizer {
 
 /** Used where tokenizer_config.json does not say; only names that the vocabulary has count. */
 const USUAL_TOKENS = {
+  bos_token: [],
   eos_token: ['<|endoftext|>', '</s>', '<|end_of_text|>'],
   mask_token: ['[MASK]', '<mask>'],
   pad_token: ['[PAD]', '<pad>'],
@@ -51,13 +54,16 @@ const USUAL_TOKENS = {
 /**
  * Reads `tokenizer.json`, or else GPT-2's `vocab.json` and `merges.txt`, or else BERT's `vocab.txt`.
  *
- * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_TOKENIZER, ERR_FILE_FORMAT, ERR_IO
+ * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_TOKENIZER, ERR_UNSUPPORTED_TOKENIZER, ERR_FILE_FORMAT, ERR_IO
  */
 export async function loadTokenizer(directory: string): Promise<Tokenizer> {
   const configPath = join(directory, 'tokenizer_config.json');
   const config = (await pathExists(configPath)) ? await readJsonFile(configPath) : {};
   if (!isJsonObject(config)) throw new LimbeckError('ERR_TOKENIZER', `'${configPath}': expected a JSON object`);
-  return createTokenizer(await readTokenizerJson(directory, config), config, directory);
+  const json = await readTokenizerJson(directory, config);
+  const tokenizer = createTokenizer(json, config, directory);
+  checkTokenizerConfig(tokenizer, directory);
+  return tokenizer;
 }
 
 /** Whether a directory holds the files of a tokenizer. @throws LimbeckError ERR_IO */
@@ -95,15 +101,17 @@ export function createTokenizer(json: object, config: object = {}, source = 'tok
     const value = settings[key];
     const named = typeof value === 'object' && value !== null && 'content' in value ? value.content : value;
     if (typeof named === 'string') return idOf.get(named);
-    const usual = USUAL_TOKENS[key].find((token) => idOf.has(token));
+    const usual = (USUAL_TOKENS[key] as readonly string[]).find((token) => idOf.has(token));
     return usual === undefined ? undefined : idOf.get(usual);
   };
+  const bosTokenId = specialId('bos_token');
   const eosTokenId = specialId('eos_token');
   const maskTokenId = specialId('mask_token');
   const padTokenId = specialId('pad_token');
 
   const tokenizer: Tokenizer = {
     vocabSize,
+    ...(bosTokenId === undefined ? {} : { bosTokenId }),
     ...(eosTokenId === undefined ? {} : { eosTokenId }),
     ...(maskTokenId === undefined ? {} : { maskTokenId }),
     ...(padTokenId === undefined ? {} : { padTokenId }),
@@ -193,13 +201,18 @@ async function readTokenizerJson(directory: string, config: Readonly<Record<stri
     throw new LimbeckError('ERR_TOKENIZER', `'${path('tokenizer.json')}': expected a JSON object`);
   }
   if ((await pathExists(path('vocab.json'))) && (await pathExists(path('merges.txt')))) {
+    await checkVocabularyKind(directory, 'GPT-2', config);
     const vocab = await readJsonFile(path('vocab.json'));
     if (!isJsonObject(vocab))
       throw new LimbeckError('ERR_TOKENIZER', `'${path('vocab.json')}': expected a JSON object`);
     return bytePairTokenizerJson(vocab, await readTextFile(path('merges.txt')));
   }
   if (await pathExists(path('vocab.txt'))) {
-    return wordPieceTokenizerJson(await readTextFile(path('vocab.txt')), config['do_lower_case'] !== false);
+    await checkVocabularyKind(directory, 'BERT', config);
+    return wordPieceTokenizerJson(await readTextFile(path('vocab.txt')), config['do_lower_case'] !== false, {
+      strip_accents: config['strip_accents'] ?? null,
+      handle_chinese_chars: config['tokenize_chinese_chars'] !== false,
+    });
   }
   throw new LimbeckError(
     'ERR_FILE_NOT_FOUND',

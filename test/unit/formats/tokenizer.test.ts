@@ -72,6 +72,83 @@ describe('loadTokenizer', () => {
     expect((await loadTokenizer(directory)).encode('The the')).toEqual([2, 1, 5, 3]);
   });
 
+  test('keeps accents and Chinese words when tokenizer_config.json says so', async () => {
+    const read = (config: object) =>
+      loadTokenizer(
+        directoryWith({
+          'vocab.txt': `${VOCAB_TXT}\ncaf\u00e9\n\u4e2d\u6587`,
+          'tokenizer_config.json': JSON.stringify(config),
+        }),
+      );
+    const ids = async (config: object) =>
+      (await read(config)).encode('caf\u00e9 \u4e2d\u6587', { addSpecialTokens: false });
+    expect(await ids({})).toEqual([8, 1, 1]);
+    expect(await ids({ strip_accents: false })).toEqual([10, 1, 1]);
+    expect(await ids({ tokenize_chinese_chars: false })).toEqual([8, 11]);
+  });
+
+  test.each<[string, Record<string, string>]>([
+    ['RoBERTa', { 'vocab.json': '{"a": 0}', 'merges.txt': '', 'config.json': '{"model_type": "roberta"}' }],
+    [
+      'Qwen2',
+      { 'vocab.json': '{"a": 0}', 'merges.txt': '', 'tokenizer_config.json': '{"tokenizer_class": "Qwen2Tokenizer"}' },
+    ],
+    [
+      'Japanese',
+      { 'vocab.txt': VOCAB_TXT, 'config.json': '{"model_type": "bert", "tokenizer_class": "BertJapaneseTokenizer"}' },
+    ],
+    ['a word-piece GPT-2', { 'vocab.txt': VOCAB_TXT, 'config.json': '{"model_type": "gpt2"}' }],
+    ['added_tokens.json', { 'vocab.txt': VOCAB_TXT, 'added_tokens.json': '{"<new>": 10}' }],
+  ])('refuses the vocabulary files of %s', async (name, files) => {
+    await expect(loadTokenizer(directoryWith(files))).rejects.toMatchObject({
+      code: 'ERR_UNSUPPORTED_TOKENIZER',
+      message: expect.stringContaining(name === 'added_tokens.json' ? name : 'vocabulary files of'),
+    });
+  });
+
+  test('reads word pieces of a GPT-2 whose tokenizer is BERT\u2019s', async () => {
+    const config = '{"model_type": "gpt2", "tokenizer_class": "BertTokenizerFast"}';
+    const tokenizer = await loadTokenizer(directoryWith({ 'vocab.txt': VOCAB_TXT, 'config.json': config }));
+    expect(tokenizer.encode('cats')).toEqual([2, 6, 7, 3]);
+  });
+
+  test('refuses a tokenizer_config.json that says otherwise than tokenizer.json', async () => {
+    const { 'GPT-2': gpt2, 'Llama, prepended': llama, BERT: bert, RoBERTa: roberta } = kinds as Record<string, object>;
+    const load = (json: object | undefined, config: object) =>
+      loadTokenizer(
+        directoryWith({ 'tokenizer.json': JSON.stringify(json), 'tokenizer_config.json': JSON.stringify(config) }),
+      );
+    const tokens = { bos_token: { content: '<s>' }, eos_token: '</s>' };
+    for (const [json, config] of [
+      [llama, { ...tokens, add_bos_token: true, add_eos_token: false }],
+      [llama, { add_bos_token: false }], // of no token
+      [
+        gpt2,
+        { bos_token: '<|endoftext|>', add_bos_token: false, add_prefix_space: false, split_special_tokens: false },
+      ],
+      [roberta, { ...tokens, add_bos_token: true, add_eos_token: true, add_prefix_space: true }],
+      [bert, { do_lower_case: true, strip_accents: null, tokenize_chinese_chars: true }],
+      [bert, { do_lower_case: false, tokenizer_class: 'PreTrainedTokenizerFast' }],
+      [llama, { do_lower_case: true }],
+    ] as const) {
+      await expect(load(json, config)).resolves.toBeDefined();
+    }
+    for (const [json, config, key] of [
+      [llama, { ...tokens, add_bos_token: false }, 'add_bos_token'],
+      [llama, { ...tokens, add_eos_token: true }, 'add_eos_token'],
+      [gpt2, { add_prefix_space: true }, 'add_prefix_space'],
+      [gpt2, { split_special_tokens: true }, 'split_special_tokens'],
+      [bert, { do_lower_case: false }, 'do_lower_case'],
+      [bert, { strip_accents: false }, 'strip_accents'],
+      [bert, { tokenize_chinese_chars: false }, 'tokenize_chinese_chars'],
+    ] as const) {
+      await expect(load(json, config)).rejects.toMatchObject({
+        code: 'ERR_UNSUPPORTED_TOKENIZER',
+        message: expect.stringContaining(key),
+      });
+    }
+  });
+
   test('takes special tokens from tokenizer_config.json, as text or object', async () => {
     const config = { eos_token: { content: 'ab' }, pad_token: 'a', model_max_length: 1e30 };
     const directory = directoryWith({
