@@ -77,6 +77,37 @@ export function checkTokenizerConfig(tokenizer: TokenizerOfFiles, source: string
   }
 }
 
+/** Families whose own tokenizer class takes tokenizer.json as it is, and the model that it must have. */
+const OWN_MODEL: Readonly<Record<string, string>> = {
+  gpt2: 'BPE',
+  roberta: 'BPE',
+  bert: 'WordPiece',
+  distilbert: 'WordPiece',
+  'xlm-roberta': 'Unigram',
+};
+
+/** The keys of tokenizer_config.json by which transformers gives a saved model the ids that it had here. */
+export function keysForModel(
+  tokenizer: Pick<TokenizerOfFiles, 'json' | 'config'>,
+  family: string,
+  typeVocabSize: number,
+): object {
+  const { model } = tokenizer.json as Json;
+  const isOwn = isRecord(model) && model['type'] === OWN_MODEL[family];
+  return {
+    // Without it, transformers takes the class of the model's family.
+    ...('tokenizer_class' in tokenizer.config || isOwn ? {} : { tokenizer_class: 'PreTrainedTokenizerFast' }),
+    // Transformers 4 gives token types by default, and GPT-2 adds the embedding of token 0 for each.
+    ...(typeVocabSize === 0 ? { model_input_names: ['input_ids', 'attention_mask'] } : {}),
+  };
+}
+
+/** A tokenizer_config.json without what {@link keysForModel} adds, which changes no id. */
+export function withoutModelKeys(config: object): object {
+  const { tokenizer_class: _class, model_input_names: _names, ...rest } = config as Json;
+  return rest;
+}
+
 function isPlain(className: unknown): boolean {
   return className === 'PreTrainedTokenizerFast' || className === 'TokenizersBackend';
 }

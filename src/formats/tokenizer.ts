@@ -39,8 +39,8 @@ export interface Tokenizer {
   encode(text: string, options?: EncodeOptions): number[];
   /** @throws LimbeckError ERR_TOKENIZER for an id without a token */
   decode(ids: Iterable<number>, options?: DecodeOptions): string;
-  /** Writes tokenizer.json and tokenizer_config.json. */
-  save(directory: string): Promise<void>;
+  /** Writes tokenizer.json and tokenizer_config.json. @param keys of tokenizer_config.json beside {@link config} */
+  save(directory: string, keys?: object): Promise<void>;
 }
 
 /** Used where tokenizer_config.json does not say; only names that the vocabulary has count. */
@@ -137,10 +137,13 @@ export function createTokenizer(json: object, config: object = {}, source = 'tok
       const text = decodeTokens(tokens).join('');
       return settings['clean_up_tokenization_spaces'] === true ? cleanUpSpaces(text) : text;
     },
-    async save(target) {
+    async save(target, keys = {}) {
       await makeDirectory(target);
       await writeFileAtomic(join(target, 'tokenizer.json'), `${JSON.stringify(json)}\n`);
-      await writeFileAtomic(join(target, 'tokenizer_config.json'), `${JSON.stringify(settings, null, 2)}\n`);
+      await writeFileAtomic(
+        join(target, 'tokenizer_config.json'),
+        `${JSON.stringify({ ...settings, ...keys }, null, 2)}\n`,
+      );
     },
   };
   reproducible.add(tokenizer);

@@ -17,6 +17,7 @@ import {
 import { toHuggingFaceConfig } from '../formats/model-config.js';
 import { createPacer } from '../formats/pacer.js';
 import { SafetensorsWriter, type TensorDtype, type TensorLayout, type WritableTensor } from '../formats/safetensors.js';
+import { withoutModelKeys } from '../formats/tokenizer-config.js';
 import { countCharacters, type TokenizedTexts, TokenizerPool } from '../formats/tokenizer-workers.js';
 import { eachOnce } from '../prepare/each-once.js';
 import { parseOptions } from '../prepare/parse-options.js';
@@ -649,7 +650,7 @@ export async function hashTeacher(model: LanguageModel, hooks: Hooks): Promise<s
   await hashParameters(hash, model.native, hooks);
   // A config that was read from a file has its keys in another order.
   const config = Object.entries(model.config).sort(([a], [b]) => (a < b ? -1 : 1));
-  hash.update(JSON.stringify([config, model.tokenizer.json, model.tokenizer.config]));
+  hash.update(JSON.stringify([config, model.tokenizer.json, withoutModelKeys(model.tokenizer.config)]));
   return hash.digest('hex').slice(0, HASH_DIGITS);
 }
 

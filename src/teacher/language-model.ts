@@ -18,6 +18,7 @@ import {
   loadTokenizer,
   type Tokenizer,
 } from '../formats/tokenizer.js';
+import { keysForModel } from '../formats/tokenizer-config.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { checkTextFile, checkTexts, isTextFile, type Texts } from '../prepare/text-lines.js';
 import { batchesByTokens, gatherBatch } from './batches.js';
@@ -462,7 +463,8 @@ export class LanguageModel {
   async writeFiles(directory: string): Promise<void> {
     const { native: model, family, config } = this;
     await saveCheckpoint(directory, { model, family, config }, this.#specialIds());
-    await this.#tokenizer?.save(directory);
+    const tokenizer = this.#tokenizer;
+    await tokenizer?.save(directory, keysForModel(tokenizer, family, config.typeVocabSize));
   }
 
   /** What transformers would otherwise take from its defaults for the family, which fit the published vocabulary alone. */

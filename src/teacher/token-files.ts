@@ -21,6 +21,7 @@ import {
 } from '../formats/files.js';
 import { type OpenSafetensors, openSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import type { Tokenizer } from '../formats/tokenizer.js';
+import { withoutModelKeys } from '../formats/tokenizer-config.js';
 import { TokenizerPool } from '../formats/tokenizer-workers.js';
 import { readTexts, type TextFile } from '../prepare/text-lines.js';
 import { cutPieces, noPiece, type PieceOptions, type PieceSource, type TokenizedCorpus } from './corpus.js';
@@ -91,7 +92,7 @@ export async function openTokenFiles(
 
 /** Of what decides the tokens of a text. */
 function keyOf(tokenizer: Tokenizer, { column }: TextFile, { maxLength, minLength = 2, addEos }: PieceOptions): string {
-  const parts = [tokenizer.json, tokenizer.config, maxLength, minLength, addEos, column ?? 'text'];
+  const parts = [tokenizer.json, withoutModelKeys(tokenizer.config), maxLength, minLength, addEos, column ?? 'text'];
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, HASH_DIGITS);
 }
 

@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { NativeEngine } from '../../../src/binding.js';
 import { trainBytePairTokenizer } from '../../../src/formats/bpe-trainer.js';
 import { createTokenizer, type Tokenizer } from '../../../src/formats/tokenizer.js';
+import { withoutModelKeys } from '../../../src/formats/tokenizer-config.js';
 import { wordPieceTokenizerJson } from '../../../src/formats/tokenizer-json.js';
 import { extractKnowledge } from '../../../src/knowledge/extract.js';
 import { LanguageModel } from '../../../src/teacher/language-model.js';
@@ -279,6 +280,23 @@ describe('a directory', () => {
     const after = await again.forward(TEXTS.slice(0, 5), { logits: 'dense' });
     expect(after.inputIds).toEqual(before.inputIds);
     expect(after.logits).toEqual(before.logits);
+  });
+
+  test('tells transformers of token types, and of tokenizers that are not the family\u2019s own', async () => {
+    const names = ['input_ids', 'attention_mask'];
+    const save = async (family: 'gpt2' | 'bert', own: Tokenizer) => {
+      const directory = join(folder, 'names');
+      await create(family, own).save(directory);
+      return JSON.parse(readFileSync(join(directory, 'tokenizer_config.json'), 'utf8'));
+    };
+    const plain = createTokenizer(tokenizer.json);
+    expect(await save('gpt2', plain)).toEqual({ model_input_names: names });
+    expect(await save('bert', plain)).toEqual({ tokenizer_class: 'PreTrainedTokenizerFast' });
+    const named = createTokenizer(tokenizer.json, { tokenizer_class: 'GPT2Tokenizer', model_input_names: ['x'] });
+    expect(await save('bert', named)).toEqual(named.config);
+    expect(await save('gpt2', named)).toEqual({ ...named.config, model_input_names: names });
+    // Stores of a model in memory are those of the saved one.
+    expect(withoutModelKeys(await save('gpt2', named))).toEqual(withoutModelKeys(named.config));
   });
 
   test('a model without tokenizer files takes token ids, and says what texts need', async () => {
