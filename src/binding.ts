@@ -263,7 +263,7 @@ export interface NativeTransformer {
 export interface GenerationRequest {
   readonly inputIds: Int32Array;
   readonly maxNewTokens: number;
-  /** `eosTokenId` is not drawn before so many. */
+  /** None of `eosTokenIds` is drawn before so many. */
   readonly minNewTokens: number;
   /** 0 = greedy. */
   readonly temperature: number;
@@ -274,8 +274,8 @@ export interface GenerationRequest {
   /** Divides the positive logits of tokens that are in the text, multiplies the others; > 0, 1 = none. */
   readonly repetitionPenalty: number;
   readonly seed: number;
-  /** -1 = none. */
-  readonly eosTokenId: number;
+  /** Each ends the text. */
+  readonly eosTokenIds: Int32Array;
 }
 
 /** A text on its way, with the keys and values of its tokens. Its model must not be trained before its end. */

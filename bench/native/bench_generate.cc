@@ -112,7 +112,7 @@ int main(int argc, char** argv) {
   const int64_t weights = parameters.num_parameters() - 1023 * 768;
 
   const std::vector<int32_t> prompt(kPromptTokens, 5);
-  Generation generation(model, prompt, {int64_t{rounds + 1} * kTokensPerRound + 1, 0, 0, 0, -1});
+  Generation generation(model, prompt, {int64_t{rounds + 1} * kTokensPerRound + 1, 0, 0, 0, {}});
   generation.next(context, arena, 1 + kTokensPerRound, {});
   const auto seconds = [processor_time = pool.num_threads() == 1](auto&& work) {
     const double begin = now(processor_time);

@@ -213,8 +213,8 @@ class Sampler {
     for (const int32_t id : used_) {
       logits[id] *= logits[id] > 0 ? 1 / options_.repetition_penalty : options_.repetition_penalty;
     }
-    if (options_.eos_token_id >= 0 && static_cast<int64_t>(index) < options_.min_new_tokens) {
-      logits[options_.eos_token_id] = -std::numeric_limits<float>::infinity();
+    if (static_cast<int64_t>(index) < options_.min_new_tokens) {
+      for (const int32_t id : options_.eos_token_ids) logits[id] = -std::numeric_limits<float>::infinity();
     }
     find_candidates(logits);
     const Candidate best = *std::min_element(candidates_.begin(), candidates_.end(), is_before);
@@ -279,8 +279,9 @@ Generation::Generation(const Transformer& model, std::vector<int32_t> input_ids,
   const auto num_tokens = static_cast<int64_t>(input_ids_.size());
   check_options(options);
   if (!config.causal) invalid("Only a causal model generates; this one reads both ways.");
-  if (options.eos_token_id >= config.vocab_size) {
-    invalid("eosTokenId = " + std::to_string(options.eos_token_id) + " is outside the vocabulary of " +
+  for (const int32_t id : options.eos_token_ids) {
+    if (id >= 0 && id < config.vocab_size) continue;
+    invalid("eosTokenIds: " + std::to_string(id) + " is outside the vocabulary of " +
             std::to_string(config.vocab_size) + ".");
   }
   if (num_tokens < 1 || num_tokens > config.max_position_embeddings) {
@@ -317,7 +318,8 @@ std::vector<int32_t> Generation::next(Context& context, Arena& arena, int64_t co
       logits = generator_->step(context, last_id_);
     }
     last_id_ = sampler_->choose(logits, static_cast<uint64_t>(num_tokens_));
-    has_ended_ = last_id_ == options_.eos_token_id;
+    const std::vector<int32_t>& ends = options_.eos_token_ids;
+    has_ended_ = std::find(ends.begin(), ends.end(), last_id_) != ends.end();
     if (has_ended_) break;
     sampler_->add(last_id_);
     tokens.push_back(last_id_);

@@ -11,24 +11,24 @@ namespace limbeck {
 
 struct GenerateOptions {
   int64_t max_new_tokens;
-  float temperature;     // 0 = greedy
-  int64_t top_k;         // 0 = the whole vocabulary
-  uint64_t seed;         // of the draws; token i is a function of (seed, i) and its logits
-  int32_t eos_token_id;  // −1 = none; not part of the result
+  float temperature;                   // 0 = greedy
+  int64_t top_k;                       // 0 = the whole vocabulary
+  uint64_t seed;                       // of the draws; token i is a function of (seed, i) and its logits
+  std::vector<int32_t> eos_token_ids;  // each ends a text; none is part of the result
   /// Draws come from the fewest best candidates whose probabilities sum to this much (Holtzman et al. 2020,
   /// arXiv:1904.09751, §3.1), in (0, 1]; after top_k.
   float top_p = 1;
   /// Logits of tokens that are in the prompt or the result: divided by it when positive, else multiplied (Keskar et al.
   /// 2019, arXiv:1909.05858, §4.1). > 0; 1 = none.
   float repetition_penalty = 1;
-  int64_t min_new_tokens = 0;  // before so many, eos_token_id is not drawn
+  int64_t min_new_tokens = 0;  // before so many, none of eos_token_ids is drawn
 };
 
 class Generator;
 class Sampler;
 
 /// A text on its way: continues input_ids with a causal model, keeping keys and values of earlier tokens. It ends at
-/// max_new_tokens, at eos_token_id, or at the model's last position (prompt and result together are at most
+/// max_new_tokens, at one of eos_token_ids, or at the model's last position (prompt and result together are at most
 /// max_position_embeddings tokens). Equal logits: the lower id. The model must not change until the end.
 class Generation {
  public:

@@ -19,7 +19,7 @@ Napi::Object GenerationObject::create(Napi::Env env, std::shared_ptr<TaskQueue> 
   options.top_p = fields.number("topP", 0.0f, 1.0f);
   options.repetition_penalty = fields.number("repetitionPenalty", 0.0f);
   options.seed = static_cast<uint64_t>(fields.integer("seed", 0, kMaxSafeInteger));
-  options.eos_token_id = static_cast<int32_t>(fields.integer("eosTokenId", -1, kMaxInt32));
+  options.eos_token_ids = fields.int32s("eosTokenIds");
   const TransformerConfig& config = model->config();
   std::vector<int32_t> input_ids = fields.int32s("inputIds");
   // Keys and values of the prompt and of what may follow it.

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import type { NativeEngine, NativeTransformer, TransformerConfig } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { CheckpointTensors } from './checkpoint-files.js';
-import { makeDirectory, writeFileAtomic } from './files.js';
+import { makeDirectory, pathExists, readJsonFile, writeFileAtomic } from './files.js';
 import { type ModelFamily, readModelConfig, toHuggingFaceConfig } from './model-config.js';
 import { notFinite, writeSafetensors } from './safetensors.js';
 import {
@@ -115,7 +115,7 @@ async function loadTensor(
 export async function saveCheckpoint(
   directory: string,
   { model, family, config }: Checkpoint,
-  specialIds: Readonly<Record<string, number | null>> = {},
+  specialIds: Readonly<Record<string, number | number[] | null>> = {},
 ): Promise<void> {
   const json = { ...specialIds, ...toHuggingFaceConfig(family, config) };
   const tensors = huggingFaceFromNative(family, config, (name) => model.getParameter(name));
@@ -129,6 +129,20 @@ export async function saveCheckpoint(
   await makeDirectory(directory);
   await writeSafetensors(join(directory, 'model.safetensors'), tensors, { format: 'pt' });
   await writeFileAtomic(join(directory, 'config.json'), `${JSON.stringify(json, null, 2)}\n`);
+}
+
+/**
+ * The tokens that end a text, as generation_config.json says or else config.json: one, or several.
+ *
+ * @throws LimbeckError ERR_FILE_FORMAT, ERR_IO
+ */
+export async function readEosTokenIds(directory: string, huggingFace: object, vocabSize: number): Promise<number[]> {
+  const path = join(directory, 'generation_config.json');
+  const generation = (await pathExists(path)) ? await readJsonFile(path) : {};
+  const ids = [generation, huggingFace].map((json) => (json as Readonly<Record<string, unknown>>)['eos_token_id']);
+  return [ids[0] ?? ids[1]].flat().filter((id): id is number => {
+    return Number.isInteger(id) && (id as number) >= 0 && (id as number) < vocabSize;
+  });
 }
 
 /** The contract between the two sides of the addon: both derive the same parameters from one config. */

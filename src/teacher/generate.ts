@@ -42,10 +42,11 @@ export type GenerateIdsOptions = z.input<typeof generateIdsOptionsSchema>;
 export type GenerateOptions = z.input<typeof generateOptionsSchema>;
 type ResolvedIdsOptions = z.output<typeof generateIdsOptionsSchema>;
 
-/** What generates, and how many tokens it can read. */
+/** What generates, how many tokens it can read, and which end a text. */
 export interface GenerationModel {
   readonly native: NativeTransformer;
   readonly maxPositionEmbeddings: number;
+  readonly eosTokenIds: readonly number[];
 }
 
 /** A native call should not take longer: between two of them an AbortSignal is heard. */
@@ -56,14 +57,12 @@ const CONTEXT_TOKENS = 8;
 /**
  * The tokens that follow `inputIds`, without the end-of-text token.
  *
- * @param eosTokenId ends the text; undefined = none
  * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION, ERR_ABORTED, ERR_DISPOSED, ERR_NOT_FINITE
  */
 export async function* generateTokens(
   model: GenerationModel,
   inputIds: readonly number[],
   options: GenerateIdsOptions,
-  eosTokenId: number | undefined,
   { signal }: Pick<Hooks, 'signal'> = {},
 ): AsyncGenerator<number, void, undefined> {
   const settings = parseOptions(generateIdsOptionsSchema, options, 'generate');
@@ -72,7 +71,7 @@ export async function* generateTokens(
   const generation = model.native.startGeneration({
     ...request,
     inputIds: Int32Array.from(readableIds(inputIds, settings, model.maxPositionEmbeddings)),
-    eosTokenId: eosTokenId ?? -1,
+    eosTokenIds: Int32Array.from(model.eosTokenIds),
   });
   try {
     for (let size = 1; ; ) {
@@ -111,7 +110,7 @@ export async function* generateText(
   if (inputIds.length > 1 && inputIds.at(-1) === tokenizer.eosTokenId) inputIds.pop();
   const decoder = new StreamDecoder(tokenizer, inputIds.slice(-CONTEXT_TOKENS));
   const search = new StopSearch(stop);
-  for await (const id of generateTokens(model, inputIds, idsOptions, tokenizer.eosTokenId, hooks)) {
+  for await (const id of generateTokens(model, inputIds, idsOptions, hooks)) {
     const piece = search.add(decoder.add(id));
     if (piece !== '') yield piece;
     if (search.isFound) return;

@@ -8,7 +8,7 @@ import type {
 } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { type AdapterShape, readAdapter, selectLinearModules, writeAdapter } from '../formats/adapter.js';
-import { loadCheckpoint, saveCheckpoint } from '../formats/checkpoint.js';
+import { loadCheckpoint, readEosTokenIds, saveCheckpoint } from '../formats/checkpoint.js';
 import { checkPath, writeDirectoryAtomic } from '../formats/files.js';
 import type { ModelFamily } from '../formats/model-config.js';
 import {
@@ -88,12 +88,14 @@ export class LanguageModel {
   /**
    * @param native the model owns it: dispose() frees it
    * @param tokenizer without one, the model takes and gives token ids only
+   * @param eosTokenIds end a text that is generated, as the tokenizer's own does
    */
   constructor(
     readonly native: NativeTransformer,
     readonly family: ModelFamily,
     readonly config: TransformerConfig,
     tokenizer: Tokenizer | undefined,
+    private readonly eosTokenIds: readonly number[] = [],
   ) {
     this.#tokenizer = tokenizer;
   }
@@ -116,7 +118,8 @@ export class LanguageModel {
         checkVocabulary(tokenizer, config.vocabSize);
         checkSpecialTokens(tokenizer, huggingFace);
       }
-      return new LanguageModel(model, family, config, tokenizer);
+      const eosTokenIds = await readEosTokenIds(directory, huggingFace, config.vocabSize);
+      return new LanguageModel(model, family, config, tokenizer, eosTokenIds);
     } catch (error) {
       model.dispose();
       throw error;
@@ -336,13 +339,18 @@ export class LanguageModel {
     hooks: Pick<Hooks, 'signal'> = {},
   ): Promise<number[]> {
     const ids: number[] = [];
-    const eosTokenId = this.#tokenizer?.eosTokenId;
-    for await (const id of generateTokens(this.#generationModel(), inputIds, options, eosTokenId, hooks)) ids.push(id);
+    for await (const id of generateTokens(this.#generationModel(), inputIds, options, hooks)) ids.push(id);
     return ids;
   }
 
   #generationModel(): GenerationModel {
-    return { native: this.native, maxPositionEmbeddings: this.config.maxPositionEmbeddings };
+    const { native, config } = this;
+    return { native, maxPositionEmbeddings: config.maxPositionEmbeddings, eosTokenIds: this.#eosTokenIds() };
+  }
+
+  #eosTokenIds(): number[] {
+    const own = this.#tokenizer?.eosTokenId;
+    return [...new Set([...(own === undefined ? [] : [own]), ...this.eosTokenIds])];
   }
 
   /** The adapter that everything this model computes takes part in, where there is one. */
@@ -468,12 +476,16 @@ export class LanguageModel {
   }
 
   /** What transformers would otherwise take from its defaults for the family, which fit the published vocabulary alone. */
-  #specialIds(): Record<string, number | null> {
-    if (this.#tokenizer === undefined) return {};
-    const { eosTokenId = null, padTokenId = null } = this.#tokenizer;
-    if (this.config.attention !== 'causal') return { pad_token_id: padTokenId };
+  #specialIds(): Record<string, number | number[] | null> {
+    const ends = this.#eosTokenIds();
+    if (this.#tokenizer === undefined && ends.length === 0) return {};
+    if (this.config.attention !== 'causal') return { pad_token_id: this.#tokenizer?.padTokenId ?? null };
     // GPT-2 begins texts with the token that ends them.
-    return { ...(this.family === 'gpt2' && { bos_token_id: eosTokenId }), eos_token_id: eosTokenId };
+    const { bosTokenId = this.family === 'gpt2' ? (ends[0] ?? null) : undefined } = this.#tokenizer ?? {};
+    return {
+      ...(bosTokenId === undefined ? {} : { bos_token_id: bosTokenId }),
+      eos_token_id: ends.length > 1 ? ends : (ends[0] ?? null),
+    };
   }
 
   dispose(): void {

@@ -22,6 +22,7 @@ const SMALL_FILES: ReadonlySet<string> = new Set([
   'tokenizer.json',
   'tokenizer_config.json',
   'special_tokens_map.json',
+  'added_tokens.json',
   'vocab.json',
   'merges.txt',
   'vocab.txt',

@@ -136,7 +136,7 @@ int32_t argmax(const std::vector<float>& x) {
   return static_cast<int32_t>(std::max_element(x.begin(), x.end()) - x.begin());
 }
 
-GenerateOptions greedy(int64_t max_new_tokens) { return {max_new_tokens, 0, 0, 0, -1}; }
+GenerateOptions greedy(int64_t max_new_tokens) { return {max_new_tokens, 0, 0, 0, {}}; }
 
 std::vector<int32_t> run(Machine& machine, const Transformer& model, const std::vector<int32_t>& prompt,
                          const GenerateOptions& options, const std::function<bool()>& should_stop = {}) {
@@ -176,7 +176,7 @@ TEST("generation stops before eos, which is not part of the result") {
   const std::vector<int32_t> whole = run(machine, model, kPrompt, greedy(20));
   GenerateOptions options = greedy(20);
   for (const int32_t eos : std::set<int32_t>(whole.begin(), whole.end())) {
-    options.eos_token_id = eos;
+    options.eos_token_ids = {eos};
     const std::vector<int32_t> expected(whole.begin(), std::find(whole.begin(), whole.end(), eos));
     CHECK(run(machine, model, kPrompt, options) == expected);
   }
@@ -209,7 +209,7 @@ TEST("should_stop is asked before each token") {
 TEST("sampling is a function of the seed and the token's place, on any number of threads") {
   Machine machine, two_threads(2);
   const Transformer model = random_model(llama_like(2), 9);
-  const GenerateOptions options{20, 1.5f, 0, 42, -1};
+  const GenerateOptions options{20, 1.5f, 0, 42, {}};
   const std::vector<int32_t> result = run(machine, model, kPrompt, options);
   CHECK(result == run(machine, model, kPrompt, options));
   CHECK(result == run(two_threads, model, kPrompt, options));
@@ -231,7 +231,7 @@ TEST("sampling takes only the top k tokens of a whole forward pass, and each of 
       std::set<int64_t> places;
       for (uint64_t seed = 0; seed < 20; ++seed) {
         std::vector<int32_t> ids = kPrompt;
-        for (const int32_t id : run(machine, model, kPrompt, {12, 10.0f, k, seed, -1})) {
+        for (const int32_t id : run(machine, model, kPrompt, {12, 10.0f, k, seed, {}})) {
           const std::vector<float> logits = next_logits(machine, model, ids);
           const float own = logits[static_cast<size_t>(id)];
           const auto place = std::count_if(logits.begin(), logits.end(), [&](float x) { return x > own + 1e-4f; });
@@ -262,7 +262,7 @@ TEST("draws follow softmax(logits / temperature)") {
   for (const int64_t top_k : {0, 61, 1000}) {
     std::vector<int> counts(61, 0);
     for (int draw = 0; draw < kDraws; ++draw) {
-      const GenerateOptions options{1, kTemperature, top_k, static_cast<uint64_t>(draw), -1};
+      const GenerateOptions options{1, kTemperature, top_k, static_cast<uint64_t>(draw), {}};
       ++counts[static_cast<size_t>(run(machine, model, kPrompt, options)[0])];
     }
     for (size_t v = 0; v < counts.size(); ++v) {
@@ -277,14 +277,14 @@ TEST("a temperature near 0 draws the best token") {
   Machine machine;
   const Transformer model = random_model(gpt2_like(), 2);
   for (const float temperature : {1e-3f, 1e-30f, std::numeric_limits<float>::denorm_min()}) {
-    CHECK(run(machine, model, kPrompt, {10, temperature, 0, 1, -1}) == run(machine, model, kPrompt, greedy(10)));
+    CHECK(run(machine, model, kPrompt, {10, temperature, 0, 1, {}}) == run(machine, model, kPrompt, greedy(10)));
   }
 }
 
 TEST("a text asked for in pieces is the text asked for at once") {
   Machine machine, other;
   const Transformer model = random_model(llama_like(2), 9), second = random_model(gpt2_like(), 4);
-  GenerateOptions options{20, 1.5f, 0, 42, -1};
+  GenerateOptions options{20, 1.5f, 0, 42, {}};
   options.repetition_penalty = 1.3f;
   options.top_p = 0.9f;
   const std::vector<int32_t> whole = run(machine, model, kPrompt, options);
@@ -324,7 +324,7 @@ TEST("draws come from the fewest tokens whose probabilities sum to top p, renorm
       while (kept < double{top_p} * mass) kept += sorted[count++].first;
       std::vector<int> counts(61, 0);
       for (int draw = 0; draw < kDraws; ++draw) {
-        GenerateOptions options{1, kTemperature, top_k, static_cast<uint64_t>(draw), -1};
+        GenerateOptions options{1, kTemperature, top_k, static_cast<uint64_t>(draw), {}};
         options.top_p = top_p;
         ++counts[static_cast<size_t>(run(machine, model, kPrompt, options)[0])];
       }
@@ -362,7 +362,8 @@ TEST("eos is not drawn before min new tokens") {
   Machine machine;
   const Transformer model = random_model(gpt2_like(), 3);
   GenerateOptions options = greedy(20);
-  options.eos_token_id = run(machine, model, kPrompt, greedy(1))[0];
+  const std::vector<int32_t> first = run(machine, model, kPrompt, greedy(2));
+  options.eos_token_ids = {first[0], first[1] == first[0] ? first[0] + 1 : first[1]};
   CHECK(run(machine, model, kPrompt, options).empty());
   for (const int64_t min_new_tokens : {1, 4, 20}) {
     options.min_new_tokens = min_new_tokens;
@@ -371,7 +372,7 @@ TEST("eos is not drawn before min new tokens") {
     CHECK(static_cast<int64_t>(result.size()) >= min_new_tokens);
     for (const int32_t id : result) {
       std::vector<float> logits = next_logits(machine, model, ids);
-      logits[static_cast<size_t>(options.eos_token_id)] = -1e30f;
+      for (const int32_t eos : options.eos_token_ids) logits[static_cast<size_t>(eos)] = -1e30f;
       CHECK(id == argmax(logits));
       ids.push_back(id);
     }
@@ -399,18 +400,18 @@ TEST("generation refuses what it cannot do") {
   CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, {61}, greedy(3)));
   CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, {-1}, greedy(3)));
   CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, greedy(-1)));
-  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, -1.0f, 0, 0, -1}));
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, -1.0f, 0, 0, {}}));
   CHECK_ERROR("ERR_INVALID_ARGUMENT",
-              run(machine, model, kPrompt, {3, std::numeric_limits<float>::quiet_NaN(), 0, 0, -1}));
-  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, 1, -1, 0, -1}));
-  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, 1, 0, 0, 61}));
+              run(machine, model, kPrompt, {3, std::numeric_limits<float>::quiet_NaN(), 0, 0, {}}));
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, 1, -1, 0, {}}));
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, 1, 0, 0, {5, 61}}));
   for (const float top_p : {0.0f, 1.1f}) {
-    CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, 1, 0, 0, -1, top_p}));
+    CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, 1, 0, 0, {}, top_p}));
   }
   for (const float penalty : {0.0f, -1.0f, std::numeric_limits<float>::infinity()}) {
-    CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, 1, 0, 0, -1, 1, penalty}));
+    CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, 1, 0, 0, {}, 1, penalty}));
   }
-  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, 1, 0, 0, -1, 1, 1, -1}));
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, model, kPrompt, {3, 1, 0, 0, {}, 1, 1, -1}));
   TransformerConfig bidirectional = gpt2_like();
   bidirectional.causal = false;
   CHECK_ERROR("ERR_INVALID_ARGUMENT", run(machine, random_model(bidirectional, 1), kPrompt, greedy(3)));
@@ -424,5 +425,5 @@ TEST("a model whose logits are not finite is reported, not sampled") {
   model.parameters().values()[model.parameters().find("final_norm.bias").offset] =
       std::numeric_limits<float>::quiet_NaN();
   CHECK_ERROR("ERR_NOT_FINITE", run(machine, model, kPrompt, greedy(3)));
-  CHECK_ERROR("ERR_NOT_FINITE", run(machine, model, kPrompt, {3, 1, 5, 0, -1}));
+  CHECK_ERROR("ERR_NOT_FINITE", run(machine, model, kPrompt, {3, 1, 5, 0, {}}));
 }

@@ -413,7 +413,7 @@ describe('generate and project', () => {
       temperature: 1,
       topK: 0,
       seed: 3,
-      eosTokenId: -1,
+      eosTokenIds: new Int32Array(),
       ...PLAIN_GENERATION,
     };
     const ids = await model.startGeneration(request).next(4);
@@ -1206,7 +1206,7 @@ describe('dispose', () => {
 
   it('of the engine ends a long generation early', async () => {
     const model = createModel({ maxPositionEmbeddings: 100_000, positions: 'rotary' });
-    const request = { maxNewTokens: 99_000, temperature: 0, topK: 0, seed: 1, eosTokenId: -1 };
+    const request = { maxNewTokens: 99_000, temperature: 0, topK: 0, seed: 1, eosTokenIds: new Int32Array() };
     const promise = model.startGeneration({ inputIds: Int32Array.of(1), ...request, ...PLAIN_GENERATION }).next(99_000);
     await new Promise((resolve) => setTimeout(resolve, 50));
     engine.dispose();

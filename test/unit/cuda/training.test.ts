@@ -300,7 +300,14 @@ describeEmulated('training on the GPU', () => {
       [
         'a generation',
         async (_, model) => {
-          const sampling = { temperature: 0, topK: 0, topP: 1, repetitionPenalty: 1, seed: 0, eosTokenId: -1 };
+          const sampling = {
+            temperature: 0,
+            topK: 0,
+            topP: 1,
+            repetitionPenalty: 1,
+            seed: 0,
+            eosTokenIds: new Int32Array(),
+          };
           const limits = { maxNewTokens: 5, minNewTokens: 5 };
           return Float32Array.from(
             await model.startGeneration({ inputIds: TEXT.inputIds, ...limits, ...sampling }).next(5),

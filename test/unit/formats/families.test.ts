@@ -127,7 +127,7 @@ test.each(['mistral', 'qwen2', 'qwen3', 'llama3'])(
     const { model, config } = await loadCheckpoint(engine, join(families, name));
     const prompt = [5, 30, 11];
     const draws = { temperature: 0, topK: 0, topP: 1, repetitionPenalty: 1, seed: 0 };
-    const request = { maxNewTokens: 13, minNewTokens: 0, eosTokenId: -1, ...draws };
+    const request = { maxNewTokens: 13, minNewTokens: 0, eosTokenIds: new Int32Array(), ...draws };
     const generation = model.startGeneration({ inputIds: Int32Array.from(prompt), ...request });
     const generated = Array.from(await generation.next(13));
     expect(generated.length).toBe(13); // past the windows of 3 and 4

@@ -242,6 +242,39 @@ describe('generate', () => {
     expect(await model.generate('the cat', { maxNewTokens: 6 })).toBe(tokenizer.decode(expected));
   });
 
+  test.each(['config.json', 'generation_config.json'])(
+    'ends at each token that %s names, and saves them',
+    async (file) => {
+      const directory = join(folder, `ends-${file}`);
+      const saved = `${directory}-saved`;
+      await create().save(directory);
+      const draw = (model: LanguageModel, seed: number, minNewTokens = 0) =>
+        model.generateIds([60, 70], { maxNewTokens: 30, minNewTokens, temperature: 3, seed });
+      const [first = [], second = []] = await Promise.all([1, 2].map((seed) => draw(create(), seed)));
+      const ends = [first[5] as number, second[9] as number];
+      const path = join(directory, file);
+      const json = file === 'config.json' ? JSON.parse(readFileSync(path, 'utf8')) : {};
+      // What is no token of the model is never drawn.
+      writeFileSync(
+        path,
+        JSON.stringify({ ...json, eos_token_id: file === 'config.json' ? ends : [...ends, 10 ** 9] }),
+      );
+      const model = await load(directory);
+      await model.save(saved);
+      for (const again of [model, await load(saved)]) {
+        for (const [seed, whole] of [first, second].entries()) {
+          const end = whole.findIndex((id) => ends.includes(id));
+          expect(await draw(again, seed + 1)).toEqual(whole.slice(0, end));
+          const late = await draw(again, seed + 1, 30);
+          expect(late.length).toBe(30);
+          for (const id of [0, ...ends]) expect(late).not.toContain(id);
+        }
+      }
+      const written = JSON.parse(readFileSync(join(saved, 'config.json'), 'utf8'));
+      expect(written).toMatchObject({ bos_token_id: 0, eos_token_id: [0, ...new Set(ends)] });
+    },
+  );
+
   test('draws by its seed', async () => {
     const model = create();
     const draw = (seed: number) => model.generateIds([60, 70], { maxNewTokens: 12, temperature: 1, seed });
