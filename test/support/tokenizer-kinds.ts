@@ -233,6 +233,28 @@ export async function tokenizerKinds(): Promise<Record<string, object>> {
       },
       model: { ...(trained['model'] as Json), ignore_merges: true },
     },
+    'DeepSeek Coder': {
+      ...trained,
+      pre_tokenizer: sequence(
+        ...['[\r\n]', '\\s?\\p{L}+', '\\s?\\p{P}+', '[一-龥ࠀ-一가-\ud7ff]+'].map((Regex) => ({
+          type: 'Split',
+          pattern: { Regex },
+          behavior: 'Isolated',
+          invert: false,
+        })),
+        { type: 'Digits', individual_digits: true },
+        { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false },
+      ),
+    },
+    Falcon: {
+      ...trained,
+      pre_tokenizer: sequence(
+        { type: 'Punctuation', behavior: 'Contiguous' },
+        { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true },
+        { type: 'Digits', individual_digits: false },
+        { type: 'Split', pattern: { Regex: '[0-9][0-9][0-9]' }, behavior: 'Isolated', invert: false },
+      ),
+    },
     Tekken: { ...trained, pre_tokenizer: split(TEKKEN_PATTERN) },
     'GPT-4o': { ...trained, pre_tokenizer: split(GPT4O_PATTERN) },
     RoBERTa: {

@@ -9,7 +9,7 @@ const CONTRACTIONS = "(?:'(?:[sS\\u017f]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[d
 
 /**
  * The patterns of the supported families: GPT-2, GPT-4 and Llama 3, Qwen2 and 3, GPT-4o, Mistral's Tekken, T5 and XLM-R,
- * DeepSeek. They run in linear time on any text, which an unknown pattern need not.
+ * DeepSeek, Falcon. They run in linear time on any text, which an unknown pattern need not.
  */
 const KNOWN_PATTERNS: ReadonlySet<string> = new Set([
   "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
@@ -22,8 +22,10 @@ const KNOWN_PATTERNS: ReadonlySet<string> = new Set([
   '[\\r\\n]',
   '\\s?\\p{L}+',
   '\\s?\\p{P}+',
+  '[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+',
   '\\p{N}+',
   '\\p{N}{1,3}',
+  '[0-9][0-9][0-9]',
 ]);
 
 /**
@@ -39,10 +41,11 @@ export function readPattern({ json, place }: Part, key = 'pattern'): RegExp {
   if (typeof source !== 'string') {
     throw invalid(place, `expected "${key}" as {"String": text} or {"Regex": text}, got ${JSON.stringify(pattern)}`);
   }
-  if (!KNOWN_PATTERNS.has(source)) {
+  const known = source.replaceAll('\r', '\\r').replaceAll('\n', '\\n'); // some files hold the characters
+  if (!KNOWN_PATTERNS.has(known)) {
     throw unsupported(place, `the pattern ${JSON.stringify(source)} is not one of the known linear-time ones`);
   }
-  const translated = source
+  const translated = known
     .replaceAll("(?i:'s|'t|'re|'ve|'m|'ll|'d)", CONTRACTIONS)
     .replace(/\\[sS]/g, (name) => ESCAPES[name] as string);
   return new RegExp(translated, 'gu');

@@ -41,7 +41,10 @@ export function readPreTokenizer(value: unknown, place: string): PreTokenizer {
     case 'Metaspace':
       return metaspace(part);
     case 'Split': {
-      return splitting(readPattern(part), readBehavior(part), { invert: readBoolean(part, 'invert', false) });
+      const pattern = readPattern(part);
+      // Code points are what they are in any Unicode.
+      const knowsAll = !pattern.source.includes('\\p');
+      return splitting(pattern, readBehavior(part), { invert: readBoolean(part, 'invert', false), knowsAll });
     }
     case 'Digits':
       return splitting(unicode(NUMBER), readBoolean(part, 'individual_digits', false) ? 'isolated' : 'contiguous', {
