@@ -8,7 +8,14 @@ export const MAX_VOCABULARY = 16_000_000;
 export const MAX_WIDTH = 1 << 20;
 export const MAX_POSITIONS = 1 << 24;
 
-export const GELU_NAMES = { gelu_new: 'gelu_new', gelu_pytorch_tanh: 'gelu_new', gelu: 'gelu' } as const;
+export const GELU_NAMES = {
+  gelu_new: 'gelu_new',
+  gelu_pytorch_tanh: 'gelu_new',
+  gelu_fast: 'gelu_new',
+  gelu_accurate: 'gelu_new',
+  gelu: 'gelu',
+  gelu_python: 'gelu',
+} as const;
 
 /** Of models with learned positions, which read no such key. */
 export const UNUSED_ROPE_THETA = 10_000;

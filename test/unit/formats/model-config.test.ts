@@ -124,6 +124,8 @@ describe('parseModelConfig', () => {
     expect(parse({ ...gpt2, activation_function: 'gelu_pytorch_tanh' }).hiddenAct).toBe('gelu_new');
     expect(parse({ ...gpt2, activation_function: 'gelu' }).hiddenAct).toBe('gelu');
     expect(parse({ ...bert, hidden_act: 'gelu_new' }).hiddenAct).toBe('gelu_new');
+    expect(parse({ ...bert, hidden_act: 'gelu_fast' }).hiddenAct).toBe('gelu_new');
+    expect(parse({ ...bert, hidden_act: 'gelu_python' }).hiddenAct).toBe('gelu');
   });
 
   test('fills in what Hugging Face leaves out', () => {
