@@ -58,10 +58,7 @@ export async function loadCheckpoint(engine: NativeEngine, directory: string): P
   }
 }
 
-/**
- * Refuses a tensor that should be another one under a second name, and is not: transformers 4 computes with the one,
- * transformers 5 with the other.
- */
+/** Refuses a copy that differs: transformers 4 computes with the original, transformers 5 with the copy. */
 async function checkCopies(
   checkpoint: CheckpointTensors,
   copies: ReadonlyMap<string, string>,
@@ -72,11 +69,10 @@ async function checkCopies(
     const original = placements.find((placement) => placement.parameter === parameter)?.fileName;
     if (original === undefined || !checkpoint.tensors.has(copy)) continue;
     if (await isSameTensor(checkpoint, copy, original)) continue;
-    const untied = parameter === 'embeddings.word' ? ', or say "tie_word_embeddings": false to use both' : '';
     throw new LimbeckError(
       'ERR_CHECKPOINT_MISMATCH',
-      `The checkpoint '${directory}' does not fit its config.json: tensor '${copy}' differs from '${original}', of ` +
-        `which it is a copy. Remove it${untied}.`,
+      `'${directory}': tensor '${copy}' differs from '${original}', of which it is a copy by config.json ` +
+        '(tie_word_embeddings). Remove it, or change config.json.',
     );
   }
 }
@@ -86,8 +82,8 @@ async function isSameTensor(checkpoint: CheckpointTensors, a: string, b: string)
   if (first?.dtype !== second?.dtype || first?.shape.join() !== second?.shape.join()) return false;
   const others = checkpoint.read(b, new Uint8Array(READ_BYTES));
   for await (const { bytes } of checkpoint.read(a, new Uint8Array(READ_BYTES))) {
-    const other = await others.next();
-    if (other.done || Buffer.compare(bytes, other.value.bytes) !== 0) return false;
+    const { value } = await others.next();
+    if (Buffer.compare(bytes, value?.bytes ?? new Uint8Array()) !== 0) return false;
   }
   return true;
 }
@@ -131,18 +127,14 @@ export async function saveCheckpoint(
   await writeFileAtomic(join(directory, 'config.json'), `${JSON.stringify(json, null, 2)}\n`);
 }
 
-/**
- * The tokens that end a text, as generation_config.json says or else config.json: one, or several.
- *
- * @throws LimbeckError ERR_FILE_FORMAT, ERR_IO
- */
+/** The tokens that end a text, as generation_config.json says or else config.json. @throws LimbeckError ERR_FILE_FORMAT, ERR_IO */
 export async function readEosTokenIds(directory: string, huggingFace: object, vocabSize: number): Promise<number[]> {
   const path = join(directory, 'generation_config.json');
   const generation = (await pathExists(path)) ? await readJsonFile(path) : {};
-  const ids = [generation, huggingFace].map((json) => (json as Readonly<Record<string, unknown>>)['eos_token_id']);
-  return [ids[0] ?? ids[1]].flat().filter((id): id is number => {
-    return Number.isInteger(id) && (id as number) >= 0 && (id as number) < vocabSize;
-  });
+  const { eos_token_id: first } = (generation ?? {}) as { eos_token_id?: unknown };
+  const { eos_token_id: second } = huggingFace as { eos_token_id?: unknown };
+  const ids = [first ?? second].flat() as number[];
+  return ids.filter((id) => Number.isInteger(id) && id >= 0 && id < vocabSize);
 }
 
 /** The contract between the two sides of the addon: both derive the same parameters from one config. */

@@ -11,7 +11,7 @@ import { createModel } from './tokenizer/model.js';
 import { readNormalizer } from './tokenizer/normalizer.js';
 import { readPostProcessor } from './tokenizer/post-processor.js';
 import { readPreTokenizer } from './tokenizer/pre-tokenizer.js';
-import { checkTokenizerConfig, checkVocabularyKind } from './tokenizer-config.js';
+import { checkTokenizerConfig, checkVocabularyFiles } from './tokenizer-config.js';
 import { bytePairTokenizerJson, checkTokenizerJson, wordPieceTokenizerJson } from './tokenizer-json.js';
 
 export interface EncodeOptions {
@@ -62,7 +62,7 @@ export async function loadTokenizer(directory: string): Promise<Tokenizer> {
   if (!isJsonObject(config)) throw new LimbeckError('ERR_TOKENIZER', `'${configPath}': expected a JSON object`);
   const json = await readTokenizerJson(directory, config);
   const tokenizer = createTokenizer(json, config, directory);
-  checkTokenizerConfig(tokenizer, directory);
+  checkTokenizerConfig(tokenizer, tokenizer.encode(''), directory);
   return tokenizer;
 }
 
@@ -204,14 +204,14 @@ async function readTokenizerJson(directory: string, config: Readonly<Record<stri
     throw new LimbeckError('ERR_TOKENIZER', `'${path('tokenizer.json')}': expected a JSON object`);
   }
   if ((await pathExists(path('vocab.json'))) && (await pathExists(path('merges.txt')))) {
-    await checkVocabularyKind(directory, 'GPT-2', config);
+    await checkVocabularyFiles(directory, 'BPE', config);
     const vocab = await readJsonFile(path('vocab.json'));
     if (!isJsonObject(vocab))
       throw new LimbeckError('ERR_TOKENIZER', `'${path('vocab.json')}': expected a JSON object`);
     return bytePairTokenizerJson(vocab, await readTextFile(path('merges.txt')));
   }
   if (await pathExists(path('vocab.txt'))) {
-    await checkVocabularyKind(directory, 'BERT', config);
+    await checkVocabularyFiles(directory, 'WordPiece', config);
     return wordPieceTokenizerJson(await readTextFile(path('vocab.txt')), config['do_lower_case'] !== false, {
       strip_accents: config['strip_accents'] ?? null,
       handle_chinese_chars: config['tokenize_chinese_chars'] !== false,
