@@ -1,4 +1,7 @@
-/** Builds everything and puts the stripped addon where the published package carries it. */
+/**
+ * Builds everything for the published package: JavaScript without its comments, which the declarations keep, and the
+ * stripped addon in its place.
+ */
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, mkdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -6,6 +9,11 @@ import { setup } from './setup.mjs';
 
 const root = resolve(import.meta.dirname, '..');
 setup(root);
+
+const tsc = join(root, 'node_modules/typescript/bin/tsc');
+const withoutComments = ['-p', 'tsconfig.json', '--removeComments', '--declaration', 'false'];
+const compiled = spawnSync(process.execPath, [tsc, ...withoutComments], { cwd: root, stdio: ['ignore', 2, 2] });
+if (compiled.status !== 0) throw new Error(`tsc ended with ${compiled.status ?? compiled.signal}`);
 
 const folder = join(root, 'prebuilds', `${process.platform}-${process.arch}`);
 const addon = join(folder, 'limbeck.node');
