@@ -51,6 +51,7 @@ export interface ItemPairs {
 /**
  * Fuses layers, each [rows, columns], into one matrix.
  *
+ * @param layers read as long as the promise is not settled: neither change nor transfer them until then
  * @param pairs for learned weights: rows that belong together
  * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION, ERR_SHAPE_MISMATCH
  */
@@ -93,6 +94,7 @@ export async function fuseLayers(
 /**
  * Principal components of vectors, by randomised SVD.
  *
+ * @param x read as long as the promise is not settled: neither change nor transfer it until then
  * @param whiten divides each component by its standard deviation
  * @throws LimbeckError ERR_INVALID_ARGUMENT
  */

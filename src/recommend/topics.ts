@@ -10,6 +10,8 @@ export interface StudentTopics {
 /** A second label joins the name when it sets the topic apart at least this much as well as the first. */
 const SECOND_LABEL = 0.6;
 const MIN_WORD_LENGTH = 3;
+/** Of a larger catalogue, about so many items spread evenly: their names are as good, and come ten times as soon. */
+const MAX_NAMED_ITEMS = 100_000;
 
 /** About √(items / 2) topics, 2 to 64. */
 export function numTopicsFor(numItems: number): number {
@@ -64,7 +66,10 @@ function rankLabels(
   const inTopic = Array.from({ length: numTopics }, () => new Map<string, number>());
   const sizes = new Int32Array(numTopics);
   let size = 0;
+  const limit = (MAX_NAMED_ITEMS / items.length) * 2 ** 32;
   items.forEach((item, i) => {
+    // Multiples of the golden ratio: no period of the catalogue is missed, as every tenth item might.
+    if (Math.imul(i, 0x9e3779b1) >>> 0 >= limit) return;
     const counts = inTopic[itemTopics[i] ?? 0];
     if (item === undefined || counts === undefined) return;
     size++;

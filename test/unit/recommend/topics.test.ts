@@ -38,6 +38,28 @@ describe('nameTopics', () => {
   });
 });
 
+test('topics of a large catalogue are named by a part of it, whatever its order', () => {
+  const labels = ['Horror', 'Comedy', 'Drama', 'Western', 'Film noir'];
+  const items = Array.from({ length: 400_000 }, (_, i) => item(`${i}`, '', 'Film', labels[i % 5] ?? ''));
+  let reads = 0;
+  const counted = items.map((one) => ({
+    ...one,
+    get text() {
+      reads++;
+      return '';
+    },
+  }));
+  expect(
+    nameTopics(
+      counted,
+      Int32Array.from(items.keys(), (i) => i % 5),
+      5,
+    ),
+  ).toEqual(labels);
+  expect(reads).toBeGreaterThan(90_000);
+  expect(reads).toBeLessThan(110_000);
+});
+
 test('there are as many topics as fit the catalogue', () => {
   expect([1, 2, 36, 2400, 10_000, 1_000_000].map(numTopicsFor)).toEqual([1, 2, 4, 35, 64, 64]);
 });
