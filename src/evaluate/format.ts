@@ -15,6 +15,11 @@ export function formatMetric(value: number): string {
   return Number.isFinite(value) ? value.toFixed(4) : NONE;
 }
 
+/** A metric, ± half the width of its interval. */
+export function formatWithInterval(value: number, [low, high]: readonly [number, number]): string {
+  return `${formatMetric(value)} ± ${formatMetric((high - low) / 2)}`;
+}
+
 /** A difference of metrics, always with its sign. */
 export function formatDifference(value: number): string {
   if (!Number.isFinite(value)) return NONE;

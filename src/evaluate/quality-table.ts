@@ -1,8 +1,14 @@
 import { checkNotEmpty } from './checks.js';
-import { formatDifference, formatDuration, formatLatency, formatMetric, formatParameters } from './format.js';
+import {
+  formatDifference,
+  formatDuration,
+  formatLatency,
+  formatMetric,
+  formatParameters,
+  formatWithInterval,
+} from './format.js';
 import { describeShare } from './quality-row.js';
 import { COLD_BELOW, type QualityReport, type QualityRow, type SubsetMetric } from './quality-types.js';
-import type { Interval } from './report-types.js';
 
 const headers = [
   'system',
@@ -86,8 +92,8 @@ function cellsOf(row: QualityRow): string[] {
   const difference = row.differenceToPlain;
   return [
     printable(row.name),
-    withInterval(row.recallAt10, row.intervals.recallAt10),
-    withInterval(row.ndcgAt10, row.intervals.ndcgAt10),
+    formatWithInterval(row.recallAt10, row.intervals.recallAt10),
+    formatWithInterval(row.ndcgAt10, row.intervals.ndcgAt10),
     difference === undefined
       ? ''
       : `${formatDifference(difference.difference)} [${difference.interval.map(formatDifference).join(', ')}]`,
@@ -100,11 +106,7 @@ function cellsOf(row: QualityRow): string[] {
 }
 
 function subsetCell(subset: SubsetMetric | undefined): string {
-  return subset === undefined ? '' : withInterval(subset.mean, subset.interval);
-}
-
-function withInterval(value: number, [low, high]: Interval): string {
-  return `${formatMetric(value)} ± ${formatMetric((high - low) / 2)}`;
+  return subset === undefined ? '' : formatWithInterval(subset.mean, subset.interval);
 }
 
 /** Anything a terminal would act on (line breaks, escape sequences) is shown as a space. */

@@ -1,6 +1,6 @@
 import { checkNotEmpty } from './checks.js';
-import { formatLatency, formatMetric, formatParameters } from './format.js';
-import type { Interval, ResultRow } from './report-types.js';
+import { formatLatency, formatParameters, formatWithInterval } from './format.js';
+import type { ResultRow } from './report-types.js';
 
 const header = ['system', 'recall@10', 'ndcg@10', 'f1@10', 'mrr', 'parameters', 'p50 latency'];
 
@@ -31,15 +31,11 @@ function cellsOf(row: ResultRow): string[] {
   return [
     // Anything a terminal would act on (line breaks, escape sequences) is shown as a space.
     row.name.replace(/\p{Cc}/gu, ' '),
-    withInterval(row.recallAt10, intervals.recallAt10),
-    withInterval(row.ndcgAt10, intervals.ndcgAt10),
-    withInterval(row.f1At10, intervals.f1At10),
-    withInterval(row.mrr, intervals.mrr),
+    formatWithInterval(row.recallAt10, intervals.recallAt10),
+    formatWithInterval(row.ndcgAt10, intervals.ndcgAt10),
+    formatWithInterval(row.f1At10, intervals.f1At10),
+    formatWithInterval(row.mrr, intervals.mrr),
     formatParameters(row.parameters),
     formatLatency(row.p50LatencyMs),
   ];
-}
-
-function withInterval(value: number, [low, high]: Interval): string {
-  return `${formatMetric(value)} ± ${formatMetric((high - low) / 2)}`;
 }

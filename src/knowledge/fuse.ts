@@ -3,6 +3,7 @@ import { z } from 'zod';
 import type { NativeEngine } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { parseOptions } from '../prepare/parse-options.js';
+import { sideBySide } from '../teacher/side-by-side.js';
 import type { Knowledge } from './knowledge.js';
 
 export const fusionSchema = z.strictObject({
@@ -73,7 +74,7 @@ export async function fuseLayers(
     );
   }
   if (method === 'concat') {
-    const values = sideBySide(layers, rows, columns);
+    const values = sideBySide(layers, rows);
     return { values, columns: layers.length * columns, fusion: 'concat', weights: new Float32Array(layers.length) };
   }
   let weights = given ?? layers.map(() => 1 / layers.length);
@@ -167,14 +168,4 @@ export async function itemFeatures(
   const { values: features, mean, explainedVariance } = reduced;
   const encoder = { layers, fusion: fused.fusion, weights: fused.weights, mean, components: reduced.components };
   return { features, encoder, explainedVariance };
-}
-
-function sideBySide(layers: readonly Float32Array[], rows: number, columns: number): Float32Array {
-  const wide = new Float32Array(rows * columns * layers.length);
-  layers.forEach((layer, l) => {
-    for (let row = 0; row < rows; row++) {
-      wide.set(layer.subarray(row * columns, (row + 1) * columns), (row * layers.length + l) * columns);
-    }
-  });
-  return wide;
 }

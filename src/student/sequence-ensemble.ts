@@ -5,6 +5,7 @@ import { LimbeckError } from '../errors.js';
 import { writeDirectoryAtomic } from '../formats/files.js';
 import type { EvaluationCases } from '../prepare/dataset.js';
 import type { Hooks } from '../teacher/hooks.js';
+import { sideBySide } from '../teacher/side-by-side.js';
 import { type Ranking, type RankOptions, rankCases } from './rank-cases.js';
 import { type SequenceModel, sequenceConfig } from './sequence-model.js';
 
@@ -79,11 +80,11 @@ export class SequenceEnsemble {
     for (const { native } of this.members) {
       parts.push((await native.forward({ ...batch, hiddenStates: layers, pooling })).hiddenStates);
     }
-    const width = this.#first.config.hiddenSize;
+    const rows = pooling === 'none' ? batch.inputIds.length : batch.sequenceOffsets.length - 1;
     return layers.map((_, layer) =>
       sideBySide(
         parts.map((states) => states[layer] as Float32Array),
-        width,
+        rows,
       ),
     );
   }
@@ -139,19 +140,6 @@ function headOf(
   const head = engine.createTransformer(sequenceConfig({ ...shape, hiddenSize: width }, vocabSize, 0));
   const sum = weights.reduce((total, weight) => total + weight, 0);
   const tables = members.map(({ native }, i) => native.itemTable().map((value) => (value * (weights[i] ?? 0)) / sum));
-  head.setParameter('embeddings.word', sideBySide(tables, hiddenSize)); // [V, width]
+  head.setParameter('embeddings.word', sideBySide(tables, vocabSize)); // [V, width]
   return head;
-}
-
-/** Rows of matrices of this width, end to end: [rows, parts · width]. */
-function sideBySide(parts: readonly Float32Array[], width: number): Float32Array {
-  const [first] = parts as readonly [Float32Array];
-  if (parts.length === 1) return first;
-  const whole = new Float32Array(first.length * parts.length);
-  for (let row = 0; row * width < first.length; row++) {
-    parts.forEach((part, i) => {
-      whole.set(part.subarray(row * width, (row + 1) * width), (row * parts.length + i) * width);
-    });
-  }
-  return whole;
 }

@@ -16,6 +16,7 @@ import { checkTexts } from '../prepare/text-lines.js';
 import { type Hooks, throwIfAborted } from './hooks.js';
 import { LanguageModel } from './language-model.js';
 import { modelDirectory } from './model-hub.js';
+import { sideBySide } from './side-by-side.js';
 
 export const staticEncoderSchema = z.strictObject({
   /**
@@ -96,7 +97,12 @@ export async function fitStaticEncoder(
     const lexical = await lexicalTable(engine, tokenizer, texts, lexicalComponents, seed);
     tables.push(await scaled(engine, tokenizer, texts, lexical, hooks));
   }
-  return asLanguageModel(engine, tokenizer, sideBySide(tables, tokenizer.vocabSize));
+  const { vocabSize } = tokenizer;
+  const values = sideBySide(
+    tables.map((table) => table.values),
+    vocabSize,
+  );
+  return asLanguageModel(engine, tokenizer, { values, width: values.length / vocabSize });
 }
 
 /** The token vectors of a model2vec directory, each times its weight. */
@@ -221,19 +227,6 @@ async function scaled(
   } finally {
     model.dispose();
   }
-}
-
-function sideBySide(tables: readonly TokenTable[], vocabSize: number): TokenTable {
-  const width = tables.reduce((sum, table) => sum + table.width, 0);
-  const values = new Float32Array(vocabSize * width);
-  let offset = 0;
-  for (const table of tables) {
-    for (let token = 0; token < vocabSize; token++) {
-      values.set(table.values.subarray(token * table.width, (token + 1) * table.width), token * width + offset);
-    }
-    offset += table.width;
-  }
-  return { values, width };
 }
 
 /** A Llama without positions in its embeddings, the block of which is zero. */
