@@ -12,7 +12,7 @@ export type LimbeckErrorCode =
   | 'ERR_CHECKPOINT_MISMATCH' // a tensor is missing, extra, or has the wrong shape or dtype
   | 'ERR_UNSUPPORTED_MODEL' // config.json names a family or setting that is not supported
   | 'ERR_TOKENIZER' // the tokenizer cannot be read, or disagrees with the model's vocabulary
-  | 'ERR_UNSUPPORTED_TOKENIZER' // tokenizer.json has a component that is not supported
+  | 'ERR_UNSUPPORTED_TOKENIZER' // tokenizer.json or what stands for it has a part that is not supported
   | 'ERR_UNKNOWN_ITEMS' // no item to go by is known: of a history, also an empty one without popularity, or of similar()
   | 'ERR_SHAPE_MISMATCH' // an array's length does not match the shape
   | 'ERR_OUT_OF_MEMORY'

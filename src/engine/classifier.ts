@@ -284,8 +284,8 @@ export async function fitClassifier(
 /**
  * Opens what {@link Classifier.save} wrote.
  *
- * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_SAFETENSORS, ERR_CHECKPOINT_MISMATCH,
- * ERR_UNSUPPORTED_MODEL, ERR_TOKENIZER, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO
+ * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_SAFETENSORS, ERR_CHECKPOINT_MISMATCH,
+ * ERR_UNSUPPORTED_MODEL, ERR_TOKENIZER, ERR_UNSUPPORTED_TOKENIZER, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO
  */
 export async function loadClassifier(engine: NativeEngine, directory: string): Promise<Classifier> {
   checkPath(directory, 'directory');

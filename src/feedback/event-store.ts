@@ -61,15 +61,25 @@ export interface RetentionOptions {
   readonly maxAgeMs?: number | undefined;
   /** Of the log's files; Redis has no such limit. */
   readonly maxBytes?: number | undefined;
+  /** A whole number. */
   readonly maxEvents?: number | undefined;
 }
 
+/** Infinity is no limit. */
+const limitOf = (number: z.ZodNumber) =>
+  z
+    .custom<number>(
+      (value) => value === Number.POSITIVE_INFINITY || number.safeParse(value).success,
+      'expected a number',
+    )
+    .transform((value) => (value === Number.POSITIVE_INFINITY ? undefined : value))
+    .optional();
 const retentionSchema = z.strictObject({
   // Without it, what no snapshot holds yet would go.
   keepFrom: z.bigint(),
-  maxAgeMs: z.number().optional(),
-  maxBytes: z.number().optional(),
-  maxEvents: z.int().optional(),
+  maxAgeMs: limitOf(z.number()),
+  maxBytes: limitOf(z.number()),
+  maxEvents: limitOf(z.int()),
 });
 
 /** @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION */

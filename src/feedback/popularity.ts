@@ -89,7 +89,11 @@ export class Popularity {
     if (this.#sums.size > this.#maxItems) this.#forgetLeastPopular();
   }
 
-  /** Sum of an item's weights, each halved for every half-life until `now` (ms since epoch). 0 for an unknown item. */
+  /**
+   * Sum of an item's weights, each halved for every half-life until `now` (ms since epoch). 0 for an unknown item.
+   *
+   * @throws LimbeckError ERR_INVALID_ARGUMENT, as {@link top}, for a time that is none
+   */
   score(itemId: string, now: number): number {
     return (this.#sums.get(itemId) ?? 0) * this.#decay.factorAt(now);
   }

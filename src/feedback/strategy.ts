@@ -197,7 +197,7 @@ export class StrategySelector {
     }
   }
 
-  /** What each strategy has earned, in all contexts. */
+  /** What each strategy has earned, in all contexts. @throws LimbeckError ERR_INVALID_ARGUMENT for a time that is none */
   summary(now = Date.now()): StrategySummary[] {
     const factor = this.#decay.factorAt(now);
     return this.strategies.map((strategy, i) => {

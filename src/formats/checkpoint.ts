@@ -69,10 +69,13 @@ async function checkCopies(
     const original = placements.find((placement) => placement.parameter === parameter)?.fileName;
     if (original === undefined || !checkpoint.tensors.has(copy)) continue;
     if (await isSameTensor(checkpoint, copy, original)) continue;
+    const why =
+      parameter === 'embeddings.word'
+        ? 'of which it is a copy by config.json (tie_word_embeddings). Remove it, or change config.json.'
+        : 'which is another name of the same. Make them equal.';
     throw new LimbeckError(
       'ERR_CHECKPOINT_MISMATCH',
-      `'${directory}': tensor '${copy}' differs from '${original}', of which it is a copy by config.json ` +
-        '(tie_word_embeddings). Remove it, or change config.json.',
+      `'${directory}': tensor '${copy}' differs from '${original}', ${why}`,
     );
   }
 }

@@ -55,8 +55,8 @@ export function readLlama(reader: ConfigReader): TransformerConfig {
 export function readMistral(reader: ConfigReader): TransformerConfig {
   const heads = readHeads(reader);
   // Not keys of the family; some files say that there are none.
-  reader.only('attention_bias', [false]);
-  reader.only('mlp_bias', [false]);
+  reader.only('attention_bias', [false, null]);
+  reader.only('mlp_bias', [false, null]);
   return {
     ...readRmsNormed(reader, 131_072),
     ...heads,

@@ -23,13 +23,24 @@ const PLAIN: Json = {
   DistilBertTokenizer: WORD_PIECE,
 };
 
-/** @throws LimbeckError ERR_UNSUPPORTED_TOKENIZER for vocabulary files of other tokenizers than GPT-2's and BERT's */
-export async function checkVocabularyFiles(directory: string, model: 'BPE' | 'WordPiece', config: Json): Promise<void> {
+/**
+ * @param vocab token → id of the files
+ * @throws LimbeckError ERR_UNSUPPORTED_TOKENIZER for vocabulary files of other tokenizers than GPT-2's and BERT's, and for
+ * tokens added to them; ERR_FILE_FORMAT, ERR_IO
+ */
+export async function checkVocabularyFiles(
+  directory: string,
+  model: 'BPE' | 'WordPiece',
+  config: Json,
+  vocab: Json,
+): Promise<void> {
   const path = join(directory, 'config.json');
   const json = (await pathExists(path)) ? (((await readJsonFile(path)) ?? {}) as Json) : {};
   const name = String(config['tokenizer_class'] ?? json['tokenizer_class'] ?? json['model_type'] ?? '');
   const isPlain = name === '' || PLAIN[name.replace(/Fast$/, '')] === model;
-  if (isPlain && !(await pathExists(join(directory, 'added_tokens.json')))) return;
+  const addedPath = join(directory, 'added_tokens.json');
+  const added = isPlain && (await pathExists(addedPath)) ? (((await readJsonFile(addedPath)) ?? {}) as Json) : {};
+  if (isPlain && Object.keys(added).every((token) => added[token] === vocab[token])) return;
   const what = isPlain ? 'added_tokens.json' : `the vocabulary files of ${name}`;
   throw unsupported(`'${directory}'`, `${what} cannot be read; save tokenizer.json with transformers`);
 }
@@ -39,14 +50,68 @@ interface Files {
   readonly config: object;
 }
 
+interface Described extends Files {
+  readonly bosTokenId?: number;
+  readonly eosTokenId?: number;
+}
+
+/** Ids that a tokenizer puts around a text. */
+interface AroundText {
+  readonly before: readonly number[];
+  readonly after: readonly number[];
+}
+
+/**
+ * The post-processor that transformers' Llama class puts in the place of tokenizer.json's, where that is another: of
+ * DeepSeek's tokenizers `add_bos_token` alone says that texts begin with a token.
+ */
+export function llamaPostProcessor(
+  { config, bosTokenId, eosTokenId }: Described,
+  { before, after }: AroundText,
+): object | undefined {
+  const {
+    tokenizer_class: name,
+    add_bos_token: addsBos,
+    add_eos_token: addsEos,
+    bos_token,
+    eos_token,
+  } = config as Json;
+  if ((name !== 'LlamaTokenizer' && name !== 'LlamaTokenizerFast') || typeof addsBos !== 'boolean') return undefined;
+  const bos = addsBos ? { id: bosTokenId, token: contentOf(bos_token) } : undefined;
+  const eos = addsEos === true ? { id: eosTokenId, token: contentOf(eos_token) } : undefined;
+  const wanted = [bos ? [bos.id] : [], eos ? [eos.id] : []];
+  if (String(wanted[0]) === String(before) && String(wanted[1]) === String(after)) return undefined;
+  const marks = [bos, eos].filter((mark) => mark !== undefined);
+  if (marks.some(({ id, token }) => id === undefined || token === undefined)) return undefined;
+  const special = (mark: typeof bos, type_id: number) => (mark ? [{ SpecialToken: { id: mark.token, type_id } }] : []);
+  const single = (id: string, type_id: number) => [
+    ...special(bos, type_id),
+    { Sequence: { id, type_id } },
+    ...special(eos, type_id),
+  ];
+  return {
+    type: 'TemplateProcessing',
+    single: single('A', 0),
+    pair: [...single('A', 0), ...single('B', 1)],
+    special_tokens: Object.fromEntries(
+      marks.map(({ id, token }) => [token, { id: token, ids: [id], tokens: [token] }]),
+    ),
+  };
+}
+
+function contentOf(token: unknown): string | undefined {
+  const content = isRecord(token) ? token['content'] : token;
+  return typeof content === 'string' ? content : undefined;
+}
+
 /**
  * Refuses keys with which transformers changes what tokenizer.json says.
  *
  * @throws LimbeckError ERR_UNSUPPORTED_TOKENIZER
  */
 export function checkTokenizerConfig(
-  { json, config, bosTokenId, eosTokenId }: Files & { bosTokenId?: number; eosTokenId?: number },
-  around: readonly number[],
+  { json, config, bosTokenId, eosTokenId }: Described,
+  { before, after }: AroundText,
   source: string,
 ): void {
   const keys = config as Json;
@@ -55,8 +120,8 @@ export function checkTokenizerConfig(
     throw unsupported(`'${source}'`, `tokenizer_config.json says ${key} = ${keys[key]}, and tokenizer.json ${says}`);
   };
   compare('split_special_tokens', false);
-  if (bosTokenId !== undefined) compare('add_bos_token', around[0] === bosTokenId);
-  if (eosTokenId !== undefined) compare('add_eos_token', around.at(-1) === eosTokenId);
+  if (bosTokenId !== undefined) compare('add_bos_token', before[0] === bosTokenId);
+  if (eosTokenId !== undefined) compare('add_eos_token', after.at(-1) === eosTokenId);
   const { normalizer, pre_tokenizer: words } = json as Json;
   if (isRecord(words) && words['type'] === 'ByteLevel') compare('add_prefix_space', words['add_prefix_space'] ?? true);
   // The plain class takes tokenizer.json as it is.

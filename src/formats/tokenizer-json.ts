@@ -111,7 +111,7 @@ export function byteLevelJson(vocab: Json, merges: readonly string[], specialTok
 }
 
 /** BERT's vocab.txt (one token a line, ids from 0) as a tokenizer.json. */
-export function wordPieceTokenizerJson(vocabText: string, lowercase: boolean, normalizer: object = {}): object {
+export function wordPieceTokenizerJson(vocabText: string, lowercase: boolean, normalizer: object = {}) {
   const tokens = vocabText.split(/\r?\n/);
   if (tokens.at(-1) === '') tokens.pop();
   const vocab: Record<string, number> = Object.create(null);

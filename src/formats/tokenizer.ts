@@ -11,7 +11,7 @@ import { createModel } from './tokenizer/model.js';
 import { readNormalizer } from './tokenizer/normalizer.js';
 import { readPostProcessor } from './tokenizer/post-processor.js';
 import { readPreTokenizer } from './tokenizer/pre-tokenizer.js';
-import { checkTokenizerConfig, checkVocabularyFiles } from './tokenizer-config.js';
+import { checkTokenizerConfig, checkVocabularyFiles, llamaPostProcessor } from './tokenizer-config.js';
 import { bytePairTokenizerJson, checkTokenizerJson, wordPieceTokenizerJson } from './tokenizer-json.js';
 
 export interface EncodeOptions {
@@ -62,7 +62,10 @@ export async function loadTokenizer(directory: string): Promise<Tokenizer> {
   if (!isJsonObject(config)) throw new LimbeckError('ERR_TOKENIZER', `'${configPath}': expected a JSON object`);
   const json = await readTokenizerJson(directory, config);
   const tokenizer = createTokenizer(json, config, directory);
-  checkTokenizerConfig(tokenizer, tokenizer.encode(''), directory);
+  const around = postProcessorOf(json, directory);
+  const post_processor = llamaPostProcessor(tokenizer, around);
+  if (post_processor !== undefined) return createTokenizer({ ...json, post_processor }, config, directory);
+  checkTokenizerConfig(tokenizer, around, directory);
   return tokenizer;
 }
 
@@ -92,7 +95,7 @@ export function createTokenizer(json: object, config: object = {}, source = 'tok
   );
   const preTokenize = readPreTokenizer(parts['pre_tokenizer'], placeOf('pre_tokenizer'));
   const model = createModel(modelType, asPart(parts['model'], placeOf('model')), modelIdOf);
-  const { before, after } = readPostProcessor(parts['post_processor'], placeOf('post_processor'));
+  const { before, after } = postProcessorOf(json, source);
   const decodeTokens = readDecoder(parts['decoder'], placeOf('decoder'));
   const specialIds = new Set(addedTokens.filter(({ isSpecial }) => isSpecial).map(({ id }) => id));
   const settings = config as Json;
@@ -196,6 +199,21 @@ export function checkSpecialTokens(tokenizer: Tokenizer, huggingFace: object): v
   }
 }
 
+function postProcessorOf(json: object, source: string): ReturnType<typeof readPostProcessor> {
+  return readPostProcessor((json as Json)['post_processor'], `'${source}': post_processor`);
+}
+
+/** Whether an id has a token. */
+export function hasToken(tokenizer: Tokenizer, id: number): boolean {
+  try {
+    tokenizer.decode([id]);
+    return true;
+  } catch (error) {
+    if (error instanceof LimbeckError && error.code === 'ERR_TOKENIZER') return false;
+    throw error;
+  }
+}
+
 async function readTokenizerJson(directory: string, config: Readonly<Record<string, unknown>>): Promise<object> {
   const path = (name: string) => join(directory, name);
   if (await pathExists(path('tokenizer.json'))) {
@@ -204,18 +222,19 @@ async function readTokenizerJson(directory: string, config: Readonly<Record<stri
     throw new LimbeckError('ERR_TOKENIZER', `'${path('tokenizer.json')}': expected a JSON object`);
   }
   if ((await pathExists(path('vocab.json'))) && (await pathExists(path('merges.txt')))) {
-    await checkVocabularyFiles(directory, 'BPE', config);
     const vocab = await readJsonFile(path('vocab.json'));
     if (!isJsonObject(vocab))
       throw new LimbeckError('ERR_TOKENIZER', `'${path('vocab.json')}': expected a JSON object`);
+    await checkVocabularyFiles(directory, 'BPE', config, vocab);
     return bytePairTokenizerJson(vocab, await readTextFile(path('merges.txt')));
   }
   if (await pathExists(path('vocab.txt'))) {
-    await checkVocabularyFiles(directory, 'WordPiece', config);
-    return wordPieceTokenizerJson(await readTextFile(path('vocab.txt')), config['do_lower_case'] !== false, {
+    const json = wordPieceTokenizerJson(await readTextFile(path('vocab.txt')), config['do_lower_case'] !== false, {
       strip_accents: config['strip_accents'] ?? null,
       handle_chinese_chars: config['tokenize_chinese_chars'] !== false,
     });
+    await checkVocabularyFiles(directory, 'WordPiece', config, json.model.vocab);
+    return json;
   }
   throw new LimbeckError(
     'ERR_FILE_NOT_FOUND',

@@ -35,8 +35,8 @@ export class Knowledge {
   /**
    * Opens a complete store and checks every shard against its checksum.
    *
-   * @throws LimbeckError ERR_FILE_NOT_FOUND (no manifest, or a shard that it lists), ERR_FILE_FORMAT (broken, incomplete
-   * or changed), ERR_IO
+   * @throws LimbeckError ERR_INVALID_ARGUMENT for no path, ERR_FILE_NOT_FOUND (no manifest, or a shard that it lists),
+   * ERR_FILE_FORMAT (broken, incomplete or changed), ERR_IO
    */
   static async open(directory: string): Promise<Knowledge> {
     checkPath(directory, 'directory');

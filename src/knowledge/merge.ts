@@ -27,7 +27,7 @@ interface Part {
  *
  * @throws LimbeckError ERR_FILE_NOT_FOUND when there is no part, or one or a shard of it is missing;
  * ERR_CHECKPOINT_MISMATCH when parts are of different teachers, texts, requests or numbers of parts; ERR_FILE_FORMAT for
- * an unfinished part or a damaged shard; ERR_ABORTED, ERR_NO_SPACE, ERR_IO
+ * an unfinished part or a damaged shard; ERR_INVALID_ARGUMENT, ERR_ABORTED, ERR_NO_SPACE, ERR_IO
  */
 export async function mergeKnowledge(
   directory: string,

@@ -10,7 +10,7 @@ import { readItems, readPopularity, readTopics, TEXT_ENCODER_DIRECTORY } from '.
  * Opens a student directory: the student of before or that of after, if another process saves one there meanwhile.
  *
  * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_SAFETENSORS, ERR_UNSUPPORTED_MODEL,
- * ERR_CHECKPOINT_MISMATCH, ERR_TOKENIZER, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO
+ * ERR_CHECKPOINT_MISMATCH, ERR_TOKENIZER, ERR_UNSUPPORTED_TOKENIZER, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO
  */
 export async function loadStudent(engine: NativeEngine, directory: string): Promise<Student> {
   checkPath(directory, 'directory');

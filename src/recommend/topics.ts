@@ -10,7 +10,7 @@ export interface StudentTopics {
 /** A second label joins the name when it sets the topic apart at least this much as well as the first. */
 const SECOND_LABEL = 0.6;
 const MIN_WORD_LENGTH = 3;
-/** Of a larger catalogue, about so many items spread evenly: their names are as good, and come ten times as soon. */
+/** Of a larger catalogue, about so many items, as many of each topic; of those with fewer, all. */
 const MAX_NAMED_ITEMS = 100_000;
 
 /** About √(items / 2) topics, 2 to 64. */
@@ -66,16 +66,18 @@ function rankLabels(
   const inTopic = Array.from({ length: numTopics }, () => new Map<string, number>());
   const sizes = new Int32Array(numTopics);
   let size = 0;
-  const limit = (MAX_NAMED_ITEMS / items.length) * 2 ** 32;
+  const shares = sharesRead(items, itemTopics, numTopics);
   items.forEach((item, i) => {
+    const topic = itemTopics[i] ?? 0;
+    const counts = inTopic[topic];
+    const share = shares[topic];
+    if (item === undefined || counts === undefined || share === undefined) return;
     // Multiples of the golden ratio: no period of the catalogue is missed, as every tenth item might.
-    if (Math.imul(i, 0x9e3779b1) >>> 0 >= limit) return;
-    const counts = inTopic[itemTopics[i] ?? 0];
-    if (item === undefined || counts === undefined) return;
-    size++;
-    sizes[itemTopics[i] ?? 0] = (sizes[itemTopics[i] ?? 0] ?? 0) + 1;
+    if (Math.imul(i, 0x9e3779b1) >>> 0 >= share * 2 ** 32) return;
+    size += 1 / share; // it stands for those that are not read
+    sizes[topic] = (sizes[topic] ?? 0) + 1;
     for (const label of labelsOf(item)) {
-      inAll.set(label, (inAll.get(label) ?? 0) + 1);
+      inAll.set(label, (inAll.get(label) ?? 0) + 1 / share);
       counts.set(label, (counts.get(label) ?? 0) + 1);
     }
   });
@@ -88,6 +90,19 @@ function rankLabels(
     }
     return labels.sort((a, b) => b.score - a.score || (a.label < b.label ? -1 : 1)).slice(0, 5);
   });
+}
+
+/** What part of each topic's items is read. */
+function sharesRead(
+  items: readonly (CatalogueItem | undefined)[],
+  itemTopics: Int32Array,
+  numTopics: number,
+): Float64Array {
+  const shares = new Float64Array(numTopics).fill(1);
+  if (items.length <= MAX_NAMED_ITEMS) return shares;
+  const sizes = new Int32Array(numTopics);
+  for (const topic of itemTopics) sizes[topic] = (sizes[topic] ?? 0) + 1;
+  return shares.map((_, topic) => Math.min(1, MAX_NAMED_ITEMS / numTopics / (sizes[topic] ?? 1)));
 }
 
 function wordsOf(text: string): Set<string> {

@@ -81,6 +81,7 @@ export class SequenceEnsemble {
       parts.push((await native.forward({ ...batch, hiddenStates: layers, pooling })).hiddenStates);
     }
     const rows = pooling === 'none' ? batch.inputIds.length : batch.sequenceOffsets.length - 1;
+    if (parts.length === 1) return parts[0] as Float32Array[];
     return layers.map((_, layer) =>
       sideBySide(
         parts.map((states) => states[layer] as Float32Array),

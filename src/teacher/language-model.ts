@@ -14,6 +14,7 @@ import type { ModelFamily } from '../formats/model-config.js';
 import {
   checkSpecialTokens,
   checkVocabulary,
+  hasToken,
   hasTokenizer,
   loadTokenizer,
   type Tokenizer,
@@ -107,7 +108,8 @@ export class LanguageModel {
    * @param source a directory, or a name on the hub
    * @param hooks of the download
    * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_SAFETENSORS, ERR_UNSUPPORTED_MODEL,
-   * ERR_CHECKPOINT_MISMATCH, ERR_TOKENIZER, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO; the codes of {@link modelDirectory}
+   * ERR_CHECKPOINT_MISMATCH, ERR_TOKENIZER, ERR_UNSUPPORTED_TOKENIZER, ERR_NOT_FINITE, ERR_OUT_OF_MEMORY, ERR_IO; the codes
+   * of {@link modelDirectory}
    */
   static async load(engine: NativeEngine, source: string, hooks: Hooks = {}): Promise<LanguageModel> {
     const directory = await modelDirectory(source, hooks);
@@ -119,7 +121,9 @@ export class LanguageModel {
         checkSpecialTokens(tokenizer, huggingFace);
       }
       const eosTokenIds = await readEosTokenIds(directory, huggingFace, config.vocabSize);
-      return new LanguageModel(model, family, config, tokenizer, eosTokenIds);
+      // Ids of rows that fill up the vocabulary end nothing, and a config.json that names them is refused.
+      const known = eosTokenIds.filter((id) => tokenizer === undefined || hasToken(tokenizer, id));
+      return new LanguageModel(model, family, config, tokenizer, known);
     } catch (error) {
       model.dispose();
       throw error;
@@ -221,13 +225,13 @@ export class LanguageModel {
   /**
    * Mean cross-entropy a token, in nats: of the next token, or of a fixed set of masked tokens.
    *
-   * @throws LimbeckError ERR_EMPTY_DATA, ERR_TOKENIZER, ERR_ABORTED
+   * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_EMPTY_DATA, ERR_TOKENIZER, ERR_ABORTED
    */
   async loss(texts: readonly string[], hooks: Hooks = {}): Promise<{ loss: number; numTokens: number }> {
     return this.corpusLoss(inMemory(await this.tokenize(texts)), hooks);
   }
 
-  /** Tokenises a corpus the way this model is trained on it. */
+  /** Tokenises a corpus the way this model is trained on it. @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_EMPTY_DATA */
   async tokenize(texts: readonly string[], maxLength = this.config.maxPositionEmbeddings): Promise<TokenizedCorpus> {
     checkTexts(texts, 'texts');
     return tokenizeCorpus(this.tokenizer, texts, this.pieceOptions(maxLength));
@@ -249,7 +253,7 @@ export class LanguageModel {
   ): Promise<PieceSource> {
     if (!isTextFile(texts)) {
       checkTexts(texts, name);
-      return inMemory(await this.tokenize(texts, maxLength));
+      return inMemory(await tokenizeCorpus(this.tokenizer, texts, this.pieceOptions(maxLength)));
     }
     checkTextFile(texts, name);
     return openTokenFiles(this.tokenizer, texts, this.pieceOptions(maxLength), { signal });

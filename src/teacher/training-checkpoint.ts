@@ -67,12 +67,12 @@ export async function saveTrainingCheckpoint<State>(
  *
  * @param isState whether that is what the file has of counters and records
  * @returns the counters and the best parameters, or undefined when there is no file
- * @throws LimbeckError ERR_CHECKPOINT_MISMATCH for the file of another run; ERR_SAFETENSORS, ERR_FILE_FORMAT, ERR_IO
+ * @throws LimbeckError ERR_CHECKPOINT_MISMATCH for the file of another run, or damaged counters; ERR_SAFETENSORS, ERR_FILE_FORMAT, ERR_IO
  */
 export async function loadTrainingCheckpoint<State>(
   { path, fingerprint }: CheckpointOptions,
   { model, trainer, projections }: Pick<TrainingState<State>, 'model' | 'trainer' | 'projections'>,
-  isState: (state: unknown) => boolean = () => true,
+  isState: (state: unknown) => boolean,
 ): Promise<{ state: State; best: ParameterCopies | undefined } | undefined> {
   if (!(await pathExists(path))) return undefined;
   const { tensors, metadata } = await readSafetensors(path);

@@ -300,7 +300,7 @@ TEST("an adapted model teaches, generates and encodes with its adapter") {
 
   std::vector<std::vector<int32_t>> continued;
   for (const auto& model : {adapted, merged}) {
-    Generation generation(*model, {3, 1, 4}, {7, 0, 0, 0, -1});
+    Generation generation(*model, {3, 1, 4}, {7, 0, 0, 0, {}});
     continued.push_back(generation.next(machine.context, machine.arena, 7, {}));
   }
   CHECK(continued[0].size() == 7 && continued[0] == continued[1]);
@@ -310,7 +310,7 @@ TEST("a text on its way ends when the adapter of its model is trained, comes or 
   const auto model = random_model(gpt2_like());
   Machine machine;
   const auto changed = [&](auto&& change) {
-    Generation generation(*model, {3, 1, 4}, {7, 0, 0, 0, -1});
+    Generation generation(*model, {3, 1, 4}, {7, 0, 0, 0, {}});
     generation.next(machine.context, machine.arena, 2, {});
     change();
     CHECK_ERROR("ERR_INVALID_ARGUMENT", generation.next(machine.context, machine.arena, 2, {}));

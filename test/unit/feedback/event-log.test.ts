@@ -249,6 +249,8 @@ describe('segments', () => {
     ];
     for (const options of wrong) expect(await codeOf(log.retain(options as never))).toBe('ERR_INVALID_ARGUMENT');
     expect(await codeOf(log.retain({ keepFrom: 200n, maxEvent: 1 } as never))).toBe('ERR_UNKNOWN_OPTION');
+    const none = Number.POSITIVE_INFINITY;
+    expect(await log.retain({ keepFrom: 200n, maxAgeMs: none, maxBytes: none, maxEvents: none })).toBe(0n);
     expect(log.firstOffset).toBe(0n);
   });
 

@@ -281,7 +281,9 @@ describe('parseModelConfig', () => {
   test('takes what SmolLM2 and Mistral files say beside the model', () => {
     const smolLm2 = { is_llama_config: true, rope_interleaved: false, 'transformers.js_config': { dtype: 'q4' } };
     expect(parse({ ...llama, ...smolLm2 })).toEqual(parse(llama));
-    expect(parse({ ...mistral, attention_bias: false, mlp_bias: false })).toEqual(parse(mistral));
+    for (const none of [false, null]) {
+      expect(parse({ ...mistral, attention_bias: none, mlp_bias: none })).toEqual(parse(mistral));
+    }
   });
 
   test('reads DistilBERT under its own names', () => {

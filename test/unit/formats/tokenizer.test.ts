@@ -99,6 +99,7 @@ describe('loadTokenizer', () => {
     ],
     ['a word-piece GPT-2', { 'vocab.txt': VOCAB_TXT, 'config.json': '{"model_type": "gpt2"}' }],
     ['added_tokens.json', { 'vocab.txt': VOCAB_TXT, 'added_tokens.json': '{"<new>": 10}' }],
+    ['added_tokens.json', { 'vocab.txt': VOCAB_TXT, 'added_tokens.json': '{"[PAD]": 1}' }],
   ])('refuses the vocabulary files of %s', async (name, files) => {
     await expect(loadTokenizer(directoryWith(files))).rejects.toMatchObject({
       code: 'ERR_UNSUPPORTED_TOKENIZER',
@@ -110,6 +111,41 @@ describe('loadTokenizer', () => {
     const config = '{"model_type": "gpt2", "tokenizer_class": "BertTokenizerFast"}';
     const tokenizer = await loadTokenizer(directoryWith({ 'vocab.txt': VOCAB_TXT, 'config.json': config }));
     expect(tokenizer.encode('cats')).toEqual([2, 6, 7, 3]);
+  });
+
+  test.each(['{}', '{"[PAD]": 0}'])(
+    'reads vocabulary files beside an added_tokens.json of %s, which adds none',
+    async (json) => {
+      const directory = directoryWith({ 'vocab.txt': VOCAB_TXT, 'added_tokens.json': json });
+      expect((await loadTokenizer(directory)).encode('cats')).toEqual([2, 6, 7, 3]);
+    },
+  );
+
+  test('lets a LlamaTokenizer put tokens around texts as tokenizer_config.json says, and keeps them', async () => {
+    const { 'GPT-2': gpt2 } = kinds as Record<string, object>;
+    const load = async (json: object | undefined, config: object) => {
+      const files = { 'tokenizer.json': JSON.stringify(json), 'tokenizer_config.json': JSON.stringify(config) };
+      return loadTokenizer(directoryWith(files));
+    };
+    const tokens = { bos_token: { content: '<|endoftext|>' }, eos_token: '<|endoftext|>' };
+    const plain = (await load(gpt2, tokens)).encode('a b');
+    const end = (await load(gpt2, tokens)).eosTokenId as number;
+    for (const tokenizer_class of ['LlamaTokenizer', 'LlamaTokenizerFast']) {
+      const config = { ...tokens, tokenizer_class };
+      expect((await load(gpt2, config)).encode('a b')).toEqual(plain);
+      expect((await load(gpt2, { ...config, add_bos_token: false })).encode('a b')).toEqual(plain);
+      const first = await load(gpt2, { ...config, add_bos_token: true, add_eos_token: false });
+      expect(first.encode('a b')).toEqual([end, ...plain]);
+      const saved = directoryWith({});
+      await first.save(saved);
+      expect((await loadTokenizer(saved)).encode('a b')).toEqual([end, ...plain]);
+      const both = await load(gpt2, { ...config, add_bos_token: true, add_eos_token: true });
+      expect(both.encode('a b')).toEqual([end, ...plain, end]);
+      expect((await load(both.json, { ...config, add_bos_token: false })).encode('a b')).toEqual(plain);
+    }
+    await expect(load(gpt2, { ...tokens, add_bos_token: true })).rejects.toMatchObject({
+      code: 'ERR_UNSUPPORTED_TOKENIZER',
+    });
   });
 
   test('refuses a tokenizer_config.json that says otherwise than tokenizer.json', async () => {

@@ -60,6 +60,12 @@ test('topics of a large catalogue are named by a part of it, whatever its order'
   expect(reads).toBeLessThan(110_000);
 });
 
+test('a small topic of a large catalogue is named by all of its items', () => {
+  const items = Array.from({ length: 300_000 }, (_, i) => item(`${i}`, '', i % 40_000 === 7 ? 'Western' : 'Drama'));
+  const topics = Int32Array.from(items, ({ categories: [category] }) => (category === 'Western' ? 1 : 0));
+  expect(nameTopics(items, topics, 2)[1]).toBe('Western');
+});
+
 test('there are as many topics as fit the catalogue', () => {
   expect([1, 2, 36, 2400, 10_000, 1_000_000].map(numTopicsFor)).toEqual([1, 2, 4, 35, 64, 64]);
 });

@@ -275,6 +275,20 @@ describe('generate', () => {
     },
   );
 
+  test('ends at no row that only fills up the vocabulary, which could not be opened again', async () => {
+    const directory = join(folder, 'padded');
+    const config = languageModelConfig('gpt2', tokenizer.vocabSize + 8, TINY.architecture);
+    const padded = LanguageModel.create(engine, 'gpt2', config, tokenizer, { seed: 4 });
+    models.push(padded);
+    await padded.save(directory);
+    const ends = JSON.stringify({ eos_token_id: [tokenizer.eosTokenId, 65, tokenizer.vocabSize + 3] });
+    writeFileSync(join(directory, 'generation_config.json'), ends);
+    await (await load(directory)).save(join(directory, 'saved'));
+    await load(join(directory, 'saved'));
+    const written = JSON.parse(readFileSync(join(directory, 'saved', 'config.json'), 'utf8'));
+    expect(written.eos_token_id).toEqual([tokenizer.eosTokenId, 65]);
+  });
+
   test('draws by its seed', async () => {
     const model = create();
     const draw = (seed: number) => model.generateIds([60, 70], { maxNewTokens: 12, temperature: 1, seed });

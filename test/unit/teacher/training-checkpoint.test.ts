@@ -13,6 +13,7 @@ import { fakeModel, fakeTrainer, temporaryDirectory } from './fake-model.js';
 
 const folder = temporaryDirectory();
 const projections = [[1, 3]] as const;
+const isAny = () => true;
 const options = (name: string) => ({ path: join(folder, name), fingerprint: 'run 1', everySteps: 1 });
 
 /** Values that no decimal text of few digits holds. */
@@ -36,7 +37,7 @@ test('brings back parameters, moments, projections, best parameters and counters
 
   const model = fakeModel();
   const trainer = fakeTrainer(model);
-  const loaded = await loadTrainingCheckpoint(options('whole'), { model, trainer, projections });
+  const loaded = await loadTrainingCheckpoint(options('whole'), { model, trainer, projections }, isAny);
   expect(copyParameters(model)).toEqual(copyParameters(saved.model));
   expect(trainer.getState()).toEqual(saved.trainer.getState());
   expect(trainer.getProjection(0)).toEqual(saved.trainer.getProjection(0));
@@ -46,14 +47,14 @@ test('brings back parameters, moments, projections, best parameters and counters
 test('without best parameters there are none, and without a file there is nothing', async () => {
   const { model, trainer } = trained();
   await saveTrainingCheckpoint(options('early'), { model, trainer, projections, best: undefined, state: {} });
-  const found = await loadTrainingCheckpoint(options('early'), { model, trainer, projections });
+  const found = await loadTrainingCheckpoint(options('early'), { model, trainer, projections }, isAny);
   expect(found?.best).toBeUndefined();
-  expect(await loadTrainingCheckpoint(options('absent'), { model, trainer, projections })).toBeUndefined();
+  expect(await loadTrainingCheckpoint(options('absent'), { model, trainer, projections }, isAny)).toBeUndefined();
 });
 
 test.each([
-  ['that are no JSON', '{', undefined],
-  ['that are missing', undefined, undefined],
+  ['that are no JSON', '{', isAny],
+  ['that are missing', undefined, isAny],
   ['of another kind', '{"epoch":1}', () => false],
 ])('counters %s are refused by name with a remedy, and nothing is changed', async (_, state, isState) => {
   const path = join(folder, 'damaged');
@@ -80,7 +81,11 @@ test('the file of another run is refused by name with a remedy, and nothing is c
   const bytes = readFileSync(join(folder, 'other'));
   const model = fakeModel();
   const trainer = fakeTrainer(model);
-  const load = loadTrainingCheckpoint({ ...options('other'), fingerprint: 'run 2' }, { model, trainer, projections });
+  const load = loadTrainingCheckpoint(
+    { ...options('other'), fingerprint: 'run 2' },
+    { model, trainer, projections },
+    isAny,
+  );
   await expect(load).rejects.toThrow(
     expect.objectContaining({
       code: 'ERR_CHECKPOINT_MISMATCH',
@@ -94,7 +99,7 @@ test('the file of another run is refused by name with a remedy, and nothing is c
 test('a file that is no training checkpoint is refused', async () => {
   const model = fakeModel();
   const load = (name: string) =>
-    loadTrainingCheckpoint(options(name), { model, trainer: fakeTrainer(model), projections });
+    loadTrainingCheckpoint(options(name), { model, trainer: fakeTrainer(model), projections }, isAny);
   await writeSafetensors(join(folder, 'weights'), [['w', { shape: [1], data: Float32Array.of(1) }]]);
   await expect(load('weights')).rejects.toThrow(expect.objectContaining({ code: 'ERR_FILE_FORMAT' }));
   writeFileSync(join(folder, 'text'), 'this is a text');
