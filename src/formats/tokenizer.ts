@@ -60,12 +60,14 @@ export async function loadTokenizer(directory: string): Promise<Tokenizer> {
   const configPath = join(directory, 'tokenizer_config.json');
   const config = (await pathExists(configPath)) ? await readJsonFile(configPath) : {};
   if (!isJsonObject(config)) throw new LimbeckError('ERR_TOKENIZER', `'${configPath}': expected a JSON object`);
-  const json = await readTokenizerJson(directory, config);
-  const tokenizer = createTokenizer(json, config, directory);
-  const around = postProcessorOf(json, directory);
-  const post_processor = llamaPostProcessor(tokenizer, around);
-  if (post_processor !== undefined) return createTokenizer({ ...json, post_processor }, config, directory);
-  checkTokenizerConfig(tokenizer, around, directory);
+  let json = await readTokenizerJson(directory, config);
+  let tokenizer = createTokenizer(json, config, directory);
+  const post_processor = llamaPostProcessor(tokenizer, postProcessorOf(json, directory));
+  if (post_processor !== undefined) {
+    json = { ...json, post_processor };
+    tokenizer = createTokenizer(json, config, directory);
+  }
+  checkTokenizerConfig(tokenizer, postProcessorOf(json, directory), directory);
   return tokenizer;
 }
 

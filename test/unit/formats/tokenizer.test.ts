@@ -143,9 +143,13 @@ describe('loadTokenizer', () => {
       expect(both.encode('a b')).toEqual([end, ...plain, end]);
       expect((await load(both.json, { ...config, add_bos_token: false })).encode('a b')).toEqual(plain);
     }
-    await expect(load(gpt2, { ...tokens, add_bos_token: true })).rejects.toMatchObject({
-      code: 'ERR_UNSUPPORTED_TOKENIZER',
-    });
+    const others = [
+      { add_bos_token: true },
+      { add_bos_token: true, tokenizer_class: 'LlamaTokenizer', add_prefix_space: true },
+    ];
+    for (const config of others) {
+      await expect(load(gpt2, { ...tokens, ...config })).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED_TOKENIZER' });
+    }
   });
 
   test('refuses a tokenizer_config.json that says otherwise than tokenizer.json', async () => {
