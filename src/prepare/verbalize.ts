@@ -13,7 +13,7 @@ export interface HistoryOptions {
 
 /** An item as a sentence: its text, with a full stop unless it ends one itself. */
 export function itemSentence(item: Item): string {
-  return endsSentence(item.text) ? item.text : `${item.text}.`;
+  return asSentence(item.text);
 }
 
 /**
@@ -43,25 +43,16 @@ function* eachHistory(dataset: Dataset, { maxHistory = DEFAULT_MAX_HISTORY }: Hi
     throw new LimbeckError('ERR_INVALID_ARGUMENT', `maxHistory: expected an integer ≥ 1, got ${maxHistory}`);
   }
   const { items, sequences, sequenceOffsets, split } = dataset;
-  const texts = items.map(({ text }) => withoutStop(text));
+  // Only the end of a history has a full stop.
+  const texts = items.map(({ text }) => text.replace(/\.$/, ''));
   for (const [user, length] of split.trainLength.entries()) {
     if (length === 0) continue;
     const end = (sequenceOffsets[user] ?? 0) + length;
     const history = sequences.subarray(end - Math.min(length, maxHistory), end);
-    yield asSentence(Array.from(history, (item) => texts[item] ?? ''));
+    yield asSentence(Array.from(history, (item) => texts[item] ?? '').join('; '));
   }
 }
 
-/** Item texts, oldest first, as one sentence. A text's own full stop is left out, so that only the end has one. */
-export function verbalizeHistory(texts: readonly string[]): string {
-  return asSentence(texts.map(withoutStop));
-}
-
-function withoutStop(text: string): string {
-  return text.replace(/\.$/, '');
-}
-
-function asSentence(textsWithoutStop: readonly string[]): string {
-  const sentence = textsWithoutStop.join('; ');
-  return endsSentence(sentence) ? sentence : `${sentence}.`;
+function asSentence(text: string): string {
+  return endsSentence(text) ? text : `${text}.`;
 }

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { prepareDataset } from '../../../src/prepare/prepare.js';
-import { historySentences, itemSentence, verbalizeHistory } from '../../../src/prepare/verbalize.js';
+import { historySentences, itemSentence } from '../../../src/prepare/verbalize.js';
 import { writeTemporary } from './temporary-files.js';
 
 async function dataset(items: string, strategy: 'leaveOneOut' | 'globalTime' = 'leaveOneOut') {
@@ -39,8 +39,11 @@ describe('sentences', () => {
     expect(itemSentence({ id: '1', text: 'What?' })).toBe('What?');
   });
 
-  it('joins a history with semicolons', () => {
-    expect(verbalizeHistory(['E.T.', 'What?', 'Up'])).toBe('E.T; What?; Up.');
-    expect(verbalizeHistory(['Up', 'What?'])).toBe('Up; What?');
+  it('joins a history with semicolons', async () => {
+    const prepared = await dataset('abcde');
+    const told = (...texts: string[]) =>
+      historySentences({ ...prepared, items: prepared.items.map((item, i) => ({ ...item, text: texts[i] ?? '' })) });
+    expect(told('E.T.', 'What?', 'Up')).toEqual(['E.T; What?; Up.', 'E.T; What?']);
+    expect(told('Hm...', 'Up', 'What?')).toEqual(['Hm..; Up; What?', 'Hm..; Up.']);
   });
 });
