@@ -8,6 +8,12 @@ import { loadBinding, type NativeEngine } from '../../src/binding.js';
 
 const library = fileURLToPath(new URL('../../build/cuda-emulated/liblimbeck_cuda.so', import.meta.url));
 
+/** Of copies of the library. The hook is made here because one made inside a test never runs. */
+const folders: string[] = [];
+afterAll(() => {
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+});
+
 /** As describe(), or skipped, saying why, where the library was not built: `npm test` builds it where CMake is found. */
 export function describeEmulated(title: string, body: () => void): void {
   if (existsSync(library)) describe(title, body);
@@ -29,7 +35,7 @@ export interface EmulatedMachine {
 /** Path of a library, loaded now, that finds this machine: a copy of its own, because each has one machine. */
 export function libraryOn(machine: EmulatedMachine = {}): string {
   const folder = mkdtempSync(join(tmpdir(), 'limbeck-cuda-'));
-  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+  folders.push(folder);
   const copy = join(folder, 'liblimbeck_cuda.so');
   copyFileSync(library, copy);
   process.env['LIMBECK_EMULATED_MACHINE'] = Object.entries(machine)
