@@ -2,7 +2,7 @@
  * Checks that imports and includes point only down, and that no TypeScript files import each other in a circle.
  *
  *   TS :  cli → server → index → engine → evaluate → feedback → recommend → student → knowledge → teacher
- *         → prepare → formats → binding → errors
+ *         → prepare → formats → binding → arguments → errors
  *         client → types of server/schemas alone: it runs in browsers
  *   C++:  napi → accelerator → train | retrieve → model → ops → cpu → core
  *         cuda → train → …: a library of its own, which accelerator opens and knows by cuda/api.h alone
@@ -28,6 +28,7 @@ const TYPESCRIPT_PARTS = [
   'prepare',
   'formats',
   'binding',
+  'arguments',
   'errors',
 ];
 

@@ -2,6 +2,7 @@
 import { cpus } from 'node:os';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { checkInstance, checkObject, checkPath } from './arguments.js';
 import { findCudaLibrary, loadBinding, type NativeEngine, type NativeEngineOptions } from './binding.js';
 import { type Classifier, type ClassifierOptions, fitClassifier, loadClassifier } from './engine/classifier.js';
 import { type DistillResult, distill } from './engine/distill.js';
@@ -16,7 +17,6 @@ import { modelResult, popularityResult, studentLatency } from './engine/results.
 import { LimbeckError } from './errors.js';
 import { resultRow } from './evaluate/recommendation.js';
 import type { ResultRow } from './evaluate/report-types.js';
-import { checkPath } from './formats/files.js';
 import { type ExtractOptions, extractKnowledge, extractKnowledgePart } from './knowledge/extract.js';
 import { type FusionOptions, fuseLayers, itemFeatures, reduceDimension } from './knowledge/fuse.js';
 import type { Knowledge } from './knowledge/knowledge.js';
@@ -45,7 +45,7 @@ import { SequenceModel, sequenceConfig } from './student/sequence-model.js';
 import type { WeightedTeacher } from './student/teachers.js';
 import { adaptLanguageModel } from './teacher/adapt.js';
 import type { FitResult } from './teacher/fit-model.js';
-import type { Hooks } from './teacher/hooks.js';
+import { checkHooks, type Hooks } from './teacher/hooks.js';
 import { LanguageModel } from './teacher/language-model.js';
 import type { LanguageModelAdaptation, PretrainOptions } from './teacher/options.js';
 import { pretrainLanguageModel, type TextCorpus } from './teacher/pretrain.js';
@@ -145,76 +145,87 @@ export class Engine {
    * ERR_LOCKED while another run writes to that output; ERR_ABORTED, ERR_NOT_FINITE, ERR_NO_SPACE, ERR_IO,
    * ERR_OUT_OF_MEMORY
    */
-  distill(options: DistillOptions, hooks: Hooks = {}): Promise<DistillResult> {
+  async distill(options: DistillOptions, hooks: Hooks = {}): Promise<DistillResult> {
+    checkHooks(hooks);
     return distill(this.#native, options, hooks);
   }
 
   /** Step 1. @see {@link prepareDataset} */
-  prepare(options: PrepareOptions, hooks: Hooks = {}): Promise<Dataset> {
+  async prepare(options: PrepareOptions, hooks: Hooks = {}): Promise<Dataset> {
+    checkHooks(hooks);
     return prepareDataset(options, hooks.signal ? { signal: hooks.signal } : {});
   }
 
   /** Step 2: opens a Hugging Face directory, or `hf://owner/model[@revision]`. @see LanguageModel.load */
-  loadLanguageModel(source: string, hooks: Hooks = {}): Promise<LanguageModel> {
+  async loadLanguageModel(source: string, hooks: Hooks = {}): Promise<LanguageModel> {
+    checkHooks(hooks);
     return LanguageModel.load(this.#native, source, hooks);
   }
 
   /** Step 2: a teacher trained from scratch. @see pretrainLanguageModel */
-  pretrain(
+  async pretrain(
     corpus: TextCorpus,
     options: PretrainOptions = {},
     hooks: Hooks = {},
   ): Promise<FitResult & { model: LanguageModel }> {
+    checkHooks(hooks);
     return pretrainLanguageModel(this.#native, corpus, options, hooks);
   }
 
   /** Step 2: word vectors for these texts, in seconds. @see fitStaticEncoder */
-  fitStaticEncoder(
+  async fitStaticEncoder(
     texts: readonly string[],
     options: StaticEncoderOptions = {},
     hooks: Hooks & { readonly seed?: number } = {},
   ): Promise<LanguageModel> {
+    checkHooks(hooks, ['seed']);
     return fitStaticEncoder(this.#native, texts, options, hooks);
   }
 
   /** Step 2: a teacher that exists, trained further, as a whole or with LoRA. @see adaptLanguageModel */
-  adapt(
+  async adapt(
     model: LanguageModel,
     corpus: TextCorpus,
     options: LanguageModelAdaptation = {},
     hooks: Hooks = {},
   ): Promise<FitResult> {
+    checkHooks(hooks);
     return adaptLanguageModel(this.#native, model, corpus, options, hooks);
   }
 
   /** Step 3: hidden states, attention maps and logits, kept in a directory. @see extractKnowledge */
-  extract(model: LanguageModel, texts: Texts, options: ExtractOptions, hooks: Hooks = {}): Promise<Knowledge> {
+  async extract(model: LanguageModel, texts: Texts, options: ExtractOptions, hooks: Hooks = {}): Promise<Knowledge> {
+    checkHooks(hooks);
     return extractKnowledge(model, texts, options, hooks);
   }
 
   /** Step 3, the share of one of several processes. @see extractKnowledgePart */
-  extractPart(
+  async extractPart(
     model: LanguageModel,
     texts: Texts,
     options: ExtractOptions,
     part: KnowledgePart,
     hooks: Hooks = {},
   ): ReturnType<typeof extractKnowledgePart> {
+    checkHooks(hooks);
     return extractKnowledgePart(model, texts, options, part, hooks);
   }
 
   /** Step 3: which parameters, channels and blocks matter for texts. @see measureImportance */
-  measureImportance(model: LanguageModel, texts: readonly string[], hooks: Hooks = {}): Promise<Importance> {
+  async measureImportance(model: LanguageModel, texts: readonly string[], hooks: Hooks = {}): Promise<Importance> {
+    checkHooks(hooks);
     return measureImportance(this.#native, model, texts, hooks);
   }
 
   /** Step 5: weights of an interpolation towards a teacher. @see fisherWeights */
-  fisherWeights(
+  async fisherWeights(
     student: LanguageModel,
     teacher: LanguageModel,
     importance: Importance,
     map: Parameters<typeof fisherWeights>[4],
   ): ReturnType<typeof fisherWeights> {
+    checkInstance(student, LanguageModel, 'student');
+    checkInstance(teacher, LanguageModel, 'teacher');
     return fisherWeights(this.#native, student.native, teacher.config, importance, map);
   }
 
@@ -224,11 +235,12 @@ export class Engine {
   }
 
   /** Step 3: rankings that a teacher outside this engine made. @see importRankings */
-  importRankings(
+  async importRankings(
     dataset: Dataset,
     options: ImportRankingsOptions,
     hooks: Hooks = {},
   ): ReturnType<typeof importRankings> {
+    checkHooks(hooks);
     return importRankings(dataset, options, hooks);
   }
 
@@ -252,6 +264,7 @@ export class Engine {
     architecture: SequenceArchitecture,
     options: { readonly numItems: number; readonly seed: number; readonly itemFeatures?: Float32Array },
   ): SequenceModel {
+    checkObject(options, 'options', '{ numItems, seed, itemFeatures }', ['numItems', 'seed']);
     const { numItems, itemFeatures: features } = options;
     const config = sequenceConfig(architecture, numItems, features ? features.length / numItems : 0);
     return SequenceModel.create(this.#native, config, options);
@@ -266,33 +279,36 @@ export class Engine {
   }
 
   /** Steps 5 and 6: trains a sequence model, by distillation when there is a teacher. @see fineTuneSequenceModel */
-  fineTune(
+  async fineTune(
     model: SequenceModel,
     data: SequenceTrainingData,
     options: FineTuneOptions = {},
     context: FineTuneContext = {},
   ): Promise<FitResult> {
+    checkHooks(context, ['teacher', 'rankings', 'checkpoint', 'describe']);
     return fineTuneSequenceModel(this.#native, model, data, options, context);
   }
 
   /** Steps 4 to 6 for a language model, from one teacher or several. @see distillLanguageModel */
-  distillLanguageModel(
+  async distillLanguageModel(
     teachers: LanguageTeacher | readonly WeightedTeacher[],
     corpus: TextCorpus,
     options: LanguageStudentOptions = {},
     context: LanguageStudentContext = {},
   ): Promise<FitResult & { model: LanguageModel }> {
+    checkHooks(context, ['checkpoint', 'describe', 'afterEpoch', 'tokenizer']);
     return distillLanguageModel(this.#native, teachers, corpus, options, context);
   }
 
   /** Topics of texts, learned from examples on a language model that stays as it is. @see fitClassifier */
-  fitClassifier(
+  async fitClassifier(
     model: LanguageModel,
     texts: readonly string[],
     labels: readonly string[],
     options: ClassifierOptions = {},
     hooks: Pick<Hooks, 'signal'> = {},
   ): ReturnType<typeof fitClassifier> {
+    checkHooks(hooks);
     return fitClassifier(this.#native, model, texts, labels, options, hooks);
   }
 
@@ -312,12 +328,13 @@ export class Engine {
   }
 
   /** Step 7: a new student from feedback, promoted only if it is not worse. @see finetune */
-  finetune(
+  async finetune(
     student: Student,
     events: FeedbackSource,
     options: FinetuneOptions = {},
     hooks: Hooks = {},
   ): Promise<FinetuneResult> {
+    checkHooks(hooks);
     return finetune(this.#native, student, events, options, hooks);
   }
 
@@ -333,6 +350,7 @@ export class Engine {
    * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_CHECKPOINT_MISMATCH, ERR_ABORTED and the codes of {@link loadStudent}
    */
   async evaluate(directory: string, hooks: Hooks = {}): Promise<{ rows: readonly ResultRow[] }> {
+    checkHooks(hooks);
     checkPath(directory, 'directory');
     const { test, trainCounts } = await loadEvaluation(join(directory, 'evaluation.safetensors'));
     const student = await this.loadStudent(join(directory, 'student'));
@@ -364,7 +382,8 @@ export class Engine {
    *
    * @throws LimbeckError as {@link distill}
    */
-  benchQuality(options: QualityOptions, context: QualityContext = {}): Promise<QualityResult> {
+  async benchQuality(options: QualityOptions, context: QualityContext = {}): Promise<QualityResult> {
+    checkHooks(context, ['version', 'commit']);
     return benchQuality(this.#native, options, context);
   }
 

@@ -343,6 +343,7 @@ int64_t Retriever::recommend_on_device(Context& context, const History& history,
   std::for_each(hidden.begin(), hidden.end(), leave_out);
   const int64_t found =
       device_->recommend(history.items + history.length - length, length, left_out, num_left_out, k, item_ids, scores);
+  check_finite(scores, found);
   if (num_items() == catalogue_.num_base()) return found;
   const float* query = encode(context, history);
   return catalogue_.without(selection.exclude, selection.num_excluded, [&] {

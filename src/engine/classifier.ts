@@ -1,14 +1,15 @@
 /** Topics of texts: a softmax regression on what a language model's layer holds. The language model stays as it is. */
 import { join } from 'node:path';
 import { z } from 'zod';
+import { checkInstance, checkList, checkPath, described } from '../arguments.js';
 import type { NativeEngine } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { type ClassificationMetrics, classificationMetrics } from '../evaluate/classification.js';
 import { checkedJson } from '../formats/checked-json.js';
-import { checkPath, readJsonFile, writeDirectoryAtomic, writeFileAtomic } from '../formats/files.js';
+import { readJsonFile, writeDirectoryAtomic, writeFileAtomic } from '../formats/files.js';
 import { checkFinite, readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import { parseOptions } from '../prepare/parse-options.js';
-import { described } from '../recommend/item-index.js';
+import { checkTexts } from '../prepare/text-lines.js';
 import type { Hooks } from '../teacher/hooks.js';
 import { LanguageModel } from '../teacher/language-model.js';
 
@@ -250,6 +251,7 @@ export async function fitClassifier(
   options: ClassifierOptions = {},
   hooks: Pick<Hooks, 'signal'> = {},
 ): Promise<ClassifierFit & { classifier: Classifier }> {
+  checkInstance(model, LanguageModel, 'model');
   const { layer = model.numHiddenLayers, pooling, ...training } = parseOptions(classifierSchema, options, 'classifier');
   if (layer > model.numHiddenLayers) {
     throw new LimbeckError(
@@ -325,6 +327,8 @@ export async function loadClassifier(engine: NativeEngine, directory: string): P
 }
 
 function checkLabels(texts: readonly string[], labels: readonly string[]): void {
+  checkTexts(texts, 'texts');
+  checkList(labels, 'labels', 'a list of texts');
   if (labels.length !== texts.length) {
     throw new LimbeckError(
       'ERR_INVALID_ARGUMENT',

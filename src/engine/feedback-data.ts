@@ -1,4 +1,5 @@
 /** From events to what a student is trained and judged on. Letters: S sequences or cases. */
+import { described } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import type { EvaluationSet } from '../evaluate/recommendation.js';
 import { checkEvent, type FeedbackEvent } from '../feedback/event.js';
@@ -13,6 +14,15 @@ import type { FinetuneSettings } from './finetune-options.js';
 export type FeedbackSource =
   | Iterable<FeedbackEvent | { readonly event: FeedbackEvent }>
   | AsyncIterable<FeedbackEvent | { readonly event: FeedbackEvent }>;
+
+/** @throws LimbeckError ERR_INVALID_ARGUMENT for what is none */
+export function checkSource(events: FeedbackSource): void {
+  if (typeof events === 'object' && events !== null) {
+    if (Symbol.iterator in events || Symbol.asyncIterator in events) return;
+  }
+  const expected = 'expected events: a list, or what an event store reads';
+  throw new LimbeckError('ERR_INVALID_ARGUMENT', `events: ${expected}, got ${described(events)}`);
+}
 
 export interface FeedbackCounts {
   /** Events read. */

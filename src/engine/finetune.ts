@@ -3,21 +3,22 @@ import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { z } from 'zod';
+import { checkInstance, checkObject } from '../arguments.js';
 import type { NativeEngine } from '../binding.js';
 import { bootstrapDifference } from '../evaluate/bootstrap.js';
 import { mrr, ndcgAtK, recallAtK, userContributions } from '../evaluate/metrics.js';
 import type { EvaluationSet } from '../evaluate/recommendation.js';
 import { remove, writeError } from '../formats/files.js';
-import type { Dataset } from '../prepare/dataset.js';
+import { checkDataset, type Dataset } from '../prepare/dataset.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { loadStudent } from '../recommend/load-student.js';
-import type { Student } from '../recommend/student.js';
+import { Student } from '../recommend/student.js';
 import { readPopularity, removeTopics, writePopularity } from '../recommend/student-files.js';
 import { fineTuneSequenceModel } from '../student/fine-tune.js';
 import type { SequenceModel } from '../student/sequence-model.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
-import { type FeedbackCounts, type FeedbackSource, feedbackData } from './feedback-data.js';
+import { checkSource, type FeedbackCounts, type FeedbackSource, feedbackData } from './feedback-data.js';
 import { type FinetuneSettings, finetuneOptionsSchema } from './finetune-options.js';
 
 export interface FinetuneOptions extends z.input<typeof finetuneOptionsSchema> {
@@ -75,10 +76,15 @@ export async function finetune(
   engine: NativeEngine,
   student: Student,
   events: FeedbackSource,
-  { replay, ...options }: FinetuneOptions,
+  options: FinetuneOptions,
   hooks: Hooks,
 ): Promise<FinetuneResult> {
-  const settings = parseOptions(finetuneOptionsSchema, options, 'finetune');
+  checkInstance(student, Student, 'student');
+  checkSource(events);
+  checkObject(options, 'options', 'an object');
+  const { replay, ...others } = options;
+  if (replay !== undefined) checkDataset(replay);
+  const settings = parseOptions(finetuneOptionsSchema, others, 'finetune');
   throwIfAborted(hooks.signal);
   const directory = await temporaryDirectory();
   try {

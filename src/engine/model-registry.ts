@@ -10,10 +10,10 @@
 import fs from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { z } from 'zod';
+import { checkInstance, checkPath } from '../arguments.js';
 import type { NativeEngine } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import {
-  checkPath,
   isTemporaryName,
   makeDirectory,
   pathExists,
@@ -26,7 +26,7 @@ import {
 } from '../formats/files.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { loadStudent } from '../recommend/load-student.js';
-import type { Student } from '../recommend/student.js';
+import { Student } from '../recommend/student.js';
 import { checkMetadata, type ModelMetadata, readManifest, verifyManifest, writeManifest } from './model-manifest.js';
 import { type Head, PromotionLog } from './promotion-log.js';
 
@@ -122,6 +122,7 @@ export class ModelRegistry {
   async add(name: string, source: Student | string, metadata: ModelMetadata = {}): Promise<void> {
     const path = this.#pathOf(name);
     const kept = checkMetadata(metadata);
+    if (typeof source !== 'string') checkInstance(source, Student, 'source');
     const createdAt = Date.now();
     await writeDirectoryAtomic(
       path,

@@ -1,4 +1,5 @@
 /** The page of the quality bench: the table, the intervals as a plot, training curves, and how it was run. */
+import { checkObject } from '../arguments.js';
 import { intervalChart, lineChart } from './chart.js';
 import {
   formatDifference,
@@ -13,8 +14,15 @@ import { describeShare } from './quality-row.js';
 import { COLD_BELOW, type QualityReport, type QualityRow, type SubsetMetric } from './quality-types.js';
 import type { Interval } from './report-types.js';
 
-/** @returns UTF-8 HTML that needs nothing else, to be written to a file as it is. */
+/** What no report is without. */
+const REPORT_KEYS = ['title', 'machine', 'seeds', 'data', 'rows', 'published', 'curves'] as const;
+
+/**
+ * @returns UTF-8 HTML that needs nothing else, to be written to a file as it is
+ * @throws LimbeckError ERR_INVALID_ARGUMENT for what is no report
+ */
 export function renderQualityReport(report: QualityReport): string {
+  checkObject(report, 'report', 'the report of a quality bench', REPORT_KEYS);
   const sections = [
     renderHeader(report),
     renderTable(report),

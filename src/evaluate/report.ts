@@ -1,3 +1,4 @@
+import { checkObject } from '../arguments.js';
 import { histogramChart, lineChart } from './chart.js';
 import { formatDuration, formatKey, formatLatency, formatNumber } from './format.js';
 import { escapeHtml, renderPage, shorten } from './html.js';
@@ -20,13 +21,18 @@ const MAX_ITEM_TEXT = 120;
 /** Longest history that is shown in full; of a longer one the latest items. */
 const MAX_HISTORY = 10;
 
+/** What no report is without. */
+const REPORT_KEYS = ['title', 'rows', 'comparison', 'curves', 'latency', 'preparation', 'steps', 'examples'] as const;
+
 /**
  * The report as one HTML page that needs nothing else: no script, no font, no image, no network. All text from the data
  * is escaped, and a content security policy in the page forbids loading anything even if it were not.
  *
  * @returns UTF-8 HTML, to be written to a file as it is
+ * @throws LimbeckError ERR_INVALID_ARGUMENT for what is no report
  */
 export function renderReport(report: DistillationReport): string {
+  checkObject(report, 'report', 'the report of a distillation', REPORT_KEYS);
   const sections = [
     renderHeadline(report),
     renderResults(report),

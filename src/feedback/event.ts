@@ -1,4 +1,5 @@
 /** What a user did with an item, as a client reports it and as the store keeps it. */
+import { described } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 
 export const EVENT_TYPES = ['view', 'click', 'purchase', 'rating', 'dismiss'] as const;
@@ -113,12 +114,7 @@ function isNumber(value: unknown, min: number, max: number): boolean {
 }
 
 function refuse(name: string, expected: string, value: unknown): never {
-  const text = typeof value === 'string' ? JSON.stringify(value) : describe(value);
+  const text = typeof value === 'string' ? JSON.stringify(value) : described(value);
   const got = text.length <= 64 ? text : `${text.slice(0, 64)}…`;
   throw new LimbeckError('ERR_INVALID_ARGUMENT', `Expected ${name} to be ${expected}, got ${got}.`);
-}
-
-function describe(value: unknown): string {
-  if (Array.isArray(value)) return 'an array';
-  return typeof value === 'object' && value !== null ? 'an object' : String(value);
 }

@@ -1,4 +1,5 @@
 /** User states that are kept up to date from a store, and the snapshots that let old events go. */
+import { checkInstance, checkObject } from '../arguments.js';
 import { pathExists } from '../formats/files.js';
 import type { EventStore, RetentionOptions } from './event-store.js';
 import { type UserStateOptions, UserStates } from './user-states.js';
@@ -20,6 +21,8 @@ export interface FollowUserStatesOptions extends UserStateOptions {
  * EventStore.follow()
  */
 export async function followUserStates(store: EventStore, options: FollowUserStatesOptions): Promise<UserStates> {
+  checkObject(store, 'store', 'an event store', ['follow']);
+  checkObject(options, 'options', '{ snapshot, onError }');
   const { snapshot, allowMissing = false, onError, ...limits } = options;
   const states =
     snapshot !== undefined && (await pathExists(snapshot))
@@ -41,6 +44,9 @@ export async function checkpointUserStates(
   store: EventStore,
   options: { readonly path: string } & Omit<RetentionOptions, 'keepFrom'>,
 ): Promise<void> {
+  checkInstance(states, UserStates, 'states');
+  checkObject(store, 'store', 'an event store', ['retain']);
+  checkObject(options, 'options', '{ path }');
   const { path, ...limits } = options;
   const keepFrom = await states.save(path);
   await store.retain({ ...limits, keepFrom });

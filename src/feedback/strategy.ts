@@ -14,6 +14,7 @@
  * @see Raj and Kalyani 2017, Taming non-stationary bandits: a Bayesian approach (the forgetting)
  */
 import { z } from 'zod';
+import { checkObject } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import { checkedJson } from '../formats/checked-json.js';
 import { parseOptions } from '../prepare/parse-options.js';
@@ -269,7 +270,9 @@ export class StrategySelector {
     );
   }
 
-  #keyOf({ historyLength, segment = '' }: StrategyContext): string {
+  #keyOf(context: StrategyContext): string {
+    checkObject(context, 'context', '{ historyLength, segment }');
+    const { historyLength, segment = '' } = context;
     if (!(historyLength >= 0)) {
       throw new LimbeckError('ERR_INVALID_ARGUMENT', `historyLength: expected 0 or more, got ${historyLength}`);
     }

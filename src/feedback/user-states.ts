@@ -1,5 +1,7 @@
 /** What each user did lately, in memory: the history that a recommendation starts from, and what to leave out of it. */
 import { z } from 'zod';
+import { checkObject, checkPath, described } from '../arguments.js';
+import { LimbeckError } from '../errors.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import type { EventType, StoredEvent } from './event.js';
 import { shardOf } from './shard.js';
@@ -75,6 +77,7 @@ export class UserStates {
    * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT (not a snapshot, or damaged), ERR_IO
    */
   static async load(path: string, options: UserStateOptions = {}): Promise<UserStates> {
+    checkPath(path, 'path');
     const states = new UserStates(options);
     await loadUserStates(path, states.#shards, states.#items);
     for (const shard of states.#shards) states.#evict(shard);
@@ -133,7 +136,9 @@ export class UserStates {
   }
 
   /** Takes up one event. Events must come in the order of their offsets; one that was applied before is passed over. */
-  apply({ offset, event }: StoredEvent): void {
+  apply(stored: StoredEvent): void {
+    checkObject(stored, 'stored', 'an event of a store', ['offset', 'event']);
+    const { offset, event } = stored;
     const shard = this.#shardOf(event.userId);
     if (offset >= this.nextOffset) this.nextOffset = offset + 1n;
     if (offset < shard.nextOffset) return;
@@ -224,6 +229,9 @@ export class UserStates {
   }
 
   #shardOf(userId: string): Shard {
+    if (typeof userId !== 'string') {
+      throw new LimbeckError('ERR_INVALID_ARGUMENT', `userId: expected a text, got ${described(userId)}`);
+    }
     return this.#shards[shardOf(userId, NUM_SHARDS)] as Shard;
   }
 }

@@ -6,6 +6,7 @@ import { randomBytes } from 'node:crypto';
 import { constants, type Dirent, type Stats } from 'node:fs';
 import fs, { type FileHandle } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
+import { checkPath } from '../arguments.js';
 import { loadBinding } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { type JsonValue, parseStrictJson } from './strict-json.js';
@@ -18,19 +19,6 @@ const WRITE_CHUNK_BYTES = 64 * 1024 * 1024;
 
 /** Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever. Windows has no such flag. */
 const READ_FLAGS = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0);
-
-/**
- * Refuses what is no path: no text, an empty one, or one with a NUL, where the system would end it.
- *
- * @param name of the argument in messages
- * @throws LimbeckError ERR_INVALID_ARGUMENT
- */
-export function checkPath(path: unknown, name: string): void {
-  if (typeof path === 'string' && path !== '' && !path.includes('\0')) return;
-  const got =
-    typeof path !== 'string' ? typeof path : path === '' ? 'an empty text' : JSON.stringify(path.slice(0, 80));
-  throw new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: expected a path as text, got ${got}`);
-}
 
 /**
  * Opens a regular file for reading and reports its size in bytes. The caller closes the handle.

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import fs from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { checkInstance, checkObject } from '../arguments.js';
 import { type ForwardRequest, loadBinding, type PackedBatch } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { lockFile } from '../formats/file-lock.js';
@@ -25,7 +26,7 @@ import { checkTexts, isTextFile, type Texts } from '../prepare/text-lines.js';
 import type { PieceSource } from '../teacher/corpus.js';
 import { hashParameters } from '../teacher/fingerprint.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
-import type { LanguageModel, LanguageModelOutput } from '../teacher/language-model.js';
+import { LanguageModel, type LanguageModelOutput } from '../teacher/language-model.js';
 import { fileChecksum, Knowledge } from './knowledge.js';
 import {
   checkSameStore,
@@ -124,6 +125,7 @@ export async function extractKnowledgePart(
   part: KnowledgePart,
   hooks: Hooks = {},
 ): Promise<{ numTexts: number }> {
+  checkObject(part, 'part', '{ index, count }');
   const { index, count } = part;
   if (!Number.isInteger(index) || !Number.isInteger(count) || index < 1 || count < index) {
     throw new LimbeckError('ERR_INVALID_ARGUMENT', `part: expected 1 ≤ index ≤ count, got ${index} of ${count}`);
@@ -139,6 +141,7 @@ async function extract(
   part: KnowledgePart | undefined,
   hooks: Hooks,
 ): Promise<Manifest> {
+  checkInstance(model, LanguageModel, 'model');
   const settings = parseOptions(extractOptionsSchema, options, 'extract');
   checkRequest(model, input, settings);
   const { directory } = settings;

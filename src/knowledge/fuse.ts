@@ -1,10 +1,11 @@
 /** Layers fused into one vector a text, and vectors reduced to item features. */
 import { z } from 'zod';
+import { checkInstance, checkObject } from '../arguments.js';
 import type { NativeEngine } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { sideBySide } from '../teacher/side-by-side.js';
-import type { Knowledge } from './knowledge.js';
+import { Knowledge } from './knowledge.js';
 
 export const fusionSchema = z.strictObject({
   /**
@@ -59,12 +60,14 @@ export interface ItemPairs {
 export async function fuseLayers(
   engine: NativeEngine,
   layers: readonly Float32Array[],
-  { rows, columns }: { readonly rows: number; readonly columns: number },
+  size: { readonly rows: number; readonly columns: number },
   options: FusionOptions = {},
   { pairs, seed = 0 }: { readonly pairs?: ItemPairs; readonly seed?: number } = {},
 ): Promise<FusedLayers> {
+  checkObject(size, 'size', '{ rows, columns }');
+  const { rows, columns } = size;
   const { method, weights: given, steps } = parseOptions(fusionSchema, options, 'fusion');
-  if (layers.length === 0 || layers.some((layer) => layer.length !== rows * columns)) {
+  if (!Array.isArray(layers) || layers.length === 0 || layers.some((layer) => layer?.length !== rows * columns)) {
     throw new LimbeckError('ERR_SHAPE_MISMATCH', `fusion: expected layers of ${rows} × ${columns} numbers`);
   }
   if (given !== undefined && (method !== 'weights' || given.length !== layers.length)) {
@@ -115,6 +118,7 @@ export async function reduceDimension(
   components: Float32Array; // [components, columns]
   explainedVariance: Float32Array; // [components]
 }> {
+  checkObject(options, 'options', '{ rows, columns, components }');
   const { rows, columns, components: wanted, whiten = false, seed = 0 } = options;
   const axes = await engine.pca({ x, rows, columns, components: wanted, seed, whiten });
   const values = await engine.pcaTransform({ x, rows, columns, mean: axes.mean, components: axes.components });
@@ -139,6 +143,8 @@ export async function itemFeatures(
     readonly pairs?: ItemPairs;
   },
 ): Promise<{ features: Float32Array; encoder: TextEncoderSpec; explainedVariance: Float32Array }> {
+  checkInstance(knowledge, Knowledge, 'knowledge');
+  checkObject(options, 'options', '{ layers, fusion, components, seed, pairs }');
   const { manifest } = knowledge;
   const { seed = 0, pairs } = options;
   const layers = options.layers ?? manifest.hiddenStates;

@@ -1,7 +1,8 @@
 import { join } from 'node:path';
+import { checkPath } from '../arguments.js';
 import { loadBinding } from '../binding.js';
 import { LimbeckError } from '../errors.js';
-import { checkPath, openRegularFile, pathExists, readError } from '../formats/files.js';
+import { openRegularFile, pathExists, readError } from '../formats/files.js';
 import { isComplete, type Manifest, readManifest, shardFile } from './manifest.js';
 import { KnowledgeReader, type TopKLogits } from './reader.js';
 

@@ -1,8 +1,9 @@
 /** One knowledge store of the parts that several processes extracted. */
 import { join, resolve } from 'node:path';
+import { checkList, checkPath } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
-import { checkPath, copyFileAtomic, makeDirectory, pathExists, readDirectory, remove } from '../formats/files.js';
-import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
+import { copyFileAtomic, makeDirectory, pathExists, readDirectory, remove } from '../formats/files.js';
+import { checkHooks, type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import { Knowledge } from './knowledge.js';
 import {
   checkSameStore,
@@ -32,8 +33,10 @@ interface Part {
 export async function mergeKnowledge(
   directory: string,
   others: readonly string[] = [],
-  { signal }: Pick<Hooks, 'signal'> = {},
+  hooks: Pick<Hooks, 'signal'> = {},
 ): Promise<Knowledge> {
+  checkHooks(hooks);
+  checkList(others, 'others', 'a list of directories');
   for (const path of [directory, ...others]) checkPath(path, 'directory');
   const directories = [...new Set([directory, ...others].map((path) => resolve(path)))];
   const parts = (await Promise.all(directories.map(readParts))).flat();
@@ -49,7 +52,7 @@ export async function mergeKnowledge(
   const shards: Manifest['shards'] = [];
   for (const part of parts) {
     for (const shard of part.manifest.shards) {
-      throwIfAborted(signal);
+      throwIfAborted(hooks.signal);
       const file = shardFile(shard.index);
       if (part.directory !== resolve(directory)) {
         await copyFileAtomic(join(part.directory, file), join(directory, file));

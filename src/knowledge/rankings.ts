@@ -1,12 +1,13 @@
 /** Rankings that a teacher outside this engine made, read from a file and checked row by row. */
 import { z } from 'zod';
+import { checkObject, checkPath } from '../arguments.js';
 import { loadBinding } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { readTextFile } from '../formats/files.js';
 import { createPacer } from '../formats/pacer.js';
 import { readSafetensors, type WritableTensor, writeSafetensors } from '../formats/safetensors.js';
 import { findColumn } from '../prepare/columns.js';
-import { type Dataset, trainSequences } from '../prepare/dataset.js';
+import { checkDataset, type Dataset, trainSequences } from '../prepare/dataset.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 
@@ -76,6 +77,11 @@ export interface Rankings {
   readonly scores?: Float32Array;
 }
 
+/** @throws LimbeckError ERR_INVALID_ARGUMENT for what is none */
+export function checkRankings(rankings: Rankings): void {
+  checkObject(rankings, 'rankings', 'rankings, as importRankings() gives', ['catalogue', ...ARRAYS]);
+}
+
 /** A row taken apart, its ids as they are written. */
 interface Row {
   readonly user: string | undefined;
@@ -99,6 +105,7 @@ export async function importRankings(
   hooks: Hooks = {},
 ): Promise<{ rankings: Rankings; report: RankingsReport }> {
   const settings = parseOptions(importRankingsOptionsSchema, options, 'rankings');
+  checkDataset(dataset);
   const { path } = settings;
   const lines = (await readTextFile(path)).split(/\r\n|\n/);
   const read = rowReader(settings, lines);
@@ -310,6 +317,7 @@ const ARRAYS = ['histories', 'historyOffsets', 'items', 'itemOffsets'] as const;
 
 /** Writes rankings to one safetensors file. @throws LimbeckError ERR_NO_SPACE, ERR_IO */
 export async function saveRankings(path: string, rankings: Rankings): Promise<void> {
+  checkRankings(rankings);
   const tensors: [string, WritableTensor][] = ARRAYS.map((name) => {
     const data = rankings[name];
     return [name, { shape: [data.length], data }];
@@ -327,6 +335,8 @@ export async function saveRankings(path: string, rankings: Rankings): Promise<vo
  * ERR_IO
  */
 export async function loadRankings(path: string, dataset: Dataset): Promise<Rankings> {
+  checkPath(path, 'path');
+  checkDataset(dataset);
   const { tensors, metadata } = await readSafetensors(path);
   if (metadata['format'] !== FORMAT.format || metadata['version'] !== FORMAT.version) {
     throw new LimbeckError('ERR_FILE_FORMAT', `'${path}': expected rankings that limbeck knowledge import wrote`);

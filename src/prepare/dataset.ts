@@ -1,3 +1,4 @@
+import { checkObject } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import type { Item } from './items.js';
 import type { PrepareReport } from './report.js';
@@ -17,6 +18,12 @@ export interface Dataset {
   readonly report: PrepareReport;
 }
 
+/** @throws LimbeckError ERR_INVALID_ARGUMENT for what is none */
+export function checkDataset(dataset: Dataset): void {
+  const keys = ['items', 'sequences', 'sequenceOffsets', 'split'] as const;
+  checkObject(dataset, 'dataset', 'a dataset, as prepareDataset() gives', keys);
+}
+
 /** Sequences of item indices laid end to end. */
 export interface PackedSequences {
   readonly sequences: Int32Array; // [N]
@@ -32,16 +39,19 @@ export interface EvaluationCases extends PackedSequences {
 
 /** The training part of every user who has one. A sequence of one item has nothing to predict. */
 export function trainSequences(dataset: Dataset): PackedSequences {
+  checkDataset(dataset);
   return packPrefixes(dataset, dataset.split.trainLength);
 }
 
 /** The validation targets, with all that each user did before. */
 export function validationCases(dataset: Dataset): EvaluationCases {
+  checkDataset(dataset);
   return casesAt(dataset, dataset.split.validationPosition);
 }
 
 /** The test targets, with all that each user did before: for leave-one-out, the validation item too. */
 export function testCases(dataset: Dataset): EvaluationCases {
+  checkDataset(dataset);
   return casesAt(dataset, dataset.split.testPosition);
 }
 
@@ -53,6 +63,7 @@ export function testCases(dataset: Dataset): EvaluationCases {
  * @throws ERR_INVALID_ARGUMENT
  */
 export function seenItems(dataset: Dataset, user: number, length?: number): Int32Array {
+  checkDataset(dataset);
   const start = dataset.sequenceOffsets[user];
   const end = dataset.sequenceOffsets[user + 1];
   if (start === undefined || end === undefined) {

@@ -1,4 +1,5 @@
 /** Texts that are read from disk piece by piece, so that they may be more than memory holds. */
+import { checkList, described } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import { openRegularFile, readError } from '../formats/files.js';
 import { abortError } from './duckdb.js';
@@ -87,13 +88,10 @@ export async function* eachText(source: TextFile, signal?: AbortSignal): AsyncGe
 
 /** @throws LimbeckError ERR_INVALID_ARGUMENT for what is no list of texts, as a column with gaps makes */
 export function checkTexts(texts: readonly string[], name: string): void {
-  if (!Array.isArray(texts)) {
-    throw new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: expected a list of texts, got ${typeof texts}`);
-  }
+  checkList(texts, name, 'a list of texts');
   const wrong = texts.findIndex((text) => typeof text !== 'string');
   if (wrong < 0) return;
-  const got = texts[wrong] === null ? 'null' : typeof texts[wrong];
-  throw new LimbeckError('ERR_INVALID_ARGUMENT', `${name}[${wrong}]: expected a text, got ${got}`);
+  throw new LimbeckError('ERR_INVALID_ARGUMENT', `${name}[${wrong}]: expected a text, got ${described(texts[wrong])}`);
 }
 
 /** @throws LimbeckError ERR_INVALID_ARGUMENT */

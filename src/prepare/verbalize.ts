@@ -1,6 +1,7 @@
+import { checkObject } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import { createPacer } from '../formats/pacer.js';
-import type { Dataset } from './dataset.js';
+import { checkDataset, type Dataset } from './dataset.js';
 import type { Item } from './items.js';
 import { endsSentence } from './text.js';
 
@@ -13,6 +14,7 @@ export interface HistoryOptions {
 
 /** An item as a sentence: its text, with a full stop unless it ends one itself. */
 export function itemSentence(item: Item): string {
+  checkObject(item, 'item', 'an item with a text', ['text']);
   return asSentence(item.text);
 }
 
@@ -38,7 +40,10 @@ export async function historySentencesInTurns(dataset: Dataset, options: History
   return sentences;
 }
 
-function* eachHistory(dataset: Dataset, { maxHistory = DEFAULT_MAX_HISTORY }: HistoryOptions): Generator<string> {
+function* eachHistory(dataset: Dataset, options: HistoryOptions): Generator<string> {
+  checkObject(options, 'options', '{ maxHistory }');
+  const { maxHistory = DEFAULT_MAX_HISTORY } = options;
+  checkDataset(dataset);
   if (!Number.isInteger(maxHistory) || maxHistory < 1) {
     throw new LimbeckError('ERR_INVALID_ARGUMENT', `maxHistory: expected an integer ≥ 1, got ${maxHistory}`);
   }

@@ -1,4 +1,5 @@
 /** The items of a student, their native ids and the ids of their categories. */
+import { described } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 
 /** An item as a student knows it. */
@@ -220,10 +221,4 @@ function checkWellFormed(id: string, key: string, text: string): void {
 function invalid(key: string, expected: string, value: unknown): LimbeckError {
   const name = key === '' ? 'items' : `items: ${key}`;
   return new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: ${expected}, got ${described(value)}`);
-}
-
-/** What came instead, in a few words. */
-export function described(value: unknown): string {
-  if (value === null || typeof value === 'number') return String(value);
-  return Array.isArray(value) ? 'a list' : typeof value;
 }

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
+import { checkPath } from '../arguments.js';
 import type { NativeEngine } from '../binding.js';
-import { checkPath, pathExists, readWholeDirectory } from '../formats/files.js';
+import { pathExists, readWholeDirectory } from '../formats/files.js';
 import { loadTextEncoder, type TextEncoder } from '../knowledge/text-encoder.js';
 import { SequenceModel } from '../student/sequence-model.js';
 import { Student } from './student.js';

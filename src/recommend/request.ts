@@ -1,7 +1,8 @@
 /** What a request may ask, and how it is told to the native side: checked and packed into arrays that are used again. */
+import { described } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import { unknownOption } from '../prepare/parse-options.js';
-import { described, type ItemIndex } from './item-index.js';
+import type { ItemIndex } from './item-index.js';
 
 /** Oldest first: item ids, or the text of items that the catalogue does not have. */
 export type History = readonly (string | { readonly text: string })[];

@@ -1,6 +1,7 @@
+import { checkInstance, checkObject } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import type { TextEncoder } from '../knowledge/text-encoder.js';
-import type { SequenceModel } from '../student/sequence-model.js';
+import { SequenceModel } from '../student/sequence-model.js';
 import type { CatalogueItem } from './item-index.js';
 import type { StudentTopics } from './topics.js';
 
@@ -17,8 +18,11 @@ export function checkParts(
   model: SequenceModel,
   items: readonly CatalogueItem[],
   encoder: TextEncoder | undefined,
-  { popularity, topics }: StudentDetails,
+  details: StudentDetails,
 ): void {
+  checkInstance(model, SequenceModel, 'model');
+  checkObject(details, 'details', '{ popularity, topics }');
+  const { popularity, topics } = details;
   const { numItems } = model;
   const mismatch = (message: string) => new LimbeckError('ERR_CHECKPOINT_MISMATCH', message);
   if (items.length !== numItems) {

@@ -1,3 +1,4 @@
+import { checkList } from '../arguments.js';
 import { loadBinding, type NativeEngine, type NativeRecommender } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { TextEncoder } from '../knowledge/text-encoder.js';
@@ -6,7 +7,7 @@ import type { Interest, RankedItem, Recommendation, RecommendedItem } from './an
 import { type BatchRecommendation, type BatchRequest, batchAnswer, checkBatch, mapIndices, slotsOf } from './batch.js';
 import { encodeTexts } from './encode-texts.js';
 import { explanations } from './explain.js';
-import { type CatalogueItem, checkItems, described, ItemIndex } from './item-index.js';
+import { type CatalogueItem, checkItems, ItemIndex } from './item-index.js';
 import { MAX_BATCH_K, PackedBatch } from './packed-batch.js';
 import {
   checkKeys,
@@ -110,9 +111,9 @@ export class Student {
    * @throws LimbeckError ERR_DISPOSED when no student with these weights lives any more; ERR_INVALID_ARGUMENT
    */
   static fromHandle(handle: StudentHandle): Student {
-    if (typeof handle?.key !== 'string' || !Array.isArray(handle.items) || !(handle.removed instanceof Int32Array)) {
-      throw notShared();
-    }
+    const isWhole = Array.isArray(handle?.items) && handle.removed instanceof Int32Array;
+    const keys: unknown[] = [handle?.key, handle?.encoder === undefined ? '' : handle.encoder?.key];
+    if (!isWhole || keys.some((key) => typeof key !== 'string')) throw notShared();
     return new Student(handle, ItemIndex.of(handle.items, handle.removed));
   }
 
@@ -147,7 +148,7 @@ export class Student {
    * The best k items after a history, or for one of the {@link users}.
    *
    * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION; ERR_UNKNOWN_ITEMS when nothing in the history is known
-   * and the student has no popularity to fall back to; ERR_DISPOSED
+   * and the student has no popularity to fall back to; ERR_NOT_FINITE when its weights overflow; ERR_DISPOSED
    */
   recommend(asked: RecommendRequest): Recommendation {
     checkKeys('recommend', asked, REQUEST_KEYS.recommend);
@@ -248,7 +249,7 @@ export class Student {
 
   /** Those of users have their histories; what is wrong with one says {@link recommend}. */
   #withHistories(requests: readonly RecommendRequest[]): readonly RecommendRequest[] {
-    checkList('recommendAll', requests);
+    checkList(requests, 'recommendAll', 'a list');
     if (requests.every((request) => request?.userId === undefined)) return requests;
     return requests.map((request) => {
       if (request?.userId === undefined) return request;
@@ -344,7 +345,7 @@ export class Student {
 
   /** The item features of texts: what the language model knows of them. @throws as {@link search} */
   embed(texts: readonly string[]): Float32Array[] {
-    checkList('embed', texts);
+    checkList(texts, 'embed', 'a list');
     if (texts.length === 0) return [];
     const features = this.#encode(texts);
     const size = features.length / texts.length;
@@ -377,7 +378,7 @@ export class Student {
    * @throws LimbeckError ERR_INVALID_ARGUMENT when no item would be left
    */
   removeItems(ids: readonly string[]): number {
-    checkList('removeItems', ids);
+    checkList(ids, 'removeItems', 'a list');
     const known = new Set(ids.filter((id) => this.#index.slotOf(id) !== undefined));
     if (known.size === this.#index.size) {
       throw new LimbeckError('ERR_INVALID_ARGUMENT', 'removeItems: a catalogue needs at least one item');
@@ -512,12 +513,6 @@ export class Student {
 
 function notShared(): LimbeckError {
   return new LimbeckError('ERR_INVALID_ARGUMENT', 'fromHandle: expected what share() returned, unchanged');
-}
-
-/** @throws LimbeckError ERR_INVALID_ARGUMENT */
-function checkList(method: string, value: unknown): void {
-  if (Array.isArray(value)) return;
-  throw new LimbeckError('ERR_INVALID_ARGUMENT', `${method}: expected a list, got ${described(value)}`);
 }
 
 /** Without its brackets. */

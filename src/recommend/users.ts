@@ -1,6 +1,6 @@
 /** Requests that name a user. */
+import { checkObject, described } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
-import { described } from './item-index.js';
 import type { History, HistoryRequest, UserRequest } from './request.js';
 
 /** Who knows what users did, such as the UserStates of an event store. */
@@ -30,6 +30,7 @@ export function requestOfUser(request: UserRequest, users: UserHistories | undef
       'userId: this student knows no users. Set student.users, to the UserStates of an event store say, or give a history.',
     );
   }
+  checkObject(users, 'student.users', 'an object with history() and hidden()', ['history', 'hidden']);
   const hidden = users.hidden(userId);
   // Whatever is no list is named by who packs the request.
   const isMore = hidden.length > 0 && (exclude === undefined || Array.isArray(exclude));

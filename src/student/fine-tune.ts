@@ -1,4 +1,5 @@
 /** Step 6 of distillation: cross-entropy on the next item, and what the teacher adds to it. */
+import { checkInstance, checkObject } from '../arguments.js';
 import type { NativeEngine, TeacherSignal } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import type { EvaluationCases, PackedSequences } from '../prepare/dataset.js';
@@ -12,7 +13,7 @@ import { uniformLayerMap, uniformLayerPairs } from './initialise.js';
 import { type FineTuneOptions, fineTuneOptionsSchema, type ResolvedFineTuneOptions } from './options.js';
 import type { RankOptions } from './rank-cases.js';
 import { interleave, type RankingSignal, rankingBatches, rankingRequest } from './ranking-signal.js';
-import type { SequenceModel } from './sequence-model.js';
+import { SequenceModel } from './sequence-model.js';
 import type { SequenceTeacher } from './teacher-cache.js';
 import {
   featureAxes,
@@ -56,6 +57,8 @@ export async function fineTuneSequenceModel(
   options: FineTuneOptions = {},
   context: FineTuneContext = {},
 ): Promise<FitResult> {
+  checkInstance(model, SequenceModel, 'model');
+  checkObject(data, 'data', '{ train, validation }', ['train', 'validation']);
   const settings = parseOptions(fineTuneOptionsSchema, options, 'fineTune');
   const { teacher } = context;
   const rankings = [context.rankings ?? []].flat();

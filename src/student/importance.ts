@@ -1,10 +1,11 @@
 /** Which parameters, channels and layers of a teacher matter for a corpus. */
+import { checkInstance, checkObject, checkPath } from '../arguments.js';
 import type { AxisSums, ChannelSelection, NativeEngine, NativeTransformer, TransformerConfig } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { asFloat32, readSafetensors, type WritableTensor, writeSafetensors } from '../formats/safetensors.js';
 import { batchesByTokens, gatherBatch } from '../teacher/batches.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
-import type { LanguageModel } from '../teacher/language-model.js';
+import { LanguageModel } from '../teacher/language-model.js';
 
 /** A mass that places of an axis are ranked by. */
 export type ImportanceKind = 'activation' | 'fisher' | 'saliency';
@@ -22,6 +23,12 @@ export interface Importance {
   readonly activation: AxisSums;
 }
 
+function checkImportance(importance: Importance): void {
+  const keys = ['squaredGradients', 'fisher', 'saliency', 'activation'] as const;
+  checkObject(importance, 'importance', 'what measureImportance() gives', keys);
+}
+
+const AXES = ['residual', 'layers', 'intermediate', 'keyValueHeads'] as const;
 const BATCH_TOKENS = 4096;
 /** Masked tokens are the same at every call. */
 const MASK = { probability: 0.15, seed: 0xf15e, position: 0 };
@@ -38,6 +45,7 @@ export async function measureImportance(
   texts: readonly string[],
   hooks: Hooks = {},
 ): Promise<Importance> {
+  checkInstance(model, LanguageModel, 'model');
   const { ids, offsets } = await model.tokenize(texts);
   const native = engine.createImportance(model.native);
   try {
@@ -72,16 +80,20 @@ export async function measureImportance(
  * blocks or more takes them as `layers` says.
  *
  * @param layers entry i = teacher block (from 1) of block i + 1 @defaultValue the blocks of most mass
+ * @throws LimbeckError ERR_INVALID_ARGUMENT
  */
 export function selectByMass(
   sums: AxisSums,
   student: Pick<TransformerConfig, 'hiddenSize' | 'numHiddenLayers' | 'numKeyValueHeads' | 'intermediateSize'>,
-  layers: readonly number[] = largest(sums.layers, student.numHiddenLayers).map((block) => block + 1),
+  layers?: readonly number[],
 ): { layers: number[]; channels: ChannelSelection } {
+  checkObject(sums, 'sums', 'sums of an importance, such as importance.fisher', AXES);
+  checkObject(student, 'student', "a model's config", ['hiddenSize', 'numHiddenLayers']);
+  const blocks = layers ?? largest(sums.layers, student.numHiddenLayers).map((block) => block + 1);
   const ofBlock = (masses: readonly Float64Array[], count: number) =>
-    layers.map((layer) => largest(masses[layer - 1] ?? new Float64Array(0), count));
+    blocks.map((layer) => largest(masses[layer - 1] ?? new Float64Array(0), count));
   return {
-    layers: [...layers],
+    layers: [...blocks],
     channels: {
       residual: largest(sums.residual, student.hiddenSize),
       intermediate: ofBlock(sums.intermediate, student.intermediateSize),
@@ -110,13 +122,14 @@ export async function fisherWeights(
   engine: NativeEngine,
   student: NativeTransformer,
   teacher: TransformerConfig,
-  { squaredGradients }: Importance,
+  importance: Importance,
   map: { readonly layers: readonly number[]; readonly channels?: ChannelSelection },
 ): Promise<ReadonlyMap<string, Float32Array>> {
+  checkImportance(importance);
   // Selected in the same way as the parameters themselves.
   const weights = engine.createTransformer(teacher);
   try {
-    for (const [name, values] of squaredGradients) {
+    for (const [name, values] of importance.squaredGradients) {
       const most = values.reduce((a, b) => Math.max(a, b), 0);
       weights.setParameter(
         name,
@@ -134,6 +147,7 @@ const FORMAT = 'limbeck-importance-1';
 
 /** One safetensors file, written whole or not at all. @throws LimbeckError ERR_NO_SPACE, ERR_IO */
 export async function saveImportance(path: string, importance: Importance): Promise<void> {
+  checkImportance(importance);
   const tensors: [string, WritableTensor][] = [];
   const add = (name: string, values: Float32Array | Float64Array) => {
     tensors.push([name, { shape: [values.length], data: Float32Array.from(values) }]);
@@ -151,6 +165,7 @@ export async function saveImportance(path: string, importance: Importance): Prom
 
 /** @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_SAFETENSORS, ERR_FILE_FORMAT, ERR_IO */
 export async function loadImportance(path: string): Promise<Importance> {
+  checkPath(path, 'path');
   const { tensors, metadata } = await readSafetensors(path);
   const { format, num_examples: numExamples } = metadata;
   if (format !== FORMAT) {

@@ -1,4 +1,5 @@
 /** Step 4 of distillation: where a student starts from. */
+import { checkObject } from '../arguments.js';
 import type { ChannelSelection, NativeTransformer, ProjectionMap } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { MAX_LAYERS } from '../formats/common-config.js';
@@ -62,6 +63,7 @@ export async function initialiseStudent(
   student: NativeTransformer,
   options: InitialisationOptions & { readonly studentLayers: number; readonly teacherLayers?: number },
 ): Promise<string[]> {
+  checkObject(options, 'options', '{ method, studentLayers }', ['method', 'studentLayers']);
   const { method, teacher, components, channels, studentLayers, teacherLayers } = options;
   if (method === 'random') return [];
   if (teacher === undefined || teacherLayers === undefined) {

@@ -8,7 +8,12 @@ import { parseOptions } from '../prepare/parse-options.js';
 import type { EpochRecord, FitResult } from '../teacher/fit-model.js';
 import { LanguageModel } from '../teacher/language-model.js';
 import { languageModelTrainingSchema, languageStudentArchitectureSchema } from '../teacher/options.js';
-import { type TextCorpus, type TrainLanguageModelContext, trainLanguageModel } from '../teacher/pretrain.js';
+import {
+  checkCorpus,
+  type TextCorpus,
+  type TrainLanguageModelContext,
+  trainLanguageModel,
+} from '../teacher/pretrain.js';
 import { fisherWeights } from './importance.js';
 import { initialiseStudent, startLayerMap } from './initialise.js';
 import { languageStudentConfig } from './language-student-config.js';
@@ -97,6 +102,7 @@ export async function distillLanguageModel(
   options: LanguageStudentOptions = {},
   context: LanguageStudentContext = {},
 ): Promise<FitResult & { model: LanguageModel }> {
+  checkCorpus(corpus);
   const resolved = resolveTeachers(teachers);
   const opened: OpenTeacher[] = [];
   try {

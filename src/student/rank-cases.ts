@@ -1,4 +1,5 @@
 /** Full ranking of many cases, a few at a time. */
+import { checkObject } from '../arguments.js';
 import type { NativeRecommender, PackedBatch } from '../binding.js';
 import type { EvaluationCases } from '../prepare/dataset.js';
 import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
@@ -29,10 +30,13 @@ export async function rankCases(
   recommender: NativeRecommender,
   maxHistory: number,
   cases: EvaluationCases,
-  { excludeIds, excludeOffsets, topK = 0 }: RankOptions,
+  options: RankOptions,
   hooks: Hooks,
   statesOf?: (histories: PackedBatch) => Promise<Float32Array>,
 ): Promise<Ranking> {
+  checkObject(cases, 'cases', 'cases, as testCases() gives', ['sequences', 'sequenceOffsets', 'targets']);
+  checkObject(options, 'options', '{ excludeIds, excludeOffsets, topK }', ['excludeIds', 'excludeOffsets']);
+  const { excludeIds, excludeOffsets, topK = 0 } = options;
   const count = cases.targets.length;
   const ranks = new Int32Array(count);
   const lists = new Int32Array(count * topK);

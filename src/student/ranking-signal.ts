@@ -1,7 +1,7 @@
 /** Imported rankings as soft labels that a sequence model is trained on, beside its own data. */
 import { z } from 'zod';
 import type { StepRequest } from '../binding.js';
-import type { Rankings } from '../knowledge/rankings.js';
+import { checkRankings, type Rankings } from '../knowledge/rankings.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { batchesByTokens, gatherBatch, shuffled } from '../teacher/batches.js';
 
@@ -34,6 +34,7 @@ export interface RankingSignal {
 /** @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION */
 export function rankingSignal(rankings: Rankings, options: RankingSignalOptions = {}): RankingSignal {
   const { weight, decay, scoreTemperature, mass } = parseOptions(rankingSignalSchema, options, 'rankings');
+  checkRankings(rankings);
   const { items, itemOffsets, scores, histories, historyOffsets } = rankings;
   const logProbabilities = new Float32Array(items.length);
   for (let r = 0; r + 1 < itemOffsets.length; r++) {

@@ -1,5 +1,6 @@
 /** Sequence models whose logits are averaged: better than each of them, and a teacher like one. */
 import { join } from 'node:path';
+import { checkInstance, checkList, checkObject } from '../arguments.js';
 import type { NativeEngine, NativeTransformer, PackedBatch } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { writeDirectoryAtomic } from '../formats/files.js';
@@ -7,7 +8,7 @@ import type { EvaluationCases } from '../prepare/dataset.js';
 import type { Hooks } from '../teacher/hooks.js';
 import { sideBySide } from '../teacher/side-by-side.js';
 import { type Ranking, type RankOptions, rankCases } from './rank-cases.js';
-import { type SequenceModel, sequenceConfig } from './sequence-model.js';
+import { SequenceModel, sequenceConfig } from './sequence-model.js';
 
 export class SequenceEnsemble {
   private constructor(
@@ -30,8 +31,14 @@ export class SequenceEnsemble {
   static of(
     engine: NativeEngine,
     members: readonly SequenceModel[],
-    { weights = members.map(() => 1) }: { readonly weights?: readonly number[] } = {},
+    options: { readonly weights?: readonly number[] } = {},
   ): SequenceEnsemble {
+    checkList(members, 'members', 'a list of sequence models');
+    members.forEach((member, i) => {
+      checkInstance(member, SequenceModel, `members[${i}]`);
+    });
+    checkObject(options, 'options', '{ weights }');
+    const { weights = members.map(() => 1) } = options;
     const [first, ...others] = members;
     if (first === undefined) throw new LimbeckError('ERR_INVALID_ARGUMENT', 'Expected at least one member, got none');
     const { vocabSize, hiddenSize, numHiddenLayers, maxPositionEmbeddings } = first.config;

@@ -135,8 +135,18 @@ export class SequenceModel {
     return this.#features;
   }
 
-  /** Items that have features only (v = 0); they are part of the next {@link save}. */
+  /**
+   * Items that have features only (v = 0); they are part of the next {@link save}.
+   *
+   * @param features [items, itemFeatureSize]
+   * @throws LimbeckError ERR_SHAPE_MISMATCH
+   */
   appendItems(features: Float32Array): void {
+    const { itemFeatureSize } = this.config;
+    if (!(features instanceof Float32Array) || features.length % itemFeatureSize !== 0) {
+      const expected = `features: expected a Float32Array of items × ${itemFeatureSize}`;
+      throw new LimbeckError('ERR_SHAPE_MISMATCH', `${expected}, got ${features?.length} numbers`);
+    }
     this.#appended.push(features);
   }
 

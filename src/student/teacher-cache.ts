@@ -1,9 +1,10 @@
 /** What a sequence teacher says about every training token, kept so that no training step runs the teacher. */
+import { checkInstance, checkObject } from '../arguments.js';
 import type { NativeTransformer } from '../binding.js';
 import type { PackedSequences } from '../prepare/dataset.js';
 import { batchesByTokens, gatherBatch, gatherRows } from '../teacher/batches.js';
-import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
-import type { SequenceEnsemble } from './sequence-ensemble.js';
+import { checkHooks, type Hooks, throwIfAborted } from '../teacher/hooks.js';
+import { SequenceEnsemble } from './sequence-ensemble.js';
 import { type TrainingWindows, trainingWindows } from './windows.js';
 
 const BATCH_TOKENS = 4096;
@@ -33,9 +34,14 @@ export interface SequenceTeacher {
 export async function cacheSequenceTeacher(
   teacher: SequenceEnsemble,
   train: PackedSequences,
-  { layers = [] }: { readonly layers?: readonly number[] } = {},
+  options: { readonly layers?: readonly number[] } = {},
   hooks: Hooks = {},
 ): Promise<SequenceTeacher> {
+  checkInstance(teacher, SequenceEnsemble, 'teacher');
+  checkObject(train, 'train', 'sequences, as trainSequences() gives', ['sequences', 'sequenceOffsets']);
+  checkObject(options, 'options', '{ layers }');
+  checkHooks(hooks);
+  const { layers = [] } = options;
   const { hiddenSize, numHiddenLayers, maxHistory } = teacher;
   const windows = trainingWindows(train, maxHistory);
   const wanted = [...new Set([...layers, numHiddenLayers])];

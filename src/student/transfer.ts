@@ -1,4 +1,5 @@
 /** Step 5 of distillation: parameter interpolation, feature mapping, model fusion. */
+import { checkObject } from '../arguments.js';
 import type { LossOptions, NativeEngine, NativeTrainer, NativeTransformer, ProjectionMap } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import type { StepPosition } from '../teacher/fit-model.js';
@@ -44,6 +45,8 @@ export async function projectTeacher(
   teacher: NativeTransformer,
   map: ProjectionMap,
 ): Promise<ProjectedTeacher> {
+  checkObject(student, 'student', 'the `native` of a model', ['project']);
+  checkObject(teacher, 'teacher', 'the `native` of a model', ['project']);
   const parameters = await student.project(teacher, map);
   if (student.device === 'cpu' || parameters.length < student.parameters().length) return { parameters };
   const model = student.copy();
@@ -64,6 +67,8 @@ export async function interpolateParameters(
   alpha: number,
   weights?: ReadonlyMap<string, Float32Array>,
 ): Promise<void> {
+  checkObject(student, 'student', 'the `native` of a model', ['interpolate']);
+  checkObject(teacher, 'teacher', 'what projectTeacher() gives', ['parameters']);
   if (!Number.isFinite(alpha)) throw new LimbeckError('ERR_INVALID_ARGUMENT', `alpha: expected a number, got ${alpha}`);
   if (weights === undefined && teacher.model !== undefined) return student.interpolateFrom(teacher.model, alpha);
   await Promise.all(

@@ -1,10 +1,11 @@
 /** Step 2 for a teacher that exists: trained further as a whole, or under a low-rank adapter. */
+import { checkInstance } from '../arguments.js';
 import type { NativeEngine } from '../binding.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import type { FitResult } from './fit-model.js';
-import type { LanguageModel } from './language-model.js';
+import { LanguageModel } from './language-model.js';
 import { type LanguageModelAdaptation, languageModelAdaptationSchema } from './options.js';
-import { type TextCorpus, type TrainLanguageModelContext, trainLanguageModel } from './pretrain.js';
+import { checkCorpus, type TextCorpus, type TrainLanguageModelContext, trainLanguageModel } from './pretrain.js';
 
 /**
  * Trains a model further on texts. With `lora`, or where the model has an adapter already, the adapter alone: the model's
@@ -21,6 +22,8 @@ export async function adaptLanguageModel(
   options: LanguageModelAdaptation = {},
   context: TrainLanguageModelContext = {},
 ): Promise<FitResult> {
+  checkInstance(model, LanguageModel, 'model');
+  checkCorpus(corpus);
   const { lora, ...training } = parseOptions(languageModelAdaptationSchema, options, 'training');
   if (lora) await model.addAdapter({ ...lora, seed: training.seed }, context);
   const { checkpoint } = context;

@@ -1,4 +1,7 @@
+import { z } from 'zod';
+import { described } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
+import { parseOptions } from '../prepare/parse-options.js';
 
 /** How a caller follows and stops long work. */
 export interface Hooks {
@@ -20,7 +23,27 @@ export interface ProgressEvent {
   readonly validationLoss?: number;
 }
 
-/** @throws LimbeckError ERR_ABORTED */
+const hooksShape = {
+  signal: z.instanceof(AbortSignal, { error: 'expected an AbortSignal' }).optional(),
+  onProgress: z.custom<Hooks['onProgress']>((hook) => typeof hook === 'function', 'expected a function').optional(),
+};
+
+/**
+ * Whoever stops work by `{ signal: controller }` would otherwise wait for ever.
+ *
+ * @param others keys that the hooks may have besides
+ * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION
+ */
+export function checkHooks(hooks: Hooks, others: readonly string[] = []): void {
+  const shape = Object.fromEntries(others.map((key) => [key, z.unknown().optional()]));
+  parseOptions(z.strictObject({ ...hooksShape, ...shape }), hooks, 'hooks');
+}
+
+/** @throws LimbeckError ERR_ABORTED; ERR_INVALID_ARGUMENT for what is no signal */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new LimbeckError('ERR_ABORTED', 'Stopped by the AbortSignal.', { cause: signal.reason });
+  if (signal === undefined) return;
+  if (!(signal instanceof AbortSignal)) {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `signal: expected an AbortSignal, got ${described(signal)}`);
+  }
+  if (signal.aborted) throw new LimbeckError('ERR_ABORTED', 'Stopped by the AbortSignal.', { cause: signal.reason });
 }

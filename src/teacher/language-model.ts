@@ -1,3 +1,4 @@
+import { checkPath, described } from '../arguments.js';
 import type {
   ForwardRequest,
   ForwardResult,
@@ -9,7 +10,7 @@ import type {
 import { LimbeckError } from '../errors.js';
 import { type AdapterShape, readAdapter, selectLinearModules, writeAdapter } from '../formats/adapter.js';
 import { loadCheckpoint, readEosTokenIds, saveCheckpoint } from '../formats/checkpoint.js';
-import { checkPath, writeDirectoryAtomic } from '../formats/files.js';
+import { writeDirectoryAtomic } from '../formats/files.js';
 import type { ModelFamily } from '../formats/model-config.js';
 import {
   checkSpecialTokens,
@@ -259,8 +260,11 @@ export class LanguageModel {
     return openTokenFiles(this.tokenizer, texts, this.pieceOptions(maxLength), { signal });
   }
 
-  /** How this model's training cuts texts. */
+  /** How this model's training cuts texts. @throws LimbeckError ERR_INVALID_ARGUMENT */
   pieceOptions(maxLength = this.config.maxPositionEmbeddings): PieceOptions {
+    if (!Number.isInteger(maxLength) || maxLength < 2) {
+      throw new LimbeckError('ERR_INVALID_ARGUMENT', `maxLength: expected an integer ≥ 2, got ${described(maxLength)}`);
+    }
     const isCausal = this.config.attention === 'causal';
     return {
       maxLength: Math.min(maxLength, this.config.maxPositionEmbeddings),

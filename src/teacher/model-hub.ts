@@ -4,8 +4,9 @@
  */
 import { homedir } from 'node:os';
 import { join } from 'node:path';
+import { checkPath } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
-import { checkPath, makeDirectory, pathExists, readJsonFile, readTextFile, writeFileAtomic } from '../formats/files.js';
+import { makeDirectory, pathExists, readJsonFile, readTextFile, writeFileAtomic } from '../formats/files.js';
 import { isJsonObject, type JsonValue } from '../formats/strict-json.js';
 import { type Hooks, throwIfAborted } from './hooks.js';
 import { downloadFile, type HubFile, type HubSession, linkIntoSnapshot, openHub } from './hub-download.js';

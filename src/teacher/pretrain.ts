@@ -1,4 +1,5 @@
 /** Step 2 of distillation: a teacher trained from scratch, or one that exists adapted to the texts at hand. */
+import { checkObject } from '../arguments.js';
 import type {
   LossOptions,
   NativeEngine,
@@ -34,6 +35,11 @@ export interface TextCorpus {
   readonly train: Texts;
   /** Early stopping and the choice of the best epoch. */
   readonly validation: Texts;
+}
+
+/** @throws LimbeckError ERR_INVALID_ARGUMENT for what is none */
+export function checkCorpus(corpus: TextCorpus): void {
+  checkObject(corpus, 'corpus', '{ train, validation }', ['train', 'validation']);
 }
 
 /** Tokens of one step, as the student reads them. */
@@ -97,6 +103,7 @@ export async function trainLanguageModel(
   options: LanguageModelTraining = {},
   context: TrainLanguageModelContext = {},
 ): Promise<FitResult> {
+  checkCorpus(corpus);
   const settings = parseOptions(languageModelTrainingSchema, options, 'training');
   const { signal, teaching } = context;
   const { maxLength } = settings;
@@ -181,6 +188,7 @@ export async function pretrainLanguageModel(
   options: PretrainOptions = {},
   context: TrainLanguageModelContext = {},
 ): Promise<FitResult & { model: LanguageModel }> {
+  checkCorpus(corpus);
   const { objective, architecture, tokenizer, training } = parseOptions(pretrainOptionsSchema, options, 'teacher');
   const named = objective === 'causal' ? { eos_token: '<|endoftext|>' } : { pad_token: '[PAD]', mask_token: '[MASK]' };
   const specialTokens = Object.values(named);

@@ -74,7 +74,7 @@ describe('TypeScript', () => {
     (statement) => {
       write('src/prepare/prepare.ts', statement);
       expect(checkLayers(root).map(({ message }) => message)).toEqual([
-        "prepare imports '../engine.js' (engine); allowed: formats, binding, errors",
+        "prepare imports '../engine.js' (engine); allowed: formats, binding, arguments, errors",
       ]);
     },
   );

@@ -23,7 +23,7 @@ describe('checkEvents', () => {
   it.each<[string, unknown, RegExp]>([
     ['no array', click, /^Expected events to be an array of events, got an object\.$/],
     ['null', [null], /events\[0\] to be an object, got null/],
-    ['an array', [[]], /events\[0\] to be an object, got an array/],
+    ['an array', [[]], /events\[0\] to be an object, got a list/],
     ['no user', [{ itemId: 'i', type: 'view' }], /events\[0\]\.userId to be a string .* got undefined/],
     ['a number for a user', [{ ...click, userId: 7 }], /events\[0\]\.userId .* got 7/],
     ['an empty item', [click, { ...click, itemId: '' }], /events\[1\]\.itemId .* got ""/],

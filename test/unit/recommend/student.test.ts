@@ -3,7 +3,7 @@ import fs from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
-import { writeSafetensors } from '../../../src/formats/safetensors.js';
+import { readSafetensors, type WritableTensor, writeSafetensors } from '../../../src/formats/safetensors.js';
 import { createEngine, type Engine, type Student } from '../../../src/index.js';
 import { writeCategorisedStudent } from '../../support/categorised-student.js';
 
@@ -438,6 +438,30 @@ describe('student directory', () => {
         message: expect.stringContaining(`The checkpoint '${join(broken, name)}' does not fit its config.json`),
       });
     }
+  });
+
+  test('says so when its weights overflow, instead of items in no order', async () => {
+    cpSync(fixture, join(folder, 's'), { recursive: true });
+    const name = 'transformer.h.0.ln_1.weight';
+    for (const path of ['model.safetensors', 'text_encoder/model.safetensors']) {
+      const { tensors, metadata } = await readSafetensors(join(folder, 's', path));
+      const scaled = [...tensors].map(([key, { shape, data }]): [string, WritableTensor] => {
+        const values = data as Float32Array;
+        return [key, { shape, data: key === name ? values.map((value) => value * 1e30) : values }];
+      });
+      await writeSafetensors(join(folder, 's', path), scaled, metadata);
+    }
+    const huge = await engine.loadStudent(join(folder, 's'));
+    const damaged = expect.objectContaining({ code: 'ERR_NOT_FINITE', message: expect.stringMatching(/damaged/) });
+    expect(() => huge.recommend({ history })).toThrow(damaged);
+    expect(() => huge.recommendAll([{ history }, { history }])).toThrow(damaged);
+    await expect(huge.recommendAllAside([{ history }, { history }])).rejects.toEqual(damaged);
+    expect(() => huge.recommendBatch({ histories: Int32Array.of(1), offsets: Int32Array.of(0, 1), k: 3 })).toThrow(
+      damaged,
+    );
+    expect(() => huge.interests(history)).toThrow(damaged);
+    expect(() => huge.search('a comedy')).toThrow(damaged);
+    huge.dispose();
   });
 
   test.each([[null], [new URL('file:///tmp')], [5]])('is named by a path, not %s', async (directory) => {
