@@ -6,11 +6,10 @@
  * same and of new users, are the feedback, and `engine.finetune()` runs with its defaults. Ranks are of the last film of
  * each user, among the whole catalogue: of users with feedback, and of those who had stopped before.
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { createEngine } from '../dist/index.js';
 import { firstItems, movieTweetings, trainStudent } from './held-out-users.mjs';
+import { writeResult } from './write-result.mjs';
 
 const { values: options } = parseArgs({
   options: { seeds: { type: 'string', default: '3' }, json: { type: 'boolean', default: false } },
@@ -57,8 +56,4 @@ for (const run of runs.toSorted((a, b) => a.replayRatio - b.replayRatio)) {
     `| ${run.replayRatio} | ${run.seed} | ${of(run)} | ${of(run.earlier)} | ${run.promoted ? 'yes' : 'no'} |`,
   );
 }
-if (options.json) {
-  const folder = join(resolve(import.meta.dirname), 'results');
-  mkdirSync(folder, { recursive: true });
-  writeFileSync(join(folder, 'finetune.json'), `${JSON.stringify(runs, null, 2)}\n`);
-}
+if (options.json) writeResult('finetune', { runs });

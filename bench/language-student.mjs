@@ -12,15 +12,14 @@
  *
  * Models are kept in `--work`: a run that was killed goes on from them.
  */
-import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
-import { cpus, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { loadBinding } from '../dist/binding.js';
 import { makeCorpus } from '../dist/engine/stages.js';
 import { createEngine } from '../dist/index.js';
 import { movieTweetings } from './held-out-users.mjs';
+import { writeResult } from './write-result.mjs';
 
 const { values: options } = parseArgs({
   options: {
@@ -197,20 +196,12 @@ for (const run of runs) {
   }
 }
 if (options.json) {
-  const root = resolve(import.meta.dirname, '..');
-  const result = {
-    commit: execFileSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).trim(),
-    date: new Date().toISOString(),
-    node: process.version,
-    cpu: { model: cpus()[0]?.model.trim(), ...loadBinding().cpuInfo() },
+  writeResult('language-student', {
     threads: 1,
     shape: SHAPE,
     teacherLayers: TEACHER_LAYERS,
     losses: LOSSES,
     learningRates: LEARNING_RATES,
     runs,
-  };
-  const folder = join(root, 'bench', 'results');
-  mkdirSync(folder, { recursive: true });
-  writeFileSync(join(folder, 'language-student.json'), `${JSON.stringify(result, null, 2)}\n`);
+  });
 }

@@ -1,12 +1,13 @@
 /**
  * What `student.recommend()` costs over the bare native request, in one process and in turns: p50 and p99 of both, their
- * ratios, and the bytes of JavaScript heap a request. `node --expose-gc bench/recommend.mjs [--check]`; `--check` exits with
- * 1 when a bar is missed (p50 ≤ 1.2 ×, p99 ≤ 1.5 ×, for the plain and the filtered request).
+ * ratios, and the bytes of JavaScript heap a request. `node --expose-gc bench/recommend.mjs [--check] [--json]`; `--check`
+ * exits with 1 when a bar is missed (p50 ≤ 1.2 ×, p99 ≤ 1.5 ×, for the plain and the filtered request).
  */
 import { loadBinding } from '../dist/binding.js';
 import { Student } from '../dist/index.js';
 import { SequenceModel, sequenceConfig } from '../dist/student/sequence-model.js';
 import { Random } from './workloads.mjs';
+import { writeResult } from './write-result.mjs';
 
 const ITEMS = 10_000;
 const ROUNDS = 7;
@@ -87,21 +88,25 @@ for (let r = 0; r < ROUNDS; r++) for (const name of Object.keys(requests)) round
 
 console.log(`${ITEMS} items, d 64, 2 layers, history 50, k ${K}; ${loadBinding().cpuInfo().isa}`);
 let missed = 0;
+const rows = [];
 for (const [name, list] of Object.entries(rounds)) {
   // Round by round, so that a change of the machine between rounds cancels.
   const ratio = (key) => median(list.map((one, i) => one[key] / rounds.bare[i][key]));
-  const us = (key) => (1000 * median(list.map((one) => one[key]))).toFixed(1);
+  const us = (key) => 1000 * median(list.map((one) => one[key]));
   const [p50, p99] = [ratio('p50'), ratio('p99')];
   const hasBar = ['plain', 'filtered', 'filtered, few left'].includes(name);
   const isMissed = hasBar && (p50 > BARS.p50 || p99 > BARS.p99);
   if (isMissed) missed++;
   const verdict = hasBar ? (isMissed ? '  MISSED' : '  met') : '';
+  const row = { name, p50Us: us('p50'), p99Us: us('p99'), p50Ratio: p50, p99Ratio: p99, heapBytes: heapBytes(name) };
+  rows.push(row);
   console.log(
-    `${name.padEnd(20)} p50 ${us('p50').padStart(8)} µs (${p50.toFixed(2)} ×)  p99 ${us('p99').padStart(8)} µs ` +
-      `(${p99.toFixed(2)} ×)  ${Math.round(heapBytes(name))} bytes${verdict}`,
+    `${name.padEnd(20)} p50 ${row.p50Us.toFixed(1).padStart(8)} µs (${p50.toFixed(2)} ×)  ` +
+      `p99 ${row.p99Us.toFixed(1).padStart(8)} µs (${p99.toFixed(2)} ×)  ${Math.round(row.heapBytes)} bytes${verdict}`,
   );
 }
 student.dispose();
 bare.dispose();
 engine.dispose();
+if (process.argv.includes('--json')) writeResult('recommend', { seed: 1, rounds: ROUNDS, rows });
 if (process.argv.includes('--check') && missed > 0) process.exitCode = 1;

@@ -4,12 +4,13 @@
  * timed. `--json` writes bench/results/<date>-<cpu>.json; `--check` exits with 1 when a bar is missed.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { cpus, tmpdir, totalmem } from 'node:os';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { cpus, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { loadBinding } from '../dist/binding.js';
 import { leastWork, WORKLOADS } from './workloads.mjs';
+import { writeResult } from './write-result.mjs';
 
 const root = resolve(import.meta.dirname, '..');
 const bench = import.meta.dirname;
@@ -250,23 +251,8 @@ for (const name of names) {
   printRow(row);
 }
 if (options.json) {
-  const date = new Date().toISOString();
-  const result = {
-    commit: execFileSync('git', ['rev-parse', '--short', 'HEAD'], { cwd: root, encoding: 'utf8' }).trim(),
-    date,
-    seed: 1,
-    rounds,
-    node: process.version,
-    torch: torch.version ?? null,
-    cpu: { model: cpus()[0]?.model.trim(), memoryBytes: totalmem(), ...cpu },
-    rates,
-    products,
-    rows,
-  };
-  mkdirSync(join(bench, 'results'), { recursive: true });
-  const file = join(bench, 'results', `${date.slice(0, 10)}-${cpu.isa}.json`);
-  writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`);
-  console.log(`\n${file}`);
+  const date = new Date().toISOString().slice(0, 10);
+  writeResult(`${date}-${cpu.isa}`, { seed: 1, rounds, torch: torch.version ?? null, rates, products, rows });
 }
 const missed = [...products, ...rows].flatMap(({ bars = [] }) => bars).filter(({ passed }) => !passed).length;
 if (missed > 0) console.log(`\n${missed} bars missed`);

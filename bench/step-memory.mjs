@@ -10,6 +10,7 @@ import { resourceUsage } from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { loadBinding } from '../dist/binding.js';
 import { createTrainer, languageModelConfig } from '../dist/teacher/pretrain.js';
+import { writeResult } from './write-result.mjs';
 
 const SHAPE = { hiddenSize: 256, numHiddenLayers: 8, numAttentionHeads: 4, maxPositionEmbeddings: 128, dropout: 0.1 };
 const VOCAB_SIZE = 4096;
@@ -83,5 +84,5 @@ function report() {
     const time = `${seconds.toFixed(2)} (${(seconds / whole.seconds).toFixed(2)} ×)`;
     console.log(`| ${microBatchTokens} | ${activationCheckpointing ? 'yes' : 'no'} | ${share} | ${time} |`);
   }
-  if (process.argv.includes('--json')) console.log(JSON.stringify(rows));
+  if (process.argv.includes('--json')) writeResult('step-memory', { threads: 1, rows });
 }

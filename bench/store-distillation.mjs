@@ -9,6 +9,7 @@ import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { createEngine } from '../dist/index.js';
+import { writeResult } from './write-result.mjs';
 
 const { values: options } = parseArgs({
   options: { threads: { type: 'string', default: '1' }, json: { type: 'boolean', default: false } },
@@ -70,4 +71,4 @@ console.log('| student | a step | waiting | share |\n|---|---|---|---|');
 for (const { name, stepMs, waitMs, waitShare } of rows) {
   console.log(`| ${name} | ${stepMs.toFixed(0)} ms | ${waitMs.toFixed(2)} ms | ${(100 * waitShare).toFixed(2)} % |`);
 }
-if (options.json) console.log(JSON.stringify({ threads: Number(options.threads), rows }));
+if (options.json) writeResult('store-distillation', { threads: Number(options.threads), rows });

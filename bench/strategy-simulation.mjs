@@ -14,14 +14,12 @@
  * The selector and its delayed rewards are those of the product, with their defaults: requests come every 10 s, so an
  * answer's reward is known 180 requests later.
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { createEngine, StrategySelector, StrategyTrials } from '../dist/index.js';
 import { randomNumbers, shuffled } from '../dist/teacher/batches.js';
 import { HELD_OUT, movieTweetings, trainedUsers, trainStudent } from './held-out-users.mjs';
+import { writeResult } from './write-result.mjs';
 
-const root = resolve(import.meta.dirname, '..');
 const { values: options } = parseArgs({
   options: { seeds: { type: 'string', default: '10' }, json: { type: 'boolean', default: false } },
 });
@@ -182,9 +180,6 @@ for (const users of Object.keys(USERS)) {
   print(users, results[users]);
 }
 if (options.json) {
-  mkdirSync(join(root, 'bench/results'), { recursive: true });
-  const file = join(root, 'bench/results/strategy-simulation.json');
   const settings = { K, NEXT, HITS, HELD_OUT, CLICK, NOISE, REQUEST_MS, seeds: numSeeds };
-  writeFileSync(file, `${JSON.stringify({ settings, requests: requests.length, results }, null, 2)}\n`);
-  console.error(`Wrote ${file}`);
+  writeResult('strategy-simulation', { settings, requests: requests.length, results });
 }
