@@ -3,14 +3,15 @@
  * named. Client and server are processes of their own on the same cores, over loopback; the student has 10,000 items,
  * 2 layers of width 64, and histories of 20. Results are merged into bench/results/serve-DATE.json.
  */
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { cpus, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { openEventStore } from '../dist/feedback/open-event-store.js';
 import { createEngine } from '../dist/index.js';
 import { closedLoop, openLoop, post } from './http-load.mjs';
 import { Random } from './workloads.mjs';
+import { aboutThisRun } from './write-result.mjs';
 
 const NUM_ITEMS = 10_000;
 const HISTORY = 20;
@@ -337,14 +338,9 @@ try {
   for (const phase of chosen) {
     const result = await phases[phase](prepared);
     console.log(`${phase}: ${JSON.stringify({ ...result, rounds: undefined })}`);
-    const commit = spawnSync('git', ['rev-parse', 'HEAD'], { cwd: root, encoding: 'utf8' }).stdout.trim();
-    const { node, v8 } = process.versions;
     const earlier = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : {};
-    const machine = { cpu: cpus()[0]?.model, cores: cpus().length };
-    writeFileSync(
-      file,
-      `${JSON.stringify({ ...earlier, seed: SEED, ...machine, node, v8, [phase]: { commit, ...result } }, null, 2)}\n`,
-    );
+    const whole = { ...earlier, seed: SEED, [phase]: { ...aboutThisRun(), ...result } };
+    writeFileSync(file, `${JSON.stringify(whole, null, 2)}\n`);
   }
 } finally {
   prepared.dispose();

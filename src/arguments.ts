@@ -40,13 +40,11 @@ export function checkObject<T extends object>(
   keys: readonly (keyof T & string)[] = [],
 ): void {
   const given: unknown = value;
-  if (typeof given === 'object' && given !== null) {
-    const missing = keys.find((key) => value[key] === undefined || value[key] === null);
-    if (missing === undefined) return;
-    const got = given instanceof Promise ? described(given) : `${described(given)} without '${missing}'`;
-    throw new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: expected ${expected}, got ${got}`);
-  }
-  throw new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: expected ${expected}, got ${described(given)}`);
+  const isObject = typeof given === 'object' && given !== null && !Array.isArray(given) && !(given instanceof Promise);
+  const missing = isObject ? keys.find((key) => value[key] === undefined || value[key] === null) : undefined;
+  if (isObject && missing === undefined) return;
+  const got = missing === undefined ? described(given) : `${described(given)} without '${missing}'`;
+  throw new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: expected ${expected}, got ${got}`);
 }
 
 /**
@@ -65,7 +63,7 @@ export function described(value: unknown): string {
   if (Array.isArray(value)) return 'a list';
   if (value instanceof Promise) return 'a Promise (is an await missing?)';
   if (typeof value !== 'object') return `a ${typeof value}`;
-  const name: string = Object.getPrototypeOf(value)?.constructor?.name ?? 'Object';
+  const name: string = Object.getPrototypeOf(value)?.constructor?.name || 'Object';
   if (name === 'Object') return 'an object';
   return `${/^[AEIOU]/.test(name) ? 'an' : 'a'} ${name}`;
 }

@@ -23,6 +23,7 @@ import type { Knowledge } from './knowledge/knowledge.js';
 import type { KnowledgePart } from './knowledge/manifest.js';
 import { type ImportRankingsOptions, importRankings } from './knowledge/rankings.js';
 import type { Dataset } from './prepare/dataset.js';
+import { checkHooks, type Hooks } from './prepare/hooks.js';
 import type { PrepareOptions } from './prepare/options.js';
 import { parseOptions } from './prepare/parse-options.js';
 import { prepareDataset } from './prepare/prepare.js';
@@ -45,7 +46,6 @@ import { SequenceModel, sequenceConfig } from './student/sequence-model.js';
 import type { WeightedTeacher } from './student/teachers.js';
 import { adaptLanguageModel } from './teacher/adapt.js';
 import type { FitResult } from './teacher/fit-model.js';
-import { checkHooks, type Hooks } from './teacher/hooks.js';
 import { LanguageModel } from './teacher/language-model.js';
 import type { LanguageModelAdaptation, PretrainOptions } from './teacher/options.js';
 import { pretrainLanguageModel, type TextCorpus } from './teacher/pretrain.js';
@@ -152,8 +152,7 @@ export class Engine {
 
   /** Step 1. @see {@link prepareDataset} */
   async prepare(options: PrepareOptions, hooks: Hooks = {}): Promise<Dataset> {
-    checkHooks(hooks);
-    return prepareDataset(options, hooks.signal ? { signal: hooks.signal } : {});
+    return prepareDataset(options, hooks);
   }
 
   /** Step 2: opens a Hugging Face directory, or `hf://owner/model[@revision]`. @see LanguageModel.load */

@@ -73,6 +73,7 @@ export {
   trainSequences,
   validationCases,
 } from './prepare/dataset.js';
+export type { Hooks, ProgressEvent } from './prepare/hooks.js';
 export type { PrepareOptions } from './prepare/options.js';
 export { prepareDataset } from './prepare/prepare.js';
 export type { TextFile, Texts } from './prepare/text-lines.js';
@@ -108,7 +109,6 @@ export type { WeightedTeacher } from './student/teachers.js';
 export { interpolateParameters, projectTeacher } from './student/transfer.js';
 export type { EpochRecord, FitResult } from './teacher/fit-model.js';
 export type { GenerateIdsOptions, GenerateOptions } from './teacher/generate.js';
-export type { Hooks, ProgressEvent } from './teacher/hooks.js';
 export type { EmbedOptions, LanguageModel, LoraAdapter } from './teacher/language-model.js';
 export type {
   LanguageModelAdaptation,

@@ -45,11 +45,13 @@ void check_item(const char* what, int32_t id, int64_t limit) {
   }
 }
 
-void check_finite(const float* values, int64_t count) {
+void check_finite(const char* what, const float* values, int64_t count) {
   float sum = 0;  // NaN once a value is not finite, else 0; without a branch for each
   for (int64_t i = 0; i < count; ++i) sum += values[i] * 0.0f;
   if (sum == 0) return;
-  throw Error("ERR_NOT_FINITE", "The student gave a state that is NaN or infinite: its parameters are damaged.");
+  throw Error("ERR_NOT_FINITE", std::string(what) +
+                                    " are NaN or infinite: parameters of the student are damaged, or "
+                                    "boosts too large.");
 }
 
 Recommender::Recommender(Context& context, const Transformer& model)
@@ -85,9 +87,7 @@ const float* Recommender::last_hidden(Context& context, Arena& arena, const floa
   batch.input_vectors = vectors;
   ForwardOptions options;
   options.last_rows_only = true;
-  const float* last = model_.forward(context, arena, batch, options).hidden[model_.config().num_hidden_layers];
-  check_finite(last, hidden_size());
-  return last;
+  return model_.forward(context, arena, batch, options).hidden[model_.config().num_hidden_layers];
 }
 
 // Each thread takes parts of its own: within one nobody waits.
@@ -122,7 +122,6 @@ void Recommender::last_hidden(Context& context, Arena& arena, const Gather& gath
     std::memcpy(last + first * d, activations.hidden[model_.config().num_hidden_layers],
                 static_cast<size_t>(count * d) * sizeof(float));
   });
-  check_finite(last, num_sequences * d);
 }
 
 void Recommender::last_hidden(Context& context, Arena& arena, const float* vectors, const int32_t* sequence_offsets,

@@ -37,8 +37,7 @@ class Recommender {
   const float* item_features() const { return item_features_.empty() ? nullptr : item_features_.data(); }
 
   /// The state after each sequence of item vectors: last [S, d] = . Sequences of a call share memory for their
-  /// activations: about 512 tokens at a time. Throws Error("ERR_NOT_FINITE") where parameters overflow, as the next
-  /// two.
+  /// activations: about 512 tokens at a time.
   void last_hidden(Context& context, Arena& arena, const float* vectors, const int32_t* sequence_offsets,
                    int64_t num_sequences, float* last) const;
   /// The same of vectors that are gathered when they are needed: gather(first, count, context, arena) gives those of
@@ -66,7 +65,7 @@ class Recommender {
 /// Error("ERR_INVALID_ARGUMENT") unless 0 ≤ id < limit.
 void check_item(const char* what, int32_t id, int64_t limit);
 
-/// Error("ERR_NOT_FINITE") unless each of the student's values [count] is finite: what is not has no order.
-void check_finite(const float* values, int64_t count);
+/// Error("ERR_NOT_FINITE") unless all values [count] are finite: what is not has no order.
+void check_finite(const char* what, const float* values, int64_t count);
 
 }  // namespace limbeck

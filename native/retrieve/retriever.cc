@@ -33,6 +33,12 @@ void check_share(const char* what, float value) {
   if (!(value >= 0 && value <= 1)) invalid("Expected " + std::string(what) + " from 0 to 1.");
 }
 
+/// The number of items found, if their scores are finite.
+int64_t checked(int64_t found, const float* scores) {
+  check_finite("Scores", scores, found);
+  return found;
+}
+
 /// 8 bytes, nonzero where the bit is set.
 uint64_t spread_bits(uint64_t bits) { return (bits & 0xFF) * 0x0101010101010101u & 0x8040201008040201u; }
 
@@ -118,7 +124,9 @@ const float* Retriever::history_vectors(Context& context, const History& history
 const float* Retriever::encode(Context& context, const History& history) {
   int64_t length = 0;
   const float* vectors = history_vectors(context, history, &length);
-  return recommender().last_hidden(context, arena_, vectors, length);
+  const float* last = recommender().last_hidden(context, arena_, vectors, length);
+  check_finite("States", last, recommender().hidden_size());
+  return last;
 }
 
 Retriever::Eligible Retriever::select(const Selection& selection) {
@@ -284,7 +292,7 @@ int64_t Retriever::rerank(Context& context, const Pool& pool, const Ranking& ran
   if (!ranking.reranks()) {
     std::copy(pool.ids, pool.ids + count, item_ids);
     std::copy(pool.scores, pool.scores + count, scores);
-    return count;
+    return checked(count, scores);
   }
   int32_t* order = arena_.allocate<int32_t>(count);    // places in the pool
   float* finite = arena_.allocate<float>(pool.count);  // scores that can be computed with
@@ -311,7 +319,7 @@ int64_t Retriever::rerank(Context& context, const Pool& pool, const Ranking& ran
     item_ids[i] = pool.ids[order[i]];
     scores[i] = pool.scores[order[i]];
   }
-  return count;
+  return checked(count, scores);
 }
 
 /// Whether an answer is the best items by score, but for those that are excluded by id.
@@ -343,12 +351,12 @@ int64_t Retriever::recommend_on_device(Context& context, const History& history,
   std::for_each(hidden.begin(), hidden.end(), leave_out);
   const int64_t found =
       device_->recommend(history.items + history.length - length, length, left_out, num_left_out, k, item_ids, scores);
-  check_finite(scores, found);
-  if (num_items() == catalogue_.num_base()) return found;
+  if (num_items() == catalogue_.num_base()) return checked(found, scores);
   const float* query = encode(context, history);
-  return catalogue_.without(selection.exclude, selection.num_excluded, [&] {
+  const int64_t count = catalogue_.without(selection.exclude, selection.num_excluded, [&] {
     return catalogue_.add_tail(context, query, catalogue_.excluded(), k, found, item_ids, scores);
   });
+  return checked(count, scores);
 }
 
 int64_t Retriever::recommend(const History& history, const Selection& selection, const Ranking& ranking, int64_t k,
@@ -366,9 +374,10 @@ int64_t Retriever::recommend(const History& history, const Selection& selection,
   }
   const float* query = history.length == 0 ? nullptr : encode(context, history);
   if (query != nullptr && is_only_search(selection, ranking)) {
-    return catalogue_.without(selection.exclude, selection.num_excluded, [&] {
+    const int64_t found = catalogue_.without(selection.exclude, selection.num_excluded, [&] {
       return catalogue_.top_k(context, query, catalogue_.excluded(), k, item_ids, scores);
     });
+    return checked(found, scores);
   }
   const Eligible eligible = select(selection);
   const Pool pool = best(context, query, eligible, ranking, pool_size(ranking, k));
@@ -387,7 +396,7 @@ int64_t Retriever::similar(int32_t item, const Selection& selection, int64_t k, 
   const float* inverse_lengths = catalogue_.inverse_lengths();
   const float own = inverse_lengths[item];
   for (int64_t i = 0; i < num_items(); ++i) cosines[i] *= own * inverse_lengths[i];
-  return top_k(cosines, eligible.excluded, num_items(), k, item_ids, scores);
+  return checked(top_k(cosines, eligible.excluded, num_items(), k, item_ids, scores), scores);
 }
 
 int64_t Retriever::search(const float* text_features, const History& history, const Selection& selection, int64_t k,
@@ -408,7 +417,7 @@ int64_t Retriever::search(const float* text_features, const History& history, co
     catalogue_.score_all(context, query, values);
     add_standardised(values, eligible.excluded, N, kTasteInSearch, sums);
   }
-  return top_k(sums, eligible.excluded, N, k, item_ids, scores);
+  return checked(top_k(sums, eligible.excluded, N, k, item_ids, scores), scores);
 }
 
 void Retriever::interests(const History& history, float* weights) {
@@ -434,6 +443,8 @@ void Retriever::interests(const History& history, float* weights) {
     sums[catalogue_.item_topics()[static_cast<size_t>(i)]] += share;
     total += share;
   }
+  const auto sum = static_cast<float>(total);
+  check_finite("Scores", &sum, 1);
   for (int64_t t = 0; t < num_topics; ++t) weights[t] = total > 0 ? static_cast<float>(sums[t] / total) : 0.0f;
 }
 
@@ -471,6 +482,7 @@ void Retriever::explain(const History& history, const int32_t* items, int64_t nu
   }
   float* last = arena_.allocate<float>(num_sequences * d);  // [num_sequences, d]
   recommender().last_hidden(context, arena_, rows, offsets, num_sequences, last);
+  check_finite("States", last, num_sequences * d);
 
   const float* mean = catalogue_.mean_vector();
   float* centred = arena_.allocate<float>(num_items * d);  // [num_items, d]
@@ -487,6 +499,7 @@ void Retriever::explain(const History& history, const int32_t* items, int64_t nu
     if (num_told == 0) row[history.length - 1] = of_item[0];
     for (int64_t j = 0; j < num_told; ++j) row[history.length - 1 - j] = of_item[0] - of_item[1 + j];
   }
+  check_finite("Scores", weights, num_items * history.length);
 }
 
 int64_t Retriever::add_items(const float* features, int64_t count) {

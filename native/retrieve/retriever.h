@@ -59,7 +59,8 @@ struct HistoryBatch {
 };
 
 /// Serves one thread: a catalogue of its own, and the memory that requests work in. Once the largest request was seen
-/// it allocates nothing. Not thread-safe; any number of them may share one Recommender.
+/// it allocates nothing. Not thread-safe; any number of them may share one Recommender. Answers whose states or scores
+/// overflow are Error("ERR_NOT_FINITE").
 class Retriever {
  public:
   /// @param device answers the plain requests that it can; null = none

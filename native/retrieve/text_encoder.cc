@@ -87,7 +87,7 @@ void TextModel::encode(Context& context, Arena& arena, const Batch& batch, float
   }
   gemm(context, S, feature_size_, columns, {centred, columns, 1}, {fusion_.components.data(), 1, columns}, nullptr,
        features, feature_size_, false);
-  check_finite(features, S * feature_size_);
+  check_finite("Features of the text", features, S * feature_size_);
 }
 
 }  // namespace limbeck

@@ -1,9 +1,9 @@
 import type { Readable } from 'node:stream';
 import { createEngine, type EngineOptions } from '../engine.js';
 import { LimbeckError } from '../errors.js';
+import { throwIfAborted } from '../prepare/hooks.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { generateOptionsSchema } from '../teacher/generate.js';
-import { throwIfAborted } from '../teacher/hooks.js';
 import { type LongCommandContext, printable } from './output.js';
 import { showProgress } from './progress.js';
 

@@ -1,4 +1,4 @@
-import type { ProgressEvent } from '../teacher/hooks.js';
+import type { ProgressEvent } from '../prepare/hooks.js';
 import type { Streams } from './output.js';
 
 const STEP_NAMES: Record<ProgressEvent['step'], string> = {

@@ -8,9 +8,9 @@ import { type ClassificationMetrics, classificationMetrics } from '../evaluate/c
 import { checkedJson } from '../formats/checked-json.js';
 import { readJsonFile, writeDirectoryAtomic, writeFileAtomic } from '../formats/files.js';
 import { checkFinite, readSafetensors, writeSafetensors } from '../formats/safetensors.js';
+import type { Hooks } from '../prepare/hooks.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { checkTexts } from '../prepare/text-lines.js';
-import type { Hooks } from '../teacher/hooks.js';
 import { LanguageModel } from '../teacher/language-model.js';
 
 const JSON_FILE = 'classifier.json';

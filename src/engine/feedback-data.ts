@@ -5,9 +5,9 @@ import type { EvaluationSet } from '../evaluate/recommendation.js';
 import { checkEvent, type FeedbackEvent } from '../feedback/event.js';
 import { createPacer } from '../formats/pacer.js';
 import type { Dataset, PackedSequences } from '../prepare/dataset.js';
+import { throwIfAborted } from '../prepare/hooks.js';
 import type { SequenceTrainingData } from '../student/fine-tune.js';
 import { shuffled } from '../teacher/batches.js';
-import { throwIfAborted } from '../teacher/hooks.js';
 import type { FinetuneSettings } from './finetune-options.js';
 
 /** Events as they are, or as a store's `read()` gives them. */
@@ -20,7 +20,7 @@ export function checkSource(events: FeedbackSource): void {
   if (typeof events === 'object' && events !== null) {
     if (Symbol.iterator in events || Symbol.asyncIterator in events) return;
   }
-  const expected = 'expected events: a list, or what an event store reads';
+  const expected = 'expected a list of events, or what an event store reads';
   throw new LimbeckError('ERR_INVALID_ARGUMENT', `events: ${expected}, got ${described(events)}`);
 }
 

@@ -10,6 +10,7 @@ import { mrr, ndcgAtK, recallAtK, userContributions } from '../evaluate/metrics.
 import type { EvaluationSet } from '../evaluate/recommendation.js';
 import { remove, writeError } from '../formats/files.js';
 import { checkDataset, type Dataset } from '../prepare/dataset.js';
+import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { loadStudent } from '../recommend/load-student.js';
 import { Student } from '../recommend/student.js';
@@ -17,7 +18,6 @@ import { readPopularity, removeTopics, writePopularity } from '../recommend/stud
 import { fineTuneSequenceModel } from '../student/fine-tune.js';
 import type { SequenceModel } from '../student/sequence-model.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
-import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import { checkSource, type FeedbackCounts, type FeedbackSource, feedbackData } from './feedback-data.js';
 import { type FinetuneSettings, finetuneOptionsSchema } from './finetune-options.js';
 

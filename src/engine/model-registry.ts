@@ -10,7 +10,7 @@
 import fs from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { z } from 'zod';
-import { checkInstance, checkPath } from '../arguments.js';
+import { checkInstance, checkPath, described } from '../arguments.js';
 import type { NativeEngine } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import {
@@ -233,7 +233,7 @@ export class ModelRegistry {
     if (typeof name !== 'string' || !NAME.test(name)) {
       throw new LimbeckError(
         'ERR_INVALID_ARGUMENT',
-        `name: expected 1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit, got ${typeof name === 'string' ? JSON.stringify(name.slice(0, 140)) : typeof name}`,
+        `name: expected 1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit, got ${typeof name === 'string' ? JSON.stringify(name.slice(0, 140)) : described(name)}`,
       );
     }
     return join(this.#versions, name);

@@ -12,6 +12,7 @@ import { type EvaluationSet, evaluationSet, trainCounts } from '../evaluate/reco
 import type { LossCurve } from '../evaluate/report-types.js';
 import { writeFileAtomic } from '../formats/files.js';
 import { type Dataset, trainSequences } from '../prepare/dataset.js';
+import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import { prepareDataset } from '../prepare/prepare.js';
 import type { SequenceTrainingData } from '../student/fine-tune.js';
 import type { RankingSignal } from '../student/ranking-signal.js';
@@ -20,7 +21,6 @@ import { SequenceEnsemble } from '../student/sequence-ensemble.js';
 import { SequenceModel } from '../student/sequence-model.js';
 import { cacheSequenceTeacher, type SequenceTeacher } from '../student/teacher-cache.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
-import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import type { DistillSettings } from './options.js';
 import { type QualityOptions, type QualitySettings, qualitySettings, type StudentPlan } from './quality-options.js';
 import { type QualityRun, QualityRuns } from './quality-runs.js';

@@ -10,10 +10,10 @@ import type {
   ResultRow,
 } from '../evaluate/report-types.js';
 import type { Dataset } from '../prepare/dataset.js';
+import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import type { Student } from '../recommend/student.js';
 import type { SequenceModel } from '../student/sequence-model.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
-import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import type { LanguageModel } from '../teacher/language-model.js';
 import type { DistillSettings } from './options.js';
 import {

@@ -7,10 +7,10 @@ import { mostPopular, rankByPopularity } from '../evaluate/popularity.js';
 import type { EvaluationSet, SystemResult } from '../evaluate/recommendation.js';
 import type { Comparison, ExampleUser } from '../evaluate/report-types.js';
 import type { Dataset } from '../prepare/dataset.js';
+import type { Hooks } from '../prepare/hooks.js';
 import { Student } from '../recommend/student.js';
 import type { SequenceEnsemble } from '../student/sequence-ensemble.js';
 import type { SequenceModel } from '../student/sequence-model.js';
-import type { Hooks } from '../teacher/hooks.js';
 
 /** Lists this long are asked for, so that coverage is known up to k = 20. */
 export const LIST_LENGTH = 20;

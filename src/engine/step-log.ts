@@ -1,5 +1,5 @@
 import type { StepSummary } from '../evaluate/report-types.js';
-import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
+import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
 
 type StepName = StepSummary['step'];
 type Facts = Record<string, string | number>;

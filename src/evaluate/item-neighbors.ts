@@ -7,7 +7,7 @@
 import type { NativeEngine } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import type { PackedSequences } from '../prepare/dataset.js';
-import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
+import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import type { EvaluationSet } from './recommendation.js';
 
 /** Work of one native call, so that an abort is quick: pairs of items met while rows are counted, or scores added up. */

@@ -1,5 +1,6 @@
 /** What a store of feedback promises, wherever it keeps the events. */
 import { z } from 'zod';
+import { described } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import type { FeedbackEvent, StoredEvent } from './event.js';
@@ -100,6 +101,6 @@ export function checkOffset(fromOffset: bigint): void {
 export function checkListener(onEvent: unknown, onError: unknown): void {
   for (const [name, value] of Object.entries({ onEvent, onError })) {
     if (typeof value === 'function') continue;
-    throw new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: expected a function, got ${typeof value}`);
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: expected a function, got ${described(value)}`);
   }
 }

@@ -4,11 +4,12 @@
  * learning from those that were clicked alone would favour whatever is shown most.
  */
 import { z } from 'zod';
+import { checkInstance } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import type { FeedbackEvent } from './event.js';
 import { rewardOf, rewardsSchema } from './rewards.js';
-import type { StrategyContext, StrategySelector } from './strategy.js';
+import { type StrategyContext, StrategySelector } from './strategy.js';
 
 const MINUTE_MS = 60_000;
 
@@ -55,6 +56,7 @@ export class StrategyTrials {
 
   /** @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION */
   constructor(selector: StrategySelector, options: StrategyTrialsOptions = {}) {
+    checkInstance(selector, StrategySelector, 'selector');
     this.#selector = selector;
     this.#settings = parseOptions(trialsOptionsSchema, options, 'trials');
   }

@@ -21,11 +21,11 @@ import { SafetensorsWriter, type TensorDtype, type TensorLayout, type WritableTe
 import { withoutModelKeys } from '../formats/tokenizer-config.js';
 import { countCharacters, type TokenizedTexts, TokenizerPool } from '../formats/tokenizer-workers.js';
 import { eachOnce } from '../prepare/each-once.js';
+import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { checkTexts, isTextFile, type Texts } from '../prepare/text-lines.js';
 import type { PieceSource } from '../teacher/corpus.js';
 import { hashParameters } from '../teacher/fingerprint.js';
-import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import { LanguageModel, type LanguageModelOutput } from '../teacher/language-model.js';
 import { fileChecksum, Knowledge } from './knowledge.js';
 import {

@@ -3,7 +3,7 @@ import { join, resolve } from 'node:path';
 import { checkList, checkPath } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import { copyFileAtomic, makeDirectory, pathExists, readDirectory, remove } from '../formats/files.js';
-import { checkHooks, type Hooks, throwIfAborted } from '../teacher/hooks.js';
+import { checkHooks, type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import { Knowledge } from './knowledge.js';
 import {
   checkSameStore,

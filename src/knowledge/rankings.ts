@@ -8,8 +8,8 @@ import { createPacer } from '../formats/pacer.js';
 import { readSafetensors, type WritableTensor, writeSafetensors } from '../formats/safetensors.js';
 import { findColumn } from '../prepare/columns.js';
 import { checkDataset, type Dataset, trainSequences } from '../prepare/dataset.js';
+import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import { parseOptions } from '../prepare/parse-options.js';
-import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 
 const column = z.string().min(1);
 

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { DuckDBConnection, DuckDBInstance, DuckDBValue } from '@duckdb/node-api';
 import { LimbeckError } from '../errors.js';
+import { throwIfAborted } from './hooks.js';
 
 type DuckDBModule = typeof import('@duckdb/node-api');
 
@@ -109,7 +110,7 @@ export class Database {
 
   /** @throws ERR_ABORTED */
   throwIfAborted(): void {
-    if (this.#signal?.aborted) throw abortError(this.#signal);
+    throwIfAborted(this.#signal);
   }
 
   async close(): Promise<void> {
@@ -136,10 +137,6 @@ export class Database {
       this.#signal?.removeEventListener('abort', interrupt);
     }
   }
-}
-
-export function abortError(signal: AbortSignal): LimbeckError {
-  return new LimbeckError('ERR_ABORTED', 'preparing the data was aborted', { cause: signal.reason });
 }
 
 /** Text as a SQL literal. */

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { described } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import { nearestName } from './nearest.js';
 
@@ -10,6 +11,10 @@ import { nearestName } from './nearest.js';
  * @throws ERR_INVALID_ARGUMENT for a wrong type or range, naming every wrong key
  */
 export function parseOptions<Schema extends z.ZodType>(schema: Schema, value: unknown, name: string): z.output<Schema> {
+  // An object without keys, as far as zod can see.
+  if (value instanceof Promise) {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: expected an object, got ${described(value)}`);
+  }
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
   const problems = problemsOf(schema, value, [name], parsed.error);
@@ -142,6 +147,5 @@ function describe(value: unknown): string {
     return value.length <= 10 && value.every((one) => typeof one === 'number')
       ? `[${value.join(', ')}]`
       : `an array of ${value.length}`;
-  if (isObject(value)) return 'an object';
-  return String(value);
+  return described(value);
 }

@@ -2,6 +2,7 @@ import { LimbeckError } from '../errors.js';
 import type { Dataset } from './dataset.js';
 import { denoise } from './denoise.js';
 import { Database } from './duckdb.js';
+import { checkHooks, type Hooks } from './hooks.js';
 import { readInteractions } from './interactions.js';
 import { type Item, itemColumns, readCatalogue, readItemTexts } from './items.js';
 import { type PrepareOptions, prepareOptionsSchema } from './options.js';
@@ -25,10 +26,8 @@ const MAX_INTERACTIONS = 2 ** 31 - 1;
  *   items: { path: 'items.csv.gz', columns: { id: 'id', text: ['title', 'genres'] } },
  * });
  */
-export async function prepareDataset(
-  options: PrepareOptions,
-  context: { signal?: AbortSignal } = {},
-): Promise<Dataset> {
+export async function prepareDataset(options: PrepareOptions, hooks: Pick<Hooks, 'signal'> = {}): Promise<Dataset> {
+  checkHooks(hooks);
   const {
     interactions,
     items,
@@ -36,11 +35,11 @@ export async function prepareDataset(
     split,
     threads,
   } = parseOptions(prepareOptionsSchema, options, 'prepare');
-  const database = await Database.open({ threads, signal: context.signal });
+  const database = await Database.open({ threads, signal: hooks.signal });
   try {
-    const interactionFile = await readInteractions(database, interactions, context.signal);
+    const interactionFile = await readInteractions(database, interactions, hooks.signal);
     refuseAllBroken(interactionFile);
-    const itemFile = items && (await readItemTexts(database, items, context.signal));
+    const itemFile = items && (await readItemTexts(database, items, hooks.signal));
     if (itemFile) refuseAllBroken(itemFile);
 
     const filtered = await denoise(database, {

@@ -4,7 +4,7 @@ import { stat } from 'node:fs/promises';
 import type { Readable } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import { LimbeckError } from '../errors.js';
-import { abortError } from './duckdb.js';
+import { throwIfAborted } from './hooks.js';
 
 /** A header longer than this is not a header (a generous 10,000 columns with names of 100 letters). */
 const MAX_FIRST_LINE_BYTES = 1 << 20;
@@ -55,7 +55,7 @@ export async function inspectTextFile(
   file.on('error', (error) => text.destroy(error));
   try {
     for await (const chunk of text) {
-      if (options.signal?.aborted) throw abortError(options.signal);
+      throwIfAborted(options.signal);
       counter.add(chunk as Buffer);
     }
   } catch (cause) {

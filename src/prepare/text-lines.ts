@@ -2,7 +2,7 @@
 import { checkList, described } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import { openRegularFile, readError } from '../formats/files.js';
-import { abortError } from './duckdb.js';
+import { throwIfAborted } from './hooks.js';
 
 /** A file of UTF-8 with one text a line; with one JSON object a line where its name ends with .jsonl or .ndjson. */
 export interface TextFile {
@@ -81,7 +81,7 @@ export async function* readTexts(source: TextFile, begin = 0): AsyncGenerator<Te
 /** The texts of a file one by one. @throws LimbeckError as {@link readTexts}; ERR_ABORTED */
 export async function* eachText(source: TextFile, signal?: AbortSignal): AsyncGenerator<string, void, undefined> {
   for await (const { texts } of readTexts(source)) {
-    if (signal?.aborted) throw abortError(signal);
+    throwIfAborted(signal);
     yield* texts;
   }
 }
@@ -97,7 +97,10 @@ export function checkTexts(texts: readonly string[], name: string): void {
 /** @throws LimbeckError ERR_INVALID_ARGUMENT */
 export function checkTextFile(source: TextFile, name: string): void {
   if (typeof source !== 'object' || source === null) {
-    throw new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: expected an array of texts or { path }, got ${source}`);
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      `${name}: expected an array of texts or { path }, got ${described(source)}`,
+    );
   }
   const keys = Object.entries({ path: source.path, column: source.column, tokens: source.tokens });
   for (const [key, value] of keys) {

@@ -1,5 +1,5 @@
 import { checkList } from '../arguments.js';
-import { loadBinding, type NativeEngine, type NativeRecommender } from '../binding.js';
+import { type BatchAnswers, loadBinding, type NativeEngine, type NativeRecommender } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { TextEncoder } from '../knowledge/text-encoder.js';
 import type { SequenceModel } from '../student/sequence-model.js';
@@ -148,7 +148,7 @@ export class Student {
    * The best k items after a history, or for one of the {@link users}.
    *
    * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION; ERR_UNKNOWN_ITEMS when nothing in the history is known
-   * and the student has no popularity to fall back to; ERR_NOT_FINITE when its weights overflow; ERR_DISPOSED
+   * and the student has no popularity to fall back to; ERR_NOT_FINITE when scores overflow; ERR_DISPOSED
    */
   recommend(asked: RecommendRequest): Recommendation {
     checkKeys('recommend', asked, REQUEST_KEYS.recommend);
@@ -172,7 +172,7 @@ export class Student {
   recommendAll(asked: readonly RecommendRequest[]): (Recommendation | Error)[] {
     const requests = this.#withHistories(asked);
     const batch = new PackedBatch(this.#index, requests, this.#hasPopularity);
-    const answers = batch.size > 1 ? this.#recommender.serveAll(batch.requests, batch.weights) : undefined;
+    const answers = batch.size > 1 ? this.#serveAll(batch) : undefined;
     return requests.map((request, i) => {
       const row = batch.rowOf(i);
       return row >= 0 && answers !== undefined ? batch.answer(row, answers) : this.#tryRecommend(request);
@@ -189,8 +189,12 @@ export class Student {
     if (batch.size === 0) return requests.map((request) => this.#tryRecommend(request));
     const search = this.#recommender.serveAllAside(batch.requests, batch.weights);
     const others = this.#answerOthers(requests, batch);
-    const answers = await search;
-    return others.map((answer, i) => answer ?? batch.answer(batch.rowOf(i), answers));
+    const answers = await search.catch(undefinedIfNotFinite);
+    return others.map(
+      (answer, i) =>
+        answer ??
+        (answers ? batch.answer(batch.rowOf(i), answers) : this.#tryRecommend(requests[i] as RecommendRequest)),
+    );
   }
 
   /**
@@ -205,8 +209,10 @@ export class Student {
     const unknown = batch.unknownItems.map(jsonOf);
     const search = this.#recommender.answerAllAside(batch.requests, batch.weights, unknown);
     const others = this.#answerOthers(requests, batch);
-    const texts = await search;
-    return others.map((answer, i) => answer ?? (texts[batch.rowOf(i)] as string));
+    const texts = await search.catch(undefinedIfNotFinite);
+    return others.map(
+      (answer, i) => answer ?? texts?.[batch.rowOf(i)] ?? this.#tryRecommend(requests[i] as RecommendRequest),
+    );
   }
 
   /**
@@ -220,10 +226,20 @@ export class Student {
    */
   answerTexts(bodies: readonly Uint8Array[], rows: Int32Array): string[] {
     this.nameItems();
-    return this.#recommender.answerTexts(bodies, this.#largestBatchK(), rows);
+    try {
+      return this.#recommender.answerTexts(bodies, this.#largestBatchK(), rows);
+    } catch (error) {
+      undefinedIfNotFinite(error);
+      rows.fill(-1);
+      return [];
+    }
   }
 
-  /** {@link answerTexts} as {@link recommendAllAside}; `rows` are told before this returns. */
+  /**
+   * {@link answerTexts} as {@link recommendAllAside}; `rows` are told before this returns.
+   *
+   * @throws LimbeckError ERR_NOT_FINITE when the scores of one overflow
+   */
   async answerTextsAside(bodies: readonly Uint8Array[], rows: Int32Array): Promise<string[]> {
     this.nameItems();
     return this.#recommender.answerTextsAside(bodies, this.#largestBatchK(), rows);
@@ -262,6 +278,14 @@ export class Student {
     });
   }
 
+  #serveAll(batch: PackedBatch): BatchAnswers | undefined {
+    try {
+      return this.#recommender.serveAll(batch.requests, batch.weights);
+    } catch (error) {
+      return undefinedIfNotFinite(error);
+    }
+  }
+
   #tryRecommend(request: RecommendRequest): Recommendation | Error {
     try {
       return this.recommend(request);
@@ -289,7 +313,7 @@ export class Student {
   /**
    * Items like one item, by the cosine of their vectors: those that the same users choose.
    *
-   * @throws LimbeckError ERR_UNKNOWN_ITEMS, ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION, ERR_DISPOSED
+   * @throws LimbeckError ERR_UNKNOWN_ITEMS, ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION, ERR_NOT_FINITE, ERR_DISPOSED
    */
   similar(id: string, options: SelectionOptions = {}): RankedItem[] {
     checkKeys('similar', options, REQUEST_KEYS.similar);
@@ -305,7 +329,7 @@ export class Student {
    * first. `score` is in standard deviations of the catalogue.
    *
    * @throws LimbeckError ERR_INVALID_ARGUMENT, also for an empty text, or a student without a text encoder;
-   * ERR_UNKNOWN_OPTION, ERR_DISPOSED
+   * ERR_UNKNOWN_OPTION, ERR_NOT_FINITE, ERR_DISPOSED
    */
   search(text: string, options: SearchOptions = {}): RankedItem[] {
     checkKeys('search', options, REQUEST_KEYS.search);
@@ -509,6 +533,12 @@ export class Student {
   #encode(texts: readonly string[]): Float32Array {
     return encodeTexts(this.encoder, texts);
   }
+}
+
+/** Of a search for several requests, which are then asked for one by one: the scores of the others are fine, perhaps. */
+function undefinedIfNotFinite(error: unknown): undefined {
+  if (error instanceof LimbeckError && error.code === 'ERR_NOT_FINITE') return undefined;
+  throw error;
 }
 
 function notShared(): LimbeckError {

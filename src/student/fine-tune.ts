@@ -3,10 +3,10 @@ import { checkInstance, checkObject } from '../arguments.js';
 import type { NativeEngine, TeacherSignal } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import type { EvaluationCases, PackedSequences } from '../prepare/dataset.js';
+import type { Hooks, ProgressEvent } from '../prepare/hooks.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { batchesByTokens, gatherBatch, shuffled } from '../teacher/batches.js';
 import { type FitResult, fitModel, type StepPosition } from '../teacher/fit-model.js';
-import type { Hooks, ProgressEvent } from '../teacher/hooks.js';
 import { createTrainer, perEpoch } from '../teacher/pretrain.js';
 import type { CheckpointOptions } from '../teacher/training-checkpoint.js';
 import { uniformLayerMap, uniformLayerPairs } from './initialise.js';
@@ -40,6 +40,14 @@ export interface FineTuneContext extends Hooks {
   readonly describe?: Pick<ProgressEvent, 'step' | 'name'>;
 }
 
+/** @throws LimbeckError ERR_INVALID_ARGUMENT */
+function checkCases(data: SequenceTrainingData): void {
+  checkObject(data, 'data', '{ train, validation }', ['train', 'validation']);
+  const { train, validation } = data;
+  checkObject(train, 'data.train', 'sequences, as trainSequences() gives', ['sequences', 'sequenceOffsets']);
+  checkObject(validation, 'data.validation', 'cases, as evaluationSet() gives', ['targets', 'excludeOffsets']);
+}
+
 /** Rows that the principal axes of a feature mapping are found from. */
 const MAPPING_ROWS = 8192;
 
@@ -58,10 +66,16 @@ export async function fineTuneSequenceModel(
   context: FineTuneContext = {},
 ): Promise<FitResult> {
   checkInstance(model, SequenceModel, 'model');
-  checkObject(data, 'data', '{ train, validation }', ['train', 'validation']);
   const settings = parseOptions(fineTuneOptionsSchema, options, 'fineTune');
+  checkObject(context, 'context', '{ teacher, rankings, checkpoint, describe }');
+  checkCases(data);
   const { teacher } = context;
+  if (teacher !== undefined) {
+    checkObject(teacher, 'teacher', 'what cacheSequenceTeacher() gives', ['rows', 'windows', 'head']);
+  }
   const rankings = [context.rankings ?? []].flat();
+  for (const one of rankings)
+    checkObject(one, 'rankings', 'what rankingSignal() gives', ['histories', 'logProbabilities']);
   checkTeacher(model, settings, teacher);
   const { maxPositionEmbeddings: maxHistory, numHiddenLayers, hiddenSize } = model.config;
   const { seed, batchTokens, microBatchTokens, losses, interpolation } = settings;

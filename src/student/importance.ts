@@ -1,10 +1,10 @@
 /** Which parameters, channels and layers of a teacher matter for a corpus. */
-import { checkInstance, checkObject, checkPath } from '../arguments.js';
+import { checkInstance, checkList, checkObject, checkPath } from '../arguments.js';
 import type { AxisSums, ChannelSelection, NativeEngine, NativeTransformer, TransformerConfig } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { asFloat32, readSafetensors, type WritableTensor, writeSafetensors } from '../formats/safetensors.js';
+import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import { batchesByTokens, gatherBatch } from '../teacher/batches.js';
-import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import { LanguageModel } from '../teacher/language-model.js';
 
 /** A mass that places of an axis are ranked by. */
@@ -89,6 +89,7 @@ export function selectByMass(
 ): { layers: number[]; channels: ChannelSelection } {
   checkObject(sums, 'sums', 'sums of an importance, such as importance.fisher', AXES);
   checkObject(student, 'student', "a model's config", ['hiddenSize', 'numHiddenLayers']);
+  if (layers !== undefined) checkList(layers, 'layers', 'a list of blocks');
   const blocks = layers ?? largest(sums.layers, student.numHiddenLayers).map((block) => block + 1);
   const ofBlock = (masses: readonly Float64Array[], count: number) =>
     blocks.map((layer) => largest(masses[layer - 1] ?? new Float64Array(0), count));

@@ -63,6 +63,7 @@ export async function initialiseStudent(
   student: NativeTransformer,
   options: InitialisationOptions & { readonly studentLayers: number; readonly teacherLayers?: number },
 ): Promise<string[]> {
+  checkObject(student, 'student', 'the `native` of a model', ['project']);
   checkObject(options, 'options', '{ method, studentLayers }', ['method', 'studentLayers']);
   const { method, teacher, components, channels, studentLayers, teacherLayers } = options;
   if (method === 'random') return [];

@@ -2,7 +2,7 @@
 import { checkObject } from '../arguments.js';
 import type { NativeRecommender, PackedBatch } from '../binding.js';
 import type { EvaluationCases } from '../prepare/dataset.js';
-import { type Hooks, throwIfAborted } from '../teacher/hooks.js';
+import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
 
 /** Cases ranked in one native call: short enough that an abort is quick. */
 const CASES_PER_CALL = 512;

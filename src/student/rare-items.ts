@@ -1,8 +1,8 @@
 /** Items that few users had when a student was trained are scored too low; how much too low, validation tells. */
 import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
+import type { Hooks } from '../prepare/hooks.js';
 import { parseOptions } from '../prepare/parse-options.js';
-import type { Hooks } from '../teacher/hooks.js';
 import { copyParameters, restoreParameters } from '../teacher/training-checkpoint.js';
 import { meanNdcgAt10, type SequenceTrainingData } from './fine-tune.js';
 import type { SequenceModel } from './sequence-model.js';

@@ -5,7 +5,7 @@ import type { NativeEngine, NativeTransformer, PackedBatch } from '../binding.js
 import { LimbeckError } from '../errors.js';
 import { writeDirectoryAtomic } from '../formats/files.js';
 import type { EvaluationCases } from '../prepare/dataset.js';
-import type { Hooks } from '../teacher/hooks.js';
+import type { Hooks } from '../prepare/hooks.js';
 import { sideBySide } from '../teacher/side-by-side.js';
 import { type Ranking, type RankOptions, rankCases } from './rank-cases.js';
 import { SequenceModel, sequenceConfig } from './sequence-model.js';

@@ -1,13 +1,14 @@
 /** A causal transformer over item histories whose vocabulary is the catalogue: sequence teachers and students. */
 import { join } from 'node:path';
+import { described } from '../arguments.js';
 import type { NativeEngine, NativeTransformer, TransformerConfig } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { loadCheckpoint, saveCheckpoint } from '../formats/checkpoint.js';
 import { writeDirectoryAtomic } from '../formats/files.js';
 import { asFloat32, checkFinite, readSafetensors, writeSafetensors } from '../formats/safetensors.js';
 import type { EvaluationCases } from '../prepare/dataset.js';
+import type { Hooks } from '../prepare/hooks.js';
 import { parseOptions } from '../prepare/parse-options.js';
-import type { Hooks } from '../teacher/hooks.js';
 import { type SequenceArchitecture, sequenceArchitectureSchema } from './options.js';
 import { type Ranking, type RankOptions, rankCases } from './rank-cases.js';
 
@@ -145,7 +146,8 @@ export class SequenceModel {
     const { itemFeatureSize } = this.config;
     if (!(features instanceof Float32Array) || features.length % itemFeatureSize !== 0) {
       const expected = `features: expected a Float32Array of items × ${itemFeatureSize}`;
-      throw new LimbeckError('ERR_SHAPE_MISMATCH', `${expected}, got ${features?.length} numbers`);
+      const got = features instanceof Float32Array ? `${features.length} numbers` : described(features);
+      throw new LimbeckError('ERR_SHAPE_MISMATCH', `${expected}, got ${got}`);
     }
     this.#appended.push(features);
   }

@@ -2,8 +2,8 @@
 import { checkInstance, checkObject } from '../arguments.js';
 import type { NativeTransformer } from '../binding.js';
 import type { PackedSequences } from '../prepare/dataset.js';
+import { checkHooks, type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import { batchesByTokens, gatherBatch, gatherRows } from '../teacher/batches.js';
-import { checkHooks, type Hooks, throwIfAborted } from '../teacher/hooks.js';
 import { SequenceEnsemble } from './sequence-ensemble.js';
 import { type TrainingWindows, trainingWindows } from './windows.js';
 

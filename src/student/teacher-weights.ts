@@ -1,8 +1,8 @@
 /** Which of its teacher's weights a language student starts from, and is interpolated towards. */
 import type { ChannelSelection, NativeEngine, TransformerConfig } from '../binding.js';
 import { LimbeckError } from '../errors.js';
+import type { Hooks } from '../prepare/hooks.js';
 import { checkTextFile, eachText, isTextFile, type TextFile, type Texts } from '../prepare/text-lines.js';
-import type { Hooks } from '../teacher/hooks.js';
 import type { LanguageModel } from '../teacher/language-model.js';
 import { type Importance, type ImportanceKind, measureImportance, selectByMass } from './importance.js';
 import { startLayerMap } from './initialise.js';

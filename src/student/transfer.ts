@@ -1,5 +1,5 @@
 /** Step 5 of distillation: parameter interpolation, feature mapping, model fusion. */
-import { checkObject } from '../arguments.js';
+import { checkInstance, checkList, checkObject } from '../arguments.js';
 import type { LossOptions, NativeEngine, NativeTrainer, NativeTransformer, ProjectionMap } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import type { StepPosition } from '../teacher/fit-model.js';
@@ -69,6 +69,8 @@ export async function interpolateParameters(
 ): Promise<void> {
   checkObject(student, 'student', 'the `native` of a model', ['interpolate']);
   checkObject(teacher, 'teacher', 'what projectTeacher() gives', ['parameters']);
+  checkList(teacher.parameters, 'teacher.parameters', 'those that projectTeacher() gives');
+  if (weights !== undefined) checkInstance(weights, Map, 'weights');
   if (!Number.isFinite(alpha)) throw new LimbeckError('ERR_INVALID_ARGUMENT', `alpha: expected a number, got ${alpha}`);
   if (weights === undefined && teacher.model !== undefined) return student.interpolateFrom(teacher.model, alpha);
   await Promise.all(

@@ -2,7 +2,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import type { NativeTransformer } from '../binding.js';
 import { createPacer } from '../formats/pacer.js';
-import { type Hooks, throwIfAborted } from './hooks.js';
+import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
 
 /** 16 hexadecimal digits of all parameters. @throws LimbeckError ERR_ABORTED, ERR_BUSY, ERR_DISPOSED */
 export async function fingerprintOfModel(model: NativeTransformer, hooks: Hooks = {}): Promise<string> {

@@ -3,8 +3,8 @@ import { setTimeout } from 'node:timers/promises';
 import { z } from 'zod';
 import type { NativeTrainer, NativeTransformer, StepMemory, StepRequest, StepResult } from '../binding.js';
 import { LimbeckError } from '../errors.js';
+import { type Hooks, type ProgressEvent, throwIfAborted } from '../prepare/hooks.js';
 import { hashSeed } from './batches.js';
-import { type Hooks, type ProgressEvent, throwIfAborted } from './hooks.js';
 import {
   type CheckpointOptions,
   copyParameters,

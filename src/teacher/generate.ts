@@ -1,10 +1,11 @@
 /** Text from a causal language model, token by token. */
 import { z } from 'zod';
+import { described } from '../arguments.js';
 import type { NativeTransformer } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import type { Tokenizer } from '../formats/tokenizer.js';
+import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import { parseOptions } from '../prepare/parse-options.js';
-import { type Hooks, throwIfAborted } from './hooks.js';
 
 const MAX_INT32 = 2 ** 31 - 1;
 const count = z.int().min(0).max(MAX_INT32);
@@ -103,7 +104,7 @@ export async function* generateText(
 ): AsyncGenerator<string, void, undefined> {
   const { stop, ...idsOptions } = parseOptions(generateOptionsSchema, options, 'generate');
   if (typeof prompt !== 'string') {
-    throw new LimbeckError('ERR_INVALID_ARGUMENT', `prompt: expected a text, got ${typeof prompt}`);
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `prompt: expected a text, got ${described(prompt)}`);
   }
   const inputIds = tokenizer.encode(prompt);
   // Some tokenizers put an end after every text, and here it goes on.

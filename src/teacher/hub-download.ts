@@ -7,7 +7,7 @@ import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LimbeckError } from '../errors.js';
 import { syncDirectory, writeError } from '../formats/files.js';
-import { throwIfAborted } from './hooks.js';
+import { throwIfAborted } from '../prepare/hooks.js';
 
 type HubModule = typeof import('@huggingface/hub');
 

@@ -21,6 +21,7 @@ import {
   type Tokenizer,
 } from '../formats/tokenizer.js';
 import { keysForModel } from '../formats/tokenizer-config.js';
+import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { checkTextFile, checkTexts, isTextFile, type Texts } from '../prepare/text-lines.js';
 import { batchesByTokens, gatherBatch } from './batches.js';
@@ -43,7 +44,6 @@ import {
   generateTokens,
   isTokenIds,
 } from './generate.js';
-import { type Hooks, throwIfAborted } from './hooks.js';
 import { modelDirectory } from './model-hub.js';
 import { type LoraOptions, loraSchema } from './options.js';
 import { openTokenFiles } from './token-files.js';
@@ -262,13 +262,15 @@ export class LanguageModel {
 
   /** How this model's training cuts texts. @throws LimbeckError ERR_INVALID_ARGUMENT */
   pieceOptions(maxLength = this.config.maxPositionEmbeddings): PieceOptions {
-    if (!Number.isInteger(maxLength) || maxLength < 2) {
-      throw new LimbeckError('ERR_INVALID_ARGUMENT', `maxLength: expected an integer ≥ 2, got ${described(maxLength)}`);
-    }
     const isCausal = this.config.attention === 'causal';
+    const minLength = isCausal ? 2 : 1;
+    if (!(maxLength >= minLength)) {
+      const expected = `expected at least ${minLength} tokens, got ${described(maxLength)}`;
+      throw new LimbeckError('ERR_INVALID_ARGUMENT', `maxLength: ${expected}`);
+    }
     return {
-      maxLength: Math.min(maxLength, this.config.maxPositionEmbeddings),
-      minLength: isCausal ? 2 : 1,
+      maxLength: Math.min(Math.floor(maxLength), this.config.maxPositionEmbeddings),
+      minLength,
       addEos: isCausal,
     };
   }

@@ -8,7 +8,7 @@ import { checkPath } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import { makeDirectory, pathExists, readJsonFile, readTextFile, writeFileAtomic } from '../formats/files.js';
 import { isJsonObject, type JsonValue } from '../formats/strict-json.js';
-import { type Hooks, throwIfAborted } from './hooks.js';
+import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import { downloadFile, type HubFile, type HubSession, linkIntoSnapshot, openHub } from './hub-download.js';
 
 const SCHEME = 'hf://';

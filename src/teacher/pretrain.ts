@@ -11,13 +11,13 @@ import type {
 } from '../binding.js';
 import { trainBytePairTokenizer } from '../formats/bpe-trainer.js';
 import { createTokenizer } from '../formats/tokenizer.js';
+import type { Hooks, ProgressEvent } from '../prepare/hooks.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { checkTextFile, checkTexts, eachText, isTextFile, type Texts } from '../prepare/text-lines.js';
 import { batchesByTokens, shuffled } from './batches.js';
 import type { PieceSource } from './corpus.js';
 import { FAMILY_STRUCTURES } from './family-structures.js';
 import { type EpochRecord, type FitResult, fitModel, type StepPosition } from './fit-model.js';
-import type { Hooks, ProgressEvent } from './hooks.js';
 import { LanguageModel } from './language-model.js';
 import {
   type LanguageModelArchitecture,

@@ -23,9 +23,9 @@ import { type OpenSafetensors, openSafetensors, writeSafetensors } from '../form
 import type { Tokenizer } from '../formats/tokenizer.js';
 import { withoutModelKeys } from '../formats/tokenizer-config.js';
 import { TokenizerPool } from '../formats/tokenizer-workers.js';
+import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import { readTexts, type TextFile } from '../prepare/text-lines.js';
 import { cutPieces, noPiece, type PieceOptions, type PieceSource, type TokenizedCorpus } from './corpus.js';
-import { type Hooks, throwIfAborted } from './hooks.js';
 
 const checksum = z.string().regex(/^[0-9a-f]{8}$/);
 

@@ -37,7 +37,17 @@ const cases = {
   excludeIds: new Int32Array(0),
   excludeOffsets: new Int32Array(2),
 };
+const data = { train: cases, validation: cases };
 const corpus = { train: ['a b'], validation: ['a b'] };
+
+function askUsers(users: unknown): unknown {
+  student.users = users;
+  try {
+    return student.recommend({ userId: 'u' });
+  } finally {
+    student.users = undefined;
+  }
+}
 
 /** What is called, and what its message says. */
 const CALLS: readonly (readonly [string, () => unknown, RegExp])[] = [
@@ -58,13 +68,19 @@ const CALLS: readonly (readonly [string, () => unknown, RegExp])[] = [
   ['createSequenceEnsemble, none', () => engine.createSequenceEnsemble(student.model), /members: expected a list/],
   ['fineTune', () => engine.fineTune(student, {}), /model: expected a SequenceModel, got a Student/],
   ['fineTune, data', () => engine.fineTune(student.model, {}), /data: .*without 'train'/],
-  ['tokenize', () => model.tokenize(['a b'], null), /maxLength: expected an integer ≥ 2, got null/],
+  ['tokenize', () => model.tokenize(['a b'], null), /maxLength: expected at least 2 tokens, got null/],
   ['tokenize, 0', () => model.tokenize(['a b'], 0), /maxLength: .*got 0/],
   ['fitClassifier, labels', () => engine.fitClassifier(model, ['a'], promise), /labels: .*await/],
   ['appendItems', () => student.model.appendItems(undefined), /features: .*got undefined/],
   ['appendItems, part', () => student.model.appendItems(new Float32Array(1)), /features: .*got 1 numbers/],
   ['createStudent', () => engine.createStudent(student, []), /model: expected a SequenceModel, got a Student/],
   ['createStudent, details', () => engine.createStudent(student.model, student.items, null), /details: .*got null/],
+  ['fineTune, teacher', () => engine.fineTune(student.model, data, {}, { teacher: promise }), /teacher: .*await/],
+  ['fineTune, rankings', () => engine.fineTune(student.model, data, {}, { rankings: promise }), /rankings: .*await/],
+  ['fineTune, train', () => engine.fineTune(student.model, { ...data, train: promise }), /data\.train: .*await/],
+  ['fineTune, options', () => engine.fineTune(student.model, data, promise), /fineTune: .*await/],
+  ['details', () => engine.createStudent(student.model, student.items, promise), /details: .*await/],
+  ['createEngine', () => library.createEngine(promise), /createEngine: expected an object, got a Promise .*await/],
   ['finetune', () => engine.finetune(student.model, []), /student: expected a Student/],
   ['finetune, events', () => engine.finetune(student, Promise.resolve([])), /events: .*await/],
   ['finetune, options', () => engine.finetune(student, [], null), /options: .*got null/],
@@ -84,11 +100,7 @@ const CALLS: readonly (readonly [string, () => unknown, RegExp])[] = [
     () => engine.fineTune(student.model, {}, {}, { teachers: [] }),
     /hooks has no option "teachers".*"teacher"/,
   ],
-  [
-    'users',
-    () => Object.assign(student, { users: {} }).recommend({ userId: 'u' }),
-    /student\.users: .*without 'history'/,
-  ],
+  ['users', () => askUsers({}), /student\.users: .*without 'history'/],
   ['fromHandle', () => limbeck.Student.fromHandle({ ...student.share(), encoder: null }), /expected what share\(\)/],
   ['evaluationSet', () => library.evaluationSet(promise, 'test'), /dataset: .*prepareDataset\(\).*await/],
   ['trainSequences', () => library.trainSequences({}), /dataset: .*without 'items'/],
@@ -105,13 +117,30 @@ const CALLS: readonly (readonly [string, () => unknown, RegExp])[] = [
     () => library.cacheSequenceTeacher(student.model, {}),
     /teacher: expected a SequenceEnsemble/,
   ],
-  ['initialiseStudent', () => library.initialiseStudent({}, {}), /options: .*without 'method'/],
+  ['initialiseStudent', () => library.initialiseStudent(student.model.native, {}), /options: .*without 'method'/],
   ['projectTeacher', () => library.projectTeacher(student, {}, {}), /student: expected the `native` of a model/],
   [
     'interpolateParameters',
     () => library.interpolateParameters(student.model.native, {}, 0.5),
     /teacher: .*'parameters'/,
   ],
+  [
+    'interpolateParameters, model',
+    () => library.interpolateParameters(student.model.native, student.model.native, 1),
+    /parameters: .*got a function/,
+  ],
+  [
+    'interpolateParameters, weights',
+    () => library.interpolateParameters(student.model.native, { parameters: [] }, 1, promise),
+    /weights: .*Map.*await/,
+  ],
+  [
+    'initialiseStudent, student',
+    () => library.initialiseStudent(promise, { method: 'random', studentLayers: 1 }),
+    /student: .*await/,
+  ],
+  ['prepareDataset', () => library.prepareDataset({}, { signal: new AbortController() }), /hooks\.signal: /],
+  ['StrategyTrials', () => new library.StrategyTrials(null), /selector: expected a StrategySelector, got null/],
   ['selectByMass', () => library.selectByMass({}, {}), /sums: .*without 'residual'/],
   ['saveImportance', () => library.saveImportance('x', promise), /importance: .*await/],
   ['loadImportance', () => library.loadImportance(undefined), /path: expected a path/],

@@ -1,7 +1,7 @@
 import { PassThrough } from 'node:stream';
 import { describe, expect, it } from 'vitest';
 import { renderBar, showProgress } from '../../../src/cli/progress.js';
-import type { ProgressEvent } from '../../../src/teacher/hooks.js';
+import type { ProgressEvent } from '../../../src/prepare/hooks.js';
 
 const event = { step: 'fineTune', name: 'student 1 of 3', done: 60, total: 100 } as const;
 

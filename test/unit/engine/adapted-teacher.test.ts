@@ -8,7 +8,7 @@ import { obtainTeacher } from '../../../src/engine/stages.js';
 import { Workspace } from '../../../src/engine/workspace.js';
 import { LimbeckError } from '../../../src/errors.js';
 import type { Dataset } from '../../../src/prepare/dataset.js';
-import type { ProgressEvent } from '../../../src/teacher/hooks.js';
+import type { ProgressEvent } from '../../../src/prepare/hooks.js';
 import { LanguageModel } from '../../../src/teacher/language-model.js';
 import { pretrainLanguageModel } from '../../../src/teacher/pretrain.js';
 import { CORPUS, TINY } from '../teacher/texts.js';

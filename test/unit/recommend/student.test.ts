@@ -440,28 +440,78 @@ describe('student directory', () => {
     }
   });
 
-  test('says so when its weights overflow, instead of items in no order', async () => {
-    cpSync(fixture, join(folder, 's'), { recursive: true });
-    const name = 'transformer.h.0.ln_1.weight';
-    for (const path of ['model.safetensors', 'text_encoder/model.safetensors']) {
-      const { tensors, metadata } = await readSafetensors(join(folder, 's', path));
-      const scaled = [...tensors].map(([key, { shape, data }]): [string, WritableTensor] => {
-        const values = data as Float32Array;
-        return [key, { shape, data: key === name ? values.map((value) => value * 1e30) : values }];
-      });
-      await writeSafetensors(join(folder, 's', path), scaled, metadata);
-    }
-    const huge = await engine.loadStudent(join(folder, 's'));
-    const damaged = expect.objectContaining({ code: 'ERR_NOT_FINITE', message: expect.stringMatching(/damaged/) });
-    expect(() => huge.recommend({ history })).toThrow(damaged);
-    expect(() => huge.recommendAll([{ history }, { history }])).toThrow(damaged);
-    await expect(huge.recommendAllAside([{ history }, { history }])).rejects.toEqual(damaged);
-    expect(() => huge.recommendBatch({ histories: Int32Array.of(1), offsets: Int32Array.of(0, 1), k: 3 })).toThrow(
-      damaged,
-    );
-    expect(() => huge.interests(history)).toThrow(damaged);
-    expect(() => huge.search('a comedy')).toThrow(damaged);
+  /** The fixture with tensors changed. @returns its directory */
+  async function withWeights(path: string, changes: Record<string, (value: number, index: number) => number>) {
+    const directory = join(folder, 's');
+    cpSync(fixture, directory, { recursive: true });
+    const { tensors, metadata } = await readSafetensors(join(directory, path));
+    expect([...tensors.keys()]).toEqual(expect.arrayContaining(Object.keys(changes)));
+    const changed = [...tensors].map(([name, { shape, data }]): [string, WritableTensor] => {
+      const [values, change] = [data as Float32Array, changes[name]];
+      return [name, { shape, data: change === undefined ? values : values.map(change) }];
+    });
+    await writeSafetensors(join(directory, path), changed, metadata);
+    return directory;
+  }
+
+  const notFinite = expect.objectContaining({ code: 'ERR_NOT_FINITE', message: expect.stringMatching(/damaged/) });
+
+  test('says so when its states overflow, instead of items in no order', async () => {
+    const scaled = { 'transformer.h.0.ln_1.weight': (value: number) => value * 1e30 };
+    const huge = await engine.loadStudent(await withWeights('model.safetensors', scaled));
+    const batch = { histories: Int32Array.of(1, 2), offsets: Int32Array.of(0, 1, 2), k: 3 };
+    expect(() => huge.recommend({ history })).toThrow(notFinite);
+    expect(() => huge.recommend({ history, diversity: 0.5 })).toThrow(notFinite);
+    expect(() => huge.recommend({ history, filter: { any: ['x'] } })).toThrow(notFinite);
+    expect(() => huge.recommendBatch(batch)).toThrow(notFinite);
+    expect(() => huge.interests(history)).toThrow(notFinite);
+    expect(() => huge.search('a comedy', { history })).toThrow(notFinite);
+    expect(huge.search('a comedy').every(({ score }) => Number.isFinite(score))).toBe(true);
     huge.dispose();
+  });
+
+  test('says so when its scores overflow', async () => {
+    const scaled = {
+      'transformer.wte.weight': (value: number) => value * 1e18,
+      'transformer.ln_f.weight': (value: number) => value * 1e22,
+    };
+    const huge = await engine.loadStudent(await withWeights('model.safetensors', scaled));
+    expect(() => huge.recommend({ history })).toThrow(notFinite);
+    expect(() => huge.recommend({ history, diversity: 0.5 })).toThrow(notFinite);
+    expect(() => huge.interests(history)).toThrow(notFinite);
+    expect(() => huge.search('a comedy', { history })).toThrow(notFinite);
+    huge.dispose();
+    const items = { 'transformer.wte.weight': (value: number) => value * 1e30 };
+    const larger = await engine.loadStudent(await withWeights('model.safetensors', items));
+    expect(() => larger.similar(history[0] as string)).toThrow(notFinite);
+    larger.dispose();
+  });
+
+  test('says so of a text that its encoder makes no numbers of', async () => {
+    const scaled = { 'transformer.h.0.ln_1.weight': (value: number) => value * 1e30 };
+    const huge = await engine.loadStudent(await withWeights('text_encoder/model.safetensors', scaled));
+    expect(() => huge.search('a comedy')).toThrow(notFinite);
+    expect(() => huge.embed(['a comedy'])).toThrow(notFinite);
+    expect(huge.recommend({ history })).toEqual(student.recommend({ history }));
+    huge.dispose();
+  });
+
+  test('answers the other requests of a call when one of them overflows', async () => {
+    const width = 16;
+    const row = student.items.findIndex(({ id }) => id === history[0]);
+    const one = (value: number, index: number) => (Math.floor(index / width) === row ? 3e38 * (-1) ** index : value);
+    const directory = await withWeights('model.safetensors', { 'transformer.wte.weight': one });
+    const mixed = await engine.loadStudent(directory);
+    const [bad, good] = [{ history }, { history: history.slice(1), exclude: [history[0] as string] }];
+    const right = mixed.recommend(good);
+    expect(mixed.recommendAll([bad, good, good])).toEqual([notFinite, right, right]);
+    expect(await mixed.recommendAllAside([bad, good, good])).toEqual([notFinite, right, right]);
+    expect(await mixed.answerAllAside([bad, good, good])).toEqual([notFinite, right, right]);
+    const rows = new Int32Array(2);
+    const bodies = [bad, good].map((request) => Buffer.from(JSON.stringify(request)));
+    expect(mixed.answerTexts(bodies, rows)).toEqual([]);
+    expect(rows).toEqual(Int32Array.of(-1, -1));
+    mixed.dispose();
   });
 
   test.each([[null], [new URL('file:///tmp')], [5]])('is named by a path, not %s', async (directory) => {

@@ -1,8 +1,8 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import type { Hooks, ProgressEvent } from '../../../src/prepare/hooks.js';
 import { type FitOptions, fitModel, learningRateAt, type StepPosition } from '../../../src/teacher/fit-model.js';
-import type { Hooks, ProgressEvent } from '../../../src/teacher/hooks.js';
 import { CROSS_ENTROPY } from '../../../src/teacher/pretrain.js';
 import { copyParameters } from '../../../src/teacher/training-checkpoint.js';
 import { countOf, fakeModel, fakeTrainer, temporaryDirectory } from './fake-model.js';

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { throwIfAborted } from '../../../src/teacher/hooks.js';
+import { throwIfAborted } from '../../../src/prepare/hooks.js';
 
 test('passes without a signal, and with one that is not aborted', () => {
   expect(() => throwIfAborted(undefined)).not.toThrow();

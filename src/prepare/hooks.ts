@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { described } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
-import { parseOptions } from '../prepare/parse-options.js';
+import { parseOptions } from './parse-options.js';
 
 /** How a caller follows and stops long work. */
 export interface Hooks {
