@@ -1,4 +1,4 @@
-/** What TypeScript promises of arguments, for callers without it; most often one forgot an `await`. */
+/** What TypeScript promises of arguments, checked for callers without it; most often an `await` was forgotten. */
 import { LimbeckError } from './errors.js';
 
 /**
