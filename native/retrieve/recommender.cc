@@ -49,9 +49,7 @@ void check_finite(const char* what, const float* values, int64_t count) {
   float sum = 0;  // NaN once a value is not finite, else 0; without a branch for each
   for (int64_t i = 0; i < count; ++i) sum += values[i] * 0.0f;
   if (sum == 0) return;
-  throw Error("ERR_NOT_FINITE", std::string(what) +
-                                    " are NaN or infinite: parameters of the student are damaged, or "
-                                    "boosts too large.");
+  throw Error("ERR_NOT_FINITE", std::string(what) + " are NaN or infinite: parameters of the student are damaged.");
 }
 
 Recommender::Recommender(Context& context, const Transformer& model)

@@ -35,7 +35,7 @@ void check_share(const char* what, float value) {
 
 /// The number of items found, if their scores are finite.
 int64_t checked(int64_t found, const float* scores) {
-  check_finite("Scores", scores, found);
+  check_finite("Scores, with the boosts,", scores, found);
   return found;
 }
 
@@ -482,7 +482,6 @@ void Retriever::explain(const History& history, const int32_t* items, int64_t nu
   }
   float* last = arena_.allocate<float>(num_sequences * d);  // [num_sequences, d]
   recommender().last_hidden(context, arena_, rows, offsets, num_sequences, last);
-  check_finite("States", last, num_sequences * d);
 
   const float* mean = catalogue_.mean_vector();
   float* centred = arena_.allocate<float>(num_items * d);  // [num_items, d]

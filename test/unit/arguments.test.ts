@@ -153,6 +153,35 @@ const CALLS: readonly (readonly [string, () => unknown, RegExp])[] = [
   ['StrategySelector', () => new library.StrategySelector().choose(undefined), /context: .*got undefined/],
 ];
 
+/** Methods that take hooks, and after how many arguments. */
+const WITH_HOOKS: readonly (readonly [string, number])[] = [
+  ['distill', 1],
+  ['prepare', 1],
+  ['loadLanguageModel', 1],
+  ['pretrain', 2],
+  ['fitStaticEncoder', 2],
+  ['adapt', 3],
+  ['extract', 3],
+  ['extractPart', 4],
+  ['measureImportance', 2],
+  ['importRankings', 2],
+  ['fineTune', 3],
+  ['distillLanguageModel', 3],
+  ['fitClassifier', 4],
+  ['finetune', 3],
+  ['evaluate', 1],
+  ['benchQuality', 1],
+];
+
+describe('hooks', () => {
+  it.each(WITH_HOOKS)('of %s are checked before anything is done', async (method, position) => {
+    const call = (hooks: unknown) => engine[method](...Array(position).fill(undefined), hooks);
+    const message = expect.stringMatching(/^hooks\.signal: expected an AbortSignal, got an AbortController$/);
+    await expect(call({ signal: new AbortController() })).rejects.toMatchObject({ message });
+    await expect(call({ singal: undefined })).rejects.toMatchObject({ code: 'ERR_UNKNOWN_OPTION' });
+  });
+});
+
 describe('arguments that are no such thing', () => {
   it.each(CALLS)('%s', async (_, call, message) => {
     const error = await Promise.resolve()

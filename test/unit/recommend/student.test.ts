@@ -485,6 +485,16 @@ describe('student directory', () => {
     const larger = await engine.loadStudent(await withWeights('model.safetensors', items));
     expect(() => larger.similar(history[0] as string)).toThrow(notFinite);
     larger.dispose();
+    const row = student.items.findIndex(({ id }) => id === history[0]);
+    const mean = {
+      'transformer.wte.weight': (value: number, i: number) => (Math.floor(i / 16) === row ? 3e38 * (-1) ** i : value),
+      'transformer.ln_f.weight': (value: number) => value * 1e3,
+    };
+    const around = await engine.loadStudent(await withWeights('model.safetensors', mean));
+    const request = { history: history.slice(1), exclude: [history[0] as string] };
+    expect(around.recommend(request).items).toHaveLength(10);
+    expect(() => around.recommend({ ...request, explain: true })).toThrow(notFinite);
+    around.dispose();
   });
 
   test('says so of a text that its encoder makes no numbers of', async () => {
