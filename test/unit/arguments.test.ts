@@ -80,6 +80,7 @@ const CALLS: readonly (readonly [string, () => unknown, RegExp])[] = [
   ['fineTune, train', () => engine.fineTune(student.model, { ...data, train: promise }), /data\.train: .*await/],
   ['fineTune, options', () => engine.fineTune(student.model, data, promise), /fineTune: .*await/],
   ['details', () => engine.createStudent(student.model, student.items, promise), /details: .*await/],
+  ['details, a list', () => engine.createStudent(student.model, student.items, []), /details: .*got a list/],
   ['createEngine', () => library.createEngine(promise), /createEngine: expected an object, got a Promise .*await/],
   ['finetune', () => engine.finetune(student.model, []), /student: expected a Student/],
   ['finetune, events', () => engine.finetune(student, Promise.resolve([])), /events: .*await/],

@@ -102,6 +102,14 @@ describe('forward', () => {
 
   const gaps: string[] = ['a cat'];
   gaps[2] = 'a dog';
+  test('cuts texts to whole tokens, at most as many as it has positions', async () => {
+    const model = create();
+    const two = await model.tokenize(TEXTS, 2);
+    expect(await model.tokenize(TEXTS, 2.7)).toEqual(two);
+    expect(await model.tokenize(TEXTS, Number.POSITIVE_INFINITY)).toEqual(await model.tokenize(TEXTS));
+    for (const [i, end] of two.offsets.entries()) if (i > 0) expect(end - (two.offsets[i - 1] ?? 0)).toBe(2);
+  });
+
   test.each([
     ['no list', 'a cat'],
     ['nothing', undefined],
