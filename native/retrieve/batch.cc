@@ -59,7 +59,6 @@ void Retriever::search_together(const HistoryBatch& batch, const std::vector<Bat
     return vectors;
   };
   recommender().last_hidden(context, arena_, gather, offsets, count, queries);
-  check_finite("States", queries, count * d);
   int32_t* best_ids = arena_.allocate<int32_t>(count * size);  // [count, size]
   float* best_scores = arena_.allocate<float>(count * size);   // [count, size]
   int64_t* found = arena_.allocate<int64_t>(count);
