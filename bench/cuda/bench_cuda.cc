@@ -1,7 +1,8 @@
 // Whole models on the GPU, through the functions that the addon calls:
 //   bench_cuda [--library PATH] [--parts train,extract,kd,sequence,request] [--out LINES] [--rounds 7]
 //              [--max-seconds 60 (of a part)] [--device 0] [--seed 1] [--tiny] [--tune]
-//              [--batches 32,64,16,4 (of train)] [--once (two steps, not timed: for a profiler)]
+//              [--batches 32,64,16,4 (of train)] [--rows kd-B66,extract-T1024-B33 (of all, these alone)]
+//              [--once (two steps, not timed: for a profiler)]
 // Weights and data are random. A row that fails says so and does not stop the rest.
 
 #include <dlfcn.h>
@@ -150,6 +151,7 @@ struct Run {
   Clock::time_point part_begin = Clock::now();
 
   bool is_over() const { return seconds_since(part_begin) > max_seconds; }
+  bool wants(const std::string& name) const { return options.lists("--rows", name); }
 
   /// Milliseconds a step, by the host's clock: every call returns after its work is done, or that of the call before.
   std::vector<double> time_rounds(const std::function<void()>& step, double round_seconds) {
@@ -239,6 +241,7 @@ void bench_train(Run& run) {
     const TrainerPointer trainer = make_trainer(model.get());
     for (int64_t batch : sizes) {
       const std::string name = of_batch("train", batch);
+      if (!run.wants(name)) continue;
       run.row(name, "bf16", [&] {
         std::vector<Tokens> batches;
         for (int i = 0; i < kBatches; ++i) {
@@ -334,6 +337,7 @@ void bench_extract(Run& run) {
       const bool is_set = c.mlp_megabytes != kMlpMegabytes;
       if (is_set && api->size_bytes != sizeof(cuda::Api)) continue;  // libraries of earlier commits cannot
       const std::string name = of_batch("extract-T" + std::to_string(c.length), c.batch);
+      if (!run.wants(name)) continue;
       const std::string variant =
           "last hidden state to host" + (is_set ? ", " + std::to_string(c.mlp_megabytes) + " MB between" : "");
       run.row(name, variant, [&] {
@@ -366,6 +370,7 @@ void bench_kd(Run& run) {
     const TrainerPointer trainer = make_trainer(student.get());
     for (const int64_t batch : run.tiny ? std::vector<int64_t>{2} : std::vector<int64_t>{32, 33, 66}) {
       const std::string name = of_batch("kd", batch);
+      if (!run.wants(name)) continue;
       run.row(name, "bf16", [&] {
         std::vector<Tokens> batches;
         for (int i = 0; i < kBatches; ++i) {
@@ -396,6 +401,7 @@ void bench_sequence(Run& run) {
   const Case cases[] = {{"sequence-sampled", run.tiny ? 300 : 1'000'000, run.tiny ? 32 : 8192},
                         {"sequence-full", run.tiny ? 200 : 100'000, 0}};
   for (const Case& c : cases) {
+    if (!run.wants(c.name)) continue;
     run.row(c.name, "bf16", [&] {
       const TransformerConfig config =
           run.tiny ? gpt2_config(c.items, length, 1, 16, 2) : gpt2_config(c.items, length, 2, 128, 2);

@@ -4,7 +4,7 @@
 #     tests      every native test, a process each
 #     sanitize   compute-sanitizer: memcheck, racecheck, synccheck, initcheck, beside one another
 #     prewarm    PyTorch's compilations into its caches, beside tests and sanitize
-#     smoke      from JavaScript: train, save, serve; and transformers opens what was saved
+#     smoke      from JavaScript: train, save; and transformers opens what was saved
 #     compare    the libraries of earlier commits that pack.sh added, and this one, in turns
 #     bench      Limbeck, PyTorch, Limbeck again, part by part; the table comes last
 #     profile    kernels of one training step, by ncu
@@ -12,8 +12,8 @@
 # Environment:
 #   OUT              results and logs          [out/cuda]
 #   SECONDS_LEFT     for all of it; later parts get what is left, and are left out when nothing is  [540]
-#   BENCH_PARTS      [train attention kd sequence extract topk ops]
-#   COMPARE_PARTS, COMPARE_ROUNDS   [train,kd,extract; 3]
+#   BENCH_PARTS      [train attention kd sequence extract topk request-js ops]
+#   COMPARE_ROWS, COMPARE_ROUNDS   [rows of training, KD and extraction; 3]
 #   SANITIZE_FILTER  parts of tests' titles, with | between them    TEST_FILTER likewise
 #   SANITIZE_REVERSED=1  the last files first: what the time did not reach before
 #   PYTHON           with PyTorch              [python3]
@@ -21,6 +21,7 @@
 #   COMMIT           named in the result       [git's]
 #   PROFILE_PARTS, PROFILE_BATCH   what is profiled   [train, 16]
 #   PACK_OUT=1       leave only a few files in OUT, the rest in logs.tgz
+#   KEEP_CACHE=1     PyTorch's compilations as OUT/torch-cache.*: in .gpu, the next machine of that kind need not prewarm
 #   OURS_FLAGS, PEERS_FLAGS, SMOKE_FLAGS   for a dry run without a GPU: --tiny, --tiny --device cpu --no-compile, …
 # Binaries come from .gpu (see pack.sh) or build-cuda; if neither runs, they are built into build-cuda.
 # shellcheck disable=SC2086
@@ -116,6 +117,10 @@ export LIMBECK_CUDA_LIBRARY=$bin/liblimbeck_cuda.so
 echo "binaries: $bin"
 
 # ------------------------------------------------------------------------------------------------------------ checks
+export TORCHINDUCTOR_CACHE_DIR=/tmp/limbeck-torch-cache
+if compgen -G ".gpu/torch-cache.*" >/dev/null; then
+  mkdir -p $TORCHINDUCTOR_CACHE_DIR && cat .gpu/torch-cache.* | tar -C $TORCHINDUCTOR_CACHE_DIR -xJf - && say "cache unpacked"
+fi
 prewarming=()
 if wants prewarm; then
   say "prewarm: in the background"
@@ -158,22 +163,21 @@ if wants sanitize; then
     grep -A3 '^FAIL' "$OUT/${tools[$i]}.txt" | head -12
   done
 fi
-((${#prewarming[@]} > 0)) && say "prewarm: waiting" && wait "${prewarming[@]}"
 
+node=$(command -v node || true)
+if [[ -f .gpu/node.xz && -z $node ]] && { wants smoke || wants bench; }; then
+  node=/tmp/limbeck-node
+  [[ -x $node ]] || { xz -dc .gpu/node.xz >$node && chmod +x $node; }
+fi
+# Plain copies, so that a folder that is ignored at home needs no place of its own.
+[[ -d .gpu/dist && ! -d dist ]] && cp -r .gpu/dist dist
+[[ -d .gpu/node_modules && ! -d node_modules ]] && cp -r .gpu/node_modules node_modules
+[[ -f .gpu/limbeck.node && ! -f build/Release/limbeck.node ]] && mkdir -p build/Release &&
+  cp .gpu/limbeck.node build/Release/
 if wants smoke; then
   say "smoke"
-  node=$(command -v node || true)
-  if [[ -z $node && -f .gpu/node.xz ]]; then
-    [[ -x /tmp/limbeck-node ]] || { xz -dc .gpu/node.xz >/tmp/limbeck-node && chmod +x /tmp/limbeck-node; }
-    node=/tmp/limbeck-node
-  fi
-  # Plain copies, so that a folder that is ignored at home needs no place of its own.
-  [[ -d .gpu/dist && ! -d dist ]] && cp -r .gpu/dist dist
-  [[ -d .gpu/node_modules && ! -d node_modules ]] && cp -r .gpu/node_modules node_modules
-  [[ -f .gpu/limbeck.node && ! -f build/Release/limbeck.node ]] && mkdir -p build/Release &&
-    cp .gpu/limbeck.node build/Release/
   if [[ -n $node ]]; then
-    limited 90 "$node" $here/smoke.mjs "$OUT/smoke" --out "$OUT/limbeck-js.jsonl" ${SMOKE_FLAGS:-} 2>&1 | tail -15
+    limited 90 "$node" $here/smoke.mjs "$OUT/smoke" --parts training ${SMOKE_FLAGS:-} 2>&1 | tail -15
     # What float64 references computed; more of them where .gpu/golden has some.
     limited 60 "$node" scripts/parity.mjs --built --device cuda $(ls -d .gpu/golden/*/ 2>/dev/null) \
       $(find test/fixtures -name expected.safetensors -not -path '*/adapters/*' -printf '%h\n') >"$OUT/parity.json" 2>"$OUT/parity.log"
@@ -185,6 +189,10 @@ if wants smoke; then
     echo "smoke: no node here"
   fi
 fi
+((${#prewarming[@]} > 0)) && say "prewarm: waiting" && wait "${prewarming[@]}"
+if ((${#prewarming[@]} > 0)) && [[ -n ${KEEP_CACHE:-} ]]; then
+  tar -C $TORCHINDUCTOR_CACHE_DIR -c . | xz -T0 -3 | split -b 15M - "$OUT/torch-cache."
+fi
 
 # ----------------------------------------------------------------------------------------------------------- compare
 if wants compare; then
@@ -195,7 +203,8 @@ if wants compare; then
       [[ -f $library ]] || continue  # none was added
       name=$(basename "$library" .so)
       [[ $library == "$bin/liblimbeck_cuda.so" ]] && name=this
-      limited 60 "$bin/bench_cuda" --library "$library" --parts "${COMPARE_PARTS:-train,kd,extract}" --batches 64,66 \
+      limited 60 "$bin/bench_cuda" --library "$library" --parts train,kd,extract \
+        --rows "${COMPARE_ROWS:-train-B64,train-B66,kd-B32,kd-B66,extract-T1024-B32,extract-T1024-B33}" \
         --rounds 3 --max-seconds 20 --out "$OUT/compare/$name.$round.jsonl" ${OURS_FLAGS:-} >>"$OUT/compare.log" 2>&1 ||
         { echo "compare $name: exit $?" && tail -1 "$OUT/compare.log" | cut -c1-300; }
     done
@@ -215,13 +224,15 @@ peers() { # PARTS SECONDS
 }
 if wants bench; then
   rm -f "$OUT/limbeck.jsonl" "$OUT/torch.jsonl" "$OUT/bench.log"
-  for part in ${BENCH_PARTS:-train attention kd sequence extract topk ops}; do
+  for part in ${BENCH_PARTS:-train attention kd sequence extract topk request-js ops}; do
     say "bench $part"
     case $part in
       train) ours bench_cuda_ops ceilings 20 && ours bench_cuda train 40 && peers train 150 && ours bench_cuda train 40 ;;
       attention) ours bench_cuda_ops attention 20; peers attention 40; ours bench_cuda_ops attention 20 ;;
       topk) ours bench_cuda_ops topk,encoder 20; ours bench_cuda request 20; peers topk,request 60
         ours bench_cuda_ops topk,encoder 20; ours bench_cuda request 20 ;;
+      request-js) [[ -n $node ]] &&
+        limited 30 "$node" $here/smoke.mjs "$OUT/request" --parts request --out "$OUT/limbeck-js.jsonl" ${SMOKE_FLAGS:-} ;;
       ops) ours bench_cuda_ops ops,products,loss 60; peers ops 30; ours bench_cuda_ops ops,loss 40 ;;
       *) ours bench_cuda "$part" 30; peers "$part" 90; ours bench_cuda "$part" 30 ;;
     esac
@@ -246,9 +257,9 @@ if [[ -f $OUT/limbeck.jsonl ]]; then
     --json "$OUT/result.json" --machine "$OUT/machine.txt" ${COMMIT:+--commit "$COMMIT"} | tee "$OUT/table.txt"
 fi
 # At most eight files come back from some machines: logs go into one archive.
-tar -C "$OUT" -czf /tmp/limbeck-logs.tgz --exclude=smoke --exclude=logs.tgz . 2>/dev/null && mv /tmp/limbeck-logs.tgz "$OUT/logs.tgz"
+tar -C "$OUT" -czf /tmp/limbeck-logs.tgz --exclude=smoke --exclude=logs.tgz --exclude='torch-cache.*' . 2>/dev/null && mv /tmp/limbeck-logs.tgz "$OUT/logs.tgz"
 if [[ -n ${PACK_OUT:-} ]]; then
   find "$OUT" -mindepth 1 -maxdepth 1 ! -name logs.tgz ! -name result.json ! -name table.txt ! -name tests.log \
-    ! -name profile.txt ! -name compare.json -exec rm -rf {} +
+    ! -name profile.txt ! -name compare.json ! -name 'torch-cache.*' -exec rm -rf {} +
 fi
 say "done"

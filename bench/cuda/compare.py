@@ -32,7 +32,8 @@ for path in sorted(options.runs.glob("*.jsonl")):
         if "error" in entry:
             errors.append(f"{entry['row']} of {name}: {entry['error']}")
         elif "ms" in entry:
-            times[entry["row"]][name, int(number)] = entry["ms"]
+            between = entry["variant"].partition(", ")[2]  # what the bench has set; the row alone is that of an engine
+            times[entry["row"] + (f", {between}" if between else "")][name, int(number)] = entry["ms"]
 
 result = []
 for row, runs in times.items():
@@ -46,7 +47,7 @@ for row, runs in times.items():
             entry.update(gain=statistics.median(ratios), least=min(ratios), most=max(ratios))
         result.append(entry)
         gain = f"  {entry['gain']:.4f}  ({entry['least']:.4f} to {entry['most']:.4f})" if ratios else ""
-        print(f"{row:18} {name:16} {entry['ms']:9.3f} ms{gain}")
+        print(f"{row:34} {name:16} {entry['ms']:9.3f} ms{gain}")
 for error in errors:
     print("failed:", error)
 if options.json:

@@ -74,11 +74,12 @@ class Options {
     const auto found = std::find(values_.begin(), values_.end(), name);
     return found == values_.end() || found + 1 == values_.end() ? otherwise : (found + 1)->c_str();
   }
-  /// Whether `part` is in the comma-separated list of --parts; all are without one.
-  bool wants(const std::string& part) const {
-    const char* parts = get("--parts", nullptr);
-    return parts == nullptr || ("," + std::string(parts) + ",").find("," + part + ",") != std::string::npos;
+  /// Whether `value` is in the comma-separated list of `name`; all are without one.
+  bool lists(const std::string& name, const std::string& value) const {
+    const char* list = get(name, nullptr);
+    return list == nullptr || ("," + std::string(list) + ",").find("," + value + ",") != std::string::npos;
   }
+  bool wants(const std::string& part) const { return lists("--parts", part); }
 
  private:
   std::vector<std::string> values_;

@@ -1,8 +1,8 @@
 /**
- * From JavaScript on a GPU: `node bench/cuda/smoke.mjs FOLDER [--device cuda] [--out LINES] [--tiny]`. A language model, a
- * student distilled from another, and a sequence model are trained on the processor and on the GPU, and must agree; the
- * language model is saved with its logits for transformers to compare (peers.py --check-student); a student's request is
- * timed.
+ * From JavaScript on a GPU: `node bench/cuda/smoke.mjs FOLDER [--parts training,request] [--device cuda] [--out LINES]
+ * [--tiny]`. A language model, a student distilled from another, and a sequence model are trained on the processor and on
+ * the GPU, and must agree; the language model is saved with its logits for transformers to compare (peers.py
+ * --check-student). A student's request is timed.
  */
 import { appendFileSync, mkdirSync, rmSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -17,15 +17,18 @@ const { values: options, positionals } = parseArgs({
     device: { type: 'string', default: 'cuda' },
     out: { type: 'string' },
     tiny: { type: 'boolean', default: false },
+    parts: { type: 'string', default: 'training,request' },
   },
 });
+const parts = options.parts.split(',');
 const folder = resolve(positionals[0] ?? 'out/cuda-smoke');
 rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
 const failures = [];
 
 /** One failure does not stop the rest. */
-async function check(name, body) {
+async function check(part, name, body) {
+  if (!parts.includes(part)) return;
   const begin = performance.now();
   try {
     const detail = await body();
@@ -66,13 +69,13 @@ function histories(users, length, items) {
 
 const processor = await createEngine({ device: 'cpu' });
 let engine;
-await check('an engine', async () => {
+await check(parts[0], 'an engine', async () => {
   engine = await createEngine({ device: options.device });
   return `${engine.device} ${engine.deviceName}, ${engine.precision}`;
 });
 if (engine === undefined) process.exit(1);
 
-await check('a language model, three epochs, as on the processor', async () => {
+await check('training', 'a language model, three epochs, as on the processor', async () => {
   const settings = {
     architecture: { hiddenSize: 64, numHiddenLayers: 2, numAttentionHeads: 4, maxPositionEmbeddings: 64 },
     tokenizer: { vocabSize: 400 },
@@ -101,7 +104,7 @@ await check('a language model, three epochs, as on the processor', async () => {
   return `losses GPU/CPU ${trace.join(' ')}, logits differ by ${largest.toExponential(1)}`;
 });
 
-await check('a language student by all losses, three epochs, as on the processor', async () => {
+await check('training', 'a language student by all losses, three epochs, as on the processor', async () => {
   const texts = { train: corpus(options.tiny ? 60 : 200, 1), validation: corpus(40, 2) };
   const optimization = { epochs: 3, batchTokens: 1024, seed: 7 };
   const traces = [];
@@ -130,7 +133,7 @@ await check('a language student by all losses, three epochs, as on the processor
   return ours.map((record, i) => `${record.trainLoss.toFixed(4)}/${theirs[i].trainLoss.toFixed(4)}`).join(' ');
 });
 
-await check('a sequence model, three epochs, as on the processor', async () => {
+await check('training', 'a sequence model, three epochs, as on the processor', async () => {
   const [items, length] = [40, 12];
   const train = histories(60, length, items);
   const validation = {
@@ -157,7 +160,7 @@ await check('a sequence model, three epochs, as on the processor', async () => {
   return ours.map((record, i) => `${record.trainLoss.toFixed(4)}/${theirs[i].trainLoss.toFixed(4)}`).join(' ');
 });
 
-await check('a request, one history of 50, the best 10 of a million', async () => {
+await check('request', 'a request, one history of 50, the best 10 of a million', async () => {
   const items = options.tiny ? 500 : 1_000_000;
   const native = loadBinding().createEngine({
     threads: 1,
