@@ -12,7 +12,7 @@
 # Environment:
 #   OUT              results and logs          [out/cuda]
 #   SECONDS_LEFT     for all of it; later parts get what is left, and are left out when nothing is  [540]
-#   BENCH_PARTS      [train attention kd sequence extract topk request-js ops]
+#   BENCH_PARTS      [train attention kd sequence extract topk request-js ops tuned]
 #   COMPARE_ROWS, COMPARE_ROUNDS   [rows of training, KD and extraction; 3]
 #   SANITIZE_FILTER  parts of tests' titles, with | between them    TEST_FILTER likewise
 #   SANITIZE_REVERSED=1  the last files first: what the time did not reach before
@@ -224,7 +224,7 @@ peers() { # PARTS SECONDS
 }
 if wants bench; then
   rm -f "$OUT/limbeck.jsonl" "$OUT/torch.jsonl" "$OUT/bench.log"
-  for part in ${BENCH_PARTS:-train attention kd sequence extract topk request-js ops}; do
+  for part in ${BENCH_PARTS:-train attention kd sequence extract topk request-js ops tuned}; do
     say "bench $part"
     case $part in
       train) ours bench_cuda_ops ceilings 20 && ours bench_cuda train 40 && peers train 150 && ours bench_cuda train 40 ;;
@@ -234,11 +234,10 @@ if wants bench; then
       request-js) [[ -n $node ]] &&
         limited 30 "$node" $here/smoke.mjs "$OUT/request" --parts request --out "$OUT/limbeck-js.jsonl" ${SMOKE_FLAGS:-} ;;
       ops) ours bench_cuda_ops ops,products,loss 60; peers ops 30; ours bench_cuda_ops ops,loss 40 ;;
+      tuned) OUT_LINES=$OUT/tuned.jsonl ours bench_cuda train,kd,sequence 45 ;;
       *) ours bench_cuda "$part" 30; peers "$part" 90; ours bench_cuda "$part" 30 ;;
     esac
   done
-  say "bench, with tuned products"
-  OUT_LINES=$OUT/tuned.jsonl ours bench_cuda train,kd,sequence 45
   nvidia-smi --query-gpu=clocks.sm,temperature.gpu,power.draw --format=csv,noheader 2>/dev/null |
     sed 's/^/after the bench: /' >>"$OUT/machine.txt"
 fi
