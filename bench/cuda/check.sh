@@ -23,6 +23,8 @@
 #   PACK_OUT=1       leave only a few files in OUT, the rest in logs.tgz
 #   KEEP_CACHE=1     PyTorch's compilations as OUT/torch-cache.*: in .gpu, the next machine of that kind need not prewarm
 #   OURS_FLAGS, PEERS_FLAGS, SMOKE_FLAGS   for a dry run without a GPU: --tiny, --tiny --device cpu --no-compile, …
+# What one call compiled and unpacked the next one on the same machine finds: tests and prewarm, then bench, lose less where
+# a machine fails. Each needs an OUT of its own; table.py joins them.
 # Binaries come from .gpu (see pack.sh) or build-cuda; if neither runs, they are built into build-cuda.
 # shellcheck disable=SC2086
 set -u
@@ -118,6 +120,8 @@ echo "binaries: $bin"
 
 # ------------------------------------------------------------------------------------------------------------ checks
 export TORCHINDUCTOR_CACHE_DIR=/tmp/limbeck-torch-cache
+# Four processes prewarm: each would have a compiler, with a copy of PyTorch, for every processor.
+export TORCHINDUCTOR_COMPILE_THREADS=4
 if compgen -G ".gpu/torch-cache.*" >/dev/null; then
   mkdir -p $TORCHINDUCTOR_CACHE_DIR && cat .gpu/torch-cache.* | tar -C $TORCHINDUCTOR_CACHE_DIR -xJf - && say "cache unpacked"
 fi
