@@ -91,7 +91,7 @@ export class RecommendTurn {
       rejectAll(received, error);
       return;
     }
-    for (const [student, tasks] of this.#tasksOf(received, rows)) {
+    for (const [student, tasks] of this.#tasksOf(received.filter((_, i) => rows[i] === -1))) {
       try {
         this.#finishAll(tasks, student.recommendAll(tasks.map(requestOf)));
       } catch (error) {
@@ -109,29 +109,30 @@ export class RecommendTurn {
     this.#requestsAside += received.length;
     const model = this.#context.models.current;
     const rows = new Int32Array(received.length);
-    const searches = [
-      model.student.answerTextsAside(received.map(bytesOf), rows).then(
-        (texts) => finishTexts(received, rows, model, texts),
-        (error) =>
-          rejectAll(
-            received.filter((_, i) => rows[i] !== -1),
-            error,
-          ),
-      ),
-    ];
-    for (const [student, tasks] of this.#tasksOf(received, rows)) {
-      searches.push(
-        student.answerAllAside(tasks.map(requestOf)).then(
-          (answers) => this.#finishAll(tasks, answers),
-          (error) => rejectAll(tasks.map(receivedOf), error),
-        ),
-      );
-    }
-    await Promise.all(searches);
+    const texts = model.student.answerTextsAside(received.map(bytesOf), rows).then(
+      (answers) => finishTexts(received, rows, model, answers),
+      (error) => {
+        const others = received.filter((_, i) => rows[i] !== -1);
+        // The scores of one overflow: each is answered by itself.
+        if (error.code === 'ERR_NOT_FINITE') return this.#searchAside(this.#tasksOf(others));
+        rejectAll(others, error);
+      },
+    );
+    await Promise.all([texts, this.#searchAside(this.#tasksOf(received.filter((_, i) => rows[i] === -1)))]);
     this.#batchesAside--;
     this.#requestsAside -= received.length;
     this.#takeNote(start, received.length);
     this.#endTurn();
+  }
+
+  async #searchAside(byStudent: ReadonlyMap<Student, RecommendTask[]>): Promise<void> {
+    const searches = [...byStudent].map(([student, tasks]) =>
+      student.answerAllAside(tasks.map(requestOf)).then(
+        (answers) => this.#finishAll(tasks, answers),
+        (error) => rejectAll(tasks.map(receivedOf), error),
+      ),
+    );
+    await Promise.all(searches);
   }
 
   #takeWaiting(): readonly ReceivedRequest[] {
@@ -140,12 +141,10 @@ export class RecommendTurn {
     return waiting;
   }
 
-  /** What is to be asked of each student for those that are in no row; what needs none is answered. */
-  #tasksOf(received: readonly ReceivedRequest[], rows: Int32Array): Map<Student, RecommendTask[]> {
+  /** What is to be asked of each student; what needs none is answered. */
+  #tasksOf(received: readonly ReceivedRequest[]): Map<Student, RecommendTask[]> {
     const byStudent = new Map<Student, RecommendTask[]>();
-    for (let i = 0; i < received.length; i++) {
-      if (rows[i] !== -1) continue;
-      const one = received[i] as ReceivedRequest;
+    for (const one of received) {
       try {
         const task = taskOf(this.#context, one);
         const { student } = task.model;

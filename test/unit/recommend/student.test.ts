@@ -3,9 +3,10 @@ import fs from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest';
-import { readSafetensors, type WritableTensor, writeSafetensors } from '../../../src/formats/safetensors.js';
+import { writeSafetensors } from '../../../src/formats/safetensors.js';
 import { createEngine, type Engine, type Student } from '../../../src/index.js';
 import { writeCategorisedStudent } from '../../support/categorised-student.js';
+import { changeWeights } from '../../support/change-weights.js';
 
 const fixture = join(import.meta.dirname, '../../fixtures/student');
 const history = ['tt1583421', 'tt1483013', 'tt1980209'];
@@ -444,13 +445,7 @@ describe('student directory', () => {
   async function withWeights(path: string, changes: Record<string, (value: number, index: number) => number>) {
     const directory = join(folder, 's');
     cpSync(fixture, directory, { recursive: true });
-    const { tensors, metadata } = await readSafetensors(join(directory, path));
-    expect([...tensors.keys()]).toEqual(expect.arrayContaining(Object.keys(changes)));
-    const changed = [...tensors].map(([name, { shape, data }]): [string, WritableTensor] => {
-      const [values, change] = [data as Float32Array, changes[name]];
-      return [name, { shape, data: change === undefined ? values : values.map(change) }];
-    });
-    await writeSafetensors(join(directory, path), changed, metadata);
+    await changeWeights(directory, path, changes);
     return directory;
   }
 
