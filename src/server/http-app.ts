@@ -210,15 +210,31 @@ function answerError(error: unknown, request: FastifyRequest, reply: FastifyRepl
 
 function answerErrors(app: FastifyInstance, guards: Guards): void {
   const { metrics } = guards;
+  const routes: { readonly url: string; readonly method: string | string[] }[] = [];
+  app.addHook('onRoute', (route) => {
+    routes.push(route);
+  });
   app.setErrorHandler((error, request, reply) => answerError(error, request, reply, guards));
   app.setNotFoundHandler((request, reply) => {
-    metrics.observeRequest('unknown', 404, reply.elapsedTime / 1000);
-    const error = new HttpError(404, 'ERR_NOT_FOUND', 'There is no such route; /openapi.json lists them.');
+    const methods = routes.filter(({ url }) => isAt(url, request.url)).flatMap(({ method }) => method);
+    const error =
+      methods.length === 0
+        ? new HttpError(404, 'ERR_NOT_FOUND', 'There is no such route; /openapi.json lists them.')
+        : new HttpError(405, 'ERR_METHOD_NOT_ALLOWED', `This route takes ${methods.join(' and ')}.`);
+    metrics.observeRequest('unknown', error.statusCode, reply.elapsedTime / 1000);
+    if (methods.length > 0) reply.header('allow', methods.join(', '));
     reply
-      .code(404)
+      .code(error.statusCode)
       .type('application/json; charset=utf-8')
       .send(JSON.stringify(errorBody(error, request.id)));
   });
+}
+
+/** Whether what a request asks for is at a route's `/v1/users/:id`. */
+function isAt(route: string, asked: string): boolean {
+  const parts = (asked.split('?', 1)[0] ?? '').split('/');
+  const wanted = route.split('/');
+  return parts.length === wanted.length && wanted.every((part, i) => part.startsWith(':') || part === parts[i]);
 }
 
 /** What the HTTP parser gave up on never becomes a request. */

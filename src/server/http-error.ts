@@ -6,6 +6,7 @@ export type HttpErrorCode =
   | 'ERR_UNAUTHORIZED'
   | 'ERR_FORBIDDEN'
   | 'ERR_NOT_FOUND'
+  | 'ERR_METHOD_NOT_ALLOWED'
   | 'ERR_TIMEOUT'
   | 'ERR_CONFLICT'
   | 'ERR_BODY_TOO_LARGE'

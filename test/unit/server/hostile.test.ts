@@ -164,13 +164,25 @@ describe('a name', () => {
 describe('a request', () => {
   it('for a route that there is not tells nothing', async () => {
     for (const [method, url] of [
-      ['GET', '/v1/recommend'],
+      ['GET', '/v1/recommen'],
+      ['GET', '/v1/users/a/b'],
       ['POST', '/v2/x'],
       ['GET', '/.env'],
-      ['DELETE', '/'],
     ] as const) {
       const { status, json } = await service.call(method, url);
-      expect([status, json.error.code]).toEqual([404, 'ERR_NOT_FOUND']);
+      expect([status, json.error.code], url).toEqual([404, 'ERR_NOT_FOUND']);
+    }
+  });
+
+  it('by a method that a route does not take is told which it takes', async () => {
+    for (const [method, url, allow] of [
+      ['GET', '/v1/recommend?k=3', 'POST'],
+      ['POST', '/v1/users/somebody', 'GET, HEAD'],
+      ['DELETE', '/', 'GET, HEAD'],
+    ] as const) {
+      const { status, json, headers } = await service.call(method, url);
+      expect([status, json.error.code], url).toEqual([405, 'ERR_METHOD_NOT_ALLOWED']);
+      expect(new Set(String(headers['allow']).split(', '))).toEqual(new Set(allow.split(', ')));
     }
   });
 
