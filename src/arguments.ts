@@ -24,7 +24,10 @@ export function checkInstance(
   name: string,
 ): void {
   if (value instanceof type) return;
-  throw new LimbeckError('ERR_INVALID_ARGUMENT', `${name}: expected a ${type.name}, got ${described(value)}`);
+  throw new LimbeckError(
+    'ERR_INVALID_ARGUMENT',
+    `${name}: expected ${withArticle(type.name)}, got ${described(value)}`,
+  );
 }
 
 /**
@@ -65,5 +68,9 @@ export function described(value: unknown): string {
   if (typeof value !== 'object') return `a ${typeof value}`;
   const name: string = Object.getPrototypeOf(value)?.constructor?.name || 'Object';
   if (name === 'Object') return 'an object';
-  return `${/^[AEIOU]/.test(name) ? 'an' : 'a'} ${name}`;
+  return withArticle(name);
+}
+
+function withArticle(name: string): string {
+  return `${/^[AEIO]/.test(name) ? 'an' : 'a'} ${name}`;
 }

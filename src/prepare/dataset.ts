@@ -1,4 +1,4 @@
-import { checkObject } from '../arguments.js';
+import { checkInstance, checkList, checkObject } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import type { Item } from './items.js';
 import type { PrepareReport } from './report.js';
@@ -22,6 +22,9 @@ export interface Dataset {
 export function checkDataset(dataset: Dataset): void {
   const keys = ['items', 'sequences', 'sequenceOffsets', 'split'] as const;
   checkObject(dataset, 'dataset', 'a dataset, as prepareDataset() gives', keys);
+  checkList(dataset.items, 'dataset.items', 'a list of items');
+  checkInstance(dataset.sequences, Int32Array, 'dataset.sequences');
+  checkInstance(dataset.sequenceOffsets, Int32Array, 'dataset.sequenceOffsets');
 }
 
 /** Sequences of item indices laid end to end. */

@@ -1,4 +1,4 @@
-import { checkObject } from '../arguments.js';
+import { checkObject, described } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import { createPacer } from '../formats/pacer.js';
 import { checkDataset, type Dataset } from './dataset.js';
@@ -15,6 +15,9 @@ export interface HistoryOptions {
 /** An item as a sentence: its text, with a full stop unless it ends one itself. */
 export function itemSentence(item: Item): string {
   checkObject(item, 'item', 'an item with a text', ['text']);
+  if (typeof item.text !== 'string') {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `item.text: expected a text, got ${described(item.text)}`);
+  }
   return asSentence(item.text);
 }
 

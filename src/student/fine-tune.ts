@@ -69,7 +69,7 @@ export async function fineTuneSequenceModel(
   const settings = parseOptions(fineTuneOptionsSchema, options, 'fineTune');
   checkObject(context, 'context', '{ teacher, rankings, checkpoint, describe }');
   checkCases(data);
-  const { teacher } = context;
+  const { teacher, signal } = context;
   if (teacher !== undefined) {
     checkObject(teacher, 'teacher', 'what cacheSequenceTeacher() gives', ['rows', 'windows', 'head']);
   }
@@ -160,7 +160,7 @@ export async function fineTuneSequenceModel(
                 interpolateParameters(model.native, projected, scheduleAt(interpolation.alpha, step, totalSteps)),
             }
           : {}),
-        validate: async () => -meanNdcgAt10((await model.rank(data.validation, data.validation, context)).ranks),
+        validate: async () => -meanNdcgAt10((await model.rank(data.validation, data.validation, { signal })).ranks),
         checkpoint: context.checkpoint,
         describe: context.describe ?? { step: 'fineTune', name: 'student' },
       },

@@ -2,7 +2,7 @@
 import { checkObject } from '../arguments.js';
 import type { NativeRecommender, PackedBatch } from '../binding.js';
 import type { EvaluationCases } from '../prepare/dataset.js';
-import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
+import { checkHooks, type Hooks, throwIfAborted } from '../prepare/hooks.js';
 
 /** Cases ranked in one native call: short enough that an abort is quick. */
 const CASES_PER_CALL = 512;
@@ -36,6 +36,7 @@ export async function rankCases(
 ): Promise<Ranking> {
   checkObject(cases, 'cases', 'cases, as testCases() gives', ['sequences', 'sequenceOffsets', 'targets']);
   checkObject(options, 'options', '{ excludeIds, excludeOffsets, topK }', ['excludeIds', 'excludeOffsets']);
+  checkHooks(hooks);
   const { excludeIds, excludeOffsets, topK = 0 } = options;
   const count = cases.targets.length;
   const ranks = new Int32Array(count);

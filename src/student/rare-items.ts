@@ -52,7 +52,7 @@ export async function boostRareItems(
   }
   const unit = Float32Array.from(counts, (count) => (count < below ? Math.log((below + 1) / (count + 1)) : 0));
   if (unit.every((bias) => bias === 0)) return 0;
-  const ndcg = async () => meanNdcgAt10((await model.rank(validation, validation, hooks)).ranks);
+  const ndcg = async () => meanNdcgAt10((await model.rank(validation, validation, { signal: hooks.signal })).ranks);
   const without = await ndcg();
   const original = copyParameters(model.native);
   let current = 0;

@@ -1,5 +1,5 @@
 /** What a sequence teacher says about every training token, kept so that no training step runs the teacher. */
-import { checkInstance, checkObject } from '../arguments.js';
+import { checkInstance, checkList, checkObject } from '../arguments.js';
 import type { NativeTransformer } from '../binding.js';
 import type { PackedSequences } from '../prepare/dataset.js';
 import { checkHooks, type Hooks, throwIfAborted } from '../prepare/hooks.js';
@@ -43,6 +43,7 @@ export async function cacheSequenceTeacher(
   checkHooks(hooks);
   const { layers = [] } = options;
   const { hiddenSize, numHiddenLayers, maxHistory } = teacher;
+  checkList(layers, 'options.layers', 'a list of layers');
   const windows = trainingWindows(train, maxHistory);
   const wanted = [...new Set([...layers, numHiddenLayers])];
   const states = wanted.map(() => new Float32Array(windows.inputIds.length * hiddenSize));

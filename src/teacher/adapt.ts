@@ -25,7 +25,7 @@ export async function adaptLanguageModel(
   checkInstance(model, LanguageModel, 'model');
   checkCorpus(corpus);
   const { lora, ...training } = parseOptions(languageModelAdaptationSchema, options, 'training');
-  if (lora) await model.addAdapter({ ...lora, seed: training.seed }, context);
+  if (lora) await model.addAdapter({ ...lora, seed: training.seed }, { signal: context.signal });
   const { checkpoint } = context;
   if (model.adapter === undefined || checkpoint === undefined) {
     return trainLanguageModel(engine, model, corpus, training, context);

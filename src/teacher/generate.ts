@@ -4,7 +4,7 @@ import { described } from '../arguments.js';
 import type { NativeTransformer } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import type { Tokenizer } from '../formats/tokenizer.js';
-import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
+import { checkHooks, type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import { parseOptions } from '../prepare/parse-options.js';
 
 const MAX_INT32 = 2 ** 31 - 1;
@@ -64,8 +64,10 @@ export async function* generateTokens(
   model: GenerationModel,
   inputIds: readonly number[],
   options: GenerateIdsOptions,
-  { signal }: Pick<Hooks, 'signal'> = {},
+  hooks: Pick<Hooks, 'signal'> = {},
 ): AsyncGenerator<number, void, undefined> {
+  checkHooks(hooks);
+  const { signal } = hooks;
   const settings = parseOptions(generateIdsOptionsSchema, options, 'generate');
   const { longPrompt, ...request } = settings;
   throwIfAborted(signal);

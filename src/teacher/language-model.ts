@@ -1,4 +1,4 @@
-import { checkPath, described } from '../arguments.js';
+import { checkObject, checkPath, described } from '../arguments.js';
 import type {
   ForwardRequest,
   ForwardResult,
@@ -21,7 +21,7 @@ import {
   type Tokenizer,
 } from '../formats/tokenizer.js';
 import { keysForModel } from '../formats/tokenizer-config.js';
-import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
+import { checkHooks, type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { checkTextFile, checkTexts, isTextFile, type Texts } from '../prepare/text-lines.js';
 import { batchesByTokens, gatherBatch } from './batches.js';
@@ -186,6 +186,7 @@ export class LanguageModel {
     request: Omit<ForwardRequest, keyof PackedBatch | 'logitRows' | 'labels'>,
     hooks: Hooks = {},
   ): Promise<LanguageModelOutput> {
+    checkHooks(hooks);
     throwIfAborted(hooks.signal);
     const { truncated, ...batch } = isTexts(input)
       ? this.encode(input)
@@ -202,11 +203,10 @@ export class LanguageModel {
    * @returns [texts, hiddenSize]
    * @throws as {@link forward}
    */
-  async embed(
-    texts: readonly string[],
-    { layer = this.numHiddenLayers, pooling = 'mean' }: EmbedOptions = {},
-    hooks: Hooks = {},
-  ): Promise<Float32Array> {
+  async embed(texts: readonly string[], options: EmbedOptions = {}, hooks: Hooks = {}): Promise<Float32Array> {
+    checkObject(options, 'options', '{ layer, pooling }');
+    checkHooks(hooks);
+    const { layer = this.numHiddenLayers, pooling = 'mean' } = options;
     const { inputIds, sequenceOffsets } = this.encode(texts);
     const width = this.config.hiddenSize;
     const vectors = new Float32Array(texts.length * width);
@@ -229,6 +229,7 @@ export class LanguageModel {
    * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_EMPTY_DATA, ERR_TOKENIZER, ERR_ABORTED
    */
   async loss(texts: readonly string[], hooks: Hooks = {}): Promise<{ loss: number; numTokens: number }> {
+    checkHooks(hooks);
     return this.corpusLoss(inMemory(await this.tokenize(texts)), hooks);
   }
 
@@ -379,10 +380,13 @@ export class LanguageModel {
    * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION, ERR_ABORTED, ERR_BUSY, ERR_DISPOSED, ERR_OUT_OF_MEMORY
    */
   async addAdapter(
-    { seed = 0, ...options }: LoraOptions & { readonly seed?: number } = {},
+    options: LoraOptions & { readonly seed?: number } = {},
     hooks: Pick<Hooks, 'signal'> = {},
   ): Promise<void> {
-    const { rank, alpha = 2 * rank, dropout, targets } = parseOptions(loraSchema, options, 'lora');
+    checkObject(options, 'lora', '{ rank, alpha, dropout, targets, seed }');
+    checkHooks(hooks);
+    const { seed = 0, ...lora } = options;
+    const { rank, alpha = 2 * rank, dropout, targets } = parseOptions(loraSchema, lora, 'lora');
     const modules = selectLinearModules(this.family, this.config, targets);
     const largest = Math.min(...modules.map(({ inFeatures, numRows }) => Math.min(inFeatures, numRows)));
     if (rank > largest) {
@@ -441,6 +445,7 @@ export class LanguageModel {
       );
     }
     checkPath(directory, 'directory');
+    checkHooks(hooks);
     const { tensors, base, ...shape } = await readAdapter(directory, this.family, this.config);
     const own = await fingerprintOfModel(this.native, hooks);
     if (base !== undefined && base !== own) {

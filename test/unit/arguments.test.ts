@@ -38,6 +38,7 @@ const cases = {
   excludeOffsets: new Int32Array(2),
 };
 const data = { train: cases, validation: cases };
+const dataset = { items: [], sequences: new Int32Array(0), sequenceOffsets: new Int32Array(1), split: {} };
 const corpus = { train: ['a b'], validation: ['a b'] };
 
 function askUsers(users: unknown): unknown {
@@ -68,6 +69,15 @@ const CALLS: readonly (readonly [string, () => unknown, RegExp])[] = [
   ['createSequenceEnsemble, none', () => engine.createSequenceEnsemble(student.model), /members: expected a list/],
   ['fineTune', () => engine.fineTune(student, {}), /model: expected a SequenceModel, got a Student/],
   ['fineTune, data', () => engine.fineTune(student.model, {}), /data: .*without 'train'/],
+  ['embed, hooks', () => model.embed(['a b'], {}, null), /hooks: .*got null/],
+  ['embed, options', () => model.embed(['a b'], null), /options: expected \{ layer, pooling \}, got null/],
+  ['forward, hooks', () => model.forward(['a b'], {}, { abort: 1 }), /hooks has no option "abort"/],
+  ['loss, hooks', () => model.loss(['a b'], promise), /hooks: .*await/],
+  ['generate, hooks', () => model.generate('a', { maxNewTokens: 1 }, null), /hooks: .*got null/],
+  ['addAdapter', () => model.addAdapter(null), /lora: .*got null/],
+  ['addAdapter, hooks', () => model.addAdapter({}, null), /hooks: .*got null/],
+  ['loadAdapter, hooks', () => model.loadAdapter('x', { signals: 1 }), /hooks has no option "signals".*"signal"/],
+  ['rank, hooks', () => student.model.rank(cases, cases, null), /hooks: .*got null/],
   ['tokenize', () => model.tokenize(['a b'], null), /maxLength: expected at least 2 tokens, got null/],
   ['tokenize, 0', () => model.tokenize(['a b'], 0), /maxLength: .*got 0/],
   ['fitClassifier, labels', () => engine.fitClassifier(model, ['a'], promise), /labels: .*await/],
@@ -104,10 +114,22 @@ const CALLS: readonly (readonly [string, () => unknown, RegExp])[] = [
   ['users', () => askUsers({}), /student\.users: .*without 'history'/],
   ['fromHandle', () => limbeck.Student.fromHandle({ ...student.share(), encoder: null }), /expected what share\(\)/],
   ['evaluationSet', () => library.evaluationSet(promise, 'test'), /dataset: .*prepareDataset\(\).*await/],
+  [
+    'evaluationSet, lists',
+    () => library.evaluationSet({ ...dataset, sequences: [0] }, 'test'),
+    /an Int32Array, got a list/,
+  ],
+  [
+    'seenItems, offsets',
+    () => library.seenItems({ ...dataset, sequenceOffsets: {} }, 0),
+    /sequenceOffsets: .*an object/,
+  ],
+  ['historySentences, items', () => library.historySentences({ ...dataset, items: 'x' }), /dataset\.items: .*a string/],
   ['trainSequences', () => library.trainSequences({}), /dataset: .*without 'items'/],
   ['seenItems', () => library.seenItems(null, 0), /dataset: .*got null/],
   ['historySentences', () => library.historySentences([], {}), /dataset: .*got a list/],
   ['itemSentence', () => library.itemSentence('text'), /item: .*got a string/],
+  ['itemSentence, text', () => library.itemSentence({ text: 5 }), /item\.text: expected a text, got 5/],
   ['rankingSignal', () => library.rankingSignal(promise), /rankings: .*await/],
   ['saveRankings', () => library.saveRankings('x', {}), /rankings: .*without 'catalogue'/],
   ['loadRankings', () => library.loadRankings('x', undefined), /dataset: .*got undefined/],
