@@ -227,7 +227,7 @@ peers() { # PARTS SECONDS
     ${PEERS_FLAGS:-} >>"$OUT/bench.log" 2>&1 || { echo "peers $1: exit $?" && tail -1 "$OUT/bench.log" | cut -c1-300; }
 }
 if wants bench; then
-  rm -f "$OUT/limbeck.jsonl" "$OUT/torch.jsonl" "$OUT/bench.log"
+  rm -f "$OUT/limbeck.jsonl" "$OUT/limbeck-js.jsonl" "$OUT/torch.jsonl" "$OUT/bench.log"
   for part in ${BENCH_PARTS:-train attention kd sequence extract topk request-js ops tuned}; do
     say "bench $part"
     case $part in

@@ -1,13 +1,17 @@
 /** What a sequence teacher says about every training token, kept so that no training step runs the teacher. */
-import { checkInstance, checkList, checkObject } from '../arguments.js';
+import { z } from 'zod';
+import { checkInstance, checkObject } from '../arguments.js';
 import type { NativeTransformer } from '../binding.js';
 import type { PackedSequences } from '../prepare/dataset.js';
 import { checkHooks, type Hooks, throwIfAborted } from '../prepare/hooks.js';
+import { parseOptions } from '../prepare/parse-options.js';
 import { batchesByTokens, gatherBatch, gatherRows } from '../teacher/batches.js';
 import { SequenceEnsemble } from './sequence-ensemble.js';
 import { type TrainingWindows, trainingWindows } from './windows.js';
 
 const BATCH_TOKENS = 4096;
+
+const optionsSchema = z.strictObject({ layers: z.array(z.int().min(0)).readonly().default([]) });
 
 export interface SequenceTeacher {
   readonly windows: TrainingWindows;
@@ -29,7 +33,7 @@ export interface SequenceTeacher {
  * Runs a trained teacher over the training windows.
  *
  * @param layers hidden states wanted besides the last
- * @throws LimbeckError ERR_ABORTED, ERR_OUT_OF_MEMORY
+ * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION, ERR_ABORTED, ERR_OUT_OF_MEMORY
  */
 export async function cacheSequenceTeacher(
   teacher: SequenceEnsemble,
@@ -39,11 +43,9 @@ export async function cacheSequenceTeacher(
 ): Promise<SequenceTeacher> {
   checkInstance(teacher, SequenceEnsemble, 'teacher');
   checkObject(train, 'train', 'sequences, as trainSequences() gives', ['sequences', 'sequenceOffsets']);
-  checkObject(options, 'options', '{ layers }');
+  const { layers } = parseOptions(optionsSchema, options, 'options');
   checkHooks(hooks);
-  const { layers = [] } = options;
   const { hiddenSize, numHiddenLayers, maxHistory } = teacher;
-  checkList(layers, 'options.layers', 'a list of layers');
   const windows = trainingWindows(train, maxHistory);
   const wanted = [...new Set([...layers, numHiddenLayers])];
   const states = wanted.map(() => new Float32Array(windows.inputIds.length * hiddenSize));

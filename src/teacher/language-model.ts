@@ -1,3 +1,4 @@
+import { z } from 'zod';
 import { checkObject, checkPath, described } from '../arguments.js';
 import type {
   ForwardRequest,
@@ -48,10 +49,11 @@ import { modelDirectory } from './model-hub.js';
 import { type LoraOptions, loraSchema } from './options.js';
 import { openTokenFiles } from './token-files.js';
 
-export interface EmbedOptions {
-  readonly layer?: number;
-  readonly pooling?: 'mean' | 'last';
-}
+const embedSchema = z.strictObject({
+  layer: z.int().min(0).optional(),
+  pooling: z.enum(['mean', 'last']).default('mean'),
+});
+export type EmbedOptions = z.input<typeof embedSchema>;
 
 /** Texts, or token ids of each sequence. */
 export type LanguageModelInput = readonly string[] | { readonly inputIds: readonly TokenIds[] };
@@ -201,12 +203,11 @@ export class LanguageModel {
    * @param options.layer 0 = embeddings … numHiddenLayers. @defaultValue the last
    * @param options.pooling `mean` over the tokens, or the `last` one. @defaultValue mean
    * @returns [texts, hiddenSize]
-   * @throws as {@link forward}
+   * @throws LimbeckError ERR_UNKNOWN_OPTION, and as {@link forward}
    */
   async embed(texts: readonly string[], options: EmbedOptions = {}, hooks: Hooks = {}): Promise<Float32Array> {
-    checkObject(options, 'options', '{ layer, pooling }');
     checkHooks(hooks);
-    const { layer = this.numHiddenLayers, pooling = 'mean' } = options;
+    const { layer = this.numHiddenLayers, pooling } = parseOptions(embedSchema, options, 'embed');
     const { inputIds, sequenceOffsets } = this.encode(texts);
     const width = this.config.hiddenSize;
     const vectors = new Float32Array(texts.length * width);

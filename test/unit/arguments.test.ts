@@ -70,7 +70,9 @@ const CALLS: readonly (readonly [string, () => unknown, RegExp])[] = [
   ['fineTune', () => engine.fineTune(student, {}), /model: expected a SequenceModel, got a Student/],
   ['fineTune, data', () => engine.fineTune(student.model, {}), /data: .*without 'train'/],
   ['embed, hooks', () => model.embed(['a b'], {}, null), /hooks: .*got null/],
-  ['embed, options', () => model.embed(['a b'], null), /options: expected \{ layer, pooling \}, got null/],
+  ['embed, options', () => model.embed(['a b'], null), /embed: .*got null/],
+  ['embed, pooling', () => model.embed(['a b'], { pool: 'last' }), /embed has no option "pool"\. .*pooling/],
+  ['embed, layer', () => model.embed(['a b'], { layer: 0.5 }), /embed\.layer: .*got 0\.5/],
   ['forward, hooks', () => model.forward(['a b'], {}, { abort: 1 }), /hooks has no option "abort"/],
   ['loss, hooks', () => model.loss(['a b'], promise), /hooks: .*await/],
   ['generate, hooks', () => model.generate('a', { maxNewTokens: 1 }, null), /hooks: .*got null/],
@@ -135,6 +137,16 @@ const CALLS: readonly (readonly [string, () => unknown, RegExp])[] = [
   ['loadRankings', () => library.loadRankings('x', undefined), /dataset: .*got undefined/],
   ['registry.add', () => registry.add('x', student.model), /source: expected a Student/],
   ['mergeKnowledge', () => library.mergeKnowledge('x', 'y'), /others: expected a list/],
+  [
+    'cacheSequenceTeacher, layers',
+    () => library.cacheSequenceTeacher(engine.createSequenceEnsemble([student.model]), cases, { layers: 1 }),
+    /options\.layers: .*got 1/,
+  ],
+  [
+    'cacheSequenceTeacher, layer',
+    () => library.cacheSequenceTeacher(engine.createSequenceEnsemble([student.model]), cases, { layer: [1] }),
+    /options has no option "layer".*"layers"/,
+  ],
   [
     'cacheSequenceTeacher',
     () => library.cacheSequenceTeacher(student.model, {}),
