@@ -8,11 +8,11 @@ void add(const float* x, float* y, int64_t count) {
 constexpr float kGeluScale = 0.7978845608028654f;  // √(2/π)
 constexpr float kGeluCubic = 0.044715f;
 
-// 0.5·(1 + tanh(u)) = sigmoid(2u), which loses nothing for large negative u.
+// 0.5·(1 + tanh(u)) = sigmoid(2u) = 1 / (1 + exp(−2u)), which loses nothing for large negative u.
 void gelu_tanh_forward(const float* x, float* y, int64_t count) {
   for_each_vector(count, [&](int64_t i, auto get, auto put) {
     const VecF v = get(x + i);
-    put(y + i, v * sigmoid(2 * kGeluScale * (v + kGeluCubic * v * v * v)));
+    put(y + i, v / (1.0f + exp(v * (-2 * kGeluScale - 2 * kGeluScale * kGeluCubic * (v * v)))));
   });
 }
 
@@ -43,7 +43,7 @@ void gelu_erf_backward(const float* x, const float* d_y, float* d_x, int64_t cou
 void swiglu_forward(const float* gate, const float* up, float* y, int64_t count) {
   for_each_vector(count, [&](int64_t i, auto get, auto put) {
     const VecF v = get(gate + i);
-    put(y + i, v * sigmoid(v) * get(up + i));
+    put(y + i, v / (1.0f + exp(-v)) * get(up + i));
   });
 }
 

@@ -142,7 +142,12 @@ inline VecF first_lanes(VecF v, int64_t count) {
 inline VecF exp(VecF x) {
   constexpr float kLowest = -86.6f, kHighest = 88.8f;
   constexpr float kRound = 12582912.0f;  // 1.5·2²³: adding it leaves the nearest integer in the low bits
+#if LIMBECK_LANES == 16
+  // A NaN is the second operand, which is what min gives then. What is too low need not be clamped: it becomes 0.
+  const VecF clamped = reinterpret_cast<VecF>(_mm512_min_ps(_mm512_set1_ps(kHighest), reinterpret_cast<__m512>(x)));
+#else
   const VecF clamped = x < kLowest ? broadcast(kLowest) : (x > kHighest ? broadcast(kHighest) : x);
+#endif
   const VecF shifted = clamped * 1.44269504088896341f + kRound;
   const VecF n = shifted - kRound;
   VecF r = clamped - n * 0.693359375f;
@@ -154,10 +159,16 @@ inline VecF exp(VecF x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + (r + 1.0f);
+#if LIMBECK_LANES == 16
+  const __mmask16 counts = _mm512_cmp_ps_mask(reinterpret_cast<__m512>(x), _mm512_set1_ps(kLowest), _CMP_NLT_UQ);
+  return reinterpret_cast<VecF>(
+      _mm512_maskz_scalef_ps(counts, reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
+#else
   // 2ⁿ⁻¹ twice: 2¹²⁸ itself has no float, though the product may.
   const VecI exponent = (reinterpret_cast<VecI>(shifted) << 23) + (126 << 23);
   const VecF result = (p + p) * reinterpret_cast<VecF>(exponent);
   return x < kLowest ? VecF{} : result;
+#endif
 }
 
 /// Natural logarithm of positive normal numbers to 2 ulp (Cephes logf).
