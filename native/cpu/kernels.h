@@ -97,7 +97,9 @@ struct CpuKernels {
                                     const uint8_t* table, const float* scales, int64_t num_blocks, float* upper,
                                     uint64_t* above);
   float (*exceeded_by)(const float* x, int64_t count, int64_t k, float known);
+  float (*exceeded_by_best)(const float* x, int64_t count, int64_t k);
   int64_t (*find_greater)(const float* x, int64_t begin, int64_t count, float threshold);
+  int64_t (*count_not_less)(const float* x, int64_t count, float limit);
 };
 
 /// The widest that the processor and the operating system offer; LIMBECK_FORCE_ISA names another. Chosen at the first

@@ -50,6 +50,8 @@ constexpr CpuKernels make_kernels(const char* isa) {
   kernels.quantised_rows = kQuantisedRows;
   kernels.quantised_bounds_of_batch = quantised_bounds_of_batch;
   kernels.exceeded_by = exceeded_by;
+  kernels.exceeded_by_best = exceeded_by_best;
   kernels.find_greater = find_greater;
+  kernels.count_not_less = count_not_less;
   return kernels;
 }

@@ -87,6 +87,18 @@ int64_t find_greater(const float* x, int64_t begin, int64_t count, float thresho
   return count;
 }
 
+/// Number of elements that are not < limit: NaN among them, and all where the limit is NaN.
+int64_t count_not_less(const float* x, int64_t count, float limit) {
+  const VecF limits = broadcast(limit);
+  VecI less{};  // −1 for each
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) less += load(x + i) < limits;
+  int64_t result = count;
+  for (int lane = 0; lane < kLanes; ++lane) result += less[lane];
+  for (; i < count; ++i) result -= x[i] < limit;
+  return result;
+}
+
 /// Number of columns above the label's.
 inline int64_t rank_of(const float* x, int64_t count, int32_t label) {
   const float threshold = x[label];

@@ -195,3 +195,18 @@ float exceeded_by(const float* x, int64_t count, int64_t k, float known) {
   }
   return known;
 }
+
+/// The same of x [count] in which anything may be, at little cost where k is small: from the maxima of even parts. NaN
+/// are above nothing.
+float exceeded_by_best(const float* x, int64_t count, int64_t k) {
+  constexpr int64_t kVectors = 16, kMaxima = kVectors * kLanes;
+  constexpr float kNone = -__builtin_inff();
+  // Rarely are two of the best in one part.
+  if (k > kMaxima / 4 || count < 2 * kMaxima) return kNone;
+  VecF maxima[kVectors];
+  for (VecF& maximum : maxima) maximum = broadcast(kNone);
+  for (int64_t i = 0; i + kMaxima <= count; i += kMaxima) {
+    for (int64_t v = 0; v < kVectors; ++v) maxima[v] = max(load(x + i + v * kLanes), maxima[v]);
+  }
+  return exceeded_by(reinterpret_cast<const float*>(maxima), kMaxima, k, kNone);
+}
