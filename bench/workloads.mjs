@@ -124,6 +124,16 @@ export const WORKLOADS = {
     unit: 'users/s',
     bars: [{ peer: 'torch', atLeast: 5 }],
   },
+  'evaluate-1m': {
+    title: 'the same over 1,000,000 items',
+    task: 'evaluate',
+    model: { ...BEAUTY, vocabSize: 1_000_000 },
+    sequences: 256,
+    length: 50,
+    k: 20,
+    unit: 'users/s',
+    bars: [{ peer: 'torch', atLeast: 3 }],
+  },
   interpolate: {
     title: 'interpolation of 124M parameters',
     task: 'interpolate',

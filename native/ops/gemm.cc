@@ -282,13 +282,37 @@ void gemm(Context& context, int64_t m, int64_t n, int64_t k, MatrixView a, Matri
   if (!plan.finishes_blocks) finish_all(context.pool, g);
 }
 
+namespace {
+
+/// Floats that B [k, n] takes when it is packed whole.
+int64_t packed_floats(const GemmKernels& kernels, int64_t k, int64_t n) {
+  return GemmPlan(kernels, {1, n, k, {}, {}, nullptr, nullptr, n, false, {}}, 1, true).packed_b_floats;
+}
+
+}  // namespace
+
 PackedMatrix::PackedMatrix(Context& context, MatrixView b, int64_t k, int64_t n)
-    : k_(k), n_(n), precision_(context.precision) {
+    : k_(k),
+      n_(n),
+      precision_(context.precision),
+      own_(allocate_floats(packed_floats(kernels_of(precision_), k, n))),
+      data_(own_.get()) {
+  pack(context, b);
+}
+
+PackedMatrix::PackedMatrix(Context& context, Arena& arena, MatrixView b, int64_t k, int64_t n)
+    : k_(k),
+      n_(n),
+      precision_(context.precision),
+      data_(arena.allocate<float>(packed_floats(kernels_of(precision_), k, n))) {
+  pack(context, b);
+}
+
+void PackedMatrix::pack(Context& context, MatrixView b) {
   const GemmKernels& kernels = kernels_of(precision_);
-  const GemmPlan plan(kernels, {1, n, k, {}, b, nullptr, nullptr, n, false, {}}, 1, true);
-  data_ = allocate_floats(plan.packed_b_floats);
-  const PackPlan pack(kernels, b, k, n, plan.block_words);
-  context.pool.parallel_for(pack.num_tasks, [&](int64_t task, int) { pack.run(task, data_.get()); });
+  const GemmPlan plan(kernels, {1, n_, k_, {}, b, nullptr, nullptr, n_, false, {}}, 1, true);
+  const PackPlan pack(kernels, b, k_, n_, plan.block_words);
+  context.pool.parallel_for(pack.num_tasks, [&](int64_t task, int) { pack.run(task, data_); });
 }
 
 void gemm_packed(Context& context, int64_t m, int64_t first_column, int64_t n, MatrixView a, const PackedMatrix& b,
@@ -304,8 +328,8 @@ void gemm_packed(Context& context, int64_t m, int64_t first_column, int64_t n, M
   const int64_t padded = round_up(b.n_, kernels.columns), block_depth = plan.block_words * kernels.word_elements;
   for (int64_t first = 0; first < b.k_; first += block_depth) {
     const int64_t depth = std::min(block_depth, b.k_ - first);
-    const float* block = b.data_.get() + padded * (first / kernels.word_elements) +
-                         first_column * divide_up(depth, kernels.word_elements);
+    const float* block =
+        b.data_ + padded * (first / kernels.word_elements) + first_column * divide_up(depth, kernels.word_elements);
     multiply_packed(
         context.pool, kernels, plan, g, 0, n, first, depth,
         [&](int) {

@@ -37,17 +37,23 @@ constexpr int64_t kPackedColumns = 64;
 class PackedMatrix {
  public:
   PackedMatrix(Context& context, MatrixView b, int64_t k, int64_t n);
+  /// Lies in `arena`, for as long as what is allocated there now does.
+  PackedMatrix(Context& context, Arena& arena, MatrixView b, int64_t k, int64_t n);
 
  private:
   friend void gemm_packed(Context&, int64_t, int64_t, int64_t, MatrixView, const PackedMatrix&, const float*, float*,
                           int64_t, const Epilogue&);
+  void pack(Context& context, MatrixView b);
+
   int64_t k_, n_;
   Precision precision_;
-  AlignedFloats data_;
+  AlignedFloats own_;
+  float* data_;
 };
 
 /// C = A·B[:, first_column … first_column + n − 1] + bias, A [m, k], B packed, bias [n] or null; else as gemm(), in the
-/// precision in which B was packed. A row of C has the same bits whatever the other rows are, and however many.
+/// precision in which B was packed. An element of C has the same bits whatever the other rows and columns are, and
+/// however many.
 /// first_column must be a multiple of kPackedColumns.
 void gemm_packed(Context& context, int64_t m, int64_t first_column, int64_t n, MatrixView a, const PackedMatrix& b,
                  const float* bias, float* c, int64_t ldc, const Epilogue& epilogue = {});

@@ -33,9 +33,6 @@ TransformerConfig folded_config(TransformerConfig config) {
 // cache of a thread.
 constexpr int64_t kTokensAtOnce = 512;
 
-// Rows of scores that one chunk of users takes: at most 4 MB, so that they stay in the cache.
-int64_t chunk_rows(int64_t num_items) { return std::max<int64_t>(1, (int64_t{1} << 20) / num_items); }
-
 }  // namespace
 
 void check_item(const char* what, int32_t id, int64_t limit) {
@@ -127,69 +124,6 @@ void Recommender::last_hidden(Context& context, Arena& arena, const float* vecto
   const int64_t d = hidden_size();
   const Gather gather = [&](int64_t first, int64_t, Context&, Arena&) { return vectors + first * d; };
   last_hidden(context, arena, gather, sequence_offsets, num_sequences, last);
-}
-
-void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs, int32_t* ranks, int32_t* top_k_ids,
-                       float* top_k_scores) const {
-  const TransformerConfig& config = model_.config();
-  Batch batch = inputs.batch;
-  batch.input_vectors = items_.vectors();  // ids are checked here, against this catalogue
-  check_batch(config, batch);
-  const int64_t S = batch.num_sequences, V = num_items(), d = config.hidden_size, k = inputs.top_k;
-  for (int64_t i = 0; i < batch.num_tokens; ++i) check_item("inputIds", batch.input_ids[i], V);
-  if (inputs.exclude_offsets[0] != 0) throw Error("ERR_INVALID_ARGUMENT", "excludeOffsets must begin with 0.");
-  for (int64_t s = 0; s < S; ++s) {
-    check_item("targets", inputs.targets[s], V);
-    if (inputs.exclude_offsets[s + 1] < inputs.exclude_offsets[s]) {
-      throw Error("ERR_INVALID_ARGUMENT", "excludeOffsets must ascend.");
-    }
-  }
-  for (int32_t i = 0; i < inputs.exclude_offsets[S]; ++i) check_item("excludeIds", inputs.exclude_ids[i], V);
-
-  arena.reset();
-  const float* last = inputs.states;  // [S, d]
-  if (last == nullptr) {
-    float* encoded = arena.allocate<float>(S * d);
-    const Gather item_vectors = [&](int64_t first, int64_t count, Context& own, Arena& own_arena) {
-      float* vectors = own_arena.allocate<float>(count * d);  // [count, d]
-      embedding_forward(own, batch.input_ids + first, items_.vectors(), vectors, count, d, V);
-      return vectors;
-    };
-    last_hidden(context, arena, item_vectors, batch.sequence_offsets, S, encoded);
-    last = encoded;
-  }
-  const int64_t chunk = std::min(S, chunk_rows(V));
-  float* scores = arena.allocate<float>(chunk * V);                             // [chunk, V]
-  uint8_t* excluded = arena.allocate<uint8_t>(context.pool.num_threads() * V);  // [threads, V], zero between rows
-  std::memset(excluded, 0, static_cast<size_t>(context.pool.num_threads() * V));
-  for (int64_t begin = 0; begin < S; begin += chunk) {
-    const int64_t rows = std::min(chunk, S - begin);
-    gemm(context, rows, V, d, {last + begin * d, d, 1}, {items_.vectors(), 1, d}, nullptr, scores, V, false);
-    context.pool.parallel_for(rows, [&](int64_t row, int worker) {
-      const int64_t s = begin + row;
-      const float* x = scores + row * V;
-      uint8_t* skip = excluded + worker * V;
-      const int32_t target = inputs.targets[s];
-      for (int32_t i = inputs.exclude_offsets[s]; i < inputs.exclude_offsets[s + 1]; ++i) {
-        skip[inputs.exclude_ids[i]] = 1;
-      }
-      skip[target] = 0;
-      const float target_score = x[target];
-      int32_t rank = 0;  // the target counts itself; a NaN anywhere counts against it
-      for (int64_t v = 0; v < V; ++v) rank += static_cast<int32_t>(!(x[v] < target_score) & (skip[v] == 0));
-      ranks[s] = rank;
-      if (k > 0) {
-        const int64_t found = top_k(x, skip, V, k, top_k_ids + s * k, top_k_scores + s * k);
-        for (int64_t i = found; i < k; ++i) {
-          top_k_ids[s * k + i] = -1;
-          top_k_scores[s * k + i] = -std::numeric_limits<float>::infinity();
-        }
-      }
-      for (int32_t i = inputs.exclude_offsets[s]; i < inputs.exclude_offsets[s + 1]; ++i) {
-        skip[inputs.exclude_ids[i]] = 0;
-      }
-    });
-  }
 }
 
 }  // namespace limbeck
