@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <string>
+#include <vector>
 
 #include "core/error.h"
 #include "core/memory.h"
 #include "ops/linear.h"
+#include "ops/logit_blocks.h"
 #include "ops/loss_head.h"
 #include "ops/top_k.h"
 #include "ops/value_relation.h"
@@ -16,8 +19,8 @@ namespace limbeck {
 namespace {
 
 constexpr int32_t kIgnoredLabel = -100;
-// Logits of one chunk: 4 MB, so that the search for the best reads them from the cache.
-constexpr int64_t kChunkFloats = int64_t{1} << 20;
+// So few rows read the table as it lies.
+constexpr int64_t kFewRows = 4;
 
 [[noreturn]] void invalid(const std::string& message) { throw Error("ERR_INVALID_ARGUMENT", message); }
 
@@ -148,17 +151,33 @@ void compute_logits(Context& context, Arena& arena, const Transformer& model, co
     linear_forward(context, head, table.weight, table.bias, outputs.logits.data(), rows, d, V);
     return;
   }
-  const int64_t chunk = std::clamp<int64_t>(kChunkFloats / V, 1, std::max<int64_t>(1, rows));
-  float* logits = arena.allocate<float>(chunk * V);  // [chunk, V]
-  for (int64_t begin = 0; begin < rows; begin += chunk) {
-    const int64_t count = std::min(chunk, rows - begin);
-    linear_forward(context, head + begin * d, table.weight, table.bias, logits, count, d, V);
-    context.pool.parallel_for(count, [&](int64_t r, int) {
-      const int64_t row = begin + r;
-      top_k(logits + r * V, nullptr, V, K, outputs.top_k_indices.data() + row * K,
-            outputs.top_k_values.data() + row * K);
-      outputs.log_sum_exp[static_cast<size_t>(row)] = static_cast<float>(log_sum_exp(logits + r * V, V));
-    });
+  int32_t* indices = outputs.top_k_indices.data();  // [rows, K]
+  float* values = outputs.top_k_values.data();      // [rows, K]
+  if (rows < kFewRows) {
+    float* logits = arena.allocate<float>(rows * V);  // [rows, V]
+    linear_forward(context, head, table.weight, table.bias, logits, rows, d, V);
+    for (int64_t row = 0; row < rows; ++row, logits += V) {
+      top_k(logits, nullptr, V, K, indices + row * K, values + row * K);
+      outputs.log_sum_exp[static_cast<size_t>(row)] = static_cast<float>(log_sum_exp(logits, V));
+    }
+    return;
+  }
+  // Of the columns so far: how many of the best there are, and the log-sum-exp.
+  std::vector<int64_t> num_best(static_cast<size_t>(rows), 0);
+  std::vector<double> sums(static_cast<size_t>(rows), -std::numeric_limits<double>::infinity());
+  for_each_logit_block(context, head, table.weight, table.bias, rows, d, V,
+                       [&](int64_t row, float* logits, int64_t first, int64_t count) {
+                         const auto r = static_cast<size_t>(row);
+                         BestScores best(indices + row * K, values + row * K, K, num_best[r]);
+                         best.add(logits, nullptr, count, static_cast<int32_t>(first));
+                         num_best[r] = best.size();
+                         sums[r] = log_add_exp(sums[r], log_sum_exp(logits, count));
+                       });
+  for (int64_t row = 0; row < rows; ++row) {
+    BestScores best(indices + row * K, values + row * K, K, num_best[static_cast<size_t>(row)]);
+    best.sort();
+    best.fill_with_nan(V);
+    outputs.log_sum_exp[static_cast<size_t>(row)] = static_cast<float>(sums[static_cast<size_t>(row)]);
   }
 }
 

@@ -1,8 +1,10 @@
 #include "ops/top_k.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "cpu/kernels.h"
 
@@ -74,6 +76,18 @@ void BestScores::sort() {
   size_ = count;
 }
 
+// All that are no NaN are listed, else the list were full.
+void BestScores::fill_with_nan(int64_t count) {
+  if (size_ >= std::min(k_, count)) return;
+  std::vector<bool> is_listed(static_cast<size_t>(count), false);
+  for (int64_t i = 0; i < size_; ++i) is_listed[static_cast<size_t>(indices_[i])] = true;
+  for (int64_t i = 0; size_ < std::min(k_, count); ++i) {
+    if (is_listed[static_cast<size_t>(i)]) continue;
+    indices_[size_] = static_cast<int32_t>(i);
+    values_[size_++] = std::numeric_limits<float>::quiet_NaN();
+  }
+}
+
 int64_t top_k(const float* scores, const uint8_t* excluded, int64_t count, int64_t k, int32_t* indices, float* values) {
   BestScores best(indices, values, k);
   best.add(scores, excluded, count, 0);
@@ -88,5 +102,11 @@ int64_t top_k(const float* scores, const uint8_t* excluded, int64_t count, int64
 }
 
 double log_sum_exp(const float* x, int64_t count) { return cpu_kernels().log_sum_exp(x, count); }
+
+double log_add_exp(double a, double b) {
+  const double high = a > b ? a : b, low = a > b ? b : a;  // a NaN is in one of the two
+  if (std::isinf(high) && !std::isnan(low)) return high;
+  return high + std::log1p(std::exp(low - high));
+}
 
 }  // namespace limbeck

@@ -19,6 +19,8 @@ class BestScores {
   void add(const float* scores, const uint8_t* excluded, int64_t count, int32_t first);
   /// Best first, equal scores by lower index. Ends the list.
   void sort();
+  /// A list that is shorter than k, of `count` scores in all, none excluded: those that were NaN follow, by index.
+  void fill_with_nan(int64_t count);
 
  private:
   bool is_worse(int64_t a, int64_t b) const;
@@ -39,5 +41,7 @@ int64_t top_k(const float* scores, const uint8_t* excluded, int64_t count, int64
 
 /// log Σ exp(x) of a row, computed around its maximum.
 double log_sum_exp(const float* x, int64_t count);
+/// log(eᵃ + eᵇ)
+double log_add_exp(double a, double b);
 
 }  // namespace limbeck

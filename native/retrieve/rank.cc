@@ -7,19 +7,14 @@
 #include "cpu/kernels.h"
 #include "ops/embedding.h"
 #include "ops/gemm.h"
+#include "ops/logit_blocks.h"
 #include "ops/top_k.h"
 #include "retrieve/recommender.h"
 
 namespace limbeck {
 namespace {
 
-// The catalogue goes by block after block, read once for all cases: a block's packed vectors (512 KiB), and its scores
-// for the cases of a task (230 KiB), stay in the second-level cache of a thread.
-constexpr int64_t kBlockFloats = int64_t{1} << 17;
-constexpr int64_t kMinBlockItems = 256, kMaxBlockItems = 2048;
 constexpr int64_t kCasesAtOnce = 28;
-// Between rows of scores, which would else lie a multiple of a page apart and meet in a few sets of the cache.
-constexpr int64_t kPadding = 16;
 
 /// A case while the catalogue goes by.
 struct RankedCase {
@@ -104,23 +99,13 @@ void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs,
       ranks[s] = 0;
     }
   });
-  const int64_t block_items =
-      std::clamp(kBlockFloats / d / kPackedColumns * kPackedColumns, kMinBlockItems, kMaxBlockItems);
-  for (int64_t item = 0; item < V; item += block_items) {
-    const int64_t num_block = std::min(block_items, V - item), ld = num_block + kPadding;
-    const Arena::Scope scope(arena);
-    const PackedMatrix table(context, arena, {items_.vectors() + item * d, 1, d}, d, num_block);
-    for_cases([&](Context& own, int64_t begin, int64_t count) {
-      float* scores = own.scratch.allocate<float>(count * ld);  // [count, ld]
-      gemm_packed(own, count, 0, num_block, {last + begin * d, d, 1}, table, nullptr, scores, ld);
-      for (int64_t s = begin; s < begin + count; ++s, scores += ld) {
-        rank_block(cases[s], scores, item, num_block, ranks + s);
-        BestScores best(top_k_ids + s * k, top_k_scores + s * k, k, cases[s].num_best);
-        best.add(scores, nullptr, num_block, static_cast<int32_t>(item));
-        cases[s].num_best = best.size();
-      }
-    });
-  }
+  for_each_logit_block(context, last, items_.vectors(), nullptr, S, d, V,
+                       [&](int64_t s, float* scores, int64_t first, int64_t count) {
+                         rank_block(cases[s], scores, first, count, ranks + s);
+                         BestScores best(top_k_ids + s * k, top_k_scores + s * k, k, cases[s].num_best);
+                         best.add(scores, nullptr, count, static_cast<int32_t>(first));
+                         cases[s].num_best = best.size();
+                       });
   for (int64_t s = 0; s < S && k > 0; ++s) {
     BestScores best(top_k_ids + s * k, top_k_scores + s * k, k, cases[s].num_best);
     best.sort();
