@@ -53,8 +53,7 @@ class PackedMatrix {
 
 /// C = A·B[:, first_column … first_column + n − 1] + bias, A [m, k], B packed, bias [n] or null; else as gemm(), in the
 /// precision in which B was packed. An element of C has the same bits whatever the other rows and columns are, and
-/// however many.
-/// first_column must be a multiple of kPackedColumns.
+/// however many. first_column must be a multiple of kPackedColumns.
 void gemm_packed(Context& context, int64_t m, int64_t first_column, int64_t n, MatrixView a, const PackedMatrix& b,
                  const float* bias, float* c, int64_t ldc, const Epilogue& epilogue = {});
 

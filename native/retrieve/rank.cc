@@ -1,7 +1,5 @@
 #include <algorithm>
-#include <cstring>
 #include <limits>
-#include <vector>
 
 #include "core/error.h"
 #include "cpu/kernels.h"
@@ -14,7 +12,8 @@
 namespace limbeck {
 namespace {
 
-constexpr int64_t kCasesAtOnce = 28;
+// Each is scored for all of them, and one of those scores is read.
+constexpr int64_t kTargetsAtOnce = 28;
 
 /// A case while the catalogue goes by.
 struct RankedCase {
@@ -22,6 +21,24 @@ struct RankedCase {
   int64_t num_best;                             // of the best items so far
   const int32_t *next_excluded, *end_excluded;  // ascending; the target is not among them
 };
+
+/// The scores of the targets, with the bits that they have among all others.   last [S, d], table [V, d]
+void score_targets(Context& context, const float* last, const float* table, const int32_t* targets, int64_t S,
+                   int64_t d, int64_t V, RankedCase* cases) {
+  // Nothing to share out: all of it is a few products.
+  ThreadPool alone(1);
+  Context own{alone, context.scratch, context.precision};
+  for (int64_t begin = 0; begin < S; begin += kTargetsAtOnce) {
+    const Arena::Scope scope(context.scratch);
+    const int64_t count = std::min(kTargetsAtOnce, S - begin);
+    float* vectors = context.scratch.allocate<float>(count * d);     // [count, d]
+    float* scores = context.scratch.allocate<float>(count * count);  // [count, count]
+    embedding_forward(own, targets + begin, table, vectors, count, d, V);
+    const PackedMatrix packed(own, context.scratch, {vectors, 1, d}, d, count);
+    gemm_packed(own, count, 0, count, {last + begin * d, d, 1}, packed, nullptr, scores, count);
+    for (int64_t i = 0; i < count; ++i) cases[begin + i].target_score = scores[i * count + i];
+  }
+}
 
 /// Scores x [count] of items `first` on. Those of what is excluded become NaN.
 void rank_block(RankedCase& of, float* x, int64_t first, int64_t count, int32_t* rank) {
@@ -68,36 +85,18 @@ void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs,
     last = encoded;
   }
 
-  const int num_threads = context.pool.num_threads();
-  const int64_t num_tasks = std::max<int64_t>((S + kCasesAtOnce - 1) / kCasesAtOnce, std::min<int64_t>(S, num_threads));
-  ThreadPool alone(1);
-  std::vector<Arena> scratch(static_cast<size_t>(num_threads));
-  const auto for_cases = [&](auto&& run) {
-    context.pool.parallel_for(num_tasks, [&](int64_t task, int worker) {
-      Context own{alone, scratch[static_cast<size_t>(worker)], context.precision};
-      const Arena::Scope scope(own.scratch);
-      const int64_t begin = S * task / num_tasks;
-      run(own, begin, S * (task + 1) / num_tasks - begin);
-    });
-  };
-
   RankedCase* cases = arena.allocate<RankedCase>(S);
+  score_targets(context, last, items_.vectors(), inputs.targets, S, d, V, cases);
   int32_t* excluded = arena.allocate<int32_t>(num_excluded);
   std::copy(inputs.exclude_ids, inputs.exclude_ids + num_excluded, excluded);
-  for_cases([&](Context& own, int64_t begin, int64_t count) {
-    float* vectors = own.scratch.allocate<float>(count * d);     // [count, d] of the targets
-    float* scores = own.scratch.allocate<float>(count * count);  // [count, count]
-    embedding_forward(own, inputs.targets + begin, items_.vectors(), vectors, count, d, V);
-    gemm_packed(own, count, 0, count, {last + begin * d, d, 1},
-                PackedMatrix(own, own.scratch, {vectors, 1, d}, d, count), nullptr, scores, count);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t s = begin + i;
-      int32_t *first = excluded + inputs.exclude_offsets[s], *end = excluded + inputs.exclude_offsets[s + 1];
-      std::sort(first, end);
-      end = std::remove(first, std::unique(first, end), inputs.targets[s]);
-      cases[s] = {scores[i * count + i], 0, first, end};
-      ranks[s] = 0;
-    }
+  context.pool.parallel_for(S, [&](int64_t s, int) {
+    int32_t *first = excluded + inputs.exclude_offsets[s], *end = excluded + inputs.exclude_offsets[s + 1];
+    std::sort(first, end);
+    end = std::remove(first, std::unique(first, end), inputs.targets[s]);
+    cases[s].num_best = 0;
+    cases[s].next_excluded = first;
+    cases[s].end_excluded = end;
+    ranks[s] = 0;
   });
   for_each_logit_block(context, last, items_.vectors(), nullptr, S, d, V,
                        [&](int64_t s, float* scores, int64_t first, int64_t count) {

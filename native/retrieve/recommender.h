@@ -49,8 +49,8 @@ class Recommender {
   const float* last_hidden(Context& context, Arena& arena, const float* vectors, int64_t length) const;
 
   /// Full ranking over the catalogue: ranks [S] = 1 + the number of other, not excluded items that score at least as
-  /// high as the target (ties count against it); a target is never excluded. top_k_ids, top_k_scores [S, k], filled up
-  /// with −1 and −∞ when fewer items are left.
+  /// high as the target (ties count against it, and so do items whose score is NaN); a target is never excluded.
+  /// top_k_ids, top_k_scores [S, k], filled up with −1 and −∞ when fewer items are left that have a score.
   void rank(Context& context, Arena& arena, const RankInputs& inputs, int32_t* ranks, int32_t* top_k_ids,
             float* top_k_scores) const;
 

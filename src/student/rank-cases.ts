@@ -18,6 +18,7 @@ export interface RankOptions {
 export interface Ranking {
   /** Rank of each target among the whole catalogue: 1 = best, ties count against it. */
   readonly ranks: Int32Array; // [S]
+  /** Filled up with −1 when fewer items are left. */
   readonly topK: Int32Array; // [S, topK]
 }
 
