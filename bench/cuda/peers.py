@@ -259,7 +259,7 @@ def train(part):
 
 
 def extract(part):
-    cases = ((8, 16), (2, 32)) if tiny else ((256, 128), (264, 128), (32, 1024), (33, 1024), (64, 1024), (66, 1024))
+    cases = ((4, 8), (2, 16)) if tiny else ((256, 128), (264, 128), (32, 1024), (33, 1024), (64, 1024), (66, 1024))
     for batch, length in cases:
         if part.over():
             return
