@@ -196,17 +196,22 @@ float exceeded_by(const float* x, int64_t count, int64_t k, float known) {
   return known;
 }
 
-/// The same of x [count] in which anything may be, at little cost where k is small: from the maxima of even parts. NaN
-/// are above nothing.
-float exceeded_by_best(const float* x, int64_t count, int64_t k) {
-  constexpr int64_t kVectors = 16, kMaxima = kVectors * kLanes;
+/// The same from the maxima of kVectors·kLanes even parts of x, in which anything may be. NaN are above nothing.
+template <int kVectors>
+float exceeded_by_parts(const float* x, int64_t count, int64_t k) {
   constexpr float kNone = -__builtin_inff();
-  // Rarely are two of the best in one part.
-  if (k > kMaxima / 4 || count < 2 * kMaxima) return kNone;
   VecF maxima[kVectors];
   for (VecF& maximum : maxima) maximum = broadcast(kNone);
-  for (int64_t i = 0; i + kMaxima <= count; i += kMaxima) {
+  for (int64_t i = 0; i + kVectors * kLanes <= count; i += kVectors * kLanes) {
     for (int64_t v = 0; v < kVectors; ++v) maxima[v] = max(load(x + i + v * kLanes), maxima[v]);
   }
-  return exceeded_by(reinterpret_cast<const float*>(maxima), kMaxima, k, kNone);
+  return exceeded_by(reinterpret_cast<const float*>(maxima), kVectors * kLanes, k, kNone);
+}
+
+/// The same at little cost, of many x [count] and a small k; else −∞. Rarely are two of the best in one part.
+float exceeded_by_best(const float* x, int64_t count, int64_t k) {
+  constexpr int kFew = 16, kMany = 64;
+  if (k <= kFew * kLanes / 4 && count >= 2 * kFew * kLanes) return exceeded_by_parts<kFew>(x, count, k);
+  if (k <= kMany * kLanes / 4 && count >= 2 * kMany * kLanes) return exceeded_by_parts<kMany>(x, count, k);
+  return -__builtin_inff();
 }
