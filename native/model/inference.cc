@@ -173,12 +173,13 @@ void compute_logits(Context& context, Arena& arena, const Transformer& model, co
                          num_best[r] = best.size();
                          sums[r] = log_add_exp(sums[r], log_sum_exp(logits, count));
                        });
-  for (int64_t row = 0; row < rows; ++row) {
-    BestScores best(indices + row * K, values + row * K, K, num_best[static_cast<size_t>(row)]);
+  context.pool.parallel_for(rows, [&](int64_t row, int) {
+    const auto r = static_cast<size_t>(row);
+    BestScores best(indices + row * K, values + row * K, K, num_best[r]);
     best.sort();
     best.fill_with_nan(V);
-    outputs.log_sum_exp[static_cast<size_t>(row)] = static_cast<float>(sums[static_cast<size_t>(row)]);
-  }
+    outputs.log_sum_exp[r] = static_cast<float>(sums[r]);
+  });
 }
 
 void compute_loss(Context& context, Arena& arena, const Transformer& model, const ForwardInputs& inputs,

@@ -105,12 +105,12 @@ void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs,
                          best.add(scores, nullptr, count, static_cast<int32_t>(first));
                          cases[s].num_best = best.size();
                        });
-  for (int64_t s = 0; s < S && k > 0; ++s) {
+  context.pool.parallel_for(k > 0 ? S : 0, [&](int64_t s, int) {
     BestScores best(top_k_ids + s * k, top_k_scores + s * k, k, cases[s].num_best);
     best.sort();
     std::fill(top_k_ids + s * k + best.size(), top_k_ids + (s + 1) * k, -1);
     std::fill(top_k_scores + s * k + best.size(), top_k_scores + (s + 1) * k, -std::numeric_limits<float>::infinity());
-  }
+  });
 }
 
 }  // namespace limbeck
