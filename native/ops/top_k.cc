@@ -31,13 +31,8 @@ void BestScores::push(float value, int32_t index) {
   for (int64_t parent; child > 0 && is_worse(child, parent = (child - 1) / 2); child = parent) swap(child, parent);
 }
 
-void BestScores::replace_root(float value, int32_t index) {
-  values_[0] = value;
-  indices_[0] = index;
-  sink_root();
-}
-
-void BestScores::sink_root() {
+// Most of the work of long lists, and a fifth slower as a call.
+__attribute__((always_inline)) inline void BestScores::sink_root() {
   for (int64_t parent = 0;;) {
     int64_t worst = parent;
     for (int64_t child = 2 * parent + 1; child <= 2 * parent + 2 && child < size_; ++child) {
@@ -47,6 +42,12 @@ void BestScores::sink_root() {
     swap(parent, worst);
     parent = worst;
   }
+}
+
+void BestScores::replace_root(float value, int32_t index) {
+  values_[0] = value;
+  indices_[0] = index;
+  sink_root();
 }
 
 void BestScores::add(const float* scores, const uint8_t* excluded, int64_t count, int32_t first) {
