@@ -163,7 +163,7 @@ void quantised_bounds_of_batch(const QuantisedQuery* queries, int64_t num_querie
 
 /// A number that at least k of x are above, close to the largest such; `known`, which k are above or −∞, if none better
 /// is found. x [count], finite, the differences too
-float exceeded_by(const float* x, int64_t count, int64_t k, float known) {
+__attribute__((noinline)) float exceeded_by(const float* x, int64_t count, int64_t k, float known) {
   if (count < k) return known;
   float low = x[0], high = x[0];
   VecF least = broadcast(x[0]), largest = least;
