@@ -118,16 +118,23 @@ struct Ranking {
   }
 };
 
-}  // namespace
-
-TEST("ranks and lists are those of a full sort, block by block: ties, exclusions, every precision, any threads") {
-  Ranking ranking;
+/// A recommender packs its weights for the instruction set in use.
+template <typename Body>
+void for_each_isa_recommender(const Ranking& ranking, Body&& body) {
   for_each_isa([&] {
     ThreadPool pool(1);
     Arena arena;
     Context context{pool, arena};
     const Transformer model = ranking.model();
-    const Recommender recommender(context, model);
+    body(Recommender(context, model));
+  });
+}
+
+}  // namespace
+
+TEST("ranks and lists are those of a full sort, block by block: ties, exclusions, every precision, any threads") {
+  Ranking ranking;
+  for_each_isa_recommender(ranking, [&](const Recommender& recommender) {
     for (const Precision precision : {Precision::kFloat32, Precision::kBFloat16}) {
       for (const int num_threads : {1, 2, 5}) {
         for (const int64_t k : {0, 1, 20, 300}) {
@@ -170,12 +177,7 @@ TEST("an item with the target's vector ties with it, wherever it lies in the cat
   ranking.targets.assign(kCases, 500);
   ranking.exclude.clear();
   ranking.exclude_offsets.assign(kCases + 1, 0);
-  for_each_isa([&] {
-    ThreadPool pool(1);
-    Arena arena;
-    Context context{pool, arena};
-    const Transformer model = ranking.model();
-    const Recommender recommender(context, model);
+  for_each_isa_recommender(ranking, [&](const Recommender& recommender) {
     for (const Precision precision : {Precision::kFloat32, Precision::kBFloat16}) {
       ranking.run(recommender, precision, 2, kItems, ranking.states.data());
       for (int64_t s = 0; s < kCases; ++s) {
