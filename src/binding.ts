@@ -593,8 +593,9 @@ export interface NativeEngine {
    * Takes a snapshot: later training of the model does not change the recommender.
    *
    * @param minGpuItems size of the catalogue from which the engine's GPU answers plain requests: recommend() and serve()
-   * of items of the model, ordered by score alone, of at most 1,024 answers, leaving out at most 1,024 items. Until the
-   * model changes, and unless it or the GPU is at work. @defaultValue 2²³ / hiddenSize
+   * of items of the model, ordered by score alone, of at most 1,024 answers, leaving out at most 1,024 items, unless the
+   * model or the GPU is at work; and ranks, where it has the memory. Both until the model changes.
+   * @defaultValue 2²³ / hiddenSize
    */
   createRecommender(model: NativeTransformer, minGpuItems?: number): NativeRecommender;
   createTextEncoder(options: TextEncoderOptions): NativeTextEncoder;

@@ -1,5 +1,5 @@
 // Whole models on the GPU, through the functions that the addon calls:
-//   bench_cuda [--library PATH] [--parts train,extract,kd,sequence,request] [--out LINES] [--rounds 7]
+//   bench_cuda [--library PATH] [--parts train,extract,kd,sequence,request,rank] [--out LINES] [--rounds 7]
 //              [--max-seconds 60 (of a part)] [--device 0] [--seed 1] [--tiny] [--tune]
 //              [--batches 32,64,16,4 (of train)] [--rows kd-B66,extract-T1024-B33 (of all, these alone)]
 //              [--once (two steps, not timed: for a profiler)]
@@ -7,6 +7,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
@@ -15,6 +16,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 
@@ -43,12 +45,15 @@ void open_library(const char* path) {
   const auto get_api = reinterpret_cast<const Api* (*)(uint32_t)>(dlsym(library, "limbeck_cuda_api"));
   api = get_api == nullptr ? nullptr : get_api(cuda::kApiVersion);
   if (api == nullptr) library_problem = "it has no such version of the interface";
-  // The last function came later than the libraries that this one is compared with.
-  if (api != nullptr && api->size_bytes != sizeof(Api) && api->size_bytes != offsetof(Api, set_mlp_bytes)) {
+  // The last functions came later than the libraries that this one is compared with: see has_function().
+  if (api != nullptr && (api->size_bytes < offsetof(Api, set_mlp_bytes) || api->size_bytes > sizeof(Api))) {
     api = nullptr;
     library_problem = "its table of functions has another size";
   }
 }
+
+/// Of the library, which may be older.   offset: in Api
+bool has_function(size_t offset) { return api->size_bytes > offset; }
 
 [[noreturn]] void raise(const cuda::ApiError& error) {
   throw std::runtime_error(std::string(error.code) + ": " + error.message);
@@ -335,7 +340,7 @@ void bench_extract(Run& run) {
     const ModelPointer model = make_model(run.engine, config, random);
     for (const Case& c : cases) {
       const bool is_set = c.mlp_megabytes != kMlpMegabytes;
-      if (is_set && api->size_bytes != sizeof(cuda::Api)) continue;  // libraries of earlier commits cannot
+      if (is_set && !has_function(offsetof(cuda::Api, set_mlp_bytes))) continue;
       const std::string name = of_batch("extract-T" + std::to_string(c.length), c.batch);
       if (!run.wants(name)) continue;
       const std::string variant =
@@ -486,6 +491,61 @@ void bench_request(Run& run) {
   });
 }
 
+/// Full ranking of held-out items, as in a validation: the model's pass, ranks, and lists of 20 without the history.
+void bench_rank(Run& run) {
+  if (!has_function(offsetof(cuda::Api, rank))) return;
+  Random random(run.seed + 5);
+  const int64_t items = run.tiny ? 300 : 1'000'000, length = run.tiny ? 8 : 50, cases = run.tiny ? 6 : 512, k = 20;
+  const TransformerConfig config =
+      run.tiny ? gpt2_config(items, length, 1, 16, 2) : gpt2_config(items, length, 2, 64, 1);
+  run.row("rank", "bf16", [&] {
+    const ModelPointer model = make_model(run.engine, config, random);
+    cuda::ApiError error{};
+    const std::unique_ptr<cuda::Recommender, void (*)(cuda::Recommender*)> recommender(
+        api->create_recommender(model.get(), &error), api->destroy_recommender);
+    if (recommender == nullptr) raise(error);
+    struct Batch {
+      Tokens histories;
+      std::vector<int32_t> targets, excluded, excluded_offsets{0};
+    };
+    std::vector<Batch> batches(kBatches);
+    for (Batch& batch : batches) {
+      batch.histories = make_tokens(random, cases, length, items, true);
+      for (int64_t s = 0; s < cases; ++s) {
+        const auto first = batch.histories.ids.begin() + s * length;
+        std::set<int32_t> history(first, first + length);
+        batch.targets.push_back(random.below(items));
+        history.erase(batch.targets.back());
+        batch.excluded.insert(batch.excluded.end(), history.begin(), history.end());
+        batch.excluded_offsets.push_back(static_cast<int32_t>(batch.excluded.size()));
+      }
+    }
+    std::vector<int32_t> ranks(static_cast<size_t>(cases)), indices(static_cast<size_t>(cases * k));
+    std::vector<float> scores(indices.size());
+    size_t turn = 0;
+    const std::vector<double> times = run.time_rounds(
+        [&] {
+          const Batch& batch = batches[turn++ % kBatches];
+          std::fill(ranks.begin(), ranks.end(), 0);
+          cuda::ApiRank request{};
+          request.batch = batch.histories.batch();
+          request.targets = batch.targets.data();
+          request.excluded_items = batch.excluded.data();
+          request.excluded_offsets = batch.excluded_offsets.data();
+          request.top_k = k;
+          request.ranks = ranks.data();
+          request.indices = indices.data();
+          request.scores = scores.data();
+          check(api->rank(recommender.get(), &request, &error), error);
+          for (const int32_t rank : ranks) {
+            if (rank < 1 || rank > items) throw std::runtime_error("a rank is none");
+          }
+        },
+        0.2);
+    run.lines.row("rank", "bf16", static_cast<double>(cases) / median(times) * 1e3, "users/s", times);
+  });
+}
+
 }  // namespace
 
 int main(int count, char** values) {
@@ -517,11 +577,9 @@ int main(int count, char** values) {
           std::atof(options.get("--max-seconds", "60")),
           static_cast<uint64_t>(std::atoll(options.get("--seed", "1"))),
           engine.get()};
-  const std::pair<const char*, void (*)(Run&)> parts[] = {{"train", bench_train},
-                                                          {"extract", bench_extract},
-                                                          {"kd", bench_kd},
-                                                          {"sequence", bench_sequence},
-                                                          {"request", bench_request}};
+  const std::pair<const char*, void (*)(Run&)> parts[] = {{"train", bench_train},     {"extract", bench_extract},
+                                                          {"kd", bench_kd},           {"sequence", bench_sequence},
+                                                          {"request", bench_request}, {"rank", bench_rank}};
   for (const auto& [name, body] : parts) {
     if (!options.wants(name)) continue;
     run.part_begin = Clock::now();

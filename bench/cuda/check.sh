@@ -12,7 +12,7 @@
 # Environment:
 #   OUT              results and logs          [out/cuda]
 #   SECONDS_LEFT     for all of it; later parts get what is left, and are left out when nothing is  [540]
-#   BENCH_PARTS      [train attention kd sequence extract topk request-js ops tuned]
+#   BENCH_PARTS      [train attention kd sequence extract rank topk request-js ops tuned]
 #   COMPARE_ROWS, COMPARE_ROUNDS   [rows of training, KD and extraction; 3]
 #   SANITIZE_FILTER  parts of tests' titles, with | between them    TEST_FILTER likewise
 #   SANITIZE_REVERSED=1  the last files first: what the time did not reach before
@@ -128,7 +128,7 @@ fi
 prewarming=()
 if wants prewarm; then
   say "prewarm: in the background"
-  for group in train kd extract sequence,request; do
+  for group in train kd extract sequence,request,rank; do
     limited 240 "$python" $here/peers.py --prewarm --parts $group --max-seconds 200 --out "$OUT/prewarm.jsonl" \
       ${PEERS_FLAGS:-} >"$OUT/prewarm-${group%%,*}.log" 2>&1 &
     prewarming+=($!)
@@ -228,7 +228,7 @@ peers() { # PARTS SECONDS
 }
 if wants bench; then
   rm -f "$OUT/limbeck.jsonl" "$OUT/limbeck-js.jsonl" "$OUT/torch.jsonl" "$OUT/bench.log"
-  for part in ${BENCH_PARTS:-train attention kd sequence extract topk request-js ops tuned}; do
+  for part in ${BENCH_PARTS:-train attention kd sequence extract rank topk request-js ops tuned}; do
     say "bench $part"
     case $part in
       train) ours bench_cuda_ops ceilings 20 && ours bench_cuda train 40 && peers train 150 && ours bench_cuda train 40 ;;

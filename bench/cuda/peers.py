@@ -1,6 +1,6 @@
 """What PyTorch does on the same GPU: the rows of bench_cuda, one JSON object a line.
 
-    python3 peers.py --parts train,extract,kd,sequence,attention,ops,topk,request --out peers.jsonl --max-seconds 90
+    python3 peers.py --parts train,extract,kd,sequence,attention,ops,topk,request,rank --out peers.jsonl --max-seconds 90
     python3 peers.py --prewarm            compiles everything into the caches, times nothing
     python3 peers.py --check-student DIR LOGITS   a student saved by Limbeck, opened by transformers, against its logits
 
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 arguments = argparse.ArgumentParser()
-arguments.add_argument("--parts", default="train,extract,kd,sequence,attention,ops,topk,request")
+arguments.add_argument("--parts", default="train,extract,kd,sequence,attention,ops,topk,request,rank")
 arguments.add_argument("--out", default="-")
 arguments.add_argument("--rounds", type=int, default=7)
 arguments.add_argument("--max-seconds", type=float, default=120, help="of a part; further variants are then left out")
@@ -494,6 +494,33 @@ def request(part):
             emit("request", variant, statistics.median(times) * 1e3, "us", times)
 
 
+@torch.no_grad()
+def rank(part):
+    items, width, length, cases, k = (1000, 16, 10, 6, 20) if tiny else (1_000_000, 64, 50, 512, 20)
+    for mode in ("default", "reduce-overhead"):
+        if part.over():
+            return
+        with part.variant("rank", f"{mode}, bf16"):
+            model = build("bf16", items, length, 2, width, 1).eval()
+            ids, targets = skewed_ids(items, 4, cases, length), random_ids(items, 4, cases, 1)
+            turn = [0]
+
+            def rank_batch(ids, targets):
+                scores = F.linear(model(ids)[:, -1], model.word.weight)
+                target_scores = scores.gather(1, targets)
+                scores = scores.scatter(1, ids, float("-inf")).scatter(1, targets, target_scores)
+                return (scores >= target_scores).sum(1), *torch.topk(scores, k)
+
+            rank_compiled = compiled(rank_batch, mode)
+
+            def step():
+                turn[0] = (turn[0] + 1) % 4
+                return [part.cpu() for part in rank_compiled(ids[turn[0]], targets[turn[0]])]
+
+            times = time_rounds(step, 1 if tiny else 10)
+            emit("rank", f"{mode}, bf16", cases / statistics.median(times) * 1e3, "users/s", times)
+
+
 # ------------------------------------------------------------------------------------------------------------ student
 
 
@@ -528,7 +555,7 @@ def main():
         versions["gpu"] = torch.cuda.get_device_name()
     emit("versions", "torch", None, "", **versions)
     parts = dict(train=train, extract=extract, kd=kd, sequence=sequence, attention=attention, ops=ops, topk=topk,
-                 request=request)
+                 request=request, rank=rank)
     for name in options.parts.split(","):
         part = Part(name)
         try:

@@ -201,8 +201,9 @@ await check('request', 'a request, one history of 50, the best 10 of a million',
   const exclude = new Int32Array(0);
   const times = [];
   const calls = options.tiny ? 5 : 500;
+  const historyOf = (call) => Int32Array.from({ length: 50 }, (_, i) => ((call + 20) * 7919 + i * 104729) % items);
   for (let call = -20; call < calls; call++) {
-    const history = Int32Array.from({ length: 50 }, (_, i) => ((call + 20) * 7919 + i * 104729) % items);
+    const history = historyOf(call);
     const begin = performance.now();
     const count = recommender.recommend({ history, exclude, k: 10, itemIds, scores });
     if (call >= 0) times.push(performance.now() - begin);
@@ -218,6 +219,19 @@ await check('request', 'a request, one history of 50, the best 10 of a million',
       `${JSON.stringify({ ...row, min: times[0], max: times.at(-1), rounds: times.length })}\n`,
     );
   }
+  // The last answer is what full ranking finds, but for the rounding.
+  const ranking = await recommender.rank({
+    inputIds: historyOf(calls - 1),
+    sequenceOffsets: Int32Array.of(0, 50),
+    targets: itemIds.slice(0, 1),
+    excludeIds: exclude,
+    excludeOffsets: new Int32Array(2),
+    topK: 10,
+  });
+  for (const [i, score] of scores.entries()) {
+    expectClose(`score ${i} of a ranking`, ranking.topKScores[i], score, 2e-2);
+  }
+  if (ranking.ranks[0] > 3) throw new Error(`the best answer has rank ${ranking.ranks[0]}`);
   recommender.dispose();
   model.dispose();
   return `p50 ${(p50 * 1e3).toFixed(0)} us, p99 ${(times[Math.floor(times.length * 0.99)] * 1e3).toFixed(0)} us`;

@@ -58,6 +58,7 @@ ROWS = {
     "sequence-sampled": (training_flops(25600, 128, 2, 50, 8193), update_bytes(128.4e6), 2, None),
     "sequence-full": (training_flops(25600, 128, 2, 50, 100_000), update_bytes(13.2e6), 2, None),
     "interpolate": (0, 12 * 124_439_808, None, None),
+    "rank": (2 * 512 * 64 * 1_000_000, 2 * 64 * 1_000_000, 2, None),
     "request": (0, 2 * 64 * 1_000_000, None, 60),
     "request-js": (0, 2 * 64 * 1_000_000, None, 120),
     "topk-10": (0, 2 * 64 * 1_000_000, None, None),
@@ -149,7 +150,7 @@ def main():
     print(header)
     results = []
     first = ["train", "extract-T128", "extract-T1024", "kd", "sequence-sampled", "sequence-full", "interpolate",
-             "request", "request-js"]
+             "rank", "request", "request-js"]
     first += [f"attention-T{length}-{way}" for length in (1024, 2048, 4096) for way in ("forward", "both")]
     order = sorted(rows, key=lambda row: first.index(row) if row in first else len(first))
     for row in order:

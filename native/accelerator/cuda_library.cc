@@ -408,6 +408,14 @@ int64_t CudaRecommender::recommend(const int32_t* history, int64_t length, const
   return count;
 }
 
+void CudaRecommender::rank(const Batch& histories, const float* states, const int32_t* targets, const int32_t* exclude,
+                           const int32_t* exclude_offsets, int64_t k, int32_t* ranks, int32_t* item_ids,
+                           float* scores) {
+  const cuda::ApiRank request{
+      api_batch(histories), states, targets, exclude, exclude_offsets, k, ranks, item_ids, scores};
+  engine_->run([&](cuda::ApiError* error) { return engine_->api_.rank(recommender_, &request, error); });
+}
+
 CudaTrainer::CudaTrainer(std::shared_ptr<CudaEngine> engine, CudaModel& model, const OptimizerOptions& options)
     : engine_(std::move(engine)), config_(model.config_) {
   const cuda::ApiOptimizer optimizer{api_kind(options.kind), options.beta1,    options.beta2,        options.epsilon,

@@ -170,6 +170,11 @@ class CudaRecommender {
   int64_t recommend(const int32_t* history, int64_t length, const int32_t* exclude, int64_t num_excluded, int64_t k,
                     int32_t* item_ids, float* scores);
   static constexpr int64_t kMaxAnswers = 1024;
+  /// Recommender::rank() of retrieve/recommender.h, of what it has checked: in an excluded list each item stands once,
+  /// and the target in none.   states [S, d] or null; targets [S]; exclude_offsets [S + 1]; k ≤ the number of items
+  ///   ranks [S], item_ids, scores [S, k] =
+  void rank(const Batch& histories, const float* states, const int32_t* targets, const int32_t* exclude,
+            const int32_t* exclude_offsets, int64_t k, int32_t* ranks, int32_t* item_ids, float* scores);
 
  private:
   std::shared_ptr<CudaEngine> engine_;

@@ -205,6 +205,10 @@ int32_t recommend(Recommender* recommender, const ApiRecommend* request, ApiErro
   return attempt(error, [&] { recommender->recommend(*request); });
 }
 
+int32_t rank(Recommender* recommender, const ApiRank* request, ApiError* error) {
+  return attempt(error, [&] { recommender->rank(*request); });
+}
+
 /// engine->run(body), whose memory is not kept: data may be larger than any pass of a model, and comes once.
 template <typename Body>
 void run_once(Engine* engine, Body&& body) {
@@ -240,24 +244,43 @@ int32_t pca_transform(Engine* engine, const ApiPcaTransform* request, ApiError* 
 }
 
 constexpr Api kApi = {
-    kApiVersion,        sizeof(Api),
-    describe_runtime,   describe_device,
-    create_engine,      destroy_engine,
-    set_tuning,         create_model,
-    destroy_model,      set_parameters,
-    get_parameters,     get_gradients,
-    set_item_features,  forward,
-    begin_forward,      finish_forward,
-    destroy_forward,    interpolate,
-    create_trainer,     destroy_trainer,
-    compute_gradients,  step,
-    begin_step,         finish_step,
-    get_step_count,     set_step_count,
-    projection_shape,   ensure_projection,
-    read_array,         write_array,
-    create_recommender, destroy_recommender,
-    recommend,          pca,
-    pca_transform,      set_mlp_bytes,
+    kApiVersion,
+    sizeof(Api),
+    describe_runtime,
+    describe_device,
+    create_engine,
+    destroy_engine,
+    set_tuning,
+    create_model,
+    destroy_model,
+    set_parameters,
+    get_parameters,
+    get_gradients,
+    set_item_features,
+    forward,
+    begin_forward,
+    finish_forward,
+    destroy_forward,
+    interpolate,
+    create_trainer,
+    destroy_trainer,
+    compute_gradients,
+    step,
+    begin_step,
+    finish_step,
+    get_step_count,
+    set_step_count,
+    projection_shape,
+    ensure_projection,
+    read_array,
+    write_array,
+    create_recommender,
+    destroy_recommender,
+    recommend,
+    pca,
+    pca_transform,
+    set_mlp_bytes,
+    rank,
 };
 
 }  // namespace

@@ -143,6 +143,19 @@ struct ApiRecommend {
   int64_t* num_results;  // [1] ≤ k
 };
 
+/// Full ranking of held-out items; see Recommender::rank() of retrieve/recommender.h.
+struct ApiRank {
+  ApiBatch batch;                   // histories, of at most the model's positions; with states, num_sequences alone
+  const float* states;              // [S, d] the state after each history, or null
+  const int32_t* targets;           // [S]
+  const int32_t* excluded_items;    // lists end to end: each item once in a list, the target in none
+  const int32_t* excluded_offsets;  // [S + 1] from 0
+  int64_t top_k;                    // ≤ the number of items; 0 = ranks only
+  int32_t* ranks;                   // [S]
+  int32_t* indices;                 // [S, top_k] best first; −1 and score −∞ where fewer are left
+  float* scores;                    // [S, top_k]
+};
+
 /// See pca.h of this folder.
 struct ApiPca {
   const float* x;  // [num_rows, num_columns]
@@ -229,6 +242,8 @@ struct Api {
   /// What the feed-forward of a pass may keep between its products: more tokens go through it part by part. 512 MB at
   /// first.
   void (*set_mlp_bytes)(Engine* engine, int64_t size_bytes);
+
+  int32_t (*rank)(Recommender* recommender, const ApiRank* request, ApiError* error);
 };
 
 }  // namespace limbeck::cuda

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "cuda/elementwise.h"
 #include "cuda/launch.h"
+#include "cuda/rank_items.h"
 #include "cuda/top_k_items.h"
 #include "model/batch.h"
 
@@ -20,6 +21,7 @@ namespace {
 constexpr int64_t kMaxK = 1024;                      // of top_k_items
 constexpr int64_t kMinQuantised = int64_t{1} << 22;  // elements of the table
 constexpr int64_t kMinLength = 16, kMinK = 16;
+constexpr int64_t kPassTokens = 32768;  // of histories that are encoded together
 
 /// A plan serves all requests up to the next power of two.
 int64_t bucket(int64_t value, int64_t least, int64_t most) {
@@ -257,6 +259,60 @@ void TransformerRecommender<T>::recommend(const ApiRecommend& request) {
     request.scores[count] = plan.host_scores[count];
   }
   *request.num_results = count;
+}
+
+template <typename T>
+void TransformerRecommender<T>::encode_histories(Context& context, const ApiBatch& batch, T* queries) {
+  const TransformerConfig& config = model_.config;
+  const int64_t d = config.hidden_size;
+  int64_t end;
+  for (int64_t begin = 0; begin < batch.num_sequences; begin = end) {
+    const DeviceArena::Scope scope(context.arena);
+    const int32_t first_token = batch.sequence_offsets[begin];
+    std::vector<int32_t> offsets{0}, last_rows;
+    for (end = begin; end < batch.num_sequences; ++end) {
+      const int32_t end_token = batch.sequence_offsets[end + 1] - first_token;
+      if (end > begin && end_token > kPassTokens) break;
+      offsets.push_back(end_token);
+      last_rows.push_back(end_token - 1);
+    }
+    const int64_t count = end - begin;
+    const DeviceBatch histories(context, config,
+                                {batch.input_ids + first_token, offsets.data(), nullptr, offsets.back(), count}, false);
+    const Activations<T> activations = model_.forward(context, histories, {});
+    int32_t* rows = context.arena.allocate<int32_t>(count);
+    copy_to_device(context, rows, last_rows.data(), count);
+    gather_rows<T>(context, activations.hidden[static_cast<size_t>(config.num_hidden_layers)], rows,
+                   queries + begin * d, count, d);
+  }
+}
+
+template <typename T>
+void TransformerRecommender<T>::rank(const ApiRank& request) {
+  const int64_t S = request.batch.num_sequences, d = model_.config.hidden_size, k = request.top_k;
+  model_.engine.run([&](Context& context) {
+    const auto upload = [&](const auto* values, int64_t count) {
+      auto* uploaded = context.arena.allocate<std::decay_t<decltype(*values)>>(count);
+      copy_to_device(context, uploaded, values, count);
+      return uploaded;
+    };
+    T* queries = context.arena.allocate<T>(S * d);
+    if (request.states != nullptr) {
+      convert<float, T>(context, upload(request.states, S * d), queries, S * d);
+    } else {
+      encode_histories(context, request.batch, queries);
+    }
+    const RankCases cases{upload(request.targets, S), upload(request.excluded_items, request.excluded_offsets[S]),
+                          upload(request.excluded_offsets, S + 1)};
+    int32_t* ranks = context.arena.allocate<int32_t>(S);
+    int32_t* indices = context.arena.allocate<int32_t>(S * k);
+    float* scores = context.arena.allocate<float>(S * k);
+    rank_items<T>(context, queries, {items_, nullptr, model_.config.vocab_size, model_.padded_vocab_size()}, cases, S,
+                  d, k, ranks, indices, scores);
+    copy_to_host(context, request.ranks, ranks, S);
+    copy_to_host(context, request.indices, indices, S * k);
+    copy_to_host(context, request.scores, scores, S * k);
+  });
 }
 
 template class TransformerRecommender<float>;

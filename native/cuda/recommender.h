@@ -16,16 +16,18 @@ namespace limbeck::cuda {
 struct Recommender {
   virtual ~Recommender() = default;
   virtual void recommend(const ApiRecommend& request) = 0;
+  virtual void rank(const ApiRank& request) = 0;
 };
 
-/// Requests of one user: the forward pass over the history and the search of the catalogue, as one graph. Its items are
-/// the rows of the model's table when it was made.
+/// Requests of one user: the forward pass over the history and the search of the catalogue, as one graph. And full
+/// ranking of many cases. Its items are the rows of the model's table when it was made.
 template <typename T>
 class TransformerRecommender final : public Recommender {
  public:
   explicit TransformerRecommender(Transformer<T>& model);
 
   void recommend(const ApiRecommend& request) override;
+  void rank(const ApiRank& request) override;
 
  private:
   /// For histories of up to `length` items and up to k answers.
@@ -42,6 +44,8 @@ class TransformerRecommender final : public Recommender {
   void quantise_items();
   Plan& plan_for(int64_t length, int64_t k);
   void make(Plan& plan);
+  /// The state after each history: queries [S, d] =
+  void encode_histories(Context& context, const ApiBatch& batch, T* queries);
   /// Describes the model to encode_sequence(); false where that does not take it.
   bool describe_encoder();
 

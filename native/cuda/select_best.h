@@ -204,8 +204,16 @@ __device__ void select_by_digits(SelectMemory& memory, const Source& source, int
   for (int rank = thread; rank < k; rank += kSelectThreads) write(rank, sorted[rank]);
 }
 
+/// Of the scratch that select_best() needs.
+inline int64_t sorted_entries(int64_t k) {
+  if (k <= kMaxCandidates) return 0;
+  int64_t size = 1;
+  while (size < k) size *= 2;
+  return size;
+}
+
 /// write(rank, entry) for the k best entries of the source, by all threads of a block; entry 0 where there are fewer.
-///   sorted: scratch of the block where k > kMaxCandidates, else not used
+///   sorted [sorted_entries(k)] scratch of the block
 template <typename Source, typename Write>
 __device__ void select_best(SelectMemory& memory, const Source& source, int64_t count, int k, Entry* sorted,
                             Write write) {

@@ -11,13 +11,6 @@
 namespace limbeck::cuda {
 namespace {
 
-int64_t sorted_entries(int64_t k) {
-  if (k <= kMaxCandidates) return 0;
-  int64_t size = 1;
-  while (size < k) size *= 2;
-  return size;
-}
-
 /// A row of logits with its bias; both are padded.
 template <typename T>
 struct LogitSource {

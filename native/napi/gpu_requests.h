@@ -21,8 +21,15 @@ class GpuRequests final : public RequestDevice {
   int64_t max_items() const override { return CudaRecommender::kMaxAnswers; }
   int64_t recommend(const int32_t* history, int64_t length, const int32_t* exclude, int64_t num_excluded, int64_t k,
                     int32_t* item_ids, float* scores) override;
+  /// By a task that holds the model.
+  bool rank(const RankInputs& inputs, int32_t* ranks, int32_t* item_ids, float* scores) override;
+  const std::shared_ptr<SharedModel>& model() const { return model_; }
 
  private:
+  /// Whether the model is what it was.
+  bool is_current() const;
+  CudaRecommender& on_gpu();
+
   std::shared_ptr<SharedModel> model_;
   uint64_t parameters_version_, item_features_version_;
   std::unique_ptr<CudaRecommender> recommender_;

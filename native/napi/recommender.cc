@@ -6,7 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include "napi/gpu_requests.h"
 #include "napi/recommend_request.h"
 #include "napi/share_registry.h"
 #include "napi/text_batch.h"
@@ -142,9 +141,9 @@ Napi::Object RecommenderObject::create(Napi::Env env, std::shared_ptr<TaskQueue>
   Arena scratch;
   Context context{pool, scratch};
   auto snapshot = std::make_shared<const Recommender>(context, transformer);
-  std::unique_ptr<RequestDevice> device;
+  std::shared_ptr<GpuRequests> device;
   if (object.state()->has_gpu() && config.vocab_size >= least) {
-    device = std::make_unique<GpuRequests>(object.state());
+    device = std::make_shared<GpuRequests>(object.state());
   }
   auto recommender = std::make_shared<SharedRecommender>(snapshot, Catalogue(snapshot), std::move(device));
   return wrap(env, std::move(queue), std::move(recommender), size_bytes(config));
@@ -534,8 +533,10 @@ Napi::Value RecommenderObject::rank(const Napi::CallbackInfo& info) {
   const std::shared_ptr<SharedRecommender> shared = state();
   TaskQueue& queue = this->queue();
   RankRequest request = read_rank_request(info[0], shared->recommender->hidden_size());
+  std::vector<Hold> holds{Hold(shared)};
+  if (shared->gpu != nullptr) holds.emplace_back(shared->gpu->model());
   return queue.submit(
-      {Hold(shared)},
+      std::move(holds),
       [shared, request = std::move(request)](Context& context, Arena& arena) {
         const size_t S = static_cast<size_t>(request.batch.num_sequences());
         const size_t listed = S * static_cast<size_t>(request.top_k);
@@ -545,7 +546,7 @@ Napi::Value RecommenderObject::rank(const Napi::CallbackInfo& info) {
             request.targets.data(),         request.exclude_ids.data(),
             request.exclude_offsets.data(), request.top_k};
         shared->recommender->rank(context, arena, inputs, result.ranks.data(), result.top_k_ids.data(),
-                                  result.top_k_scores.data());
+                                  result.top_k_scores.data(), shared->gpu.get());
         return result;
       },
       [](Napi::Env env, const RankResult& result) -> Napi::Value {

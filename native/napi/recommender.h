@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "napi/gpu_requests.h"
 #include "napi/object.h"
 #include "retrieve/item_names.h"
 #include "retrieve/recommender.h"
@@ -28,12 +29,13 @@ struct BatchLane {
   std::shared_ptr<Retriever> retriever;  // that thread's; null before the first batch, and after a change
 };
 
-/// A recommender shared by its JS object and queued rankings, which read nothing but `recommender`.
+/// A recommender shared by its JS object and queued rankings, which use nothing but `recommender` and `gpu`.
 struct SharedRecommender : Shareable {
   SharedRecommender(std::shared_ptr<const Recommender> snapshot, Catalogue catalogue,
-                    std::unique_ptr<RequestDevice> device = nullptr)
-      : recommender(std::move(snapshot)), retriever(std::move(catalogue), std::move(device)) {}
+                    std::shared_ptr<GpuRequests> device = nullptr)
+      : recommender(std::move(snapshot)), gpu(std::move(device)), retriever(std::move(catalogue), gpu) {}
   std::shared_ptr<const Recommender> recommender;
+  std::shared_ptr<GpuRequests> gpu;  // or null
   Retriever retriever;
   std::shared_ptr<ItemNames> names;  // null until items are named; never changed while others hold it
   std::vector<std::shared_ptr<const PublishedCatalogue>> published;  // while nothing changed since but their names

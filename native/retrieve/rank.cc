@@ -52,10 +52,29 @@ void rank_block(RankedCase& of, float* x, int64_t first, int64_t count, int32_t*
   *rank += static_cast<int32_t>(not_less);
 }
 
+/// The exclusions of each case, ascending, each once and without its target.   ids [all], offsets [S + 1] =
+void order_exclusions(ThreadPool& pool, const RankInputs& inputs, int32_t* ids, int32_t* offsets) {
+  const int64_t S = inputs.batch.num_sequences;
+  const int32_t* given = inputs.exclude_offsets;
+  std::copy(inputs.exclude_ids, inputs.exclude_ids + given[S], ids);
+  pool.parallel_for(S, [&](int64_t s, int) {
+    int32_t *first = ids + given[s], *end = ids + given[s + 1];
+    std::sort(first, end);
+    end = std::remove(first, std::unique(first, end), inputs.targets[s]);
+    offsets[s + 1] = static_cast<int32_t>(end - first);
+  });
+  offsets[0] = 0;
+  for (int64_t s = 0; s < S; ++s) {
+    const int32_t* first = ids + given[s];
+    std::copy(first, first + offsets[s + 1], ids + offsets[s]);
+    offsets[s + 1] += offsets[s];
+  }
+}
+
 }  // namespace
 
 void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs, int32_t* ranks, int32_t* top_k_ids,
-                       float* top_k_scores) const {
+                       float* top_k_scores, RequestDevice* device) const {
   const TransformerConfig& config = model_.config();
   Batch batch = inputs.batch;
   batch.input_vectors = items_.vectors();  // ids are checked here, against this catalogue
@@ -73,6 +92,15 @@ void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs,
   for (int32_t i = 0; i < num_excluded; ++i) check_item("excludeIds", inputs.exclude_ids[i], V);
 
   arena.reset();
+  int32_t* excluded = arena.allocate<int32_t>(num_excluded);
+  int32_t* excluded_offsets = arena.allocate<int32_t>(S + 1);
+  order_exclusions(context.pool, inputs, excluded, excluded_offsets);
+  if (device != nullptr && k <= V) {
+    RankInputs ordered = inputs;
+    ordered.exclude_ids = excluded;
+    ordered.exclude_offsets = excluded_offsets;
+    if (device->rank(ordered, ranks, top_k_ids, top_k_scores)) return;
+  }
   const float* last = inputs.states;  // [S, d]
   if (last == nullptr) {
     float* encoded = arena.allocate<float>(S * d);
@@ -87,17 +115,12 @@ void Recommender::rank(Context& context, Arena& arena, const RankInputs& inputs,
 
   RankedCase* cases = arena.allocate<RankedCase>(S);
   score_targets(context, last, items_.vectors(), inputs.targets, S, d, V, cases);
-  int32_t* excluded = arena.allocate<int32_t>(num_excluded);
-  std::copy(inputs.exclude_ids, inputs.exclude_ids + num_excluded, excluded);
-  context.pool.parallel_for(S, [&](int64_t s, int) {
-    int32_t *first = excluded + inputs.exclude_offsets[s], *end = excluded + inputs.exclude_offsets[s + 1];
-    std::sort(first, end);
-    end = std::remove(first, std::unique(first, end), inputs.targets[s]);
+  for (int64_t s = 0; s < S; ++s) {
     cases[s].num_best = 0;
-    cases[s].next_excluded = first;
-    cases[s].end_excluded = end;
+    cases[s].next_excluded = excluded + excluded_offsets[s];
+    cases[s].end_excluded = excluded + excluded_offsets[s + 1];
     ranks[s] = 0;
-  });
+  }
   for_each_logit_block(context, last, items_.vectors(), nullptr, S, d, V,
                        [&](int64_t s, float* scores, int64_t first, int64_t count) {
                          rank_block(cases[s], scores, first, count, ranks + s);

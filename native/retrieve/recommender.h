@@ -7,6 +7,7 @@
 #include "model/transformer.h"
 #include "ops/context.h"
 #include "retrieve/item_table.h"
+#include "retrieve/request_device.h"
 
 namespace limbeck {
 
@@ -51,8 +52,9 @@ class Recommender {
   /// Full ranking over the catalogue: ranks [S] = 1 + the number of other, not excluded items that score at least as
   /// high as the target (ties count against it, and so do items whose score is NaN); a target is never excluded.
   /// top_k_ids, top_k_scores [S, k], filled up with −1 and −∞ when fewer items are left that have a score.
+  ///   device  that of this recommender, which ranks where it can; or null
   void rank(Context& context, Arena& arena, const RankInputs& inputs, int32_t* ranks, int32_t* top_k_ids,
-            float* top_k_scores) const;
+            float* top_k_scores, RequestDevice* device = nullptr) const;
 
  private:
   Transformer model_;                   // without an item table

@@ -4,7 +4,10 @@
 
 namespace limbeck {
 
+struct RankInputs;
+
 /// Where plain requests may be answered faster than here, from the items that the recommender was made with: a GPU.
+/// Requests and rankings never come at the same time.
 class RequestDevice {
  public:
   virtual ~RequestDevice() = default;
@@ -16,6 +19,10 @@ class RequestDevice {
   /// Best first, equal scores by lower id; returns how many.   item_ids, scores [k] =
   virtual int64_t recommend(const int32_t* history, int64_t length, const int32_t* exclude, int64_t num_excluded,
                             int64_t k, int32_t* item_ids, float* scores) = 0;
+  /// Recommender::rank() of what it has checked: in a list of exclusions each item stands once, and the target in none;
+  /// top_k is at most the number of items. False, and nothing written, where it would rank otherwise than the
+  /// recommender, or has no memory for it.   ranks [S], item_ids, scores [S, top_k] =
+  virtual bool rank(const RankInputs& inputs, int32_t* ranks, int32_t* item_ids, float* scores) = 0;
 };
 
 }  // namespace limbeck

@@ -64,7 +64,7 @@ struct HistoryBatch {
 class Retriever {
  public:
   /// @param device answers the plain requests that it can; null = none
-  explicit Retriever(Catalogue catalogue, std::unique_ptr<RequestDevice> device = nullptr)
+  explicit Retriever(Catalogue catalogue, std::shared_ptr<RequestDevice> device = nullptr)
       : catalogue_(std::move(catalogue)), device_(std::move(device)) {}
 
   const Catalogue& catalogue() const { return catalogue_; }
@@ -169,7 +169,7 @@ class Retriever {
                  float* scores);
 
   Catalogue catalogue_;
-  std::unique_ptr<RequestDevice> device_;
+  std::shared_ptr<RequestDevice> device_;
   ThreadPool pool_{1};  // has no thread but the caller's
   Arena arena_;
 };

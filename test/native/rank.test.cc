@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <set>
 #include <vector>
 
 #include "core/rng.h"
@@ -62,7 +63,8 @@ struct Ranking {
     return transformer;
   }
 
-  void run(const Recommender& recommender, Precision precision, int num_threads, int64_t k, const float* of_states) {
+  void run(const Recommender& recommender, Precision precision, int num_threads, int64_t k, const float* of_states,
+           RequestDevice* device = nullptr) {
     ThreadPool pool(num_threads);
     Arena arena, scratch;
     Context context{pool, scratch, precision};
@@ -76,7 +78,7 @@ struct Ranking {
     inputs.exclude_ids = exclude.data();
     inputs.exclude_offsets = exclude_offsets.data();
     inputs.top_k = k;
-    recommender.rank(context, arena, inputs, ranks.data(), ids.data(), scores.data());
+    recommender.rank(context, arena, inputs, ranks.data(), ids.data(), scores.data(), device);
   }
 
   double score(int64_t s, int64_t item) const {
@@ -116,6 +118,29 @@ struct Ranking {
     }
     return true;
   }
+};
+
+/// Ranks every target first, where it ranks at all, and keeps what it was asked.
+class FirstDevice final : public RequestDevice {
+ public:
+  explicit FirstDevice(bool can_rank) : can_rank_(can_rank) {}
+  bool is_ready() override { return false; }
+  int64_t max_items() const override { return 0; }
+  int64_t recommend(const int32_t*, int64_t, const int32_t*, int64_t, int64_t, int32_t*, float*) override { return 0; }
+  bool rank(const RankInputs& inputs, int32_t* ranks, int32_t* item_ids, float*) override {
+    exclude_offsets.assign(inputs.exclude_offsets, inputs.exclude_offsets + kCases + 1);
+    exclude.assign(inputs.exclude_ids, inputs.exclude_ids + exclude_offsets.back());
+    if (can_rank_) {
+      std::fill(ranks, ranks + kCases, 1);
+      std::fill(item_ids, item_ids + kCases * inputs.top_k, 9);
+    }
+    return can_rank_;
+  }
+
+  std::vector<int32_t> exclude, exclude_offsets;
+
+ private:
+  bool can_rank_;
 };
 
 /// A recommender packs its weights for the instruction set in use.
@@ -209,4 +234,29 @@ TEST("without states, cases are ranked by what the model makes of their historie
   CHECK(*std::max_element(ranks.begin(), ranks.end()) > 1000);
   ranking.run(recommender, Precision::kFloat32, 2, 10, nullptr);
   CHECK(ranking.ranks == ranks && ranking.ids == ids);
+}
+
+TEST("a device that can ranks instead, each item once among the exclusions, in order and without the target") {
+  Ranking ranking;
+  ThreadPool pool(1);
+  Arena arena;
+  Context context{pool, arena};
+  const Transformer model = ranking.model();
+  const Recommender recommender(context, model);
+  FirstDevice able(true), unable(false);
+  ranking.run(recommender, Precision::kFloat32, 2, 20, nullptr, &able);
+  CHECK(ranking.ranks == std::vector<int32_t>(kCases, 1) && ranking.ids == std::vector<int32_t>(kCases * 20, 9));
+  for (int64_t s = 0; s < kCases; ++s) {
+    const auto first = ranking.exclude.begin() + ranking.exclude_offsets[s];
+    std::set<int32_t> expected(first, ranking.exclude.begin() + ranking.exclude_offsets[s + 1]);
+    expected.erase(ranking.targets[static_cast<size_t>(s)]);
+    CHECK(std::vector<int32_t>(able.exclude.begin() + able.exclude_offsets[s],
+                               able.exclude.begin() + able.exclude_offsets[s + 1]) ==
+          std::vector<int32_t>(expected.begin(), expected.end()));
+  }
+  ranking.run(recommender, Precision::kFloat32, 2, 20, ranking.states.data(), &unable);
+  CHECK(ranking.agrees(20) && unable.exclude == able.exclude);
+  // More than there are items: not a device's.
+  ranking.run(recommender, Precision::kFloat32, 2, kItems + 1, ranking.states.data(), &able);
+  CHECK(ranking.agrees(kItems + 1));
 }

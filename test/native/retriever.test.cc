@@ -244,6 +244,7 @@ class CountingDevice final : public RequestDevice {
     selection.num_excluded = num_excluded;
     return retriever_.recommend({history, length}, selection, {}, k, item_ids, scores);
   }
+  bool rank(const RankInputs&, int32_t*, int32_t*, float*) override { return false; }
 
  private:
   Retriever retriever_;

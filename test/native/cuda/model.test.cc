@@ -989,6 +989,74 @@ void check_requests(TransformerConfig config, int32_t num_items = 300, size_t nu
   }
 }
 
+/// Full ranking after histories, and after the states that these lead to, beside the scores that the processor gives.
+void check_ranking(TransformerConfig config, api::ApiPrecision precision, int64_t num_cases, int64_t most_items) {
+  config.vocab_size = 150;
+  constexpr int64_t kBest = 20;
+  const Pair pair(config, precision, 5);
+  api::ApiError error{};
+  api::Recommender* recommender = made(library().create_recommender(pair.model, &error), error);
+  BatchData data;
+  data.offsets = {0};
+  std::vector<int32_t> targets, excluded, excluded_offsets = {0}, last;
+  for (int32_t s = 0; s < num_cases; ++s) {
+    for (int64_t i = 0; i < 1 + s * 37 % most_items; ++i) {
+      data.ids.push_back(static_cast<int32_t>((i * i * 3 + s * 11) % 150));
+    }
+    data.offsets.push_back(static_cast<int32_t>(data.ids.size()));
+    last.push_back(data.offsets.back() - 1);
+    targets.push_back(s * 13 % 150);
+    for (int32_t i = 0; i < s % 4 * 9; ++i) {
+      if ((s + i * 4) % 150 != targets.back()) excluded.push_back((s + i * 4) % 150);
+    }
+    excluded_offsets.push_back(static_cast<int32_t>(excluded.size()));
+  }
+  Runtime runtime;
+  ForwardInputs inputs;
+  inputs.batch = {data.ids.data(), data.offsets.data(), nullptr, data.offsets.back(), num_cases};
+  inputs.hidden_states = {config.num_hidden_layers};
+  inputs.pooling = Pooling::kLast;
+  inputs.logits = LogitsForm::kDense;
+  inputs.logit_rows = last.data();
+  inputs.num_logit_rows = num_cases;
+  const ForwardOutputs expected = run_forward(runtime.context, runtime.arena, *pair.host, inputs);
+  const float tolerance = precision == kFloat32 ? 1e-4f : 0.1f;
+  const auto cases = static_cast<size_t>(num_cases);
+  for (const bool has_states : {false, true}) {
+    const float* states = has_states ? expected.hidden_states[0].data() : nullptr;
+    std::vector<int32_t> ranks(cases, -5), items(cases * kBest, -5);
+    std::vector<float> scores(cases * kBest, NAN);
+    const api::ApiRank request{
+        data.api_view(config), states,       targets.data(), excluded.data(), excluded_offsets.data(), kBest,
+        ranks.data(),          items.data(), scores.data()};
+    done(library().rank(recommender, &request, &error), error);
+    for (int64_t s = 0; s < num_cases; ++s) {
+      const float* logits = expected.logits.data() + s * 150;
+      const int32_t *left_out = excluded.data() + excluded_offsets[s], *end = excluded.data() + excluded_offsets[s + 1];
+      const float target = logits[targets[static_cast<size_t>(s)]];
+      int32_t least = 1, most = 0;  // with what is too close to tell
+      for (int32_t item = 0; item < 150; ++item) {
+        if (std::find(left_out, end, item) != end) continue;
+        least += logits[item] > target + tolerance ? 1 : 0;
+        most += logits[item] >= target - tolerance ? 1 : 0;
+      }
+      CHECK(ranks[static_cast<size_t>(s)] >= least && ranks[static_cast<size_t>(s)] <= most);
+      const int32_t* best = items.data() + s * kBest;
+      for (int64_t i = 0; i < kBest; ++i) {
+        const float score = scores[static_cast<size_t>(s * kBest + i)];
+        CHECK(best[i] >= 0 && best[i] < 150 && std::find(left_out, end, best[i]) == end);
+        CHECK(std::find(best, best + i, best[i]) == best + i && std::fabs(score - logits[best[i]]) < tolerance);
+      }
+      for (int32_t item = 0; item < 150; ++item) {
+        const bool is_passed_over =
+            std::find(left_out, end, item) == end && std::find(best, best + kBest, item) == best + kBest;
+        CHECK(!is_passed_over || logits[item] <= scores[static_cast<size_t>(s * kBest + kBest - 1)] + tolerance);
+      }
+    }
+  }
+  library().destroy_recommender(recommender);
+}
+
 /// A request with arrays of its own, poisoned.
 struct ForwardCase {
   ForwardCase(const TransformerConfig& config, const BatchData& data, Pooling pooling, int64_t num_states,
@@ -1275,6 +1343,23 @@ TEST("model: a request is the forward pass and the best items") {
   config.tie_word_embeddings = false;
   config.qkv_bias = config.mlp_bias = false;
   check_requests(config);
+}
+
+TEST("model: full ranking is the forward pass, the scores of all items, and the best of them") {
+  for (const auto precision : {kFloat32, kBFloat16}) {
+    check_ranking(sequence_config(), precision, 30, 20);
+    TransformerConfig config = small_sequence_config(32, 1);
+    config.tie_word_embeddings = false;
+    config.item_feature_size = 0;
+    check_ranking(config, precision, 9, 64);
+  }
+}
+
+TEST("model: histories that are ranked are encoded in several passes where one would be too large") {
+  TransformerConfig config = small_sequence_config(8, 1);
+  config.num_hidden_layers = 1;
+  config.intermediate_size = 8;
+  check_ranking(config, kFloat32, 1200, 64);
 }
 
 TEST("model: a request to a catalogue so large that it is searched by way of quantised items") {
