@@ -11,8 +11,9 @@ constexpr int kGemmRows = kLanes == 16 ? 14 : 6;
 // A panel of A this deep stays in the first-level cache while a group of panels of B, in the second, passes by.
 constexpr int64_t kGemmBlockWords = 768;
 constexpr int64_t kGemmGroupColumns = 6 * kGemmColumns;
-constexpr int64_t kLineFloats = 16;     // of a cache line
-constexpr int64_t kGemmPrefetch = 512;  // floats of B between those asked for and those used
+constexpr int64_t kLineFloats = 16;      // of a cache line
+constexpr int64_t kGemmPrefetch = 512;   // floats of B between those asked for and those used
+constexpr int64_t kGemmAheadWords = 16;  // words of A between those asked for and those used
 
 struct Float32Words {
   static constexpr int64_t kElements = 1;
@@ -40,6 +41,7 @@ struct PackedRows {
   // a[p·kGemmRows + i]
   explicit PackedRows(int64_t) {}
   float at(const float* a, int i) const { return a[i]; }
+  void prefetch(const float*) const {}
   int64_t step() const { return kGemmRows; }
   int64_t tile_offset(int64_t row, int64_t words) const { return row * words; }
 };
@@ -47,6 +49,11 @@ struct DirectColumns {
   // a[p·stride + i]: A is transposed.
   explicit DirectColumns(int64_t stride) : stride(stride) {}
   float at(const float* a, int i) const { return a[i]; }
+  // Each word of k is in a page of its own, where no processor looks ahead.
+  void prefetch(const float* a) const {
+    __builtin_prefetch(a + kGemmAheadWords * stride);
+    __builtin_prefetch(a + kGemmAheadWords * stride + kGemmRows - 1);
+  }
   int64_t step() const { return stride; }
   int64_t tile_offset(int64_t row, int64_t) const { return row; }
   int64_t stride;
@@ -55,6 +62,7 @@ struct DirectRows {
   // a[i·stride + p]. The base of every third row is all that registers hold; an address adds the rest.
   explicit DirectRows(int64_t stride) : stride(stride) {}
   float at(const float* a, int i) const { return (a + i / 3 * 3 * stride)[i % 3 * stride]; }
+  void prefetch(const float*) const {}
   int64_t step() const { return 1; }
   int64_t tile_offset(int64_t row, int64_t) const { return row * stride; }
   int64_t stride;
@@ -99,6 +107,7 @@ __attribute__((noinline)) void gemm_tile(const GemmTile& tile) {
         __builtin_prefetch(b + panel * panel_floats + kGemmPrefetch + line);
       }
     }
+    rows.prefetch(a);
     VecF right[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) right[v] = load(b + v / kGemmVectors * panel_floats + v % kGemmVectors * kLanes);

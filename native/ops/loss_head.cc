@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <string>
 
 #include "core/error.h"
 #include "cpu/kernels.h"
 #include "cpu/loss.h"
-#include "ops/linear.h"
+#include "ops/gemm.h"
 
 namespace limbeck {
 namespace {
@@ -16,9 +17,16 @@ namespace {
 // beyond this size (100 MiB, or 1,024 rows) nothing is gained.
 constexpr int64_t kChunkFloats = (int64_t{100} << 20) / sizeof(float);
 constexpr int64_t kMinChunkRows = 128, kMaxChunkRows = 1024;
+// A table of at most 4 MiB is packed once for all chunks, and with 12 MiB of logits stays in the third-level cache.
+constexpr int64_t kCachedTableFloats = (int64_t{4} << 20) / sizeof(float);
+constexpr int64_t kCachedChunkFloats = (int64_t{12} << 20) / sizeof(float);
 
-int64_t chunk_row_count(int64_t num_rows, int64_t vocab_size) {
-  const int64_t rows = std::clamp(kChunkFloats / vocab_size / 8 * 8, kMinChunkRows, kMaxChunkRows);
+bool stays_in_cache(int64_t vocab_size, int64_t hidden_size) {
+  return vocab_size * hidden_size <= kCachedTableFloats && vocab_size * kMinChunkRows <= kCachedChunkFloats;
+}
+
+int64_t chunk_row_count(int64_t num_rows, int64_t vocab_size, int64_t chunk_floats) {
+  const int64_t rows = std::clamp(chunk_floats / vocab_size / 8 * 8, kMinChunkRows, kMaxChunkRows);
   // Even chunks, so that the last one is not a sliver.
   const int64_t num_chunks = (num_rows + rows - 1) / rows;
   return (num_rows + num_chunks - 1) / num_chunks;
@@ -105,8 +113,16 @@ LossHeadResult loss_head(Context& context, const float* hidden, const float* tab
   if (has_teacher && teacher.top_k > 0) check_top_k(scratch, teacher, num_rows, vocab_size);
 
   const CpuKernels& kernels = cpu_kernels();
-  const int64_t chunk_rows = chunk_row_count(num_rows, vocab_size);
   const bool is_factorised = has_teacher && teacher.hidden;
+  // Smaller chunks would read a teacher's table more often.
+  const bool is_cached = stays_in_cache(vocab_size, hidden_size) && !is_factorised;
+  const int64_t chunk_rows = chunk_row_count(num_rows, vocab_size, is_cached ? kCachedChunkFloats : kChunkFloats);
+  const MatrixView to_logits{table, 1, hidden_size}, to_hidden{table, hidden_size, 1};
+  std::optional<PackedMatrix> packed_to_logits, packed_to_hidden;
+  if (is_cached) {
+    packed_to_logits.emplace(context, scratch, to_logits, hidden_size, vocab_size);
+    if (d_hidden) packed_to_hidden.emplace(context, scratch, to_hidden, vocab_size, hidden_size);
+  }
   const int64_t row_scratch_floats = loss_row_scratch_floats(vocab_size, has_teacher ? teacher.top_k : 0);
   float* logits = scratch.allocate<float>(chunk_rows * vocab_size);
   float* teacher_logits = is_factorised ? scratch.allocate<float>(chunk_rows * vocab_size) : nullptr;
@@ -121,8 +137,12 @@ LossHeadResult loss_head(Context& context, const float* hidden, const float* tab
   for (int64_t begin = 0; begin < num_rows; begin += chunk_rows) {
     const int64_t rows = std::min(chunk_rows, num_rows - begin);
     const float* chunk_hidden = hidden + begin * hidden_size;
-    gemm(context, rows, vocab_size, hidden_size, {chunk_hidden, hidden_size, 1}, {table, 1, hidden_size}, bias, logits,
-         vocab_size, false);
+    const MatrixView hidden_rows{chunk_hidden, hidden_size, 1}, logit_rows{logits, vocab_size, 1};
+    if (is_cached) {
+      gemm_packed(context, rows, 0, vocab_size, hidden_rows, *packed_to_logits, bias, logits, vocab_size);
+    } else {
+      gemm(context, rows, vocab_size, hidden_size, hidden_rows, to_logits, bias, logits, vocab_size, false);
+    }
     if (is_factorised) {
       const int64_t width = teacher.teacher_hidden_size;
       gemm(context, rows, vocab_size, width, {teacher.hidden + begin * width, width, 1}, {teacher.table, 1, width},
@@ -165,11 +185,15 @@ LossHeadResult loss_head(Context& context, const float* hidden, const float* tab
     }
     if (!d_hidden) continue;
 
-    gemm(context, rows, hidden_size, vocab_size, {logits, vocab_size, 1}, {table, hidden_size, 1}, nullptr,
-         d_hidden + begin * hidden_size, hidden_size, false);
+    float* chunk_d_hidden = d_hidden + begin * hidden_size;
+    if (is_cached) {
+      gemm_packed(context, rows, 0, hidden_size, logit_rows, *packed_to_hidden, nullptr, chunk_d_hidden, hidden_size);
+    } else {
+      gemm(context, rows, hidden_size, vocab_size, logit_rows, to_hidden, nullptr, chunk_d_hidden, hidden_size, false);
+    }
     if (d_table) {
-      gemm(context, vocab_size, hidden_size, rows, {logits, 1, vocab_size}, {chunk_hidden, hidden_size, 1}, nullptr,
-           d_table, hidden_size, true);
+      gemm(context, vocab_size, hidden_size, rows, {logits, 1, vocab_size}, hidden_rows, nullptr, d_table, hidden_size,
+           true);
     }
     if (d_bias) {
       constexpr int64_t kBlockColumns = 1024;

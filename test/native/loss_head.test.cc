@@ -19,7 +19,7 @@ using namespace limbeck;
 
 namespace {
 
-// Sums of float32 logits over at most 2,500 columns; the gradients pass through one more product.
+// Sums of float32 logits over at most 25,000 columns; the gradients pass through one more product.
 constexpr double kValueTolerance = 3e-6;
 constexpr double kGradientTolerance = 3e-5;
 constexpr double kDifferenceStep = 1e-5;
@@ -42,6 +42,7 @@ const std::vector<Case> kCases = {
     {5, 8, 17, Source::kNone, {1, 0, 1, 1, 1}, true, false, 0},
     {300, 12, 1000, Source::kNone, {0.7f, 0, 1, 1, 1}, false, false, 0},
     {6, 20, 2414, Source::kNone, {1, 0, 1, 1, 1}, true, true, 0},
+    {5, 3, 25000, Source::kNone, {1, 0, 1, 1, 1}, true, false, 0},  // more than a cache is thought to hold
     {3, 4, 17, Source::kNone, {1, 0, 1, 1, 1}, false, true, 0},
     {1, 3, 1, Source::kDense, {1, 1, 2, 1, 1}, false, false, 0},
     {4, 8, 17, Source::kDense, {0, 1, 1, 1, 1}, true, false, 0},
@@ -162,6 +163,21 @@ struct Problem {
                      with_gradient ? d_hidden.data() : nullptr, with_gradient ? d_table.data() : nullptr,
                      with_gradient && !bias.empty() ? d_bias.data() : nullptr, test_case.num_rows,
                      test_case.hidden_size, test_case.vocab_size);
+  }
+
+  /// Only rows begin … end − 1, of a problem whose teacher is not dense.
+  void keep_rows(int64_t begin, int64_t end) {
+    const auto keep = [&](auto& values, int64_t width) {
+      if (!values.empty()) values = {values.begin() + begin * width, values.begin() + end * width};
+    };
+    test_case.num_rows = end - begin;
+    keep(hidden, test_case.hidden_size);
+    keep(labels, 1);
+    keep(teacher_hidden, kTeacherWidth);
+    keep(indices, test_case.top_k);
+    keep(values, test_case.top_k);
+    keep(log_sum_exp, 1);
+    dense.clear();  // the values that lists were taken from
   }
 
   static constexpr int64_t kTeacherWidth = 10;
@@ -343,6 +359,40 @@ TEST("the loss head gives the same bits on one and two threads") {
     CHECK(same_bits(one.d_hidden, two.d_hidden));
     CHECK(same_bits(one.d_table, two.d_table));
     CHECK(same_bits(one.d_bias, two.d_bias));
+  }
+}
+
+TEST("the loss head of many rows, chunk by chunk, is the sum over parts of them") {
+  const std::vector<Case> cases = {
+      {300, 4, 20000, Source::kNone, {1, 0, 1, 1, 1}, true, false, 0},  // the table stays in the cache
+      {300, 4, 20000, Source::kTopK, {0.5f, 0.5f, 1, 1, 1}, false, false, 3},
+      {1100, 4, 25000, Source::kNone, {1, 0, 1, 1, 1}, true, false, 0},  // it does not
+      {1100, 4, 2000, Source::kFactorised, {0.5f, 0.5f, 2, 1, 1}, false, false, 0},
+  };
+  for (const Case& c : cases) {
+    Problem problem(c);
+    const LossHeadResult whole = problem.run(2);
+    const std::vector<float> d_hidden = problem.d_hidden, d_table = problem.d_table, d_bias = problem.d_bias;
+    double ce_sum = 0, kd_sum = 0;
+    std::vector<double> expected_d_table(d_table.size(), kInitialGradient),
+        expected_d_bias(d_bias.size(), kInitialGradient);
+    for (int64_t begin = 0; begin < c.num_rows; begin += 100) {
+      Problem part = problem;
+      part.keep_rows(begin, std::min(begin + 100, c.num_rows));
+      const LossHeadResult result = part.run(1);
+      ce_sum += result.ce_sum;
+      kd_sum += result.kd_sum;
+      CHECK(same_bits(part.d_hidden, {d_hidden.begin() + begin * c.hidden_size,
+                                      d_hidden.begin() + (begin + part.test_case.num_rows) * c.hidden_size}));
+      const auto add = [](std::vector<double>& sums, const std::vector<float>& values) {
+        for (size_t i = 0; i < sums.size(); ++i) sums[i] += static_cast<double>(values[i] - kInitialGradient);
+      };
+      add(expected_d_table, part.d_table);
+      add(expected_d_bias, part.d_bias);
+    }
+    CHECK(std::fabs(whole.ce_sum - ce_sum) < 1e-9 * ce_sum && std::fabs(whole.kd_sum - kd_sum) <= 1e-9 * kd_sum);
+    CHECK(relative_error({d_table.begin(), d_table.end()}, expected_d_table, 0) < 1e-6);
+    CHECK(relative_error({d_bias.begin(), d_bias.end()}, expected_d_bias, 1e-9) < 1e-6);
   }
 }
 
