@@ -163,7 +163,7 @@ void quantised_bounds_of_batch(const QuantisedQuery* queries, int64_t num_querie
 
 /// A number that at least k of x are above, close to the largest such; `known`, which k are above or −∞, if none better
 /// is found. x [count], finite, the differences too
-__attribute__((noinline)) float exceeded_by(const float* x, int64_t count, int64_t k, float known) {
+float exceeded_by(const float* x, int64_t count, int64_t k, float known) {
   if (count < k) return known;
   float low = x[0], high = x[0];
   VecF least = broadcast(x[0]), largest = least;
@@ -172,9 +172,11 @@ __attribute__((noinline)) float exceeded_by(const float* x, int64_t count, int64
     least = -max(-least, -load(x + whole));
     largest = max(largest, load(x + whole));
   }
-  for (int64_t i = whole; i < count; ++i) {
-    low = x[i] < low ? x[i] : low;
-    high = x[i] > high ? x[i] : high;
+  const float* rest = x + whole;
+  const int64_t num_rest = count - whole;  // < kLanes
+  for (int64_t i = 0; i < num_rest; ++i) {
+    low = rest[i] < low ? rest[i] : low;
+    high = rest[i] > high ? rest[i] : high;
   }
   low = -horizontal_max(max(-least, broadcast(-low)));
   high = horizontal_max(max(largest, broadcast(high)));
@@ -185,7 +187,7 @@ __attribute__((noinline)) float exceeded_by(const float* x, int64_t count, int64
     if (!(middle > low && middle < high)) break;
     int64_t above = 0;
     for (int64_t i = 0; i < whole; i += kLanes) above += __builtin_popcount(greater_mask(load(x + i), middle));
-    for (int64_t i = whole; i < count; ++i) above += x[i] > middle;
+    for (int64_t i = 0; i < num_rest; ++i) above += rest[i] > middle;
     if (above < k) {
       high = middle;
       continue;
