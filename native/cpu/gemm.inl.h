@@ -49,7 +49,7 @@ struct DirectColumns {
   // a[p·stride + i]: A is transposed.
   explicit DirectColumns(int64_t stride) : stride(stride) {}
   float at(const float* a, int i) const { return a[i]; }
-  // Each word of k is in a page of its own, where no processor looks ahead.
+  // Words of k lie a row apart, and no processor looks ahead beyond a page.
   void prefetch(const float* a) const {
     __builtin_prefetch(a + kGemmAheadWords * stride);
     __builtin_prefetch(a + kGemmAheadWords * stride + kGemmRows - 1);

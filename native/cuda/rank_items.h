@@ -15,8 +15,10 @@ struct RankCases {
 /// products with all items, ties and scores that are NaN count against the target. All scores of a case are of one
 /// product, so that equal vectors tie.
 ///   queries [num_cases, hidden_size], items: a table without bias, 0 ≤ k ≤ its size
-///   ranks [num_cases] =; indices, scores [num_cases, k] = the best that are not excluded and have a score, equal ones
-///   by lower index; index −1, score −∞ where fewer are left chunk_cases: of a product; 0 = by memory
+///   ranks [num_cases] =
+///   indices, scores [num_cases, k] = the best that have a score and are not excluded, equal ones by lower index;
+///   −1 and −∞ where fewer are left
+///   chunk_cases: of a product; 0 = by memory
 template <typename T>
 void rank_items(Context& context, const T* queries, const OutputTable<T>& items, const RankCases& cases,
                 int64_t num_cases, int64_t hidden_size, int64_t k, int32_t* ranks, int32_t* indices, float* scores,

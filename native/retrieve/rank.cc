@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include "core/error.h"
@@ -65,8 +66,7 @@ void order_exclusions(ThreadPool& pool, const RankInputs& inputs, int32_t* ids, 
   });
   offsets[0] = 0;
   for (int64_t s = 0; s < S; ++s) {
-    const int32_t* first = ids + given[s];
-    std::copy(first, first + offsets[s + 1], ids + offsets[s]);
+    std::memmove(ids + offsets[s], ids + given[s], static_cast<size_t>(offsets[s + 1]) * sizeof(int32_t));
     offsets[s + 1] += offsets[s];
   }
 }
