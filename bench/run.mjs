@@ -1,7 +1,7 @@
 /**
  * `npm run bench [-- FILTER] [--check] [--json] [--rounds N]`: every workload by Limbeck and its peers, and a table of
  * matrix products, in turns. Each trial is a process of its own; a peer whose numbers differ from ours is refused, not
- * timed. `--json` writes bench/results/<date>-<cpu>.json; `--check` exits with 1 when a bar is missed.
+ * timed. `--json` writes bench/results/<date>-<cpu>[-FILTER].json; `--check` exits with 1 when a bar is missed.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
@@ -252,7 +252,8 @@ for (const name of names) {
 }
 if (options.json) {
   const date = new Date().toISOString().slice(0, 10);
-  writeResult(`${date}-${cpu.isa}`, { seed: 1, rounds, torch: torch.version ?? null, rates, products, rows });
+  const name = [date, cpu.isa, ...positionals.slice(0, 1)].join('-');
+  writeResult(name, { seed: 1, rounds, torch: torch.version ?? null, rates, products, rows });
 }
 const missed = [...products, ...rows].flatMap(({ bars = [] }) => bars).filter(({ passed }) => !passed).length;
 if (missed > 0) console.log(`\n${missed} bars missed`);

@@ -515,7 +515,7 @@ def rank(part):
 
             def step():
                 turn[0] = (turn[0] + 1) % 4
-                return [part.cpu() for part in rank_compiled(ids[turn[0]], targets[turn[0]])]
+                return [result.cpu() for result in rank_compiled(ids[turn[0]], targets[turn[0]])]
 
             times = time_rounds(step, 1 if tiny else 10)
             emit("rank", f"{mode}, bf16", cases / statistics.median(times) * 1e3, "users/s", times)

@@ -10,7 +10,7 @@
 namespace limbeck {
 
 /// The GPU of a model's engine as the device of its requests, while the model stays as it was when this was made. Its
-/// copy of the items comes with the first request.
+/// copy of the items comes with the first request or ranking.
 class GpuRequests final : public RequestDevice {
  public:
   explicit GpuRequests(std::shared_ptr<SharedModel> model);
