@@ -33,7 +33,8 @@ for (let seed = 0; seed < Number(options.seeds); seed++) {
     const { student: made, report } = await engine.finetune(student, events, settings);
     const seconds = (performance.now() - start) / 1000;
     if (made !== student) made.dispose();
-    const { cases, before, after, difference, earlier, promoted, counts } = report;
+    const { cases, before, after, difference, promoted, counts } = report;
+    const earlier = /** @type {import('../dist/engine/finetune.js').FinetuneComparison} */ (report.earlier);
     runs.push({ seed, replayRatio, seconds, counts, promoted, cases, before, after, difference, earlier });
     process.stderr.write(`seed ${seed}, replayRatio ${replayRatio}: ${report.reason}, ${seconds.toFixed(1)} s\n`);
   }

@@ -143,7 +143,7 @@ export async function openLoop({ port, connections: count, seconds, rate, next }
   const dispatch = () => {
     while (sent < due && idle.length > 0) {
       const connection = idle.pop();
-      if (!connection.isOpen) continue;
+      if (!connection?.isOpen) continue;
       const i = sent++;
       const at = start + (i / rate) * 1000;
       connection.send(next(i), (status) => {

@@ -63,7 +63,7 @@ function unigramLoss(train, test, vocabSize) {
 }
 
 const engine = await createEngine({ threads: 1, device: 'cpu' });
-const corpus = makeCorpus(await movieTweetings(engine), { maxHistory: 5, heldOut: 0.05 });
+const corpus = await makeCorpus(await movieTweetings(engine), { maxHistory: 5, heldOut: 0.05 });
 
 /** A model with what its training took: from the work directory where it was trained before. */
 async function trained(name, train) {
@@ -97,8 +97,8 @@ const distil = (teacher, seed, learningRate) =>
       training: { batchTokens: 2048, epochs: DISTILLED_EPOCHS, learningRate, seed },
     }),
   );
-/** Cross-entropy alone. @param initialise `layers`: from the blocks that the distilled student starts from */
-const trainAlone = (teacher, seed, learningRate, epochs, initialise = 'random') =>
+/** Cross-entropy alone; with `layers`, from the blocks that the distilled student starts from. */
+const trainAlone = (teacher, seed, learningRate, epochs, initialise = /** @type {'random' | 'layers'} */ ('random')) =>
   trained(`${initialise}-${seed}-${learningRate}-${epochs}`, () =>
     engine.distillLanguageModel(teacher.model, corpus, {
       architecture,
@@ -117,6 +117,7 @@ async function best(learningRates, train) {
   return all[0];
 }
 
+/** @type {Record<string, any>[]} */
 const models = [];
 let rates;
 for (const seed of seeds) {

@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createEngine } from '../dist/index.js';
 
+/** @type {Record<string, import('../dist/formats/model-config.js').ModelFamily[]>} */
 const FAMILIES = {
   causal: ['gpt2', 'llama', 'mistral', 'qwen2', 'qwen3'],
   masked: ['bert', 'distilbert', 'roberta', 'xlm-roberta'],
@@ -27,7 +28,7 @@ try {
   const expected = {};
   for (const [objective, families] of Object.entries(FAMILIES)) {
     const { model: teacher } = await engine.pretrain(corpus, {
-      objective,
+      objective: /** @type {'causal' | 'masked'} */ (objective),
       architecture: teacherShape,
       tokenizer: { vocabSize: 300 },
       training,
@@ -39,7 +40,7 @@ try {
       await model.save(join(folder, family));
       const text = texts[5];
       const { logits, inputIds } = await model.forward([text], { logits: 'dense' });
-      expected[family] = { isCausal, text, ids: Array.from(inputIds), logits: Array.from(logits) };
+      expected[family] = { isCausal, text, ids: Array.from(inputIds), logits: Array.from(logits ?? []) };
       model.dispose();
     }
     teacher.dispose();

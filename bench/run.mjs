@@ -62,7 +62,7 @@ function median(values) {
 function run(command, args, env = process.env) {
   const result = spawnSync(command, args, { cwd: root, env, encoding: 'utf8', maxBuffer: 1 << 26 });
   if (result.status !== 0) throw new Error(`${command} ${args[0]}: ${result.stderr.trim().split('\n').at(-1)}`);
-  return JSON.parse(result.stdout.trim().split('\n').at(-1));
+  return JSON.parse(result.stdout.trim().split('\n').at(-1) ?? '');
 }
 
 function agrees(ours, theirs, { task, precision = 'float32' }) {
@@ -97,6 +97,7 @@ function floorOf(workload) {
 }
 
 /** Our value on 1 … n threads. */
+/** @param {string[]} args workload, directory of its model */
 function scalingOf([name, directory]) {
   return Array.from({ length: threads }, (_, i) => {
     return run(process.execPath, [join(bench, 'trial.mjs'), name, directory, String(i + 1)]).value;
@@ -146,6 +147,7 @@ function measureWorkload(name, torch) {
       const script = join(bench, 'peers/tfjs_trial.mjs');
       peers[`tfjs-${backend}`] = () => run(process.execPath, [script, ...args, backend]);
     }
+    /** @type {Record<string, any[]>} */
     const trials = Object.fromEntries(Object.keys(peers).map((peer) => [peer, []]));
     for (let round = 0; round < rounds; round++) {
       for (const [peer, trial] of Object.entries(peers)) {
@@ -169,12 +171,13 @@ function measureWorkload(name, torch) {
 
 /** @returns what the native bench printed */
 function runNativeBench(program, args, env = process.env) {
-  const limits = { timeout: MAX_NATIVE_BENCH_MS, killSignal: 'SIGKILL' };
+  const limits = { timeout: MAX_NATIVE_BENCH_MS, killSignal: /** @type {const} */ ('SIGKILL') };
   return JSON.parse(execFileSync(program, args, { encoding: 'utf8', cwd: root, env, ...limits }));
 }
 
 function buildNativeBench() {
   const build = join(root, 'build/bench');
+  /** @type {import('node:child_process').ExecFileSyncOptions} */
   const quiet = { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] };
   execFileSync('cmake', ['-S', 'native', '-B', build, '-DCMAKE_BUILD_TYPE=Release'], quiet);
   execFileSync('cmake', ['--build', build, '--target', 'bench_gemm', '--parallel', String(threads)], quiet);
@@ -244,11 +247,11 @@ const rates = runNativeBench(nativeBench, ['--rates']);
 const isas = cpu.isa.startsWith('avx512') ? [cpu.isa, 'avx2'] : [cpu.isa];
 const products = 'products'.includes(filter) ? isas.flatMap((isa) => benchProducts(nativeBench, isa)) : [];
 products.forEach(printProduct);
+/** @type {any[]} */
 const rows = [];
 for (const name of names) {
-  const row = measureWorkload(name, torch);
-  rows.push(row);
-  printRow(row);
+  rows.push(measureWorkload(name, torch));
+  printRow(rows.at(-1));
 }
 if (options.json) {
   const date = new Date().toISOString().slice(0, 10);

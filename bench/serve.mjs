@@ -45,14 +45,11 @@ async function prepare() {
   const architecture = { hiddenSize: 64, numHiddenLayers: 2, numAttentionHeads: 2, maxHistory: 50, dropout: 0 };
   const items = Array.from({ length: NUM_ITEMS }, (_, i) => ({ id: `i${i}`, text: `Title ${i}. Drama` }));
   const registry = await engine.openModelRegistry(join(folder, 'models'));
-  let student;
-  for (const name of ['one', 'two']) {
-    student = engine.createStudent(
-      engine.createSequenceModel(architecture, { numItems: NUM_ITEMS, seed: SEED }),
-      items,
-    );
-    await registry.add(name, student);
-  }
+  const makeStudent = () =>
+    engine.createStudent(engine.createSequenceModel(architecture, { numItems: NUM_ITEMS, seed: SEED }), items);
+  const student = makeStudent();
+  await registry.add('one', makeStudent());
+  await registry.add('two', student);
   await registry.promote('one');
   let asked = 0;
   const time = () => {
@@ -145,13 +142,12 @@ const phases = {
   /** Alternating runs; each ratio is of neighbours. Users are named by id and have the same histories. */
   async throughput({ engineInLoopMs, engineMs, answer }) {
     const service = await serve('throughput');
-    const sample = await (
-      await fetch(`${service.url}/v1/recommend`, {
-        method: 'POST',
-        headers: { 'content-type': 'application/json' },
-        body: JSON.stringify({ history: histories[0], k: K }),
-      })
-    ).json();
+    const response = await fetch(`${service.url}/v1/recommend`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ history: histories[0], k: K }),
+    });
+    const sample = /** @type {object} */ (await response.json());
     const body = { ...sample, items: answer.items };
     const bare = await start(join(root, 'bench/bare-server.mjs'), JSON.stringify(body));
     await tellHistories(service);

@@ -9,7 +9,7 @@ import { cpus } from 'node:os';
 import { resourceUsage } from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { loadBinding } from '../dist/binding.js';
-import { createTrainer, languageModelConfig } from '../dist/teacher/pretrain.js';
+import { languageModelConfig } from '../dist/teacher/pretrain.js';
 import { writeResult } from './write-result.mjs';
 
 const SHAPE = { hiddenSize: 256, numHiddenLayers: 8, numAttentionHeads: 4, maxPositionEmbeddings: 128, dropout: 0.1 };
@@ -17,6 +17,7 @@ const VOCAB_SIZE = 4096;
 const BATCH_TOKENS = 8192;
 const LENGTH = 128;
 const STEPS = 5; // the first two take new memory
+/** @type {import('../dist/binding.js').OptimizerOptions} */
 const OPTIMIZER = {
   optimizer: 'adamw',
   beta1: 0.9,
@@ -42,7 +43,7 @@ async function measure(memory) {
   const engine = loadBinding().createEngine({ threads: 1 });
   const model = engine.createTransformer(languageModelConfig('gpt2', VOCAB_SIZE, SHAPE));
   model.initialize(1, 0.02);
-  const trainer = createTrainer(engine, model, OPTIMIZER);
+  const trainer = engine.createTrainer(model, OPTIMIZER);
   const step = (numTokens, length) => ({
     inputIds: Int32Array.from({ length: numTokens }, (_, i) => (i * 7919 + (i >> 5)) % VOCAB_SIZE),
     labels: Int32Array.from({ length: numTokens }, (_, i) => ((i + 1) * 7919 + ((i + 1) >> 5)) % VOCAB_SIZE),

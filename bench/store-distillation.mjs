@@ -40,6 +40,7 @@ const everything = { logits: { topK: 64 }, hiddenStates: [2, 4], valueRelations:
 const states = await extract('everything', { ...everything, dtype: 'float16' });
 const dense = await extract('dense', { logits: 'dense' });
 
+/** @type {[string, import('../dist/index.js').LanguageTeacher, object][]} */
 const cases = [
   ['kd, the model run on every batch', teacher, {}],
   ['kd, 64 packed logits', topK, {}],

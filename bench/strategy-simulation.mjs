@@ -96,7 +96,7 @@ function simulate(requests, users, seed) {
     const now = START + round * REQUEST_MS;
     const context = { historyLength };
     const { name } = selector.choose(context, now);
-    const arm = indexOf.get(name);
+    const arm = indexOf.get(name) ?? -1;
     const requestId = String(round);
     trials.begin(requestId, name, context, now);
     if (random() < expected[arm]) trials.apply({ type: 'click', requestId }, now);

@@ -23,6 +23,7 @@ const OPTIMIZER = {
 };
 const LOSSES = { ce: 0.5, kd: 0.5, hidden: 0, attention: 0, temperature: 2, fusion: 1, gate: 1 };
 
+/** @returns {import('../dist/binding.js').TransformerConfig} */
 function transformerConfig({ vocabSize, hiddenSize, numHiddenLayers, numAttentionHeads, maxPositionEmbeddings }) {
   return {
     vocabSize,

@@ -104,7 +104,7 @@ function runProgram(program, type) {
  * @returns {string} Its standard output.
  */
 function run(command, args, cwd) {
-  const limits = { timeout: MAX_PROGRAM_MS, killSignal: 'SIGKILL' };
+  const limits = { timeout: MAX_PROGRAM_MS, killSignal: /** @type {const} */ ('SIGKILL') };
   const { status, error, stdout, stderr } = spawnSync(command, args, { cwd, encoding: 'utf8', ...limits });
   const reason = error === undefined ? '' : ` (${error.message})`;
   assert.equal(status, 0, `${command} ${args.join(' ')} failed${reason}:\n${stdout}${stderr}`);

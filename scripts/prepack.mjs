@@ -24,5 +24,5 @@ const { error, status, stderr } = spawnSync('strip', [
   process.platform === 'darwin' ? '-x' : '--strip-unneeded',
   addon,
 ]);
-const isMissing = error?.code === 'ENOENT'; // then the addon is larger, and as good
+const isMissing = error !== undefined && 'code' in error && error.code === 'ENOENT'; // then the addon is larger, and as good
 if (!isMissing && status !== 0) throw new Error(`strip failed: ${error?.message ?? stderr}`);

@@ -100,7 +100,7 @@ async function runAll(jobs) {
  */
 function runJob({ program, args, isBench = false }) {
   return new Promise((settle, reject) => {
-    const limits = isBench ? { timeout: MAX_BENCH_MS, killSignal: 'SIGKILL' } : {};
+    const limits = isBench ? { timeout: MAX_BENCH_MS, killSignal: /** @type {const} */ ('SIGKILL') } : {};
     const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], ...limits });
     let output = '';
     for (const stream of [child.stdout, child.stderr]) {

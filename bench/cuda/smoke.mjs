@@ -70,7 +70,7 @@ function histories(users, length, items) {
 const processor = await createEngine({ device: 'cpu' });
 let engine;
 await check(parts[0], 'an engine', async () => {
-  engine = await createEngine({ device: options.device });
+  engine = await createEngine({ device: /** @type {'cpu' | 'cuda'} */ (options.device) });
   return `${engine.device} ${engine.deviceName}, ${engine.precision}`;
 });
 if (engine === undefined) process.exit(1);
@@ -98,7 +98,7 @@ await check('training', 'a language model, three epochs, as on the processor', a
     ['logits', { shape: [3, 24, logits.length / 72], data: logits }],
   ]);
   const other = await theirs.model.forward({ inputIds }, { logits: 'dense' });
-  const largest = logits.reduce((most, x, i) => Math.max(most, Math.abs(x - other.logits[i])), 0);
+  const largest = logits.reduce((most, x, i) => Math.max(most, Math.abs(x - (other.logits?.[i] ?? Number.NaN))), 0);
   ours.model.dispose();
   theirs.model.dispose();
   return `losses GPU/CPU ${trace.join(' ')}, logits differ by ${largest.toExponential(1)}`;
@@ -165,7 +165,9 @@ await check('request', 'a request, one history of 50, the best 10 of a million',
   const native = loadBinding().createEngine({
     threads: 1,
     precision: 'bfloat16',
-    ...(options.device === 'cuda' && { cuda: { library: resolve(process.env['LIMBECK_CUDA_LIBRARY']), device: 0 } }),
+    ...(options.device === 'cuda' && {
+      cuda: { library: resolve(process.env['LIMBECK_CUDA_LIBRARY'] ?? ''), device: 0 },
+    }),
   });
   const model = native.createTransformer({
     vocabSize: items,

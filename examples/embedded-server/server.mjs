@@ -16,17 +16,17 @@ const clicks = new Map();
 
 const app = fastify({ logger: true });
 
-app.get('/users/:user/films', ({ params, query }, reply) => {
+app.get('/users/:user/films', (/** @type {any} */ { params, query }, reply) => {
   const history = clicks.get(params.user) ?? [];
   const k = Math.min(Number(query.k ?? 10), student.numItems);
   if (!Number.isInteger(k) || k < 1) return reply.code(400).send({ error: 'k: expected a whole number above 0' });
   if (history.length === 0 && !student.hasPopularity) return { films: [] };
   // Synchronous, and shorter than a hop to another thread.
   const { items } = student.recommend({ history, k });
-  return { films: items.map(({ id }) => ({ id, title: student.items[student.indexOf(id)].text })) };
+  return { films: items.map(({ id }) => ({ id, title: student.items[student.indexOf(id) ?? -1]?.text })) };
 });
 
-app.post('/users/:user/clicks/:film', ({ params }, reply) => {
+app.post('/users/:user/clicks/:film', (/** @type {any} */ { params }, reply) => {
   if (student.indexOf(params.film) === undefined) return reply.code(404).send({ error: 'no such film' });
   clicks.set(params.user, [...(clicks.get(params.user) ?? []), params.film].slice(-50));
   return { clicks: clicks.get(params.user).length };

@@ -127,7 +127,8 @@ export class Classifier {
       const ranked = classes
         .map((label, k) => ({ label, probability: probabilities[row * classes.length + k] ?? 0 }))
         .sort((a, b) => b.probability - a.probability);
-      return { label: '', probability: 0, ...ranked[0], classes: ranked };
+      const [best = { label: '', probability: 0 }] = ranked;
+      return { ...best, classes: ranked };
     });
   }
 
