@@ -11,6 +11,8 @@ mkdir -p "$(dirname "$exclude")"
 for folder in .gpu build-cuda; do
   grep -qx "/$folder/" "$exclude" 2>/dev/null || echo "/$folder/" >>"$exclude"
 done
+# The addon refuses a library that is not of its sources.
+node scripts/setup.mjs
 generator=$(command -v ninja >/dev/null && echo Ninja || echo "Unix Makefiles")
 if [[ " $* " != *" --no-build "* ]]; then
   cmake -S native/cuda -B build-cuda -G "$generator" -DLIMBECK_CUDA_EMULATED=OFF -DCMAKE_CUDA_ARCHITECTURES=90a-real \

@@ -1,11 +1,14 @@
 #include <algorithm>
+#include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
 #include "cuda/elementwise.h"
 #include "cuda/launch.h"
 #include "cuda/model.h"
+#include "cuda/pieces.h"
 #include "cuda/pooling.h"
 #include "cuda/results.h"
 
@@ -15,17 +18,9 @@ namespace {
 
 constexpr int32_t kIgnoredLabel = -100;
 // Tokens of one piece. Results of a pass cross the bus while the next one is computed, so a pass need not be cut for
-// that, and its products fill the GPU the better, the more rows they have.
-constexpr int64_t kPieceTokens = 32768;
-
-struct PieceSize {
-  int64_t num_sequences = 0, num_tokens = 0;
-  int64_t map_elements = 0;  // Σ t²
-
-  PieceSize with(int64_t length) const {
-    return {num_sequences + 1, num_tokens + length, map_elements + length * length};
-  }
-};
+// that, and its products fill the GPU the better, the more rows they have. Of 33,792, two tiles of 128 rows for each of
+// the 132 multiprocessors of an H100.
+constexpr int64_t kPieceTokens = 33'792;
 
 /// Some sequences of the batch, computed together.
 struct Piece {
@@ -66,23 +61,23 @@ size_t result_bytes(const TransformerConfig& config, const ApiForward& request, 
 /// The batch cut between sequences.
 template <typename T>
 std::vector<Piece> cut(const TransformerConfig& config, const ApiForward& request) {
-  const ApiBatch& batch = request.batch;
-  // Rows of logits come in an order of their own.
+  const int32_t* offsets = request.batch.sequence_offsets;
+  // Rows of logits come in an order of their own, so that their batch is not cut.
   const bool is_one = request.logit_rows != nullptr;
+  const auto fits = [&](const PieceSize& size) {
+    return is_one || result_bytes<T>(config, request, size) <= Results::kMaxPieceBytes;
+  };
+  const int64_t max_tokens = is_one ? std::numeric_limits<int64_t>::max() : kPieceTokens;
   std::vector<Piece> pieces;
-  int64_t map_elements = 0;
-  for (int64_t s = 0; s < batch.num_sequences; ++s) {
-    const int64_t begin = batch.sequence_offsets[s], length = batch.sequence_offsets[s + 1] - begin;
-    bool fits = !pieces.empty();
-    if (fits && !is_one) {
-      const PieceSize size = pieces.back().size.with(length);
-      fits = size.num_tokens <= kPieceTokens && result_bytes<T>(config, request, size) <= Results::kMaxPieceBytes;
+  int64_t first_sequence = 0, map_elements = 0;
+  for (const PieceSize& size : cut_evenly(offsets, request.batch.num_sequences, max_tokens, fits)) {
+    Piece piece{first_sequence, offsets[first_sequence], map_elements, size, {0}, {}, {}, {}};
+    first_sequence += size.num_sequences;
+    map_elements += size.map_elements;
+    for (int64_t s = piece.first_sequence; s < first_sequence; ++s) {
+      piece.offsets.push_back(static_cast<int32_t>(offsets[s + 1] - piece.first_token));
     }
-    if (!fits) pieces.push_back({s, begin, map_elements, {}, {0}, {}, {}, {}});
-    Piece& piece = pieces.back();
-    piece.size = piece.size.with(length);
-    piece.offsets.push_back(static_cast<int32_t>(piece.size.num_tokens));
-    map_elements += length * length;
+    pieces.push_back(std::move(piece));
   }
   for (Piece& piece : pieces) {
     if (request.logit_rows != nullptr) {
