@@ -33,7 +33,7 @@ export interface Tokenizer {
   readonly padTokenId?: number;
   /** The content of tokenizer.json. */
   readonly json: object;
-  /** The content of tokenizer_config.json. */
+  /** The content of tokenizer_config.json; special tokens that it does not name are those of special_tokens_map.json. */
   readonly config: object;
   /** @throws LimbeckError ERR_TOKENIZER when a part of the text has no token */
   encode(text: string, options?: EncodeOptions): number[];
@@ -57,9 +57,10 @@ const USUAL_TOKENS = {
  * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_TOKENIZER, ERR_UNSUPPORTED_TOKENIZER, ERR_FILE_FORMAT, ERR_IO
  */
 export async function loadTokenizer(directory: string): Promise<Tokenizer> {
-  const configPath = join(directory, 'tokenizer_config.json');
-  const config = (await pathExists(configPath)) ? await readJsonFile(configPath) : {};
-  if (!isJsonObject(config)) throw new LimbeckError('ERR_TOKENIZER', `'${configPath}': expected a JSON object`);
+  const config = {
+    ...specialTokens(await readOptionalObject(join(directory, 'special_tokens_map.json'))),
+    ...(await readOptionalObject(join(directory, 'tokenizer_config.json'))),
+  };
   let json = await readTokenizerJson(directory, config);
   let tokenizer = createTokenizer(json, config, directory);
   const post_processor = llamaPostProcessor(tokenizer, postProcessorOf(json, directory));
@@ -69,6 +70,18 @@ export async function loadTokenizer(directory: string): Promise<Tokenizer> {
   }
   checkTokenizerConfig(tokenizer, postProcessorOf(json, directory), directory);
   return tokenizer;
+}
+
+/** Without lists, which name tokens that tokenizer.json has as well. */
+function specialTokens(map: Json): Json {
+  return Object.fromEntries(Object.entries(map).filter(([key]) => key.endsWith('_token')));
+}
+
+/** Nothing where there is no file. @throws LimbeckError ERR_TOKENIZER, ERR_FILE_FORMAT, ERR_IO */
+async function readOptionalObject(path: string): Promise<Json> {
+  const json = (await pathExists(path)) ? await readJsonFile(path) : {};
+  if (isJsonObject(json)) return json;
+  throw new LimbeckError('ERR_TOKENIZER', `'${path}': expected a JSON object`);
 }
 
 /** Whether a directory holds the files of a tokenizer. @throws LimbeckError ERR_IO */

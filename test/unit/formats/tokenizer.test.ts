@@ -198,6 +198,21 @@ describe('loadTokenizer', () => {
     expect(await loadTokenizer(directory)).toMatchObject({ eosTokenId: 2, padTokenId: 0 });
   });
 
+  test('takes special tokens that tokenizer_config.json leaves out from special_tokens_map.json, and saves them', async () => {
+    const map = { bos_token: 'b', eos_token: 'a', mask_token: { content: 'b' }, additional_special_tokens: ['a'] };
+    const directory = directoryWith({
+      'tokenizer.json': JSON.stringify(small()),
+      'tokenizer_config.json': JSON.stringify({ eos_token: 'ab' }),
+      'special_tokens_map.json': JSON.stringify(map),
+    });
+    const expected = { bosTokenId: 1, eosTokenId: 2, maskTokenId: 1 };
+    const tokenizer = await loadTokenizer(directory);
+    expect(tokenizer).toMatchObject(expected);
+    const saved = directoryWith({});
+    await tokenizer.save(saved);
+    expect(await loadTokenizer(saved)).toMatchObject(expected);
+  });
+
   test.each<[string, Record<string, string>, string]>([
     ['an empty folder', {}, 'ERR_FILE_NOT_FOUND'],
     ['vocab.json alone', { 'vocab.json': '{}' }, 'ERR_FILE_NOT_FOUND'],
@@ -205,6 +220,7 @@ describe('loadTokenizer', () => {
     ['a token twice', { 'tokenizer.json': '{"model": {"type": "BPE", "vocab": {"a": 0, "a": 1}}}' }, 'ERR_FILE_FORMAT'],
     ['a list', { 'tokenizer.json': '[]' }, 'ERR_TOKENIZER'],
     ['a config that is a list', { 'vocab.txt': VOCAB_TXT, 'tokenizer_config.json': '[]' }, 'ERR_TOKENIZER'],
+    ['a map that is a list', { 'vocab.txt': VOCAB_TXT, 'special_tokens_map.json': '[]' }, 'ERR_TOKENIZER'],
     ['vocab.txt without [UNK]', { 'vocab.txt': '[CLS]\n[SEP]\na' }, 'ERR_TOKENIZER'],
     ['vocab.txt without [CLS]', { 'vocab.txt': '[UNK]\n[SEP]\na' }, 'ERR_TOKENIZER'],
     ['a list as vocab.json', { 'vocab.json': '[]', 'merges.txt': 'a b' }, 'ERR_TOKENIZER'],
