@@ -29,7 +29,7 @@ export function readGpt2(reader: ConfigReader): TransformerConfig {
     qkvBias: true,
     attentionOutputBias: true,
     mlpBias: true,
-    tieWordEmbeddings: reader.boolean('tie_word_embeddings', true),
+    tieWordEmbeddings: readTied(reader, 'GPT2Model', true),
     maskedLmHead: false,
     embeddingDropout: reader.probability('embd_pdrop', 0.1),
     attentionDropout: reader.probability('attn_pdrop', 0.1),
@@ -41,7 +41,7 @@ export function readLlama(reader: ConfigReader): TransformerConfig {
   const heads = readHeads(reader);
   const attentionBias = reader.boolean('attention_bias', false);
   return {
-    ...readRmsNormed(reader, 2_048),
+    ...readRmsNormed(reader, 'LlamaModel', 2_048),
     ...heads,
     numKeyValueHeads: reader.integer('num_key_value_heads', 1, heads.numAttentionHeads, heads.numAttentionHeads),
     headDim: reader.integer('head_dim', 1, MAX_WIDTH, heads.hiddenSize / heads.numAttentionHeads),
@@ -58,7 +58,7 @@ export function readMistral(reader: ConfigReader): TransformerConfig {
   reader.only('attention_bias', [false, null]);
   reader.only('mlp_bias', [false, null]);
   return {
-    ...readRmsNormed(reader, 131_072),
+    ...readRmsNormed(reader, 'MistralModel', 131_072),
     ...heads,
     ...requiredKeyValueHeads(reader, heads.numAttentionHeads),
     headDim: reader.integer('head_dim', 1, MAX_WIDTH, heads.hiddenSize / heads.numAttentionHeads),
@@ -72,7 +72,7 @@ export function readMistral(reader: ConfigReader): TransformerConfig {
 export function readQwen2(reader: ConfigReader): TransformerConfig {
   const heads = readHeads(reader);
   return {
-    ...readRmsNormed(reader, 32_768),
+    ...readRmsNormed(reader, 'Qwen2Model', 32_768),
     ...heads,
     ...requiredKeyValueHeads(reader, heads.numAttentionHeads),
     headDim: reader.integer('head_dim', 1, MAX_WIDTH, heads.hiddenSize / heads.numAttentionHeads),
@@ -87,7 +87,7 @@ export function readQwen3(reader: ConfigReader): TransformerConfig {
   const heads = readHeads(reader);
   const attentionBias = reader.boolean('attention_bias', false);
   return {
-    ...readRmsNormed(reader, 32_768),
+    ...readRmsNormed(reader, 'Qwen3Model', 32_768),
     ...heads,
     ...requiredKeyValueHeads(reader, heads.numAttentionHeads),
     headDim: reader.integer('head_dim', 1, MAX_WIDTH, QWEN3_HEAD_DIM),
@@ -114,7 +114,7 @@ function requiredKeyValueHeads(reader: ConfigReader, numAttentionHeads: number) 
   return { numKeyValueHeads: reader.integer('num_key_value_heads', 1, numAttentionHeads) };
 }
 
-function readRmsNormed(reader: ConfigReader, defaultPositions: number) {
+function readRmsNormed(reader: ConfigReader, bareArchitecture: string, defaultPositions: number) {
   reader.only('pretraining_tp', [1, null]);
   reader.only('use_mrope', [false, null]);
   reader.choice('hidden_act', { silu: 'silu', swish: 'silu' } as const, 'silu');
@@ -130,12 +130,19 @@ function readRmsNormed(reader: ConfigReader, defaultPositions: number) {
     ...readRope(reader, common.maxPositionEmbeddings),
     attention: 'causal',
     hiddenAct: 'swiglu',
-    tieWordEmbeddings: reader.boolean('tie_word_embeddings', false),
+    tieWordEmbeddings: readTied(reader, bareArchitecture, false),
     maskedLmHead: false,
     embeddingDropout: reader.probability('embd_pdrop', 0),
     attentionDropout: reader.probability('attention_dropout', 0),
     hiddenDropout: reader.probability('resid_pdrop', 0),
   } as const;
+}
+
+/** A bare model, as text encoders are saved, has no head: its logits, if anybody asks, are of its word embeddings. */
+function readTied(reader: ConfigReader, bareArchitecture: string, whenAbsent: boolean): boolean {
+  const architectures = reader.strings('architectures');
+  const isBare = architectures.length > 0 && architectures.every((name) => name === bareArchitecture);
+  return reader.boolean('tie_word_embeddings', whenAbsent) || isBare;
 }
 
 function readQwenWindow(reader: ConfigReader) {

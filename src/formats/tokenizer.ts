@@ -218,6 +218,20 @@ function postProcessorOf(json: object, source: string): ReturnType<typeof readPo
   return readPostProcessor((json as Json)['post_processor'], `'${source}': post_processor`);
 }
 
+/**
+ * Ids that `encode` gave, cut to `maxLength`: what it puts after every text, such as BERT's [SEP], stays the end, as the
+ * model was trained to read texts.
+ */
+export function truncateIds<Ids extends number[] | Int32Array>(tokenizer: Tokenizer, ids: Ids, maxLength: number): Ids {
+  if (ids.length <= maxLength) return ids;
+  const { after } = postProcessorOf(tokenizer.json, 'tokenizer.json');
+  const cut = ids.slice(0, maxLength) as Ids;
+  after.slice(-maxLength).forEach((id, i, { length }) => {
+    cut[maxLength - length + i] = id;
+  });
+  return cut;
+}
+
 /** Whether an id has a token. */
 export function hasToken(tokenizer: Tokenizer, id: number): boolean {
   try {

@@ -18,6 +18,7 @@ import {
 import { toHuggingFaceConfig } from '../formats/model-config.js';
 import { createPacer } from '../formats/pacer.js';
 import { SafetensorsWriter, type TensorDtype, type TensorLayout, type WritableTensor } from '../formats/safetensors.js';
+import { truncateIds } from '../formats/tokenizer.js';
 import { withoutModelKeys } from '../formats/tokenizer-config.js';
 import { countCharacters, type TokenizedTexts, TokenizerPool } from '../formats/tokenizer-workers.js';
 import { eachOnce } from '../prepare/each-once.js';
@@ -411,13 +412,14 @@ async function* batchesOf(
     const { ids, offsets } = await ahead;
     ahead = tokenize(at + 1);
     const maxLength = model.config.maxPositionEmbeddings;
-    const all = Array.from(offsets.subarray(1), (end, text) => ids.subarray(offsets[text], end));
-    const lengths = Int32Array.from(all, ({ length }) => Math.min(length, maxLength));
+    const whole = Array.from(offsets.subarray(1), (end, text) => ids.subarray(offsets[text], end));
+    const all = whole.map((text) => truncateIds(model.tokenizer, text, maxLength));
+    const lengths = Int32Array.from(all, ({ length }) => length);
     const shard: Shard = {
       index,
       lengths,
       tokens: lengths.reduce((sum, length) => sum + length, 0),
-      truncatedTexts: all.filter(({ length }) => length > maxLength).length,
+      truncatedTexts: whole.filter(({ length }) => length > maxLength).length,
     };
     let inputIds: Int32Array[] = [];
     for (const text of all) {
@@ -443,8 +445,8 @@ function batchLimit(
   let tokens = 0;
   let bytes = 0;
   return (batch, { length }) => {
-    const read = Math.min(length, model.config.maxPositionEmbeddings);
-    const textBytes = tensors.reduce((sum, { numValues }) => sum + numValues(read), 0) * Float32Array.BYTES_PER_ELEMENT;
+    const textBytes =
+      tensors.reduce((sum, { numValues }) => sum + numValues(length), 0) * Float32Array.BYTES_PER_ELEMENT;
     const isFull = batch.length > 0 && (tokens + length > maxTokens || bytes + textBytes > maxBytes);
     if (batch.length === 0 || isFull) tokens = bytes = 0;
     tokens += length;

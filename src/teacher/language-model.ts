@@ -20,6 +20,7 @@ import {
   hasTokenizer,
   loadTokenizer,
   type Tokenizer,
+  truncateIds,
 } from '../formats/tokenizer.js';
 import { keysForModel } from '../formats/tokenizer-config.js';
 import { checkHooks, type Hooks, throwIfAborted } from '../prepare/hooks.js';
@@ -509,19 +510,22 @@ export class LanguageModel {
   }
 }
 
-/** Token ids of texts, end to end; a text with more than `maxLength` tokens is cut. @throws LimbeckError ERR_TOKENIZER */
+/** Token ids of texts, end to end; a text of more than `maxLength` is cut. @throws LimbeckError ERR_TOKENIZER */
 export function packTexts(
   tokenizer: Tokenizer,
   texts: readonly string[],
   maxLength: number,
 ): PackedBatch & { truncated: number } {
-  return packIds(
-    texts.map((text) => tokenizer.encode(text)),
-    maxLength,
-  );
+  const sequences = texts.map((text) => tokenizer.encode(text));
+  return packIds(sequences, maxLength, (ids) => truncateIds(tokenizer, ids, maxLength));
 }
 
-function packIds(sequences: readonly TokenIds[], maxLength: number): PackedBatch & { truncated: number } {
+/** @param cut what is read of a longer sequence */
+function packIds<Ids extends TokenIds>(
+  sequences: readonly Ids[],
+  maxLength: number,
+  cut: (ids: Ids) => TokenIds = (ids) => ids.slice(0, maxLength),
+): PackedBatch & { truncated: number } {
   if (sequences.length === 0) throw new LimbeckError('ERR_EMPTY_DATA', 'Expected at least one text, got none');
   const sequenceOffsets = new Int32Array(sequences.length + 1);
   let truncated = 0;
@@ -532,7 +536,7 @@ function packIds(sequences: readonly TokenIds[], maxLength: number): PackedBatch
   });
   const inputIds = new Int32Array(sequenceOffsets[sequences.length] ?? 0);
   sequences.forEach((ids, i) => {
-    inputIds.set(ids.slice(0, maxLength), sequenceOffsets[i]);
+    inputIds.set(ids.length > maxLength ? cut(ids) : ids, sequenceOffsets[i]);
   });
   return { inputIds, sequenceOffsets, truncated };
 }

@@ -43,6 +43,30 @@ test('all cases are there', () => {
   expect(cases.sort()).toEqual(expected);
 });
 
+test('a bare decoder, as text encoders are saved, has the hidden states of the whole one', async () => {
+  const source = join(families, 'mistral');
+  const whole = await loadCheckpoint(engine, source);
+  expect(whole.config.tieWordEmbeddings).toBe(false);
+  const config = { architectures: ['MistralModel'] };
+  const directory = await changed(source, 'bare', {
+    config,
+    tensors: (tensors) => {
+      tensors.delete('lm_head.weight');
+      for (const [name, tensor] of [...tensors]) {
+        tensors.delete(name);
+        tensors.set(name.replace(/^model\./, ''), tensor);
+      }
+    },
+  });
+  const bare = await loadCheckpoint(engine, directory);
+  const batch = { inputIds: Int32Array.of(5, 30, 11, 7), sequenceOffsets: Int32Array.of(0, 4), hiddenStates: [2] };
+  expect((await bare.model.forward(batch)).hiddenStates).toEqual((await whole.model.forward(batch)).hiddenStates);
+  const saved = join(root, 'bare-saved');
+  await saveCheckpoint(saved, bare);
+  const again = await loadCheckpoint(engine, saved);
+  expect((await again.model.forward(batch)).hiddenStates).toEqual((await whole.model.forward(batch)).hiddenStates);
+});
+
 describe.each(cases)('%s', (name) => {
   const directory = join(families, name);
 

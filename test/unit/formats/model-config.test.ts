@@ -176,6 +176,18 @@ describe('parseModelConfig', () => {
     expect(parse({ ...bert, architectures: ['BertForPreTraining'] }).maskedLmHead).toBe(true);
   });
 
+  test.each([
+    ['LlamaModel', 'LlamaForCausalLM', 'llama'],
+    ['MistralModel', 'MistralForCausalLM', 'mistral'],
+    ['Qwen2Model', 'Qwen2ForCausalLM', 'qwen2'],
+    ['Qwen3Model', 'Qwen3ForCausalLM', 'qwen3'],
+  ])('sees that a bare %s has no head', (bare, whole, model_type) => {
+    const untied = { ...llama, model_type, num_key_value_heads: 2, tie_word_embeddings: false };
+    expect(parse({ ...untied, architectures: [bare] }).tieWordEmbeddings).toBe(true);
+    expect(parse({ ...untied, architectures: [whole] }).tieWordEmbeddings).toBe(false);
+    expect(parse(untied).tieWordEmbeddings).toBe(false);
+  });
+
   test.each<[string, unknown, object]>([
     ['model_type', 'mamba', gpt2],
     ['model_type', 'toString', gpt2],

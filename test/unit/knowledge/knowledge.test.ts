@@ -15,18 +15,27 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type ForwardRequest, loadBinding, type NativeEngine, type NativeTransformer } from '../../../src/binding.js';
 import { LimbeckError } from '../../../src/errors.js';
+import { createTokenizer } from '../../../src/formats/tokenizer.js';
+import { wordPieceTokenizerJson } from '../../../src/formats/tokenizer-json.js';
 import { type ExtractOptions, extractKnowledge, extractKnowledgePart } from '../../../src/knowledge/extract.js';
 import { fuseLayers, itemFeatures, reduceDimension } from '../../../src/knowledge/fuse.js';
 import { Knowledge } from '../../../src/knowledge/knowledge.js';
 import { mergeKnowledge } from '../../../src/knowledge/merge.js';
 import { loadTextEncoder, saveTextEncoder, TextEncoder } from '../../../src/knowledge/text-encoder.js';
 import { LanguageModel } from '../../../src/teacher/language-model.js';
-import { pretrainLanguageModel } from '../../../src/teacher/pretrain.js';
+import { languageModelConfig, pretrainLanguageModel } from '../../../src/teacher/pretrain.js';
 
 const texts = Array.from(
   { length: 40 },
   (_, i) => `number ${i} of ${['red', 'green', 'blue'][i % 3]} things, ${1900 + i}`,
 );
+const ARCHITECTURE = {
+  hiddenSize: 16,
+  numHiddenLayers: 2,
+  numAttentionHeads: 2,
+  maxPositionEmbeddings: 32,
+  dropout: 0,
+};
 let engine: NativeEngine;
 let model: LanguageModel;
 let otherModel: LanguageModel;
@@ -36,14 +45,7 @@ let count = 0;
 beforeAll(async () => {
   root = mkdtempSync(join(tmpdir(), 'limbeck-knowledge-'));
   engine = loadBinding().createEngine({ threads: 2 });
-  const architecture = {
-    hiddenSize: 16,
-    numHiddenLayers: 2,
-    numAttentionHeads: 2,
-    maxPositionEmbeddings: 32,
-    dropout: 0,
-  };
-  const options = { architecture, tokenizer: { vocabSize: 300 }, training: { epochs: 1 } };
+  const options = { architecture: ARCHITECTURE, tokenizer: { vocabSize: 300 }, training: { epochs: 1 } };
   model = (await pretrainLanguageModel(engine, { train: texts, validation: texts.slice(0, 9) }, options)).model;
   otherModel = LanguageModel.create(engine, model.family, model.config, model.tokenizer, { seed: 9 });
 });
@@ -67,6 +69,19 @@ const filesOf = async ({ directory }: Knowledge) =>
 const shard = (index: number) => join(folder, `knowledge-0000${index}.safetensors`);
 
 describe('extraction', () => {
+  test('reads of a long text what a forward pass does: its beginning, and what ends every text', async () => {
+    const words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'red', 'thing'];
+    const tokenizer = createTokenizer(wordPieceTokenizerJson(words.join('\n'), true));
+    const config = languageModelConfig('bert', words.length, ARCHITECTURE);
+    const bert = LanguageModel.create(engine, 'bert', config, tokenizer, { seed: 3, initializerRange: 0.5 });
+    const mixed = ['red thing', 'thing red '.repeat(50), 'red'];
+    const knowledge = await extractKnowledge(bert, mixed, { ...request(), hiddenStates: [2] });
+    const expected = await bert.embed(mixed);
+    for (const [i, value] of (await knowledge.hiddenState(2)).entries()) expect(value).toBeCloseTo(expected[i] ?? 9, 5);
+    expect(bert.encode(mixed).inputIds[4 + 31]).toBe(words.indexOf('[SEP]'));
+    bert.dispose();
+  });
+
   test('keeps what a forward pass of each text gives', async () => {
     const everything = { attentions: [1], logits: { topK: 3, packed: false }, pooling: 'none' as const };
     const knowledge = await extractKnowledge(model, texts, { ...request(), ...everything });

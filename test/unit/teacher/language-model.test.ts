@@ -90,6 +90,18 @@ describe('forward', () => {
     expect(Array.from(cut.inputIds)).toEqual([...long.slice(0, 32), 1, 2]);
   });
 
+  test('ends a text that is cut with what the tokenizer puts after every text', async () => {
+    const vocabulary = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'a', 'cat'];
+    const model = create('bert', createTokenizer(wordPieceTokenizerJson(vocabulary.join('\n'), true)));
+    const [first, ...rest] = model.tokenizer.encode('a cat');
+    const last = rest.at(-1);
+    const { inputIds, sequenceOffsets, truncated } = model.encode(['a cat '.repeat(60), 'a cat']);
+    expect(sequenceOffsets).toEqual(Int32Array.of(0, 32, 32 + 1 + rest.length));
+    expect(truncated).toBe(1);
+    expect([inputIds[0], inputIds[31]]).toEqual([first, last]);
+    expect(inputIds.subarray(1, 31)).not.toContain(last);
+  });
+
   test('refuses nothing, an empty text, an id outside the vocabulary, and an aborted signal', async () => {
     const model = create();
     await expect(model.forward([], {})).rejects.toThrow(code('ERR_EMPTY_DATA'));
