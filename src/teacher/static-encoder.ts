@@ -20,8 +20,8 @@ import { sideBySide } from './side-by-side.js';
 
 export const staticEncoderSchema = z.strictObject({
   /**
-   * A model2vec directory: model.safetensors and tokenizer.json; or `hf://owner/model[@revision]`, downloaded once. Without
-   * one, words are known by the texts alone.
+   * A model2vec directory: model.safetensors and tokenizer.json; or `hf://owner/model[@revision]`, downloaded once. Texts are
+   * scaled together, never one by one, whatever its `normalize` says. Without one, words are known by the texts alone.
    */
   directory: z.string().min(1).optional(),
   /**
@@ -87,7 +87,7 @@ export async function fitStaticEncoder(
       ? createTokenizer(
           await trainBytePairTokenizer(texts, { vocabSize: settings.tokenizer.vocabSize, specialTokens: [] }),
         )
-      : await loadTokenizer(directory);
+      : await loadModel2VecTokenizer(directory);
   const tables: TokenTable[] = [];
   if (directory !== undefined) {
     const pretrained = await readModel2Vec(directory, tokenizer);
@@ -105,7 +105,16 @@ export async function fitStaticEncoder(
   return asLanguageModel(engine, tokenizer, { values, width: values.length / vocabSize });
 }
 
-/** The token vectors of a model2vec directory, each times its weight. */
+/** Model2vec reads a text without what its tokenizer would put around it for the model that the vectors come from. */
+async function loadModel2VecTokenizer(directory: string): Promise<Tokenizer> {
+  const { json, config } = await loadTokenizer(directory);
+  return createTokenizer({ ...json, post_processor: null }, config, directory);
+}
+
+/**
+ * The token vectors of a model2vec directory, each times its weight. Model2vec leaves unknown tokens out of the mean; here
+ * their vector is zero, which gives the mean the same direction.
+ */
 async function readModel2Vec(directory: string, tokenizer: Tokenizer): Promise<TokenTable> {
   const path = join(directory, 'model.safetensors');
   const { tensors } = await readSafetensors(path);
@@ -129,13 +138,22 @@ async function readModel2Vec(directory: string, tokenizer: Tokenizer): Promise<T
   checkVocabulary(tokenizer, mapping.length);
   const { vocabSize } = tokenizer;
   const values = new Float32Array(vocabSize * width);
+  const unknownId = unknownTokenId(tokenizer);
   for (let token = 0; token < vocabSize; token++) {
+    if (token === unknownId) continue;
     const row = mapping[token] ?? 0;
     for (let i = 0; i < width; i++) {
       values[token * width + i] = (weights[token] ?? 0) * (vectors[row * width + i] ?? 0);
     }
   }
   return { values, width };
+}
+
+/** Of a WordPiece or BPE vocabulary, as model2vec looks for it; it has none for Unigram. */
+function unknownTokenId({ json }: Tokenizer): number | undefined {
+  const { model } = json as { readonly model: { readonly unk_token?: unknown; readonly vocab: object } };
+  const { unk_token: name, vocab } = model;
+  return typeof name === 'string' ? (vocab as Readonly<Record<string, number>>)[name] : undefined;
 }
 
 /**

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { loadBinding, type NativeEngine } from '../../../src/binding.js';
 import { writeSafetensors } from '../../../src/formats/safetensors.js';
+import { wordPieceTokenizerJson } from '../../../src/formats/tokenizer-json.js';
 import { LanguageModel } from '../../../src/teacher/language-model.js';
 import { fitStaticEncoder } from '../../../src/teacher/static-encoder.js';
 import { askHub, startFakeHub } from '../../support/fake-hub.js';
@@ -77,7 +78,32 @@ function cosine(a: readonly number[] = [], b: readonly number[] = []): number {
   return dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
 }
 
+/** As {@link writeModel2Vec}, with BERT's kind of tokenizer, for which [CLS] and [SEP] are put around every text. */
+async function writeBertModel2Vec(directory: string) {
+  const words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'red', 'nail', 'polish'];
+  writeFileSync(join(directory, 'tokenizer.json'), JSON.stringify(wordPieceTokenizerJson(words.join('\n'), true)));
+  const data = Float32Array.of(9, 7, 8, 6, 5, 4, 3, 2, 1, 3, 1, 4, -2, 1, 3, 5);
+  await writeSafetensors(join(directory, 'model.safetensors'), [['embeddings', { shape: [8, 2], data }]]);
+}
+
 describe('a static encoder', () => {
+  test('reads of a model2vec directory what model2vec does: no tokens around a text, none of unknown words', async () => {
+    const directory = mkdtempSync(join(folder, 'bert-'));
+    await writeBertModel2Vec(directory);
+    const model = await fitStaticEncoder(engine, TEXTS, { directory, lexicalComponents: 0 });
+    expect([...model.encode(['red polish']).inputIds]).toEqual([5, 7]);
+    const [both, one, unknown] = await vectorsOf(model, ['red polish', 'red quartz', 'quartz']);
+    // Rows 5 and 7: (1, 4) and (3, 5).
+    expect(cosine(both, [4, 9])).toBeCloseTo(1, 6);
+    expect(cosine(one, [1, 4])).toBeCloseTo(1, 6);
+    expect(unknown).toEqual([0, 0]);
+    const saved = join(folder, 'bert-saved');
+    await model.save(saved);
+    const again = await LanguageModel.load(engine, saved);
+    expect(await vectorsOf(again, ['red polish'])).toEqual([both]);
+    for (const one of [model, again]) one.dispose();
+  });
+
   test('puts texts of the same words together, and is a language model that can be saved', async () => {
     const model = await fitStaticEncoder(engine, TEXTS, { lexicalComponents: 3, tokenizer: { vocabSize: 320 } });
     const vectors = await vectorsOf(model, TEXTS);
