@@ -57,6 +57,7 @@ export interface EpochRecord {
   readonly kd: number;
   readonly hidden: number;
   readonly attention: number;
+  readonly relation: number;
   /** Less is better. */
   readonly validationLoss: number;
   readonly seconds: number;
@@ -105,6 +106,7 @@ const sumsSchema = z.object({
   kd: z.number(),
   hidden: z.number(),
   attention: z.number(),
+  relation: z.number(),
 });
 const count = z.int().min(0);
 const stateSchema = z.object({
@@ -137,8 +139,8 @@ interface FitState {
   seconds: number;
 }
 
-type Sums = { loss: number; ce: number; kd: number; hidden: number; attention: number };
-const noSums = (): Sums => ({ loss: 0, ce: 0, kd: 0, hidden: 0, attention: 0 });
+type Sums = z.infer<typeof sumsSchema>;
+const noSums = (): Sums => ({ loss: 0, ce: 0, kd: 0, hidden: 0, attention: 0, relation: 0 });
 
 /**
  * Trains until the last epoch or until validation stops getting better; the model ends with the parameters of its best
@@ -399,6 +401,7 @@ function addTo(sums: Sums, result: StepResult): void {
   sums.kd += result.kd;
   sums.hidden += result.hidden;
   sums.attention += result.attention;
+  sums.relation += result.relation;
 }
 
 function epochRecord({ epoch, sums, seconds }: FitState, steps: number, validationLoss: number): EpochRecord {
@@ -409,6 +412,7 @@ function epochRecord({ epoch, sums, seconds }: FitState, steps: number, validati
     kd: sums.kd / steps,
     hidden: sums.hidden / steps,
     attention: sums.attention / steps,
+    relation: sums.relation / steps,
     validationLoss,
     seconds,
   };
