@@ -211,14 +211,9 @@ export async function writeDirectoryAtomic(
     await fs.mkdir(temporaryPath);
     await write(temporaryPath);
     await syncDirectory(temporaryPath);
-    if (!replace) {
-      // Another process may have made it meanwhile: the rename then fails, because that one is not empty.
-      await fs.rename(temporaryPath, target).catch((error: NodeJS.ErrnoException) => {
-        throw error.code === 'ENOTEMPTY' || error.code === 'EEXIST' ? alreadyThere(target) : error;
-      });
-    } else if (earlier === undefined) {
-      await fs.rename(temporaryPath, target);
-    } else {
+    const isDone = (earlier === undefined || !replace) && (await renameUnlessThere(temporaryPath, target));
+    if (!isDone && !replace) throw alreadyThere(target);
+    if (!isDone) {
       await checkAlike(target, temporaryPath);
       await swapDirectories(temporaryPath, target);
     }
@@ -226,6 +221,18 @@ export async function writeDirectoryAtomic(
   } catch (error) {
     await removeUnfinished(temporaryPath);
     throw writeError(error, target);
+  }
+}
+
+/** Whether it was: another writer may have made the target meanwhile, and then the rename fails, as that one is not empty. */
+async function renameUnlessThere(temporaryPath: string, target: string): Promise<boolean> {
+  try {
+    await fs.rename(temporaryPath, target);
+    return true;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOTEMPTY' || code === 'EEXIST') return false;
+    throw error;
   }
 }
 

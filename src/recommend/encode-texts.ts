@@ -17,7 +17,7 @@ export function encodeTexts(encoder: TextEncoder | undefined, texts: readonly st
       'This student was made without a text encoder, so it knows only items of its catalogue.',
     );
   }
-  const sentences = Array.from(texts, sentence); // map() would leave gaps as they are
+  const sentences = Array.from(texts).map(sentence); // the copy has no gaps, which map() would leave as they are
   if (sentences.length <= TEXTS_AT_ONCE) return encoder.encode(sentences);
   const size = encoder.featureSize;
   const features = new Float32Array(texts.length * size);
@@ -28,9 +28,10 @@ export function encodeTexts(encoder: TextEncoder | undefined, texts: readonly st
 }
 
 /** The form that the texts of a catalogue have when their features are made. */
-function sentence(text: unknown): string {
+function sentence(text: unknown, index: number, { length }: readonly unknown[]): string {
   if (typeof text !== 'string' || text.trim() === '') {
-    throw new LimbeckError('ERR_INVALID_ARGUMENT', 'text: expected a text that is not empty');
+    const which = length > 1 ? ` (text ${index} of ${length}, from 0)` : '';
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `text: expected a text that is not empty${which}`);
   }
   return endsSentence(text) ? text : `${text}.`;
 }

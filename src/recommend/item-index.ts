@@ -101,7 +101,8 @@ export class ItemIndex {
     checkItems(items);
     const ids = new Set<string>();
     for (const { id } of items) {
-      if (ids.has(id) || this.#slotOf.has(id)) {
+      if (ids.has(id)) throw new LimbeckError('ERR_INVALID_ARGUMENT', `items: '${id}' comes twice`);
+      if (this.#slotOf.has(id)) {
         throw new LimbeckError('ERR_INVALID_ARGUMENT', `items: the catalogue has an item '${id}' already`);
       }
       ids.add(id);

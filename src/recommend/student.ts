@@ -108,7 +108,8 @@ export class Student {
    * handle was made with, and adding or removing items here changes nothing there. It needs no engine and has no
    * `model`, so it cannot be saved.
    *
-   * @throws LimbeckError ERR_DISPOSED when no student with these weights lives any more; ERR_INVALID_ARGUMENT
+   * @throws LimbeckError ERR_DISPOSED when no student with these weights lives any more, or the catalogue of the one that
+   * shared them changed first; ERR_INVALID_ARGUMENT
    */
   static fromHandle(handle: StudentHandle): Student {
     const isWhole = Array.isArray(handle?.items) && handle.removed instanceof Int32Array;
@@ -419,8 +420,9 @@ export class Student {
 
   /**
    * Lets worker threads of this process serve with the same weights: post the handle to them, and open it there with
-   * {@link fromHandle}. This student must live until they have; afterwards the weights live as long as one of them does.
-   * Items added or removed later are not in the handle: change them in every thread, or share again.
+   * {@link fromHandle}. Until they have, this student must live and its catalogue stay as it is: a change ends a handle that
+   * is not opened yet. Afterwards the weights live as long as one of them does. Items added or removed later are not in
+   * the handle: change them in every thread, or share again.
    */
   share(): StudentHandle {
     const { names } = this.#topics();

@@ -188,6 +188,14 @@ describe('writeDirectoryAtomic', () => {
     expect(readdirSync(parent)).toEqual(['student']);
   });
 
+  test('of several writers at once into a new directory, one is the last, and none fails', async () => {
+    const parent = freshDirectory();
+    const path = join(parent, 'student');
+    await Promise.all(Array.from({ length: 8 }, (_, i) => writeDirectoryAtomic(path, write(String(i)))));
+    expect(readFileSync(join(path, 'items.json'), 'utf8')).toMatch(/^[0-7]$/);
+    expect(readdirSync(parent)).toEqual(['student']);
+  });
+
   test('keeps the earlier directory when the swap fails', async () => {
     const parent = freshDirectory();
     const path = join(parent, 'student');

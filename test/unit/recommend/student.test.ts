@@ -254,9 +254,21 @@ describe('items by their text', () => {
     expect(student.numItems).toBe(36);
   });
 
-  test('refuses an id that is there, and an empty text', () => {
-    expect(() => student.addItems([{ id: 'tt1583421', text }])).toThrow(
-      expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
+  test('refuses an id that is there, one that comes twice, and an empty text, and says which', () => {
+    const refuses = (items: { id: string; text: string }[], message: RegExp) => {
+      const add = () => student.addItems(items);
+      expect(add).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }));
+      expect(add).toThrow(message);
+      expect(student.numItems).toBe(36);
+    };
+    refuses([{ id: 'tt1583421', text }], /'tt1583421' already/);
+    refuses(
+      ['a', 'b', 'a'].map((id) => ({ id, text })),
+      /'a' comes twice/,
+    );
+    refuses(
+      ['a', 'b'].map((id) => ({ id, text: id === 'a' ? text : ' ' })),
+      /text 1 of 2/,
     );
     expect(() => student.recommend({ history: [{ text: '' }] })).toThrow(
       expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
