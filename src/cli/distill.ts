@@ -1,6 +1,7 @@
 import { resolve } from 'node:path';
 import type { DistillOptions } from '../engine/options.js';
 import { createEngine } from '../engine.js';
+import { LimbeckError } from '../errors.js';
 import type { DistillationReport, ExampleUser } from '../evaluate/report-types.js';
 import { formatTable } from '../evaluate/table.js';
 import { readConfig } from './config.js';
@@ -55,6 +56,9 @@ export async function distillCommand(
         `Student: ${resolve(directory, 'student')}   (${seconds} s)`,
       ].join('\n'),
     );
+  } catch (error) {
+    if (!(error instanceof LimbeckError && error.code === 'ERR_ABORTED')) throw error;
+    throw new LimbeckError('ERR_ABORTED', 'Stopped. The same command goes on from here.', { cause: error });
   } finally {
     progress?.close();
     engine.dispose();

@@ -179,10 +179,14 @@ async function whenIdle<T>(work: () => T, signal: AbortSignal | undefined): Prom
     try {
       return await work();
     } catch (error) {
-      if (!(error instanceof Error && 'code' in error && error.code === 'ERR_BUSY')) throw error;
+      if (!isBusy(error)) throw error;
       await setTimeout(BUSY_WAIT_MS);
     }
   }
+}
+
+function isBusy(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 'ERR_BUSY';
 }
 
 interface BegunStep {
@@ -202,6 +206,11 @@ class Steps {
   stepMs = 0;
   waitMs = 0;
 
+  /** Steps that were begun and have not been taken by next(). */
+  get numBegun(): number {
+    return this.#begun.length;
+  }
+
   constructor(options: FitOptions) {
     this.#options = options;
     this.#requests = new Requests(options.request);
@@ -213,7 +222,7 @@ class Steps {
    * Ends the step that comes next.
    *
    * @param positionOf of the step so many behind it
-   * @param numFree steps from it on that may overlap
+   * @param numFree steps from it on that may overlap; 0: no more are begun
    * @param numReadable steps from it on whose requests may be made now
    */
   async next(
@@ -314,21 +323,35 @@ async function runEpochs(options: FitOptions, running: Steps, hooks: Hooks): Pro
     seconds: 0,
   };
   let best: ParameterCopies | undefined = resumed?.best;
+  let savedStep = state.step;
   const save = async () => {
     if (!checkpoint) return;
     await whenIdle(() => saveTrainingCheckpoint(checkpoint, { model, trainer, projections, best, state }), signal);
+    savedStep = state.step;
+  };
+  /** A run that is stopped goes on from its last step; from its last checkpoint, where somebody else uses the model. */
+  const throwIfStopped = async () => {
+    if (signal?.aborted && checkpoint && state.step > savedStep) {
+      try {
+        await saveTrainingCheckpoint(checkpoint, { model, trainer, projections, best, state });
+      } catch (error) {
+        if (!isBusy(error)) throw error;
+      }
+    }
+    throwIfAborted(signal);
   };
 
   while (state.epoch <= epochs && !isExhausted(state, options.patience)) {
     const steps = options.stepsOf(state.epoch);
     let start = performance.now();
     while (state.index < steps) {
-      throwIfAborted(hooks.signal);
+      const isStopped = signal?.aborted ?? false;
+      if (isStopped && running.numBegun === 0) await throwIfStopped();
       const numLeft = steps - state.index;
       // A checkpoint is of the step that it follows.
       const numFree = checkpoint ? checkpoint.everySteps - (state.step % checkpoint.everySteps) : numLeft;
       const positionOf = (ahead: number) => positionAt(options, state, ahead, totalSteps);
-      const { position, result } = await running.next(positionOf, Math.min(numFree, numLeft), numLeft);
+      const { position, result } = await running.next(positionOf, isStopped ? 0 : Math.min(numFree, numLeft), numLeft);
       await options.afterStep?.(position);
       addTo(state.sums, result);
       state.index++;
@@ -347,8 +370,11 @@ async function runEpochs(options: FitOptions, running: Steps, hooks: Hooks): Pro
         await save();
       }
     }
-    throwIfAborted(hooks.signal);
-    const validationLoss = await options.validate();
+    await throwIfStopped();
+    const validationLoss = await options.validate().catch(async (error) => {
+      await throwIfStopped();
+      throw error;
+    });
     state.seconds += (performance.now() - start) / 1000;
     const record = epochRecord(state, steps, validationLoss);
     state.records.push(record);

@@ -1,7 +1,8 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import type { Hooks, ProgressEvent } from '../../../src/prepare/hooks.js';
+import { LimbeckError } from '../../../src/errors.js';
+import { type Hooks, type ProgressEvent, throwIfAborted } from '../../../src/prepare/hooks.js';
 import { type FitOptions, fitModel, learningRateAt, type StepPosition } from '../../../src/teacher/fit-model.js';
 import { CROSS_ENTROPY } from '../../../src/teacher/pretrain.js';
 import { copyParameters } from '../../../src/teacher/training-checkpoint.js';
@@ -238,16 +239,52 @@ describe('a run with a checkpoint', () => {
     expect(countOf(second.options.model)).toBe(4);
   });
 
-  test('keeps its state when it is aborted', async () => {
-    const checkpoint = checkpointAt('aborted');
+  test.each([1, 2, 4, 5])('aborted after %i steps goes on from there', async (stopAt) => {
+    const checkpoint = checkpointAt(`aborted-${stopAt}`);
     const controller = new AbortController();
     const fit = fitModel(run({ checkpoint }).options, {
       signal: controller.signal,
-      onProgress: ({ done }) => done === 5 && controller.abort(),
+      onProgress: ({ done }) => done === stopAt && controller.abort(),
     });
     await expect(fit).rejects.toThrow(expect.objectContaining({ code: 'ERR_ABORTED' }));
-    expect(existsSync(checkpoint.path)).toBe(true);
-    expect(await outcome(run({ checkpoint }))).toEqual(await outcome(run()));
+    const second = run({ checkpoint });
+    expect(await outcome(second)).toEqual(await outcome(run()));
+    expect(second.positions[0]?.step).toBe(stopAt);
+  });
+
+  test('aborted in a validation goes on with it', async () => {
+    const checkpoint = checkpointAt('aborted-validation');
+    const controller = new AbortController();
+    const first = run({ checkpoint });
+    const validate = async () => {
+      if (first.positions.length === 4) controller.abort();
+      throwIfAborted(controller.signal);
+      return first.options.validate();
+    };
+    const fit = fitModel({ ...first.options, validate }, { signal: controller.signal });
+    await expect(fit).rejects.toThrow(expect.objectContaining({ code: 'ERR_ABORTED' }));
+    const second = run({ checkpoint });
+    expect(await outcome(second)).toEqual(await outcome(run()));
+    expect(second.positions[0]?.step).toBe(4);
+  });
+
+  test('aborted while somebody else uses the model goes on from its last checkpoint', async () => {
+    const checkpoint = checkpointAt('aborted-busy');
+    const controller = new AbortController();
+    const first = run({ checkpoint });
+    const { trainer } = first.options;
+    const getState = () => {
+      if (controller.signal.aborted) throw new LimbeckError('ERR_BUSY', 'at work');
+      return trainer.getState();
+    };
+    const fit = fitModel(
+      { ...first.options, trainer: { ...trainer, getState } },
+      { signal: controller.signal, onProgress: ({ done }) => done === 5 && controller.abort() },
+    );
+    await expect(fit).rejects.toThrow(expect.objectContaining({ code: 'ERR_ABORTED' }));
+    const second = run({ checkpoint });
+    expect(await outcome(second)).toEqual(await outcome(run()));
+    expect(second.positions[0]?.step).toBe(4);
   });
 
   test('refuses the state of another run before the first step', async () => {
@@ -381,6 +418,28 @@ describe('steps in flight', () => {
     await fitModel(options);
     expect(saved).toEqual([3, 6, 7, 9, 12, 14]);
     expect(log.most).toBe(3);
+  });
+
+  test('none is when a run that is aborted keeps its state', async () => {
+    const checkpoint = { path: join(folder, 'aborted-flight.bin'), fingerprint: 'f', everySteps: 100 };
+    const controller = new AbortController();
+    const { made, log } = onGpu({ checkpoint });
+    const getState = () => {
+      expect(log.begun).toBe(log.ended);
+      return made.options.trainer.getState();
+    };
+    const fit = fitModel(
+      { ...made.options, trainer: { ...made.options.trainer, getState } },
+      { signal: controller.signal, onProgress: ({ done }) => done === 2 && controller.abort() },
+    );
+    await expect(fit).rejects.toThrow(expect.objectContaining({ code: 'ERR_ABORTED' }));
+    expect(log.most).toBe(3);
+    const second = onGpu({ checkpoint });
+    await fitModel(second.made.options);
+    const whole = onGpu();
+    await fitModel(whole.made.options);
+    expect(copyParameters(second.made.options.model)).toEqual(copyParameters(whole.made.options.model));
+    expect(second.made.positions[0]?.step).toBe(log.ended);
   });
 
   test('a failure is told in its turn, and nothing is at work when the run ends', async () => {
