@@ -35,7 +35,13 @@ export async function readInteractions(
   const ratingText = place(rating, 'NULL::VARCHAR');
   const timeText = place(time, "'0'");
   const eventText = place(event, 'NULL::VARCHAR');
-  const raw = await readTable(database, 'raw_interactions', source, wanted, signal);
+  const raw = await readTable(
+    database,
+    'raw_interactions',
+    source,
+    wanted.map((name) => ({ name })),
+    signal,
+  );
 
   const ratingProblems =
     rating === undefined ? '' : "WHEN isnan(rating) THEN 'nan' WHEN rating IS NULL OR isinf(rating) THEN 'rating'";

@@ -1,3 +1,4 @@
+import type { DuckDBListValue } from '@duckdb/node-api';
 import { Database } from './duckdb.js';
 import type { ItemSource, ResolvedPrepareOptions, ResolvedTableSource } from './options.js';
 import { MAX_BROKEN_EXAMPLES } from './raw-table.js';
@@ -17,8 +18,7 @@ export interface Item {
 /** Which columns of `item_texts` hold what: texts first, then the categories. */
 export interface ItemColumns {
   readonly numTexts: number;
-  /** Undefined when no column holds categories. */
-  readonly categorySeparator: string | undefined;
+  readonly hasCategories: boolean;
 }
 
 /**
@@ -41,7 +41,8 @@ export async function readItemNames(
       missing: 'keep',
       columns: { ...source.columns, text: [column] },
     };
-    await readTable(database, 'names', resolved as ResolvedTableSource, [column, source.columns.id], signal);
+    const wanted = [{ name: column }, { name: source.columns.id }];
+    await readTable(database, 'names', resolved as ResolvedTableSource, wanted, signal);
     const names: Record<string, string> = Object.create(null);
     const has = (column: string) => `trim(coalesce(${column}, '')) <> ''`;
     await database.scan(
@@ -60,17 +61,12 @@ export async function readItemNames(
 
 /** Where {@link readItemTexts} puts the columns of an item file. */
 export function itemColumns(source: ResolvedPrepareOptions['items']): ItemColumns {
-  if (source === undefined) return { numTexts: 0, categorySeparator: undefined };
-  const { columns, categorySeparator } = source;
-  return {
-    numTexts: columns.text.length,
-    categorySeparator: columns.categories === undefined ? undefined : categorySeparator,
-  };
+  return { numTexts: source?.columns.text.length ?? 0, hasCategories: source?.columns.categories !== undefined };
 }
 
 /**
- * Reads the item file into the temporary table `item_texts`: item_id, v1, v2 … (raw texts). The first row of an id
- * wins.
+ * Reads the item file into the temporary table `item_texts`: item_id, v1, v2 … (lists of raw texts). The first row of an
+ * id wins.
  *
  * @throws what readTable throws
  */
@@ -80,7 +76,8 @@ export async function readItemTexts(
   signal: AbortSignal | undefined,
 ): Promise<FileReport & { duplicateIds: number }> {
   const { id, text, categories } = source.columns;
-  const columns = [id, ...text, ...(categories === undefined ? [] : [categories])];
+  const columns = [{ name: id }, ...text.map((name) => ({ name, list: {} }))];
+  if (categories !== undefined) columns.push({ name: categories, list: { separator: source.categorySeparator } });
   const raw = await readTable(database, 'raw_items', source, columns, signal);
   const noId = "trim(coalesce(v0, '')) = ''";
   const examples = await database.rows(
@@ -114,9 +111,9 @@ export async function readItemTexts(
  */
 export async function readCatalogue(
   database: Database,
-  { numTexts, categorySeparator }: ItemColumns,
+  { numTexts, hasCategories }: ItemColumns,
 ): Promise<{ items: Item[]; itemsWithoutText: number }> {
-  const numColumns = numTexts + (categorySeparator === undefined ? 0 : 1);
+  const numColumns = numTexts + (hasCategories ? 1 : 0);
   const values = Array.from({ length: numColumns }, (_, index) => `, v${index + 1}`).join('');
   const join = numTexts === 0 ? '' : 'LEFT JOIN item_texts USING (item_id)';
   const items: Item[] = [];
@@ -126,10 +123,10 @@ export async function readCatalogue(
     ([ids = [], ...columns]) => {
       ids.forEach((value, row) => {
         const id = String(value);
-        const text = joinTexts(columns.slice(0, numTexts).map((column) => String(column[row] ?? '')));
+        const text = joinTexts(columns.slice(0, numTexts).flatMap((column) => textsOf(column[row])));
         if (text === '') itemsWithoutText++;
-        const listed = categorySeparator === undefined ? '' : String(columns[numTexts]?.[row] ?? '');
-        const categories = splitCategories(listed, categorySeparator ?? ',');
+        const names = textsOf(columns[numTexts]?.[row]).map(cleanText);
+        const categories = [...new Set(names.filter((name) => name !== ''))];
         items.push({ id, text: text === '' ? id : text, ...(categories.length > 0 && { categories }) });
       });
     },
@@ -137,7 +134,7 @@ export async function readCatalogue(
   return { items, itemsWithoutText };
 }
 
-function splitCategories(value: string, separator: string): string[] {
-  const names = value.split(separator).map(cleanText);
-  return [...new Set(names.filter((name) => name !== ''))];
+/** Of a list of the database; an item that is in no row of the file has none. */
+function textsOf(list: unknown): string[] {
+  return ((list as DuckDBListValue | null | undefined)?.items ?? []).map((text) => String(text ?? ''));
 }

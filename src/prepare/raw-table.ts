@@ -1,4 +1,4 @@
-import type { Database } from './duckdb.js';
+import { type Database, sqlLiteral } from './duckdb.js';
 import type { ResolvedTableSource } from './options.js';
 import type { BrokenRow } from './report.js';
 
@@ -6,8 +6,8 @@ import type { BrokenRow } from './report.js';
 export const MAX_BROKEN_EXAMPLES = 5;
 
 /**
- * A file as a temporary table `name`: columns v0, v1 … hold the wanted columns as text, in the order asked; rowid is
- * the order of the file. Rows that cannot be taken apart are not in it.
+ * A file as a temporary table `name`: columns v0, v1 … hold the wanted columns as text or lists of texts, in the order
+ * asked; rowid is the order of the file. Rows that cannot be taken apart are not in it.
  */
 export interface RawTable {
   readonly name: string;
@@ -19,6 +19,19 @@ export interface RawTable {
   lineOf(rowid: number): Promise<number>;
 }
 
+/** A column to read: one text a row, or a list of texts. */
+export interface WantedColumn {
+  readonly name: string;
+  /** Lists of JSON and Parquet are taken as they are; one text is cut at the separator, or is a list of its own. */
+  readonly list?: { readonly separator?: string | undefined } | undefined;
+}
+
+/** SQL for what a column wants, from SQL for one text. */
+export function fromText({ list }: WantedColumn, text: string): string {
+  if (list === undefined) return text;
+  return list.separator === undefined ? `[${text}]` : `string_split(${text}, ${sqlLiteral(list.separator)})`;
+}
+
 /** A file about to be read into a table of the database. */
 export interface OpenFile {
   readonly database: Database;
@@ -27,6 +40,6 @@ export interface OpenFile {
   /** See `literalPath`; for messages and for Node, `source.path`. */
   readonly path: string;
   readonly gzip: boolean;
-  readonly wanted: readonly string[];
+  readonly wanted: readonly WantedColumn[];
   readonly signal: AbortSignal | undefined;
 }

@@ -1,7 +1,7 @@
 import { LimbeckError } from '../errors.js';
 import { findColumn } from './columns.js';
 import { type Database, sqlLiteral } from './duckdb.js';
-import { MAX_BROKEN_EXAMPLES, type OpenFile, type RawTable } from './raw-table.js';
+import { fromText, MAX_BROKEN_EXAMPLES, type OpenFile, type RawTable } from './raw-table.js';
 import type { BrokenRow } from './report.js';
 import { splitCsvLine } from './split-csv-line.js';
 import { inspectTextFile } from './text-file.js';
@@ -20,8 +20,9 @@ export async function readCsv(file: OpenFile, format: 'csv' | 'tsv'): Promise<Ra
     );
   }
   const available = source.names ?? splitCsvLine(facts.firstLine, delimiter, quote);
-  const positions = wanted.map((column) => findColumn(column, available, source.path));
+  const positions = wanted.map(({ name }) => findColumn(name, available, source.path));
 
+  const values = wanted.map((column, index) => `${fromText(column, `c${positions[index]}`)} AS v${index}`);
   const all = available.map((_, index) => `c${index}`);
   const options = [
     'auto_detect = false',
@@ -45,8 +46,7 @@ export async function readCsv(file: OpenFile, format: 'csv' | 'tsv'): Promise<Ra
   await database
     .run(
       `CREATE TEMP TABLE ${name} AS
-       SELECT ${positions.map((position, index) => `c${position} AS v${index}`).join(', ')},
-         ${extraLines(all, facts.lineBreak)} AS extra_lines
+       SELECT ${values.join(', ')}, ${extraLines(all, facts.lineBreak)} AS extra_lines
        FROM read_csv(?, ${options.join(', ')})`,
       [path],
       source.path,

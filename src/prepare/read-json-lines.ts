@@ -1,12 +1,15 @@
 import { findColumn } from './columns.js';
 import { sqlLiteral } from './duckdb.js';
-import { MAX_BROKEN_EXAMPLES, type OpenFile, type RawTable } from './raw-table.js';
+import { fromText, MAX_BROKEN_EXAMPLES, type OpenFile, type RawTable } from './raw-table.js';
 import { inspectTextFile } from './text-file.js';
 
 /** A control character that JSON forbids in raw form, so no valid line is cut at it. */
 const NEVER_IN_JSON = '\u0001';
 
-/** Reads a file of one JSON object a line; see `readTable`. A missing key, null, object or array is an empty value. */
+/**
+ * Reads a file of one JSON object a line; see `readTable`. A missing key or null is an empty value, and so is an object or
+ * array where one text is wanted. Where a list is, a row with an object, or with one or an array in its array, is broken.
+ */
 export async function readJsonLines(file: OpenFile): Promise<RawTable> {
   const { database, name, source, path, gzip, wanted, signal } = file;
   const facts = await inspectTextFile(source.path, { gzip, signal });
@@ -24,24 +27,36 @@ export async function readJsonLines(file: OpenFile): Promise<RawTable> {
     `SELECT DISTINCT unnest(json_keys(line)) AS key FROM ${name}_lines WHERE ${isObject} ORDER BY key`,
   );
   const available = keys.map(([key]) => String(key));
-  if (available.length > 0) for (const column of wanted) findColumn(column, available, source.path);
+  if (available.length > 0) for (const { name: key } of wanted) findColumn(key, available, source.path);
+  const problems = [`WHEN NOT (${isObject}) THEN 'not a JSON object'`];
   const values = wanted.map((column, index) => {
-    const pointer = sqlLiteral(`/${column.replaceAll('~', '~0').replaceAll('/', '~1')}`);
-    const isScalar = `json_type(line, ${pointer}) NOT IN ('OBJECT', 'ARRAY')`;
-    return `CASE WHEN ${isScalar} THEN json_extract_string(line, ${pointer}) END AS v${index}`;
+    const pointer = sqlLiteral(`/${column.name.replaceAll('~', '~0').replaceAll('/', '~1')}`);
+    const type = `json_type(line, ${pointer})`;
+    const array = `json_extract(line, ${pointer})`;
+    const isText = `WHEN ${type} NOT IN ('OBJECT', 'ARRAY')`;
+    const text = fromText(column, `json_extract_string(line, ${pointer})`);
+    if (column.list === undefined) return `CASE ${isText} THEN ${text} END AS v${index}`;
+    const isNested = `${type} = 'OBJECT' OR list_has_any(json_type(${array}, '$[*]'), ['OBJECT', 'ARRAY'])`;
+    const problem = sqlLiteral(`${JSON.stringify(column.name)} is neither a text nor a list of texts`);
+    problems.push(`WHEN ${isNested} THEN ${problem}`);
+    return `CASE ${isText} THEN ${text} ELSE json_extract_string(${array}, '$[*]') END AS v${index}`;
   });
+  const judged = `(SELECT rowid, line, CASE ${problems.join(' ')} END AS problem FROM ${name}_lines)`;
   await database.run(
-    `CREATE TEMP TABLE ${name} AS SELECT rowid + 1 AS line, ${values.join(', ')} FROM ${name}_lines WHERE ${isObject}`,
+    `CREATE TEMP TABLE ${name} AS SELECT rowid + 1 AS line, ${values.join(', ')} FROM ${judged} WHERE problem IS NULL`,
   );
   const examples = await database.rows(
-    `SELECT rowid::DOUBLE + 1, left(line, 80) FROM ${name}_lines WHERE line <> '' AND NOT (${isObject})
+    `SELECT rowid::DOUBLE + 1, problem, left(line, 80) FROM ${judged} WHERE line <> '' AND problem IS NOT NULL
      ORDER BY rowid LIMIT ${MAX_BROKEN_EXAMPLES}`,
   );
   const rejects = await database.rows(
     `SELECT DISTINCT line::DOUBLE FROM ${name}_rejects ORDER BY 1 LIMIT ${MAX_BROKEN_EXAMPLES}`,
   );
   const brokenExamples = [
-    ...examples.map(([line, text]) => ({ line: Number(line), reason: `not a JSON object: ${JSON.stringify(text)}` })),
+    ...examples.map(([line, problem, text]) => ({
+      line: Number(line),
+      reason: `${problem}: ${JSON.stringify(text)}`,
+    })),
     ...rejects.map(([line]) => ({
       line: Number(line),
       reason: 'not a line of JSON (control character, or over 2 MB)',

@@ -1,8 +1,12 @@
+import { LimbeckError } from '../errors.js';
 import { findColumn } from './columns.js';
 import { sqlIdentifier } from './duckdb.js';
-import type { OpenFile, RawTable } from './raw-table.js';
+import { fromText, type OpenFile, type RawTable, type WantedColumn } from './raw-table.js';
 
-/** Reads a Parquet file; see `readTable`. Values of any type become text. */
+/** Types whose values are no single text, as DuckDB writes them. */
+const NESTED = /^(STRUCT|MAP|UNION)\b|\]$/;
+
+/** Reads a Parquet file; see `readTable`. Values of any type become text, in lists too. */
 export async function readParquet(file: OpenFile): Promise<RawTable> {
   const { database, name, source, path, wanted } = file;
   const columns = await database.rows(
@@ -11,8 +15,10 @@ export async function readParquet(file: OpenFile): Promise<RawTable> {
     source.path,
   );
   const available = columns.map(([column]) => String(column));
-  for (const column of wanted) findColumn(column, available, source.path);
-  const values = wanted.map((column, index) => `${sqlIdentifier(column)}::VARCHAR AS v${index}`);
+  const values = wanted.map((column, index) => {
+    const type = String(columns[findColumn(column.name, available, source.path)]?.[1]);
+    return `${asWanted(column, type, source.path)} AS v${index}`;
+  });
   await database.run(
     `CREATE TEMP TABLE ${name} AS SELECT ${values.join(', ')} FROM read_parquet(?, hive_partitioning = false)`,
     [path],
@@ -20,4 +26,15 @@ export async function readParquet(file: OpenFile): Promise<RawTable> {
   );
   const rows = await database.number(`SELECT count(*)::DOUBLE FROM ${name}`);
   return { name, path: source.path, rows, brokenRows: 0, brokenExamples: [], lineOf: async (rowid) => rowid + 1 };
+}
+
+/** SQL for a column of the file. */
+function asWanted(column: WantedColumn, type: string, path: string): string {
+  const { name, list } = column;
+  if (!NESTED.test(type)) return fromText(column, `${sqlIdentifier(name)}::VARCHAR`);
+  if (list !== undefined && type.endsWith('[]') && !NESTED.test(type.slice(0, -2))) {
+    return `${sqlIdentifier(name)}::VARCHAR[]`;
+  }
+  const expected = list === undefined ? 'one value a row' : 'a text or a list of texts a row';
+  throw new LimbeckError('ERR_FILE_FORMAT', `${path}: expected ${expected} in column "${name}", got ${type}`);
 }

@@ -1,6 +1,6 @@
 import { findColumn } from './columns.js';
 import { sqlLiteral } from './duckdb.js';
-import { MAX_BROKEN_EXAMPLES, type OpenFile, type RawTable } from './raw-table.js';
+import { fromText, MAX_BROKEN_EXAMPLES, type OpenFile, type RawTable } from './raw-table.js';
 import { inspectTextFile } from './text-file.js';
 
 /** The columns that a file of sequences has; it has no line that names them. */
@@ -16,7 +16,12 @@ const NEVER_IN_TEXT = '\u0001';
 export async function readSequences(file: OpenFile): Promise<RawTable> {
   const { database, name, source, path, gzip, wanted, signal } = file;
   const facts = await inspectTextFile(source.path, { gzip, signal });
-  const positions = wanted.map((column) => findColumn(column, COLUMNS, source.path));
+  // Position 1 is the user; the order of the file is the order of the rows.
+  const places = ['ids[1]', 'ids[position]'];
+  const values = wanted.map((column, index) => {
+    const place = places[findColumn(column.name, COLUMNS, source.path)] as string;
+    return `${fromText(column, place)} AS v${index}`;
+  });
   const ids =
     source.delimiter === undefined
       ? `string_split_regex(trim(coalesce(line, ''), ' ' || chr(9) || chr(13)), '\\s+')`
@@ -29,11 +34,9 @@ export async function readSequences(file: OpenFile): Promise<RawTable> {
     [path],
     source.path,
   );
-  // Position 1 is the user; the order of the file is the order of the rows.
-  const values = { user: 'ids[1]', item: 'ids[position]' };
   await database.run(
     `CREATE TEMP TABLE ${name} AS
-     SELECT rowid + 1 AS line, ${positions.map((position, index) => `${values[COLUMNS[position] ?? 'user']} AS v${index}`).join(', ')}
+     SELECT rowid + 1 AS line, ${values.join(', ')}
      FROM (SELECT rowid, ids, unnest(range(2, len(ids) + 1)) AS position FROM ${name}_lines)
      ORDER BY rowid, position`,
   );

@@ -2,7 +2,7 @@ import { resolve } from 'node:path';
 import { LimbeckError } from '../errors.js';
 import type { Database } from './duckdb.js';
 import type { ResolvedTableSource, TableFormat } from './options.js';
-import type { OpenFile, RawTable } from './raw-table.js';
+import type { OpenFile, RawTable, WantedColumn } from './raw-table.js';
 import { readCsv } from './read-csv.js';
 import { readJsonLines } from './read-json-lines.js';
 import { readParquet } from './read-parquet.js';
@@ -19,7 +19,7 @@ export async function readTable(
   database: Database,
   name: string,
   source: ResolvedTableSource,
-  wanted: readonly string[],
+  wanted: readonly WantedColumn[],
   signal: AbortSignal | undefined,
 ): Promise<RawTable> {
   const { format, gzip } = detectFormat(source);

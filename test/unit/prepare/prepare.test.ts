@@ -43,6 +43,12 @@ function accountedRows(report: PrepareReport): number {
   return report.interactions.brokenRows + dropped + report.final.interactions;
 }
 
+async function writeParquet(path: string, select: string): Promise<void> {
+  const { DuckDBInstance } = createRequire(import.meta.url)('@duckdb/node-api') as typeof import('@duckdb/node-api');
+  const connection = await (await DuckDBInstance.create()).connect();
+  await connection.run(`COPY (${select}) TO '${path}'`);
+}
+
 async function failure(promise: Promise<unknown>): Promise<LimbeckError> {
   const error = await promise.then(
     () => undefined,
@@ -233,6 +239,71 @@ describe('items', () => {
     expect((await of({ categorySeparator: '|' }))[2]?.categories).toEqual(['Sci-Fi,,']);
     const error = await failure(of({ columns: { id: 'id', text: ['title'], categories: 'genre' } }));
     expect(error.code).toBe('ERR_COLUMN_NOT_FOUND');
+  });
+
+  describe('with lists in the item file', () => {
+    const source = { columns: { id: 'id', text: ['title', 'about'], categories: 'kinds' }, categorySeparator: '|' };
+    const items = [
+      { id: 'a', text: 'A. first. second', categories: ['Cat', 'x|y', 'All'] },
+      { id: 'b', text: 'B. one', categories: ['Cat', 'All'] },
+      { id: 'c', text: 'C' },
+      { id: 'd', text: '4. 7', categories: ['1'] },
+    ];
+    const history = { u: ['a', 'b', 'c', 'd'] };
+
+    it('joins those of texts in JSON, and takes each of categories whole', async () => {
+      const lines = [
+        '{"id":"a","title":"A","about":["first",null,"second"],"kinds":["Cat","x|y","All","Cat"]}',
+        '{"id":"b","title":["B"],"about":"one","kinds":"Cat|All"}',
+        '{"id":"c","title":"C","about":[],"kinds":null}',
+        '{"id":"d","title":4,"about":[7],"kinds":[1]}',
+      ];
+      const dataset = await prepare(sequences(history), { items: { path: csv(lines, 'lists.jsonl'), ...source } });
+      expect(dataset.items).toEqual(items);
+      expect(dataset.report.items).toMatchObject({ rowsRead: 4, brokenRows: 0, itemsWithoutText: 0 });
+    });
+
+    it('joins those of texts in Parquet, and takes each of categories whole', async () => {
+      const path = temporaryPath('lists.parquet');
+      await writeParquet(
+        path,
+        `SELECT * FROM (VALUES ('a', 'A', ['first', NULL, 'second'], ['Cat', 'x|y', 'All', 'Cat']),
+          ('b', 'B', ['one'], ['Cat', 'All']), ('c', 'C', [], NULL), ('d', '4', ['7'], ['1'])) t(id, title, about, kinds)`,
+      );
+      const dataset = await prepare(sequences(history), { items: { path, ...source } });
+      expect(dataset.items).toEqual(items);
+    });
+
+    it('counts a row of JSON as broken whose lists hold more than texts', async () => {
+      const lines = [
+        '{"id":"a","title":"A","about":"x","kinds":[["Cat","All"]]}',
+        '{"id":"b","title":"B","about":{"text":"x"}}',
+        'no JSON',
+        '{"id":["c"],"title":"C","about":"x"}',
+        '{"id":"d","title":"D","about":"x"}',
+      ];
+      const dataset = await prepare(sequences(history), { items: { path: csv(lines, 'nested.jsonl'), ...source } });
+      expect(dataset.items.map(({ text }) => text)).toEqual(['a', 'b', 'c', 'D. x']);
+      expect(dataset.report.items).toMatchObject({ rowsRead: 5, brokenRows: 4 });
+      expect(dataset.report.items?.brokenExamples).toEqual([
+        { line: 1, reason: expect.stringContaining('"kinds" is neither a text nor a list of texts: "{') },
+        { line: 2, reason: expect.stringContaining('"about" is neither a text nor a list of texts: "{') },
+        { line: 3, reason: 'not a JSON object: "no JSON"' },
+        { line: 4, reason: 'the item id is empty' },
+      ]);
+    });
+
+    it.each([
+      ['id', "SELECT ['a'] AS id, 'A' AS title, 'x' AS about, 'k' AS kinds"],
+      ['about', "SELECT 'a' AS id, 'A' AS title, {'text': 'x'} AS about, 'k' AS kinds"],
+      ['kinds', "SELECT 'a' AS id, 'A' AS title, 'x' AS about, [['k']] AS kinds"],
+    ])('refuses a column %s of Parquet that holds more', async (column, select) => {
+      const path = temporaryPath(`nested-${column}.parquet`);
+      await writeParquet(path, select);
+      const error = await failure(prepare(sequences(history), { items: { path, ...source } }));
+      expect(error.code).toBe('ERR_FILE_FORMAT');
+      expect(error.message).toContain(`column "${column}"`);
+    });
   });
 
   it('uses the id as text without an item file', async () => {
@@ -438,10 +509,8 @@ describe('abort', () => {
 
 describe('the files', () => {
   it('reads the example as Parquet as it does as CSV', async () => {
-    const { DuckDBInstance } = createRequire(import.meta.url)('@duckdb/node-api') as typeof import('@duckdb/node-api');
-    const connection = await (await DuckDBInstance.create()).connect();
     const path = temporaryPath('example.parquet');
-    await connection.run(`COPY (SELECT * FROM read_csv('${example}interactions.csv.gz')) TO '${path}'`);
+    await writeParquet(path, `SELECT * FROM read_csv('${example}interactions.csv.gz')`);
     const options = { interactions: { path, columns } };
     const { sequences: fromParquet, report } = await prepareDataset(options);
     const fromCsv = await prepareDataset({ interactions: { path: `${example}interactions.csv.gz`, columns } });

@@ -27,7 +27,8 @@ async function read(path: string, options: Omit<TableSource, 'path'> = {}, wante
   const database = await Database.open({ threads: 1 });
   try {
     const source = { path, columns: { user: 'user', item: 'item' }, ...options } as Parameters<typeof readTable>[2];
-    const { brokenRows, brokenExamples } = await readTable(database, 'raw', source, wanted, undefined);
+    const columns = wanted.map((name) => ({ name }));
+    const { brokenRows, brokenExamples } = await readTable(database, 'raw', source, columns, undefined);
     const values = wanted.map((_, index) => `v${index}`).join(', ');
     return { rows: await database.rows(`SELECT ${values} FROM raw ORDER BY rowid`), brokenRows, brokenExamples };
   } finally {
