@@ -74,7 +74,16 @@ export async function distill(engine: NativeEngine, options: DistillOptions, hoo
     const context = { engine, settings, workspace, hooks };
     const corpus = await makeCorpus(dataset, settings.corpus);
     const { users, items, interactions } = dataset.report.final;
-    log.note('prepare', { users, items, interactions, testCases: test.targets.length });
+    const { repeatedTargets } = test;
+    const repeatedValidationTargets = data.validation.repeatedTargets;
+    log.note('prepare', {
+      users,
+      items,
+      interactions,
+      testCases: test.targets.length,
+      ...(repeatedTargets > 0 && { repeatedTargets }),
+      ...(repeatedValidationTargets > 0 && { repeatedValidationTargets }),
+    });
 
     // 2. Teacher: a language model that knows the items' texts.
     const teacher = models.keep(await log.run('teacher', undefined, () => obtainTeacher(context, dataset, corpus)));

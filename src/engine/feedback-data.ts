@@ -230,14 +230,14 @@ function mapReplay(dataset: Dataset, indices: ReadonlyMap<string, number>) {
       }
       return taken;
     },
-    /** The test cases of users without feedback. */
+    /** The test cases of users without feedback, but for what `evaluationSet` leaves out, too. */
     cases(without: ReadonlyMap<string, unknown>): Case[] {
       const cases: Case[] = [];
       split.testPosition.forEach((position, user) => {
         if (position < 1 || without.has(users[user] ?? '')) return;
         const target = mapped[sequences[(sequenceOffsets[user] ?? 0) + position] ?? 0] ?? -1;
         const history = slice(user, position);
-        if (target >= 0 && history.length > 0) cases.push({ history, target });
+        if (target >= 0 && history.length > 0 && !history.includes(target)) cases.push({ history, target });
       });
       return cases;
     },

@@ -87,7 +87,7 @@ export async function benchQuality(
   hooks.onProgress?.({ step: 'prepare', name: 'read, filter, split', done: 1, total: 1 });
   checkCounts(dataset, settings.expected);
 
-  const test = evaluationSet(dataset, 'test');
+  const { repeatedTargets, ...test } = evaluationSet(dataset, 'test');
   const data = {
     train: trainSequences(dataset),
     validation: evaluationSet(dataset, 'validation'),
@@ -119,7 +119,13 @@ export async function benchQuality(
       ...(commit === undefined ? {} : { commit }),
       machine: machineOf(engine),
       seeds: settings.seeds,
-      data: { users, items, interactions, testCases: test.targets.length },
+      data: {
+        users,
+        items,
+        interactions,
+        testCases: test.targets.length,
+        ...(repeatedTargets > 0 && { repeatedTargets }),
+      },
       rows,
       published: settings.published,
       curves: systems.flatMap(({ system, history }) => rankingCurves(system.name, history)),

@@ -34,11 +34,14 @@ export function renderQualityReport(report: QualityReport): string {
 }
 
 function renderHeader({ title, data, seeds, createdAt }: QualityReport): string {
-  const { users, items, interactions, testCases } = data;
+  const { users, items, interactions, testCases, repeatedTargets } = data;
   const counts = [users, items, interactions, testCases].map(formatNumber);
+  const repeated = repeatedTargets
+    ? ` (${formatNumber(repeatedTargets)} others asked for an item of their history)`
+    : '';
   return `<header>
 <h1>${escapeHtml(title)}</h1>
-<p class="lead">${counts[0]} users, ${counts[1]} items, ${counts[2]} interactions; tested on ${counts[3]} users, students with ${seeds.length === 1 ? 'one seed' : `${seeds.length} seeds`}. <time datetime="${escapeHtml(createdAt)}">${escapeHtml(createdAt.slice(0, 16).replace('T', ', '))} UTC</time></p>
+<p class="lead">${counts[0]} users, ${counts[1]} items, ${counts[2]} interactions; tested on ${counts[3]} users${repeated}, students with ${seeds.length === 1 ? 'one seed' : `${seeds.length} seeds`}. <time datetime="${escapeHtml(createdAt)}">${escapeHtml(createdAt.slice(0, 16).replace('T', ', '))} UTC</time></p>
 </header>`;
 }
 

@@ -71,6 +71,8 @@ export interface QualityReport {
     readonly items: number;
     readonly interactions: number;
     readonly testCases: number;
+    /** Left out of the test cases: the target is in the history, which is never recommended. Missing when none is. */
+    readonly repeatedTargets?: number;
   };
   readonly rows: readonly QualityRow[];
   readonly published: readonly PublishedRow[];

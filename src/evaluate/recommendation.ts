@@ -1,4 +1,5 @@
 /** From ranks to the rows of the results table. */
+import { LimbeckError } from '../errors.js';
 import { createPacer } from '../formats/pacer.js';
 import { type Dataset, dropRepetitions, type EvaluationCases, testCases, validationCases } from '../prepare/dataset.js';
 import { bootstrapMeanOverSeeds } from './bootstrap.js';
@@ -18,9 +19,26 @@ export interface EvaluationSet extends EvaluationCases {
   readonly excludeOffsets: Int32Array; // [S + 1]
 }
 
-/** The held-out cases of a dataset, seen items masked. */
-export function evaluationSet(dataset: Dataset, part: 'validation' | 'test'): EvaluationSet {
-  const cases = part === 'test' ? testCases(dataset) : validationCases(dataset);
+/**
+ * The held-out cases of a dataset, seen items masked. Cases whose target is in their history (`duplicates: 'all'`) are left
+ * out, and counted: what was seen is never recommended, so no system could be right.
+ *
+ * @throws LimbeckError ERR_EMPTY_DATA when no other case is there; ERR_INVALID_ARGUMENT for what is no dataset
+ */
+export function evaluationSet(
+  dataset: Dataset,
+  part: 'validation' | 'test',
+): EvaluationSet & { readonly repeatedTargets: number } {
+  const all = part === 'test' ? testCases(dataset) : validationCases(dataset);
+  const cases = withNewTargets(all);
+  const repeatedTargets = all.targets.length - cases.targets.length;
+  if (repeatedTargets > 0 && cases.targets.length === 0) {
+    throw new LimbeckError(
+      'ERR_EMPTY_DATA',
+      `All ${repeatedTargets} ${part} cases have a target that is in their history, which is never recommended. ` +
+        'Give denoise.duplicates: first or last, or data in which users choose new items, too.',
+    );
+  }
   const { sequences, sequenceOffsets } = cases;
   const excludeOffsets = new Int32Array(sequenceOffsets.length);
   const different = sequences.slice();
@@ -33,7 +51,28 @@ export function evaluationSet(dataset: Dataset, part: 'validation' | 'test'): Ev
     excludeOffsets[s + 1] = end;
   }
   const excludeIds = different.slice(0, end);
-  return { ...cases, excludeIds, excludeOffsets };
+  return { ...cases, excludeIds, excludeOffsets, repeatedTargets };
+}
+
+function withNewTargets(cases: EvaluationCases): EvaluationCases {
+  const { sequences, sequenceOffsets, users, targets } = cases;
+  const historyOf = (s: number) => sequences.subarray(sequenceOffsets[s], sequenceOffsets[s + 1]);
+  const kept = Int32Array.from(targets.keys()).filter((s) => !historyOf(s).includes(targets[s] as number));
+  const keptOffsets = new Int32Array(kept.length + 1);
+  const keptSequences = new Int32Array(sequences.length);
+  let end = 0;
+  kept.forEach((s, i) => {
+    const history = historyOf(s);
+    keptSequences.set(history, end);
+    end += history.length;
+    keptOffsets[i + 1] = end;
+  });
+  return {
+    sequences: keptSequences.slice(0, end),
+    sequenceOffsets: keptOffsets,
+    users: kept.map((s) => users[s] as number),
+    targets: kept.map((s) => targets[s] as number),
+  };
 }
 
 /** Training interactions of each item: what popularity ranks by. */

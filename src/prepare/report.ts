@@ -67,6 +67,7 @@ export interface PrepareReport {
     /** Users with one interaction: they have nothing to predict. */
     readonly singleInteractionUsers: number;
     readonly trainInteractions: number;
+    /** Those of the split; evaluation leaves out what `evaluationSet` does. */
     readonly validationCases: number;
     readonly testCases: number;
   };

@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { createEngine, type DistillResult, type Engine, type ProgressEvent } from '../../src/index.js';
+import { createEngine, type DistillResult, type Engine, evaluationSet, type ProgressEvent } from '../../src/index.js';
 import { tinyOptions } from '../support/tiny.js';
 
 let engine: Engine;
@@ -162,6 +162,38 @@ test.each([
     await engine.distill({ ...options, output: join(folder, 'fresh') });
     const model = (run: string) => readFileSync(join(folder, run, 'student/model.safetensors'));
     expect(model('out').equals(model('fresh'))).toBe(true);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test('where users choose items again, what is measured is what the student recommends', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'limbeck-repeats-'));
+  try {
+    const { languageStudent: _without, ...options } = tinyOptions(folder);
+    // The first item once more is the test target of every third user, and the validation target of the next one.
+    const again = (user: number) => `u${user},i${(user * 7) % 40},8,9000\n`;
+    for (let user = 0; user < 60; user += 3) {
+      appendFileSync(options.data.interactions.path, again(user));
+      appendFileSync(
+        options.data.interactions.path,
+        `${again(user + 1)}u${user + 1},i${(user * 7 + 25) % 40},8,9001\n`,
+      );
+    }
+    const data = { ...options.data, denoise: { duplicates: 'all' } } as const;
+    const { student, teacher, report } = await engine.distill({ ...options, data });
+    const facts = { testCases: 40, repeatedTargets: 20, repeatedValidationTargets: 20 };
+    expect(report.steps.find(({ step }) => step === 'prepare')?.facts).toMatchObject(facts);
+    expect(report.rows.map(({ metrics }) => metrics.numUsers)).toEqual([40, 40, 40, 40]);
+
+    const { sequences, sequenceOffsets, targets } = evaluationSet(await engine.prepare(data), 'test');
+    const hits = targets.filter((target, s) => {
+      const items = sequences.slice(sequenceOffsets[s], sequenceOffsets[s + 1]);
+      const history = Array.from(items, (item) => student.items[item]?.id ?? '');
+      return student.recommend({ history, k: 10 }).items.some(({ id }) => student.indexOf(id) === target);
+    });
+    expect(report.rows[3]?.metrics.recallAtK[10]).toBeCloseTo(hits.length / targets.length, 12);
+    for (const model of [student, teacher]) model.dispose();
   } finally {
     rmSync(folder, { recursive: true });
   }

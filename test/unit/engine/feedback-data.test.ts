@@ -206,6 +206,11 @@ describe('earlier data', () => {
     expect((await build(events, { replay, replayRatio: 0 })).counts.replayed).toBe(0);
   });
 
+  test('a case whose target is in its history is left out', async () => {
+    const { earlier } = await build(told('ada: a b c'), { replay: dataset({ eve: 'abca', fay: 'abcd', gus: 'aabc' }) });
+    expect(earlier).toEqual(['abc>d', 'aab>c']);
+  });
+
   test('a case whose target the student lost is left out', async () => {
     const { earlier } = await build(told('ada: a b c'), { replay: dataset({ eve: 'abc-', fay: 'abcd' }) });
     expect(earlier).toEqual(['abc>d']);

@@ -44,6 +44,14 @@ describe('the page', () => {
     expect(page).toContain('<b>+0.0117</b>');
   });
 
+  it('says how many cases asked for what is never recommended', () => {
+    expect(page).not.toContain('of their history');
+    const data = { ...sampleQuality.data, repeatedTargets: 1234 };
+    expect(renderQualityReport({ ...sampleQuality, data })).toContain(
+      '(1,234 others asked for an item of their history)',
+    );
+  });
+
   it('escapes what others wrote', () => {
     expect(page).toContain('Beauty &lt;5-core&gt;');
     expect(page).toContain('SASRec &amp; others');
