@@ -6,7 +6,7 @@ import { checkInstance, checkObject, checkPath } from './arguments.js';
 import { findCudaLibrary, loadBinding, type NativeEngine, type NativeEngineOptions } from './binding.js';
 import { type Classifier, type ClassifierOptions, fitClassifier, loadClassifier } from './engine/classifier.js';
 import { type DistillResult, distill } from './engine/distill.js';
-import { loadEvaluation } from './engine/evaluation-file.js';
+import { evaluationSettings, loadEvaluation } from './engine/evaluation-file.js';
 import type { FeedbackSource } from './engine/feedback-data.js';
 import { type FinetuneOptions, type FinetuneResult, finetune } from './engine/finetune.js';
 import { ModelRegistry, type ModelRegistryOptions } from './engine/model-registry.js';
@@ -345,13 +345,14 @@ export class Engine {
   /**
    * Step 8: ranks the test cases of an output directory again, with its student.
    *
-   * @param directory what `distill` wrote
-   * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_CHECKPOINT_MISMATCH, ERR_ABORTED and the codes of {@link loadStudent}
+   * @param directory what `distill` wrote; its settings say at which cut-offs
+   * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT, ERR_CHECKPOINT_MISMATCH, ERR_ABORTED and the codes of {@link loadStudent}
    */
   async evaluate(directory: string, hooks: Hooks = {}): Promise<{ rows: readonly ResultRow[] }> {
     checkHooks(hooks);
     checkPath(directory, 'directory');
     const { test, trainCounts } = await loadEvaluation(join(directory, 'evaluation.safetensors'));
+    const { ks, seed } = await evaluationSettings(join(directory, 'distill.json'));
     const student = await this.loadStudent(join(directory, 'student'));
     try {
       if (trainCounts.length > student.numItems) {
@@ -367,7 +368,7 @@ export class Engine {
         await studentLatency([student], test),
         hooks,
       );
-      const options = { ks: [1, 5, 10, 20], numItems: student.numItems, seed: 0 };
+      const options = { ks, numItems: student.numItems, seed };
       const popularity = await resultRow(await popularityResult(trainCounts, test), options);
       return { rows: [popularity, await resultRow({ ...distilled, seeds: [] }, options)] };
     } finally {

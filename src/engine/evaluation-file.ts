@@ -1,8 +1,11 @@
 /** The test cases of a run, kept beside its student so that a later `evaluate` sees the same ones. */
-
+import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
 import type { EvaluationSet } from '../evaluate/recommendation.js';
+import { checkedJson } from '../formats/checked-json.js';
+import { pathExists, readJsonFile } from '../formats/files.js';
 import { readSafetensors, writeSafetensors } from '../formats/safetensors.js';
+import { distillOptionsSchema, evaluationSchema } from './options.js';
 
 export interface SavedEvaluation {
   readonly test: EvaluationSet;
@@ -37,6 +40,24 @@ export async function loadEvaluation(path: string): Promise<SavedEvaluation> {
     'ERR_CHECKPOINT_MISMATCH',
     `'${path}': its arrays do not belong together. Restore the file, or run the distillation again.`,
   );
+}
+
+/** What `evaluate` needs of a run's settings. */
+const settingsSchema = z.looseObject({
+  seeds: distillOptionsSchema.shape.seeds,
+  evaluation: z.looseObject({ ks: evaluationSchema.shape.ks }).prefault({}),
+});
+
+/**
+ * The cut-offs and the seed of the intervals: those of the run, whose settings stand beside its results, else the defaults.
+ *
+ * @param path of `distill.json`
+ * @throws LimbeckError ERR_FILE_FORMAT, ERR_IO
+ */
+export async function evaluationSettings(path: string): Promise<{ ks: readonly number[]; seed: number }> {
+  const json = (await pathExists(path)) ? await readJsonFile(path) : {};
+  const { seeds, evaluation } = checkedJson(settingsSchema, json, `'${path}' has no settings of a distillation`);
+  return { ks: evaluation.ks, seed: seeds[0] ?? 0 };
 }
 
 function isWhole({ test, trainCounts }: SavedEvaluation): boolean {

@@ -80,7 +80,7 @@ const studentSchema = z.strictObject({
     .prefault({}),
 });
 
-const evaluationSchema = z.strictObject({
+export const evaluationSchema = z.strictObject({
   /** Cut-offs of the metrics. */
   ks: z.array(z.int().min(1)).min(1).default([1, 5, 10, 20]),
   /** Users shown in the report. */

@@ -33,7 +33,8 @@ describe('a distillation', () => {
   const events: ProgressEvent[] = [];
   beforeAll(async () => {
     folder = mkdtempSync(join(tmpdir(), 'limbeck-distill-'));
-    result = await engine.distill(tinyOptions(folder), { onProgress: (event) => events.push(event) });
+    const options = { ...tinyOptions(folder), evaluation: { ks: [1, 3, 10], examples: 4 } };
+    result = await engine.distill(options, { onProgress: (event) => events.push(event) });
   });
   afterAll(() => {
     rmSync(folder, { recursive: true });
@@ -113,8 +114,10 @@ describe('a distillation', () => {
   test('is evaluated again to the same figures', async () => {
     const { rows } = await engine.evaluate(join(folder, 'out'));
     const [popularity, , , distilled] = result.report.rows;
-    expect(rows.map(({ ndcgAt10 }) => ndcgAt10)).toEqual([popularity?.ndcgAt10, distilled?.ndcgAt10]);
-    expect(rows.map(({ mrr }) => mrr)).toEqual([popularity?.mrr, distilled?.mrr]);
+    for (const figures of ['ndcgAt10', 'mrr', 'metrics', 'intervals'] as const) {
+      expect(rows.map((row) => row[figures])).toEqual([popularity?.[figures], distilled?.[figures]]);
+    }
+    expect(Object.keys(rows[1]?.metrics.recallAtK ?? {})).toEqual(['1', '3', '10']);
   });
 
   test('gives the same student again, on another number of threads', async () => {

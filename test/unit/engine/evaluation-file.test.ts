@@ -1,8 +1,8 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
-import { loadEvaluation, saveEvaluation } from '../../../src/engine/evaluation-file.js';
+import { evaluationSettings, loadEvaluation, saveEvaluation } from '../../../src/engine/evaluation-file.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'limbeck-evaluation-'));
 const path = join(folder, 'evaluation.safetensors');
@@ -41,5 +41,17 @@ test.each([
   await expect(loadEvaluation(path)).rejects.toMatchObject({
     code: 'ERR_CHECKPOINT_MISMATCH',
     message: expect.stringContaining(path),
+  });
+});
+
+test('the cut-offs and the seed are those of the run, or the defaults where there are no settings', async () => {
+  const settings = join(folder, 'distill.json');
+  expect(await evaluationSettings(settings)).toEqual({ ks: [1, 5, 10, 20], seed: 0 });
+  writeFileSync(settings, JSON.stringify({ title: 'x', seeds: [4, 2], evaluation: { ks: [1, 3], examples: 10 } }));
+  expect(await evaluationSettings(settings)).toEqual({ ks: [1, 3], seed: 4 });
+  writeFileSync(settings, JSON.stringify({ seeds: [4], evaluation: { ks: [0] } }));
+  await expect(evaluationSettings(settings)).rejects.toMatchObject({
+    code: 'ERR_FILE_FORMAT',
+    message: expect.stringContaining('evaluation.ks'),
   });
 });
