@@ -90,9 +90,13 @@ export async function makeCorpus(
     if (!isHeldOut.has(text)) train.push(text);
   }
   if ([train, validation, test].some(({ length }) => length === 0)) {
+    const told = maxHistory === 0 ? 'item texts' : `histories of users, told as texts of ${maxHistory} items at most`;
+    const users = dataset.sequenceOffsets.length - 1;
     throw new LimbeckError(
       'ERR_EMPTY_DATA',
-      `Expected texts to train on, to validate and to test with, got ${texts.size} different ones in all`,
+      'The data is too small to train a language model on, to validate and to test it: expected at least 3 different ' +
+        `${told}, got ${texts.size} different ones of ${users} users and ${items.length} items. Give more data, loosen ` +
+        `data.denoise where it drops much, or set corpus.maxHistory ${maxHistory === 0 ? 'above 0' : 'higher'}.`,
     );
   }
   return { train, validation, test };

@@ -63,3 +63,23 @@ test.each([0.05, 0.45])('%f of few texts leaves some of each kind, or says that 
     expect.objectContaining({ code: 'ERR_EMPTY_DATA', message: expect.stringContaining('2 different') }),
   );
 });
+
+test('too little data is told by its users, items and histories, with what to do', async () => {
+  const small = makeCorpus(
+    datasetOf(
+      ['a', 'b', 'c'],
+      [
+        [0, 1],
+        [0, 1],
+      ],
+    ),
+    { maxHistory: 8, heldOut: 0.05 },
+  );
+  const error = await small.catch(({ code, message }) => ({ code, message }));
+  expect(error).toEqual({
+    code: 'ERR_EMPTY_DATA',
+    message: expect.stringMatching(
+      /at least 3 different histories.* 8 items at most, got 1 .* 2 users and 3 items\. .*data\.denoise.*corpus\.maxHistory higher/,
+    ),
+  });
+});
