@@ -153,9 +153,14 @@ class LineCounter {
   }
 
   #notUtf8(): LimbeckError {
+    const mark = Buffer.concat(this.#firstLine).toString('hex', 0, 2);
+    const [what, encoding] =
+      mark === 'fffe' || mark === 'feff'
+        ? ['UTF-16 text, and UTF-8 is expected', 'utf16']
+        : [`not UTF-8 text (after line ${this.#lines})`, 'latin1'];
     return new LimbeckError(
       'ERR_FILE_FORMAT',
-      `${this.#path} is not UTF-8 text (after line ${this.#lines}); convert it, e.g. with: iconv -f latin1 -t utf8`,
+      `${this.#path} is ${what}; convert it, e.g. with: iconv -f ${encoding} -t utf8`,
     );
   }
 }

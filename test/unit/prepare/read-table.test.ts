@@ -250,6 +250,17 @@ describe('files that cannot be read', () => {
     await expect(read(file)).rejects.toMatchObject({ code, message: expect.stringContaining(file) });
   });
 
+  it.each([
+    ['utf16-little.csv', Buffer.from(`\ufeff${text}`, 'utf16le'), 'UTF-16 text', 'iconv -f utf16 -t utf8'],
+    ['utf16-big.csv', Buffer.from(`\ufeff${text}`, 'utf16le').swap16(), 'UTF-16 text', 'iconv -f utf16 -t utf8'],
+    ['utf16.csv.gz', gzipSync(Buffer.from(`\ufeff${text}`, 'utf16le')), 'UTF-16 text', 'iconv -f utf16 -t utf8'],
+    ['latin.csv', Buffer.from('user,item\nu,caf\xe9\n', 'latin1'), 'not UTF-8 text (after', 'iconv -f latin1 -t utf8'],
+  ])('says how to convert %s', async (name, content, what, command) => {
+    const error = await read(writeTemporary(name, content)).catch(({ message }: Error) => message);
+    expect(error).toContain(what);
+    expect(error).toContain(command);
+  });
+
   it('names both line breaks when a file mixes them', async () => {
     const path = writeTemporary('mixed.csv', 'user,item\nu1,a\r\nu2,b\nu3,c\r\n');
     await expect(read(path)).rejects.toMatchObject({
