@@ -207,7 +207,7 @@ export async function writeDirectoryAtomic(
     }
     if (earlier !== undefined && !replace) throw alreadyThere(target);
     if (earlier !== undefined) checkNotAround(target);
-    await fs.mkdir(dirname(target), { recursive: true });
+    await makeWithParents(dirname(target));
     await fs.mkdir(temporaryPath);
     await write(temporaryPath);
     await syncDirectory(temporaryPath);
@@ -249,10 +249,28 @@ export async function remove(path: string): Promise<void> {
 export async function makeDirectory(path: string): Promise<void> {
   checkPath(path, 'directory');
   try {
-    await fs.mkdir(path, { recursive: true });
+    await makeWithParents(path);
   } catch (error) {
     throw writeError(error, path);
   }
+}
+
+/**
+ * Node's own recursive mkdir says ENOENT for whatever stops it below a missing directory, as on a read-only file system, and
+ * never ends in /proc.
+ */
+async function makeWithParents(path: string): Promise<void> {
+  const make = () =>
+    fs.mkdir(path).catch(async (error: NodeJS.ErrnoException) => {
+      const earlier = await fs.stat(path).catch(() => undefined);
+      if (!earlier?.isDirectory()) throw error;
+    });
+  await make().catch(async (error: NodeJS.ErrnoException) => {
+    const parent = dirname(path);
+    if (error.code !== 'ENOENT' || parent === path) throw error;
+    await makeWithParents(parent);
+    await make();
+  });
 }
 
 /** Whatever becomes of it: why it was not finished is what the caller must hear. */

@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import fs from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { loadBinding } from '../../../src/binding.js';
 import { LimbeckError } from '../../../src/errors.js';
@@ -283,6 +283,39 @@ describe('writeDirectoryAtomic', () => {
     writeFileSync(path, 'precious');
     await expect(writeDirectoryAtomic(path, write('x'))).rejects.toMatchObject({ code: 'ERR_IO' });
     expect(readFileSync(path, 'utf8')).toBe('precious');
+  });
+});
+
+describe('makeDirectory', () => {
+  test('makes a directory and those above it, and lets those be that are there', async () => {
+    const directory = freshDirectory();
+    const path = join(directory, 'a/b/c');
+    await Promise.all([makeDirectory(path), makeDirectory(`${path}/`), makeDirectory(join(directory, 'a/d'))]);
+    await makeDirectory(path);
+    expect(readdirSync(join(directory, 'a'))).toEqual(['b', 'd']);
+    expect(readdirSync(path)).toEqual([]);
+  });
+
+  test('refuses a path that is a file, or below one', async () => {
+    const path = join(freshDirectory(), 'file');
+    writeFileSync(path, 'precious');
+    await expect(makeDirectory(path)).rejects.toMatchObject({ code: 'ERR_IO' });
+    await expect(makeDirectory(join(path, 'a/b'))).rejects.toMatchObject({ code: 'ERR_IO' });
+    expect(readFileSync(path, 'utf8')).toBe('precious');
+  });
+
+  test('says why a directory above cannot be made', async () => {
+    const directory = freshDirectory();
+    // As Node does on a read-only file system.
+    vi.spyOn(fs, 'mkdir').mockImplementation(async (path, options) => {
+      const isRecursive = typeof options === 'object' && options?.recursive === true;
+      throw systemError(isRecursive || !existsSync(dirname(String(path))) ? 'ENOENT' : 'EROFS');
+    });
+    const path = join(directory, 'a/b/c');
+    const error = { code: 'ERR_IO', message: expect.stringMatching(/a\/b\/c'?.*EROFS/) };
+    await expect(makeDirectory(path)).rejects.toMatchObject(error);
+    await expect(writeDirectoryAtomic(join(path, 'd'), async () => {})).rejects.toMatchObject(error);
+    await makeDirectory(directory);
   });
 });
 
