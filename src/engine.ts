@@ -17,6 +17,7 @@ import { modelResult, popularityResult, studentLatency } from './engine/results.
 import { LimbeckError } from './errors.js';
 import { resultRow } from './evaluate/recommendation.js';
 import type { ResultRow } from './evaluate/report-types.js';
+import { pathExists } from './formats/files.js';
 import { type ExtractOptions, extractKnowledge, extractKnowledgePart } from './knowledge/extract.js';
 import { type FusionOptions, fuseLayers, itemFeatures, reduceDimension } from './knowledge/fuse.js';
 import type { Knowledge } from './knowledge/knowledge.js';
@@ -351,7 +352,14 @@ export class Engine {
   async evaluate(directory: string, hooks: Hooks = {}): Promise<{ rows: readonly ResultRow[] }> {
     checkHooks(hooks);
     checkPath(directory, 'directory');
-    const { test, trainCounts } = await loadEvaluation(join(directory, 'evaluation.safetensors'));
+    const cases = join(directory, 'evaluation.safetensors');
+    if (!(await pathExists(cases))) {
+      throw new LimbeckError(
+        'ERR_FILE_NOT_FOUND',
+        `There is no '${cases}'. Give the output directory of a distillation, which holds the test cases beside student/`,
+      );
+    }
+    const { test, trainCounts } = await loadEvaluation(cases);
     const { ks, seed } = await evaluationSettings(join(directory, 'distill.json'));
     const student = await this.loadStudent(join(directory, 'student'));
     try {

@@ -54,6 +54,13 @@ test.each(['', 'a\0b', undefined, 7])('what reads or writes a directory refuses 
   student.dispose();
 });
 
+test('an evaluation of what is no output directory says what it wants', async () => {
+  await expect(engine.evaluate('out/none/student')).rejects.toMatchObject({
+    code: 'ERR_FILE_NOT_FOUND',
+    message: expect.stringMatching(/out\/none\/student\/evaluation\.safetensors.*output directory of a distillation/),
+  });
+});
+
 test('two trained models teach a third together', async () => {
   const members = [1, 2].map((seed) => engine.createSequenceModel(architecture, { numItems: ITEMS, seed }));
   for (const [i, model] of members.entries()) {
