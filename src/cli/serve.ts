@@ -2,7 +2,7 @@ import { setFlagsFromString } from 'node:v8';
 import { LimbeckError } from '../errors.js';
 import { createApiKey, SCOPES, type Scope } from '../server/api-keys.js';
 import { createServer, type ServerOptions } from '../server/server.js';
-import { type CommandContext, print } from './output.js';
+import { type CommandContext, print, printable } from './output.js';
 
 const DAY_MS = 86_400_000;
 
@@ -53,7 +53,8 @@ export async function createKeyCommand(
   { streams }: CommandContext,
 ): Promise<void> {
   const { id, key } = await createApiKey(path, (flags.scopes ?? SCOPES) as readonly Scope[]);
-  print(streams, flags.json ?? false, { id, key }, () => `${key}\nThis is shown once: '${path}' keeps its hash alone.`);
+  print(streams, flags.json ?? false, { id, key }, () => key);
+  streams.stderr.write(printable(`This is shown once: '${path}' keeps its hash alone.\n`));
 }
 
 function optionsOf(student: string, flags: ServeFlags): ServerOptions {
