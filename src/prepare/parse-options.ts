@@ -90,6 +90,11 @@ export function unknownOption(name: string, key: string, known: readonly string[
   return new LimbeckError('ERR_UNKNOWN_OPTION', `${name} has no option "${key}". ${hint}`);
 }
 
+/** The keys that the object at a path of a schema may have; none where it is no object. */
+export function keysAt(schema: z.ZodType, path: readonly PropertyKey[]): readonly string[] {
+  return keysOf(schemaAt(schema, path).at);
+}
+
 /** The schema at a path, or the union that it goes through first, with the steps to there. */
 function schemaAt(
   schema: z.ZodType,

@@ -1,5 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
+import { nearestName } from '../prepare/nearest.js';
+import { keysAt } from '../prepare/parse-options.js';
 import type { Scope } from './api-keys.js';
 import { HttpError } from './http-error.js';
 import type { WaitingLimit } from './waiting-limit.js';
@@ -107,18 +109,24 @@ export function validatorOf({ schema }: { schema: unknown }) {
 export function checked<Schema extends z.ZodType>(schema: Schema, data: unknown): z.output<Schema> {
   const parsed = schema.safeParse(data);
   if (parsed.success) return parsed.data;
-  throw validationError(parsed.error, data);
+  throw validationError(schema, parsed.error, data);
 }
 
-function validationError({ issues }: z.ZodError, data: unknown): HttpError {
+function validationError(schema: z.ZodType, { issues }: z.ZodError, data: unknown): HttpError {
   if (data === null || data === undefined) {
     return new HttpError(400, 'ERR_INVALID_ARGUMENT', 'Expected a JSON object as the body; it is missing.');
   }
-  const [issue] = issues;
+  // A key that is missing was perhaps misspelt: then the misspelling says more.
+  const issue = issues.find(({ code }) => code === 'unrecognized_keys') ?? issues[0];
   const path = issue?.path.join('.') ?? '';
   const place = path === '' ? 'the request' : path.length <= 200 ? path : `${path.slice(0, 200)}…`;
   if (issue?.code === 'unrecognized_keys') {
-    const keys = issue.keys.slice(0, 5).map((key) => `'${key.slice(0, 64)}'`);
+    const known = keysAt(schema, issue.path);
+    const keys = issue.keys.slice(0, 5).map((key) => {
+      const written = key.slice(0, 64);
+      const nearest = nearestName(written, known);
+      return nearest === undefined ? `'${written}'` : `'${written}' (did you mean '${nearest}'?)`;
+    });
     return new HttpError(400, 'ERR_UNKNOWN_OPTION', `${place} has no key ${keys.join(', ')}.`);
   }
   const message = issue?.message ?? 'Invalid input';

@@ -95,6 +95,18 @@ describe('a value', () => {
     }
   });
 
+  it('under a key that was misspelt is refused with the key that was probably meant', async () => {
+    const messageOf = async (url: string, body: unknown) =>
+      (await service.call('POST', url, body)).json.error.message as string;
+    expect(await messageOf('/v1/recommend', { history: [known], exlude: [], topK: 3 })).toBe(
+      "the request has no key 'exlude' (did you mean 'exclude'?), 'topK'.",
+    );
+    expect(await messageOf('/v1/recommend', { history: [known], filter: { nnoe: [] } })).toContain("'none'");
+    expect(await messageOf('/v1/recommend', { history: [{ text: 'a', txt: 'b' }] })).toContain("mean 'text'");
+    expect(await messageOf('/v1/events', { events: [{ userID: 'u' }] })).toContain("mean 'userId'");
+    expect((await service.call('GET', '/v1/items?idz=a')).json.error.message).toContain("mean 'ids'");
+  });
+
   it.each([
     [{ events: [] }],
     [{ events: [{ userId: 'u', itemId: known, type: 'like' }] }],
