@@ -17,6 +17,8 @@ export interface AdmissionOptions {
   readonly owedMs: () => number;
   /** Paths of supervision, and of the page, which is dead when one of its files does not come. */
   readonly alwaysAdmitted: ReadonlySet<string>;
+  /** Whether the service is closing. */
+  readonly isDraining: () => boolean;
   readonly onShed: () => void;
 }
 
@@ -65,11 +67,12 @@ export class Admission {
     });
     this.#headers = headers.flat();
     const lines = ['HTTP/1.1 503 Service Unavailable', ...headers.map((header) => header.join(': ')), '', this.#body];
-    this.#early = new EarlyRefusal(Buffer.from(lines.join('\r\n')), () => {
+    const refuses = () => {
       const isRefused = this.#isOverdue();
       if (isRefused) options.onShed();
       return isRefused;
-    });
+    };
+    this.#early = new EarlyRefusal(Buffer.from(lines.join('\r\n')), refuses, options.isDraining);
   }
 
   /** Puts the gate before a request listener. */

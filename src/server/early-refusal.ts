@@ -16,6 +16,7 @@ type Socket = IncomingMessage['socket'];
 export class EarlyRefusal {
   readonly #answer: Buffer;
   readonly #refuses: () => boolean;
+  readonly #isDraining: () => boolean;
   /** What was asked for last over each connection that is watched, or was. */
   readonly #last = new WeakMap<Socket, Exchange>();
   #isLetIn = false;
@@ -23,10 +24,12 @@ export class EarlyRefusal {
   /**
    * @param answer the bytes of a refusal
    * @param refuses decides about the next request, and counts it
+   * @param isDraining whether answers ask their clients to leave: this one does not, so that it is the parser's turn
    */
-  constructor(answer: Buffer, refuses: () => boolean) {
+  constructor(answer: Buffer, refuses: () => boolean, isDraining: () => boolean) {
     this.#answer = answer;
     this.#refuses = refuses;
+    this.#isDraining = isDraining;
   }
 
   /** Whether the request that Node reads now was decided about, and let in. */
@@ -57,7 +60,7 @@ export class EarlyRefusal {
       if (parse === undefined || others.length > 0 || socket.destroyed) return;
       const take = (bytes: Buffer) => {
         const isIdle = last.request.complete && last.response.writableFinished && socket.writableLength === 0;
-        if (!isIdle || !isPlainPost(bytes)) {
+        if (!isIdle || this.#isDraining() || !isPlainPost(bytes)) {
           socket.off('data', take);
           socket.on('data', parse);
           parse(bytes);

@@ -6,7 +6,7 @@ import rateLimit from '@fastify/rate-limit';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from 'fastify';
 import { Admission } from './admission.js';
 import type { ApiKeys, Caller } from './api-keys.js';
-import type { Drain } from './drain.js';
+import { type Drain, leavingResponse } from './drain.js';
 import { errorBody, HttpError, toHttpError } from './http-error.js';
 import { parseJson } from './json-body.js';
 import type { Metrics } from './metrics.js';
@@ -50,6 +50,7 @@ export async function createHttpApp(settings: ServerSettings, guards: Guards): P
     retryAfterSeconds: RETRY_AFTER_SECONDS,
     owedMs: guards.owedMs,
     alwaysAdmitted: new Set([...SUPERVISION, ...guards.pagePaths]),
+    isDraining: () => guards.drain.isDraining,
     onShed: () => guards.metrics.countShed('queue'),
   });
   const app = fastify({
@@ -64,7 +65,7 @@ export async function createHttpApp(settings: ServerSettings, guards: Guards): P
     return503OnClosing: false,
     clientErrorHandler: answerBrokenRequest,
     // Paths that Fastify refuses before it knows a route.
-    frameworkErrors: (error, request, reply) => answerError(error, request, reply, guards),
+    frameworkErrors: answerError,
     serverFactory(listener) {
       const server = createHttpServer(
         {
@@ -76,9 +77,11 @@ export async function createHttpApp(settings: ServerSettings, guards: Guards): P
           connectionsCheckingInterval: CONNECTIONS_CHECK_MS,
           // It is missed below: Node's own answer has no code.
           requireHostHeader: false,
+          ServerResponse: leavingResponse(guards.drain),
         },
         admission.guard(listener),
       );
+      guards.drain.watch(server);
       server.maxConnections = limits.connections;
       server.timeout = timeouts.idleMs;
       // Of an expectation that it does not know, too; a server may as well answer.
@@ -92,7 +95,7 @@ export async function createHttpApp(settings: ServerSettings, guards: Guards): P
   app.decorateRequest('caller', undefined);
   guardRoutes(app, settings, guards);
   if (limits.requestsPerSecond > 0) await limitRates(app, limits.requestsPerSecond, guards);
-  answerErrors(app, guards);
+  answerErrors(app, guards.metrics);
   return app;
 }
 
@@ -115,7 +118,7 @@ function takeJsonAlone(app: FastifyInstance): void {
   });
 }
 
-function guardRoutes(app: FastifyInstance, { host }: ServerSettings, { keys, metrics, drain }: Guards): void {
+function guardRoutes(app: FastifyInstance, { host }: ServerSettings, { keys, metrics }: Guards): void {
   // Without keys, a page that a browser on this machine shows must not reach the service under a name of its own.
   const isOpen = keys === undefined && isLoopback(host);
   const isLocal = localHosts();
@@ -129,7 +132,6 @@ function guardRoutes(app: FastifyInstance, { host }: ServerSettings, { keys, met
       done();
     };
     route.onRequest = (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => {
-      if (drain.isDraining) reply.header('connection', 'close');
       if (request.headers.host === undefined && request.raw.httpVersion !== '1.0') {
         done(new HttpError(400, 'ERR_MALFORMED_REQUEST', 'Expected a Host header.'));
       } else if (isOpen && !isLocal(request)) {
@@ -192,7 +194,7 @@ async function limitRates(app: FastifyInstance, max: number, { metrics }: Guards
   });
 }
 
-function answerError(error: unknown, request: FastifyRequest, reply: FastifyReply, { drain }: Guards): void {
+function answerError(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
   const answer = toHttpError(error);
   const { statusCode, retryAfterSeconds } = answer;
   if (statusCode >= 500) request.log.error({ requestId: request.id, err: answer.cause ?? answer }, 'request failed');
@@ -200,7 +202,7 @@ function answerError(error: unknown, request: FastifyRequest, reply: FastifyRepl
   if (retryAfterSeconds !== undefined) reply.header('retry-after', String(retryAfterSeconds));
   // What is left of the body is read, as long as a body may take, and dropped: a client that still sends when its
   // connection is closed never sees the answer.
-  if (statusCode === 413 && !drain.isDraining) reply.removeHeader('connection');
+  if (statusCode === 413) reply.removeHeader('connection');
   // As text: the body needs no schema.
   reply
     .code(statusCode)
@@ -208,13 +210,12 @@ function answerError(error: unknown, request: FastifyRequest, reply: FastifyRepl
     .send(JSON.stringify(errorBody(answer, request.id)));
 }
 
-function answerErrors(app: FastifyInstance, guards: Guards): void {
-  const { metrics } = guards;
+function answerErrors(app: FastifyInstance, metrics: Metrics): void {
   const routes: { readonly url: string; readonly method: string | string[] }[] = [];
   app.addHook('onRoute', (route) => {
     routes.push(route);
   });
-  app.setErrorHandler((error, request, reply) => answerError(error, request, reply, guards));
+  app.setErrorHandler(answerError);
   app.setNotFoundHandler((request, reply) => {
     const methods = routes.filter(({ url }) => isAt(url, request.url)).flatMap(({ method }) => method);
     const error =

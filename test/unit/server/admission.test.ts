@@ -16,6 +16,7 @@ async function start(busyMs: number, maxQueueMs: number, owedMs = () => 0) {
     retryAfterSeconds: 7,
     owedMs,
     alwaysAdmitted: new Set(['/healthz', '/main.js']),
+    isDraining: () => false,
     onShed: () => shed.push('queue'),
   });
   const listener = admission.guard((_, response) => {

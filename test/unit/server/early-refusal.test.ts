@@ -107,12 +107,19 @@ class Client {
 
 /** A server that echoes bodies, under such a load that everything is refused that may be, by the bytes of its requests. */
 async function startOverloaded() {
-  const state = { owedMs: 1e9, made: 0, shed: 0, holdBack: undefined as Promise<void> | undefined };
+  const state = {
+    owedMs: 1e9,
+    made: 0,
+    shed: 0,
+    isDraining: false,
+    holdBack: undefined as Promise<void> | undefined,
+  };
   const admission = new Admission({
     maxQueueMs: 10_000,
     retryAfterSeconds: 7,
     owedMs: () => state.owedMs,
     alwaysAdmitted: new Set(['/healthz']),
+    isDraining: () => state.isDraining,
     onShed: () => state.shed++,
   });
   const listener = admission.guard(async (request, response) => {
@@ -210,6 +217,14 @@ describe('EarlyRefusal', () => {
     const { client } = await startOverloaded();
     expect((await client.ask(POST)).status).toBe(408);
     await client.closed();
+  });
+
+  it('leaves requests to the parser while the service ends, which asks their clients to leave', async () => {
+    const { state, askAll } = await startOverloaded();
+    state.isDraining = true;
+    const refused = (await askAll(post('{}'))).filter(({ status }) => status === 503);
+    expect(refused.length).toBeGreaterThan(8);
+    expect(state).toMatchObject({ made: 24, shed: refused.length });
   });
 
   it('goes on when clients leave without their answers', async () => {
