@@ -8,7 +8,7 @@ import { Admission } from './admission.js';
 import type { ApiKeys, Caller } from './api-keys.js';
 import { type Drain, leavingResponse } from './drain.js';
 import { errorBody, HttpError, toHttpError } from './http-error.js';
-import { parseJson } from './json-body.js';
+import { parseJson, takeJsonAlone } from './json-body.js';
 import type { Metrics } from './metrics.js';
 import { isLoopback, type ServerSettings } from './options.js';
 import { validatorOf } from './route.js';
@@ -91,7 +91,7 @@ export async function createHttpApp(settings: ServerSettings, guards: Guards): P
     },
   });
   app.setValidatorCompiler(validatorOf);
-  takeJsonAlone(app);
+  takeJsonAlone(app, parseJson);
   app.decorateRequest('caller', undefined);
   guardRoutes(app, settings, guards);
   if (limits.requestsPerSecond > 0) await limitRates(app, limits.requestsPerSecond, guards);
@@ -104,18 +104,6 @@ function requestIds(): () => string {
   const prefix = randomBytes(6).toString('base64url');
   let count = 0;
   return () => `${prefix}-${(count++).toString(36)}`;
-}
-
-/** JSON alone, which a page of another origin cannot send unasked. */
-function takeJsonAlone(app: FastifyInstance): void {
-  app.removeAllContentTypeParsers();
-  app.addContentTypeParser('application/json', { parseAs: 'string' }, (_, body, done) => {
-    try {
-      done(null, parseJson(body as string));
-    } catch (error) {
-      done(error as HttpError);
-    }
-  });
 }
 
 function guardRoutes(app: FastifyInstance, { host }: ServerSettings, { keys, metrics }: Guards): void {

@@ -10,7 +10,7 @@ const STATUS_TEXTS: Record<number, string> = {
   408: 'The request did not come in time',
   413: 'The body is too large',
   414: 'A part of the path is too long',
-  415: 'The body is not application/json',
+  415: 'The body is not application/json in UTF-8',
   422: 'Cannot be done with these items or this model',
   429: 'The caller asks too often; Retry-After says when to come again',
   431: 'The headers are too large',

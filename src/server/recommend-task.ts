@@ -47,7 +47,7 @@ const POPULAR = 'popular';
 
 /** @throws HttpError for a request that cannot be answered */
 export function taskOf(context: RecommendContext, received: ReceivedRequest): RecommendTask {
-  const body = checked(schemas.recommendRequest, parseJson(received.bytes.toString()));
+  const body = checked(schemas.recommendRequest, parseJson(received.bytes));
   const { userId, filter, candidates, boosts, seed, explain } = body;
   const model = context.models.get(body.model);
   const { student } = model;

@@ -4,6 +4,7 @@ import { nearestName } from '../prepare/nearest.js';
 import { keysAt } from '../prepare/parse-options.js';
 import type { Scope } from './api-keys.js';
 import { HttpError } from './http-error.js';
+import { takeJsonAlone } from './json-body.js';
 import type { WaitingLimit } from './waiting-limit.js';
 
 /** One route: what Fastify and OpenAPI are told of it. */
@@ -88,8 +89,7 @@ export function registerRoute(app: FastifyInstance, route: Route, waiting: Waiti
     return;
   }
   app.register(async (own) => {
-    own.removeAllContentTypeParsers();
-    own.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_, bytes, done) => done(null, bytes));
+    takeJsonAlone(own, (bytes) => bytes);
     add(own);
   });
 }

@@ -21,7 +21,7 @@ function below(n: number): number {
 
 /** What the general path makes of a body. */
 function reference(text: string, of: Student): Recommendation {
-  const { history, k, exclude } = checked(recommendRequest, parseJson(text));
+  const { history, k, exclude } = checked(recommendRequest, parseJson(Buffer.from(text)));
   const [answer] = of.recommendAll([{ history, k: Math.min(k, of.numItems), exclude } as RecommendRequest]);
   if (answer === undefined || answer instanceof Error) throw answer;
   return answer;

@@ -42,6 +42,41 @@ describe('a body', () => {
       expect([answer.status, answer.json.error.code]).toEqual([415, 'ERR_UNSUPPORTED_MEDIA_TYPE']);
     },
   );
+
+  it.each([
+    ['recommend', 'a list', '{"history":["KNOWN"],"exclude":["caf\xe9"]}'],
+    ['recommend', 'a user', '{"userId":"caf\xe9"}'],
+    ['similar', 'half a surrogate pair', '{"item":"KNOWN","exclude":["\xed\xa0\x80"]}'],
+    ['events', 'a user', '{"events":[{"userId":"caf\xe9","itemId":"KNOWN","type":"click"}]}'],
+    ['recommend', 'half a character at the end', '{"history":["KNOWN"]}\xc3'],
+  ])('of %s that is not UTF-8 is refused: %s', async (route, _, text) => {
+    const payload = Buffer.from(text.replace('KNOWN', known), 'latin1');
+    const headers = { host: 'localhost', 'content-type': 'application/json' };
+    const answer = await service.app.inject({ method: 'POST', url: `/v1/${route}`, payload, headers });
+    expect([answer.statusCode, answer.json().error]).toEqual([
+      400,
+      expect.objectContaining({ code: 'ERR_MALFORMED_REQUEST', message: 'The body is not valid UTF-8.' }),
+    ]);
+    expect((await service.call('GET', `/v1/users/${encodeURIComponent('caf\ufffd')}`)).json.history).toEqual([]);
+  });
+
+  it.each([
+    ['application/json; charset=iso-8859-1', 415],
+    ['application/json;charset="utf-16"', 415],
+    ['application/json; charset=', 415],
+    ['application/json; charset=UTF-8', 200],
+    ['application/json;charset="utf8"; x=y', 200],
+    ['application/json; x=y', 200],
+  ])('of type %s is answered %i', async (type, status) => {
+    for (const [url, body] of [
+      ['/v1/recommend', { history: [known] }],
+      ['/v1/similar', { item: known }],
+    ] as const) {
+      const answer = await service.call('POST', url, body, { 'content-type': type });
+      expect(answer.status).toBe(status);
+      if (status === 415) expect(answer.json.error.code).toBe('ERR_UNSUPPORTED_MEDIA_TYPE');
+    }
+  });
 });
 
 describe('a value', () => {
