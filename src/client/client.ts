@@ -113,13 +113,17 @@ export class LimbeckClient {
     return this.#call('GET', `/v1/users/${encodeURIComponent(userId)}`, undefined, options);
   }
 
+  /** Items whose id or text has `query`, or those of these `ids`; 20 at most, or `limit`. */
   listItems(
     { query, ids, limit }: { readonly query?: string; readonly ids?: readonly string[]; readonly limit?: number } = {},
     options?: CallOptions,
   ): Promise<ListItemsAnswer> {
+    if (ids?.length === 0) return Promise.resolve({ items: [] });
     const parameters = new URLSearchParams();
     if (query !== undefined) parameters.set('query', query);
-    if (ids !== undefined) parameters.set('ids', ids.join(','));
+    // An id that stands alone would be read as a list with commas.
+    const named = ids?.length === 1 ? [...ids, ...ids] : ids;
+    for (const id of named ?? []) parameters.append('ids', id);
     if (limit !== undefined) parameters.set('limit', String(limit));
     return this.#call('GET', `/v1/items?${parameters}`, undefined, options);
   }

@@ -40,7 +40,10 @@ export function catalogueRoutes({ models, itemChanges, metrics, log }: ServiceCo
         if (ids !== undefined && query !== undefined) {
           throw new HttpError(400, 'ERR_INVALID_ARGUMENT', 'Give ids or a query, not both.');
         }
-        if (ids !== undefined) return { items: namedItems(models, ids.split(',')).slice(0, limit) };
+        if (ids !== undefined) {
+          const named = typeof ids === 'string' ? ids.split(',') : ids;
+          return { items: namedItems(models, new Set(named)).slice(0, limit) };
+        }
         return { items: await findItems(models, query?.toLowerCase() ?? '', limit) };
       },
     ),
@@ -141,8 +144,8 @@ function studentsOf(models: ModelHost) {
   return models.loaded.map(({ student }) => student);
 }
 
-function namedItems({ current: { student } }: ModelHost, ids: readonly string[]) {
-  const items = ids.map((id) => student.items[student.indexOf(id) ?? -1]);
+function namedItems({ current: { student } }: ModelHost, ids: ReadonlySet<string>) {
+  const items = Array.from(ids, (id) => student.items[student.indexOf(id) ?? -1]);
   return items.filter((item) => item !== undefined).map(listed);
 }
 

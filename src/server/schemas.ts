@@ -134,11 +134,12 @@ export const removeItemsRequest = z.strictObject({ ids: z.array(itemId).min(1).m
 export const listItemsQuery = z.strictObject({
   query: z.string().max(256).optional().describe('A part of the id or the text, in any case.'),
   ids: z
-    .string()
-    .min(1)
-    .max(8192)
+    .union([z.string().min(1).max(8192), z.array(itemId).max(MAX_K)])
     .optional()
-    .describe('These items, separated by commas, in this order; those that are unknown are left out.'),
+    .describe(
+      'These items, each once, in this order; those that are unknown are left out. One id a parameter; where there is one ' +
+        'parameter alone, it is a list of ids separated by commas.',
+    ),
   limit: z.coerce.number().int().min(1).max(MAX_K).default(20),
 });
 export const userParams = z.strictObject({ id: userId });

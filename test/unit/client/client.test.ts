@@ -33,6 +33,17 @@ describe('LimbeckClient and the service', () => {
     expect(await client.promoteModel(model)).toEqual({ current: model });
   });
 
+  it('lists items by their ids, whatever is in them', async () => {
+    const items = ['x,y', 'x', '&ids=y', 'a b+c%'].map((id) => ({ id, text: 'A new drama' }));
+    await client.addItems(items);
+    const idsOf = async (...ids: string[]) => (await client.listItems({ ids })).items.map(({ id }) => id);
+    expect(await idsOf('x,y')).toEqual(['x,y']);
+    expect(await idsOf('x,z')).toEqual([]);
+    expect(await idsOf('a b+c%', 'x,y', 'none', '&ids=y', 'x,y', a)).toEqual(['a b+c%', 'x,y', '&ids=y', a]);
+    expect(await idsOf()).toEqual([]);
+    await client.removeItems(items.map(({ id }) => id));
+  });
+
   it('tells what was refused', async () => {
     const error = await client.recommend({ k: 1 }).catch((reason: unknown) => reason);
     expect(error).toBeInstanceOf(LimbeckClientError);

@@ -156,7 +156,7 @@ describe('a value', () => {
     expect((await service.call('GET', '/v1/users/u')).json.history).toEqual([]);
   });
 
-  it.each(['limit=0', 'limit=x', 'limit=1e9', 'limit=1&limit=2', 'offset=3', 'query=a&query=b'])(
+  it.each(['limit=0', 'limit=x', 'limit=1e9', 'limit=1&limit=2', 'offset=3', 'query=a&query=b', 'ids=', 'ids=a&ids='])(
     'in the query %s is refused',
     async (query) => {
       expect((await service.call('GET', `/v1/items?${query}`)).status).toBe(400);

@@ -50,6 +50,9 @@ describe('/openapi.json', () => {
     expect(document.paths['/v1/users/{id}'].get.parameters).toEqual([
       expect.objectContaining({ name: 'id', in: 'path', required: true }),
     ]);
+    const [, ids] = document.paths['/v1/items'].get.parameters;
+    expect(ids).toMatchObject({ name: 'ids', in: 'query', required: false });
+    expect(ids.schema.anyOf.map(({ type }: { type: string }) => type)).toEqual(['string', 'array']);
     const statusesOf = (url: string, method: string) => Object.keys(document.paths[url][method].responses).map(Number);
     expect(statusesOf('/v1/events', 'post')).toEqual([...[200, 400, 401, 403, 408, 413, 415, 429, 431, 500, 503, 507]]);
     expect(statusesOf('/v1/users/{id}', 'get')).toEqual([200, 400, 401, 403, 408, 414, 429, 431, 500, 503]);

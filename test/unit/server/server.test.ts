@@ -342,6 +342,11 @@ describe('items', () => {
   it('are listed by their ids, in the order asked for', async () => {
     const { json } = await service.call('GET', `/v1/items?ids=${c},nothing,${a}`);
     expect(json.items).toEqual([catalogue[2], catalogue[0]]);
+    for (const query of [`ids=${c}&ids=nothing&ids=${a}&ids=${c}`, `ids=${c}&ids=${a}&limit=2`]) {
+      expect((await service.call('GET', `/v1/items?${query}`)).json.items).toEqual([catalogue[2], catalogue[0]]);
+    }
+    expect((await service.call('GET', `/v1/items?ids=${c}&ids=${a}&limit=1`)).json.items).toEqual([catalogue[2]]);
+    expect((await service.call('GET', `/v1/items?ids=${c},${a}&ids=${b}`)).json.items).toEqual([catalogue[1]]);
     expect((await service.call('GET', `/v1/items?ids=${a}&query=x`)).status).toBe(400);
   });
 
