@@ -99,7 +99,8 @@ export function parseStoredEvent(json: string, receivedAt: number): StoredEvent[
   }
 }
 
-function isId(value: unknown): boolean {
+/** Whether a value is 1 to {@link MAX_ID_BYTES} bytes of UTF-8. */
+export function isId(value: unknown): value is string {
   return (
     typeof value === 'string' &&
     value.length > 0 &&

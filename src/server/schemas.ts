@@ -3,19 +3,24 @@
  * and that the client's types come from. Unknown keys are errors.
  */
 import { z } from 'zod';
+import { isId, MAX_ID_BYTES } from '../feedback/event.js';
 
 /** Most items that one answer has. */
 export const MAX_K = 1000;
 /** Most events that one request brings. */
 export const MAX_EVENTS = 1000;
 
-const MAX_ID_LENGTH = 256;
 const MAX_HISTORY = 1000;
 // Texts of a history, and characters of all of them: the language model reads them on the thread that answers.
 const MAX_TEXTS = 100;
 const MAX_TEXT_LENGTH = 10_000;
 
-const id = z.string().min(1).max(MAX_ID_LENGTH);
+/** What the event store takes, so that what an answer names can come back in events. */
+const id = z
+  .string()
+  .min(1)
+  .max(MAX_ID_BYTES)
+  .refine(isId, { error: `Invalid id: expected 1 to ${MAX_ID_BYTES} bytes of UTF-8, without lone surrogates` });
 const itemId = id.describe('Id of an item.');
 const userId = id.describe('Id of a user; the history is what their events tell.');
 const categories = z.array(z.string().min(1).max(256)).max(1000);
@@ -46,10 +51,7 @@ function areFewTexts(history: readonly (string | { readonly text: string })[]): 
 /** Whether a value is a history of ids: what the schema takes as it is. */
 function isIdHistory(value: unknown): boolean {
   if (!Array.isArray(value) || value.length > MAX_HISTORY) return false;
-  for (const entry of value) {
-    if (typeof entry !== 'string' || entry.length < 1 || entry.length > MAX_ID_LENGTH) return false;
-  }
-  return true;
+  return value.every(isId);
 }
 
 const filter = z
@@ -114,8 +116,8 @@ export const feedbackEvent = z.strictObject({
   type: z.enum(['view', 'click', 'purchase', 'rating', 'dismiss']),
   value: z.number().min(1).max(5).optional().describe('Of a rating, and only of one.'),
   time: z.int().min(0).max(8.64e15).optional().describe('ms since epoch; without it, the time of receipt.'),
-  strategy: z.string().min(1).max(64).optional().describe('As the answer that showed the item named it.'),
-  requestId: z.string().min(1).max(128).optional().describe('Of the answer that showed the item.'),
+  strategy: id.optional().describe('As the answer that showed the item named it.'),
+  requestId: id.optional().describe('Of the answer that showed the item.'),
 });
 
 export const eventsRequest = z.strictObject({ events: z.array(feedbackEvent).min(1).max(MAX_EVENTS) });

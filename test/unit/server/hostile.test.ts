@@ -94,7 +94,9 @@ describe('a value', () => {
     [{ history: [null, { text: 'a' }] }, 'history.0'],
     [{ history: [{ text: 5 }] }, 'history.0'],
     [{ history: [''] }, 'history.0'],
-    [{ history: ['x'.repeat(257)] }, 'history.0'],
+    [{ history: ['x'.repeat(513)] }, 'history.0'],
+    [{ history: [known], exclude: ['é'.repeat(257)] }, 'exclude.0: Invalid id: expected 1 to 512 bytes'],
+    [{ history: ['\ud800'] }, 'history.0'],
     [{ history: Array(1001).fill(known) }, 'history'],
     [{ history: [{ text: 'x'.repeat(10_001) }] }, 'history.0.text'],
     [
@@ -196,7 +198,7 @@ describe('a name', () => {
 
   it('of a user that is too long, or no UTF-8, is refused', async () => {
     for (const [user, status, code] of [
-      ['x'.repeat(300), 400, 'ERR_INVALID_ARGUMENT'],
+      ['x'.repeat(600), 400, 'ERR_INVALID_ARGUMENT'],
       ['x'.repeat(2000), 414, 'ERR_MALFORMED_REQUEST'],
       ['%ff', 400, 'ERR_MALFORMED_REQUEST'],
       ['%', 400, 'ERR_MALFORMED_REQUEST'],

@@ -2,7 +2,13 @@ import { describe, expect, it } from 'vitest';
 import { z } from 'zod';
 import { recommendRequest } from '../../../src/server/schemas.js';
 
-const id = z.string().min(1).max(256);
+const id = z
+  .string()
+  .min(1)
+  .max(512)
+  .refine((text) => text !== '' && Buffer.byteLength(text) <= 512 && text.isWellFormed(), {
+    error: 'Invalid id: expected 1 to 512 bytes of UTF-8, without lone surrogates',
+  });
 /** As the schema of requests says it, entry by entry. */
 const reference = z
   .array(z.union([id, z.strictObject({ text: z.string().min(1).max(10_000) })]))
@@ -12,14 +18,15 @@ const reference = z
 const ENTRIES = [
   'i1',
   'x',
-  'x'.repeat(256),
+  'x'.repeat(512),
   '😀'.repeat(128),
   '\u0000',
   '__proto__',
   { text: 'A film' },
   '',
-  'x'.repeat(257),
+  'x'.repeat(513),
   `x${'😀'.repeat(128)}`,
+  '\ud83d',
   null,
   true,
   7,

@@ -303,6 +303,25 @@ describe('events and users', () => {
     await again.end();
   });
 
+  it('take ids as long as the store does, which come back in every request', async () => {
+    for (const long of ['x'.repeat(512), 'é'.repeat(256)]) {
+      expect((await service.call('POST', '/v1/items', { items: [{ id: long, text: 'A new drama' }] })).status).toBe(
+        200,
+      );
+      const event = { id: long, userId: long, itemId: long, type: 'click', strategy: long, requestId: long };
+      const sent = await service.call('POST', '/v1/events', { events: [event] });
+      expect(sent.json).toEqual({ accepted: 1, duplicates: 0 });
+      const user = await service.call('GET', `/v1/users/${encodeURIComponent(long)}`);
+      expect(user.json).toEqual({ userId: long, history: [long], hidden: [] });
+      for (const body of [{ history: [long] }, { userId: long, exclude: [long], boosts: { [long]: 1 } }]) {
+        expect((await service.call('POST', '/v1/recommend', body)).status).toBe(200);
+      }
+      expect((await service.call('POST', '/v1/similar', { item: long })).status).toBe(200);
+      expect((await service.call('GET', `/v1/items?ids=${encodeURIComponent(long)}`)).json.items).toHaveLength(1);
+      expect((await service.call('DELETE', '/v1/items', { ids: [long] })).json).toEqual({ removed: 1 });
+    }
+  });
+
   it('teach the strategy that showed the item', async () => {
     await service.call('POST', '/v1/events', { events: [{ userId: 'u', itemId: a, type: 'click' }] });
     const { json } = await service.call('POST', '/v1/recommend', { userId: 'u', k: 1 });
