@@ -62,12 +62,13 @@ interface AroundText {
 }
 
 /**
- * The post-processor that transformers' Llama class puts in the place of tokenizer.json's, where that is another: of
- * DeepSeek's tokenizers `add_bos_token` alone says that texts begin with a token.
+ * The post-processor that transformers' Llama class, or GPT-2's of vocabulary files, puts in the place of tokenizer.json's,
+ * where that is another: of DeepSeek's tokenizers `add_bos_token` alone says that texts begin with a token.
  */
-export function llamaPostProcessor(
+export function postProcessorByKeys(
   { config, bosTokenId, eosTokenId }: Described,
   { before, after }: AroundText,
+  isOfGpt2Files: boolean,
 ): object | undefined {
   const {
     tokenizer_class: name,
@@ -76,7 +77,10 @@ export function llamaPostProcessor(
     bos_token,
     eos_token,
   } = config as Json;
-  if ((name !== 'LlamaTokenizer' && name !== 'LlamaTokenizerFast') || typeof addsBos !== 'boolean') return undefined;
+  const isLlama = name === 'LlamaTokenizer' || name === 'LlamaTokenizerFast';
+  // Of add_eos_token, transformers 4 and 5 make different tokenizers from GPT-2's files.
+  const countsKeys = isLlama || (isOfGpt2Files && addsEos !== true);
+  if (!countsKeys || typeof addsBos !== 'boolean') return undefined;
   const bos = addsBos ? { id: bosTokenId, token: contentOf(bos_token) } : undefined;
   const eos = addsEos === true ? { id: eosTokenId, token: contentOf(eos_token) } : undefined;
   const wanted = [bos ? [bos.id] : [], eos ? [eos.id] : []];
@@ -99,7 +103,7 @@ export function llamaPostProcessor(
   };
 }
 
-function contentOf(token: unknown): string | undefined {
+export function contentOf(token: unknown): string | undefined {
   const content = isRecord(token) ? token['content'] : token;
   return typeof content === 'string' ? content : undefined;
 }
@@ -120,8 +124,9 @@ export function checkTokenizerConfig(
     throw unsupported(`'${source}'`, `tokenizer_config.json says ${key} = ${keys[key]}, and tokenizer.json ${says}`);
   };
   compare('split_special_tokens', false);
-  if (bosTokenId !== undefined) compare('add_bos_token', before[0] === bosTokenId);
-  if (eosTokenId !== undefined) compare('add_eos_token', after.at(-1) === eosTokenId);
+  // No token is added before or after a text where none is named, and the keys may then say false alone.
+  if (bosTokenId !== undefined || before.length === 0) compare('add_bos_token', isAt(before[0], bosTokenId));
+  if (eosTokenId !== undefined || after.length === 0) compare('add_eos_token', isAt(after.at(-1), eosTokenId));
   const { normalizer, pre_tokenizer: words } = json as Json;
   if (isRecord(words) && words['type'] === 'ByteLevel') compare('add_prefix_space', words['add_prefix_space'] ?? true);
   // The plain class takes tokenizer.json as it is.
@@ -131,6 +136,10 @@ export function checkTokenizerConfig(
   compare('do_lower_case', lowercase);
   compare('strip_accents', normalizer['strip_accents'] ?? lowercase);
   compare('tokenize_chinese_chars', normalizer['handle_chinese_chars'] ?? true);
+}
+
+function isAt(id: number | undefined, tokenId: number | undefined): boolean {
+  return id !== undefined && id === tokenId;
 }
 
 /** Keys by which transformers gives a saved model the ids that it had here. */

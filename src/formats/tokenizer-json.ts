@@ -9,6 +9,16 @@ export const MAX_TOKEN_ID = 16_000_000;
 /** Matching one word costs the square of its length; BERT uses 100. */
 const MAX_WORD_PIECE_CHARACTERS = 200;
 
+/** What transformers takes where tokenizer_config.json names no other. */
+export const GPT2_TOKENS = { bos_token: '<|endoftext|>', eos_token: '<|endoftext|>', unk_token: '<|endoftext|>' };
+export const BERT_TOKENS = {
+  unk_token: '[UNK]',
+  sep_token: '[SEP]',
+  pad_token: '[PAD]',
+  cls_token: '[CLS]',
+  mask_token: '[MASK]',
+};
+
 export interface TokenizerVocabulary {
   /** Of all tokens. */
   readonly idOf: ReadonlyMap<string, number>;
@@ -74,14 +84,14 @@ export function checkTokenizerJson(json: object, source: string): TokenizerVocab
   return { idOf, tokenOf, modelIdOf, addedTokens: added, vocabSize: largestId + 1, modelType };
 }
 
-/** GPT-2's vocab.json and merges.txt as a tokenizer.json. */
+/** GPT-2's vocab.json and merges.txt as a tokenizer.json without added tokens. */
 export function bytePairTokenizerJson(vocab: Json, mergesText: string): object {
   const lines = mergesText.split(/\r?\n/);
   if (lines[0]?.startsWith('#version')) lines.shift();
   return byteLevelJson(
     vocab,
     lines.filter((line) => line !== ''),
-    ['<|endoftext|>'],
+    [],
   );
 }
 
@@ -110,12 +120,18 @@ export function byteLevelJson(vocab: Json, merges: readonly string[], specialTok
   };
 }
 
-/** BERT's vocab.txt (one token a line, ids from 0) as a tokenizer.json. */
-export function wordPieceTokenizerJson(vocabText: string, lowercase: boolean, normalizer: object = {}) {
-  const tokens = vocabText.split(/\r?\n/);
-  if (tokens.at(-1) === '') tokens.pop();
+/** BERT's vocab.txt (one token a line, ids from 0) as a tokenizer.json; `tokens` are the special ones. */
+export function wordPieceTokenizerJson(
+  vocabText: string,
+  lowercase: boolean,
+  normalizer: object = {},
+  tokens: Readonly<Record<keyof typeof BERT_TOKENS, string>> = BERT_TOKENS,
+) {
+  const { unk_token: unk, cls_token: cls, sep_token: sep } = tokens;
+  const lines = vocabText.split(/\r?\n/);
+  if (lines.at(-1) === '') lines.pop();
   const vocab: Record<string, number> = Object.create(null);
-  tokens.forEach((token, id) => {
+  lines.forEach((token, id) => {
     vocab[token] = id;
   });
   const idOf = (token: string): number => {
@@ -126,12 +142,12 @@ export function wordPieceTokenizerJson(vocabText: string, lowercase: boolean, no
   const special = (token: string) => ({ id: token, ids: [idOf(token)], tokens: [token] });
   const around = (sequence: string, typeId: number) => ({ Sequence: { id: sequence, type_id: typeId } });
   const mark = (token: string, typeId: number) => ({ SpecialToken: { id: token, type_id: typeId } });
-  idOf('[UNK]');
+  idOf(unk);
   return {
     version: '1.0',
     truncation: null,
     padding: null,
-    added_tokens: addedTokens(vocab, ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']),
+    added_tokens: addedTokens(vocab, Object.values(tokens)),
     normalizer: {
       type: 'BertNormalizer',
       clean_text: true,
@@ -143,14 +159,14 @@ export function wordPieceTokenizerJson(vocabText: string, lowercase: boolean, no
     pre_tokenizer: { type: 'BertPreTokenizer' },
     post_processor: {
       type: 'TemplateProcessing',
-      single: [mark('[CLS]', 0), around('A', 0), mark('[SEP]', 0)],
-      pair: [mark('[CLS]', 0), around('A', 0), mark('[SEP]', 0), around('B', 1), mark('[SEP]', 1)],
-      special_tokens: { '[CLS]': special('[CLS]'), '[SEP]': special('[SEP]') },
+      single: [mark(cls, 0), around('A', 0), mark(sep, 0)],
+      pair: [mark(cls, 0), around('A', 0), mark(sep, 0), around('B', 1), mark(sep, 1)],
+      special_tokens: { [cls]: special(cls), [sep]: special(sep) },
     },
     decoder: { type: 'WordPiece', prefix: '##', cleanup: true },
     model: {
       type: 'WordPiece',
-      unk_token: '[UNK]',
+      unk_token: unk,
       continuing_subword_prefix: '##',
       max_input_chars_per_word: 100,
       vocab,

@@ -3,6 +3,7 @@
 import { join } from 'node:path';
 import { LimbeckError } from '../errors.js';
 import { makeDirectory, pathExists, readJsonFile, readTextFile, writeFileAtomic } from './files.js';
+import { withNamedTokens } from './named-tokens.js';
 import { isJsonObject } from './strict-json.js';
 import { createSplitter } from './tokenizer/added-tokens.js';
 import { cleanUpSpaces, readDecoder } from './tokenizer/decoder.js';
@@ -11,8 +12,14 @@ import { createModel } from './tokenizer/model.js';
 import { readNormalizer } from './tokenizer/normalizer.js';
 import { readPostProcessor } from './tokenizer/post-processor.js';
 import { readPreTokenizer } from './tokenizer/pre-tokenizer.js';
-import { checkTokenizerConfig, checkVocabularyFiles, llamaPostProcessor } from './tokenizer-config.js';
-import { bytePairTokenizerJson, checkTokenizerJson, wordPieceTokenizerJson } from './tokenizer-json.js';
+import { checkTokenizerConfig, checkVocabularyFiles, contentOf, postProcessorByKeys } from './tokenizer-config.js';
+import {
+  BERT_TOKENS,
+  bytePairTokenizerJson,
+  checkTokenizerJson,
+  GPT2_TOKENS,
+  wordPieceTokenizerJson,
+} from './tokenizer-json.js';
 
 export interface EncodeOptions {
   /** Adds what the model was trained with around a text, such as BERT's [CLS] and [SEP]. @defaultValue true */
@@ -33,7 +40,7 @@ export interface Tokenizer {
   readonly padTokenId?: number;
   /** The content of tokenizer.json. */
   readonly json: object;
-  /** The content of tokenizer_config.json; special tokens that it does not name are those of special_tokens_map.json. */
+  /** The content of tokenizer_config.json, with the special tokens that other files name. */
   readonly config: object;
   /** @throws LimbeckError ERR_TOKENIZER when a part of the text has no token */
   encode(text: string, options?: EncodeOptions): number[];
@@ -57,13 +64,11 @@ const USUAL_TOKENS = {
  * @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_TOKENIZER, ERR_UNSUPPORTED_TOKENIZER, ERR_FILE_FORMAT, ERR_IO
  */
 export async function loadTokenizer(directory: string): Promise<Tokenizer> {
-  const config = {
-    ...specialTokens(await readOptionalObject(join(directory, 'special_tokens_map.json'))),
-    ...(await readOptionalObject(join(directory, 'tokenizer_config.json'))),
-  };
-  let json = await readTokenizerJson(directory, config);
+  const files = await readTokenizerFiles(directory, await readTokenizerConfig(directory));
+  const { config } = files;
+  let json = withNamedTokens(files.json, config, directory);
   let tokenizer = createTokenizer(json, config, directory);
-  const post_processor = llamaPostProcessor(tokenizer, postProcessorOf(json, directory));
+  const post_processor = postProcessorByKeys(tokenizer, postProcessorOf(json, directory), files.isGpt2);
   if (post_processor !== undefined) {
     json = { ...json, post_processor };
     tokenizer = createTokenizer(json, config, directory);
@@ -72,9 +77,16 @@ export async function loadTokenizer(directory: string): Promise<Tokenizer> {
   return tokenizer;
 }
 
-/** Without lists, which name tokens that tokenizer.json has as well. */
-function specialTokens(map: Json): Json {
-  return Object.fromEntries(Object.entries(map).filter(([key]) => key.endsWith('_token')));
+/** As transformers reads it: with special_tokens_map.json, unless tokenizer_config.json describes its tokens itself. */
+async function readTokenizerConfig(directory: string): Promise<Json> {
+  const config = await readOptionalObject(join(directory, 'tokenizer_config.json'));
+  if ('added_tokens_decoder' in config) return config;
+  const map = Object.entries(await readOptionalObject(join(directory, 'special_tokens_map.json')));
+  const lists = Array.isArray(config['extra_special_tokens'])
+    ? []
+    : map.filter(([key]) => key.endsWith('_special_tokens'));
+  const tokens = map.filter(([key]) => key.endsWith('_token'));
+  return { ...Object.fromEntries(lists), ...config, ...Object.fromEntries(tokens) };
 }
 
 /** Nothing where there is no file. @throws LimbeckError ERR_TOKENIZER, ERR_FILE_FORMAT, ERR_IO */
@@ -116,9 +128,8 @@ export function createTokenizer(json: object, config: object = {}, source = 'tok
   const settings = config as Json;
 
   const specialId = (key: keyof typeof USUAL_TOKENS): number | undefined => {
-    const value = settings[key];
-    const named = typeof value === 'object' && value !== null && 'content' in value ? value.content : value;
-    if (typeof named === 'string') return idOf.get(named);
+    const named = contentOf(settings[key]);
+    if (named !== undefined) return idOf.get(named);
     const usual = (USUAL_TOKENS[key] as readonly string[]).find((token) => idOf.has(token));
     return usual === undefined ? undefined : idOf.get(usual);
   };
@@ -243,30 +254,55 @@ export function hasToken(tokenizer: Tokenizer, id: number): boolean {
   }
 }
 
-async function readTokenizerJson(directory: string, config: Readonly<Record<string, unknown>>): Promise<object> {
+/** Reads tokenizer.json alone. @throws LimbeckError ERR_FILE_NOT_FOUND, ERR_TOKENIZER, ERR_FILE_FORMAT, ERR_IO */
+export async function readTokenizerJson(directory: string): Promise<object> {
+  const path = join(directory, 'tokenizer.json');
+  const json = await readJsonFile(path);
+  if (isJsonObject(json)) return json;
+  throw new LimbeckError('ERR_TOKENIZER', `'${path}': expected a JSON object`);
+}
+
+interface TokenizerFiles {
+  readonly json: object;
+  readonly config: Json;
+  /** Of vocab.json and merges.txt. */
+  readonly isGpt2: boolean;
+}
+
+async function readTokenizerFiles(directory: string, config: Json): Promise<TokenizerFiles> {
   const path = (name: string) => join(directory, name);
   if (await pathExists(path('tokenizer.json'))) {
-    const json = await readJsonFile(path('tokenizer.json'));
-    if (isJsonObject(json)) return json;
-    throw new LimbeckError('ERR_TOKENIZER', `'${path('tokenizer.json')}': expected a JSON object`);
+    return { json: await readTokenizerJson(directory), config, isGpt2: false };
   }
   if ((await pathExists(path('vocab.json'))) && (await pathExists(path('merges.txt')))) {
     const vocab = await readJsonFile(path('vocab.json'));
     if (!isJsonObject(vocab))
       throw new LimbeckError('ERR_TOKENIZER', `'${path('vocab.json')}': expected a JSON object`);
     await checkVocabularyFiles(directory, 'BPE', config, vocab);
-    return bytePairTokenizerJson(vocab, await readTextFile(path('merges.txt')));
+    const json = bytePairTokenizerJson(vocab, await readTextFile(path('merges.txt')));
+    return { json, config: { ...tokensOf(vocab, GPT2_TOKENS), ...config }, isGpt2: true };
   }
   if (await pathExists(path('vocab.txt'))) {
-    const json = wordPieceTokenizerJson(await readTextFile(path('vocab.txt')), config['do_lower_case'] !== false, {
+    const tokens = { ...BERT_TOKENS };
+    for (const key of Object.keys(tokens) as (keyof typeof tokens)[])
+      tokens[key] = contentOf(config[key]) ?? tokens[key];
+    const normalizer = {
       strip_accents: config['strip_accents'] ?? null,
       handle_chinese_chars: config['tokenize_chinese_chars'] !== false,
-    });
+    };
+    const lowercase = config['do_lower_case'] !== false;
+    const json = wordPieceTokenizerJson(await readTextFile(path('vocab.txt')), lowercase, normalizer, tokens);
     await checkVocabularyFiles(directory, 'WordPiece', config, json.model.vocab);
-    return json;
+    const named = { ...tokensOf(json.model.vocab, BERT_TOKENS), ...config };
+    return { json: { ...json, added_tokens: [] }, config: named, isGpt2: false };
   }
   throw new LimbeckError(
     'ERR_FILE_NOT_FOUND',
     `Expected tokenizer.json, or vocab.json with merges.txt, or vocab.txt in '${directory}'`,
   );
+}
+
+/** Those of the names that a vocabulary has. */
+function tokensOf(vocab: Json, names: Readonly<Record<string, string>>): Json {
+  return Object.fromEntries(Object.entries(names).filter(([, token]) => Object.hasOwn(vocab, token)));
 }

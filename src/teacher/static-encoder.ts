@@ -10,7 +10,7 @@ import { LimbeckError } from '../errors.js';
 import { NUM_BYTES, trainBytePairTokenizer } from '../formats/bpe-trainer.js';
 import { createPacer } from '../formats/pacer.js';
 import { asFloat32, asInt32, readSafetensors } from '../formats/safetensors.js';
-import { checkVocabulary, createTokenizer, loadTokenizer, type Tokenizer } from '../formats/tokenizer.js';
+import { checkVocabulary, createTokenizer, readTokenizerJson, type Tokenizer } from '../formats/tokenizer.js';
 import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { checkTexts } from '../prepare/text-lines.js';
@@ -105,10 +105,12 @@ export async function fitStaticEncoder(
   return asLanguageModel(engine, tokenizer, { values, width: values.length / vocabSize });
 }
 
-/** Model2vec reads a text without what its tokenizer would put around it for the model that the vectors come from. */
+/**
+ * As model2vec reads it: tokenizer_config.json says nothing, and nothing is put around a text, which was for the model that
+ * the vectors come from.
+ */
 async function loadModel2VecTokenizer(directory: string): Promise<Tokenizer> {
-  const { json, config } = await loadTokenizer(directory);
-  return createTokenizer({ ...json, post_processor: null }, config, directory);
+  return createTokenizer({ ...(await readTokenizerJson(directory)), post_processor: null }, {}, directory);
 }
 
 /**

@@ -175,6 +175,8 @@ describe('loadTokenizer', () => {
     }
     for (const [json, config, key] of [
       [llama, { ...tokens, add_bos_token: false }, 'add_bos_token'],
+      [gpt2, { add_bos_token: true }, 'add_bos_token'], // of no token
+      [gpt2, { add_bos_token: true, tokenizer_class: 'LlamaTokenizer' }, 'add_bos_token'],
       [llama, { ...tokens, add_eos_token: true }, 'add_eos_token'],
       [gpt2, { add_prefix_space: true }, 'add_prefix_space'],
       [gpt2, { split_special_tokens: true }, 'split_special_tokens'],
@@ -198,20 +200,217 @@ describe('loadTokenizer', () => {
     expect(await loadTokenizer(directory)).toMatchObject({ eosTokenId: 2, padTokenId: 0 });
   });
 
-  test('takes special tokens that tokenizer_config.json leaves out from special_tokens_map.json, and saves them', async () => {
-    const map = { bos_token: 'b', eos_token: 'a', mask_token: { content: 'b' }, additional_special_tokens: ['a'] };
-    const directory = directoryWith({
-      'tokenizer.json': JSON.stringify(small()),
-      'tokenizer_config.json': JSON.stringify({ eos_token: 'ab' }),
-      'special_tokens_map.json': JSON.stringify(map),
-    });
-    const expected = { bosTokenId: 1, eosTokenId: 2, maskTokenId: 1 };
-    const tokenizer = await loadTokenizer(directory);
+  test('takes special tokens from special_tokens_map.json, unless tokenizer_config.json describes them', async () => {
+    const map = { bos_token: 'b', eos_token: 'a', mask_token: { content: 'b' }, additional_special_tokens: ['<x>'] };
+    const load = (config: object) =>
+      loadTokenizer(
+        directoryWith({
+          'tokenizer.json': JSON.stringify(small()),
+          'tokenizer_config.json': JSON.stringify({ eos_token: 'ab', pad_token: 'ab', ...config }),
+          'special_tokens_map.json': JSON.stringify(map),
+        }),
+      );
+    const expected = { bosTokenId: 1, eosTokenId: 0, padTokenId: 2, maskTokenId: 1, vocabSize: 4 };
+    const tokenizer = await load({});
     expect(tokenizer).toMatchObject(expected);
+    expect(tokenizer.encode('<x>')).toEqual([3]);
     const saved = directoryWith({});
     await tokenizer.save(saved);
     expect(await loadTokenizer(saved)).toMatchObject(expected);
+    expect(await load({ extra_special_tokens: [] })).toMatchObject({ eosTokenId: 0, vocabSize: 3 });
+    const described = await load({ added_tokens_decoder: {} });
+    expect(described).toMatchObject({ eosTokenId: 2, vocabSize: 3 });
+    expect(described.bosTokenId).toBeUndefined();
   });
+
+  /** The ids are transformers'. */
+  describe('adds the special tokens that tokenizer_config.json names', () => {
+    const flags = { lstrip: false, rstrip: false, normalized: false, single_word: false };
+    const lstrip = { ...flags, lstrip: true };
+    const text = 'ab <s>ab<|end|> <x><y><|endoftext|>';
+    const end = '<|endoftext|>';
+    const vocabulary = Object.fromEntries(
+      ['a', 'b', 'ab', '\u0120', ...'<>|/', ...'endotxsy', end, '<s>'].map((token, id) => [token, id]),
+    );
+
+    test.each<[string, object, number[], object]>([
+      [
+        'none',
+        {},
+        [2, 3, 4, 14, 5, 2, 4, 6, 8, 9, 10, 6, 5, 3, 4, 13, 5, 4, 15, 5, 16],
+        { bosTokenId: 16, eosTokenId: 16 },
+      ],
+      [
+        'add_bos_token',
+        { add_bos_token: true },
+        [16, 2, 3, 4, 14, 5, 2, 4, 6, 8, 9, 10, 6, 5, 3, 4, 13, 5, 4, 15, 5, 16],
+        { bosTokenId: 16 },
+      ],
+      [
+        'an eos_token that the vocabulary lacks',
+        { eos_token: '<|end|>' },
+        [2, 3, 4, 14, 5, 2, 18, 3, 4, 13, 5, 4, 15, 5, 16],
+        { bosTokenId: 16, eosTokenId: 18 },
+      ],
+      [
+        'lists of tokens, and a key of its own',
+        { additional_special_tokens: ['<x>'], image_token: '<y>', pad_token: { ...lstrip, content: '<s>' } },
+        [2, 17, 2, 4, 6, 8, 9, 10, 6, 5, 3, 19, 18, 16],
+        { padTokenId: 17 },
+      ],
+      [
+        'extra_special_tokens, named',
+        { extra_special_tokens: { video_token: '<x>' }, eos_token: '<s>' },
+        [2, 3, 17, 2, 4, 6, 8, 9, 10, 6, 5, 3, 18, 4, 15, 5, 16],
+        { eosTokenId: 17 },
+      ],
+      [
+        'added_tokens_decoder',
+        {
+          added_tokens_decoder: { 18: { content: '<y>', ...flags }, 19: { content: '<x>', ...lstrip, special: true } },
+        },
+        [2, 3, 4, 14, 5, 2, 4, 6, 8, 9, 10, 6, 5, 19, 18, 16],
+        {},
+      ],
+      [
+        'a token in two ways, of which the last counts, and none',
+        { bos_token: '<x>', eos_token: { ...lstrip, content: '<x>' }, pad_token: '', mask_token: null },
+        [2, 3, 4, 14, 5, 2, 4, 6, 8, 9, 10, 6, 5, 18, 4, 15, 5, 16],
+        { bosTokenId: 18, eosTokenId: 18 },
+      ],
+    ])('to the vocabulary files of GPT-2: %s', async (_, config, ids, properties) => {
+      const directory = directoryWith({
+        'vocab.json': JSON.stringify(vocabulary),
+        'merges.txt': 'a b\n',
+        'tokenizer_config.json': JSON.stringify(config),
+      });
+      const tokenizer = await loadTokenizer(directory);
+      expect(tokenizer.encode(text)).toEqual(ids);
+      expect(tokenizer).toMatchObject(properties);
+      const saved = directoryWith({});
+      await tokenizer.save(saved);
+      const again = await loadTokenizer(saved);
+      expect(again.encode(text)).toEqual(ids);
+      expect(again).toMatchObject(properties);
+      expect(again.json).toEqual(tokenizer.json);
+    });
+
+    test.each<[string, object, number[], object]>([
+      ['none', {}, [2, 5, 1, 1, 1, 1, 1, 1, 4, 3, 3], {}],
+      ['cls and sep', { cls_token: '[u1]', sep_token: '[u2]' }, [10, 5, 10, 11, 4, 1, 1, 1, 11], {}],
+      ['mask', { mask_token: { ...lstrip, content: '[u2]' } }, [2, 5, 1, 1, 1, 11, 1, 1, 1, 3, 3], { maskTokenId: 11 }],
+      ['unk', { unk_token: '[u1]' }, [2, 5, 10, 10, 10, 10, 4, 3, 3], {}],
+      ['pad', { pad_token: '[u1]' }, [2, 5, 10, 1, 1, 1, 4, 3, 3], { padTokenId: 10 }],
+      [
+        'added_tokens_decoder',
+        { added_tokens_decoder: { 10: { content: '[u1]', ...flags, special: true } } },
+        [2, 5, 10, 1, 1, 1, 4, 3, 3],
+        {},
+      ],
+    ])('to the vocabulary file of BERT: %s', async (_, config, ids, properties) => {
+      const directory = directoryWith({
+        'vocab.txt': `${VOCAB_TXT}\n[u1]\n[u2]\n`,
+        'tokenizer_config.json': JSON.stringify(config),
+      });
+      const tokenizer = await loadTokenizer(directory);
+      expect(tokenizer.encode('the [u1] [u2] [MASK] [SEP]')).toEqual(ids);
+      expect(tokenizer).toMatchObject(properties);
+    });
+
+    test('to a tokenizer.json: pieces of the vocabulary become special', async () => {
+      const json = small({ vocab: { a: 0, b: 1, ab: 2, '</s>': 3, '<': 4, '/': 5, s: 6, '>': 7 } });
+      const load = (config: object) =>
+        loadTokenizer(
+          directoryWith({ 'tokenizer.json': JSON.stringify(json), 'tokenizer_config.json': JSON.stringify(config) }),
+        );
+      expect((await load({})).encode('a</s>')).toEqual([0, 4, 5, 6, 7]);
+      const tokenizer = await load({ eos_token: '</s>' });
+      expect(tokenizer.encode('a</s>')).toEqual([0, 3]);
+      expect(tokenizer.decode([0, 3], { skipSpecialTokens: true })).toBe('a');
+    });
+
+    test('with the flags of added_tokens_decoder, or else of tokenizer.json', async () => {
+      const json = small(
+        { vocab: { a: 0, b: 1, ab: 2, '\u0120': 3 } },
+        { added_tokens: [{ id: 4, content: '<m>', ...flags }] },
+      );
+      const load = (config: object) =>
+        loadTokenizer(
+          directoryWith({ 'tokenizer.json': JSON.stringify(json), 'tokenizer_config.json': JSON.stringify(config) }),
+        );
+      const named = await load({ mask_token: { content: '<m>', ...lstrip } });
+      expect(named.encode('a <m>')).toEqual([0, 3, 4]);
+      expect(named.decode([0, 4], { skipSpecialTokens: true })).toBe('a');
+      const described = await load({ added_tokens_decoder: { 4: { content: '<m>', ...lstrip } } });
+      expect(described.encode('a <m>')).toEqual([0, 4]);
+      expect(described.decode([0, 4], { skipSpecialTokens: true })).toBe('a<m>');
+    });
+
+    test('and refuses those that added_tokens_decoder has with another id', async () => {
+      const load = (added_tokens_decoder: object) =>
+        loadTokenizer(
+          directoryWith({
+            'tokenizer.json': JSON.stringify(small({}, { added_tokens: [{ id: 4, content: '<m>', ...flags }] })),
+            'tokenizer_config.json': JSON.stringify({ added_tokens_decoder }),
+          }),
+        );
+      for (const [id, content] of [
+        [5, '<m>'],
+        [4, '<new>'],
+        [1, 'a'],
+      ] as const) {
+        await expect(load({ [id]: { content, ...flags } })).rejects.toMatchObject({
+          code: 'ERR_UNSUPPORTED_TOKENIZER',
+          message: expect.stringContaining(`added_tokens_decoder.${id} = '${content}'`),
+        });
+      }
+      for (const wrong of [[], { 4: '<m>' }, { 4: {} }, { x: { content: '<m>' } }]) {
+        await expect(load(wrong)).rejects.toMatchObject({ code: 'ERR_TOKENIZER' });
+      }
+    });
+  });
+
+  test.each([
+    'GPT-2',
+    'Qwen',
+    'Llama 3',
+    'RoBERTa',
+    'Llama, prepended',
+    'Mistral, first',
+    'BERT',
+    'XLM-R',
+    'DeepSeek Coder',
+  ])(
+    'leaves a tokenizer.json of %s beside a tokenizer_config.json that describes the same tokens as it is',
+    async (kind) => {
+      const json = (kinds as Record<string, object>)[kind] as { added_tokens: { id: number; content: string }[] };
+      const described = json.added_tokens.map(({ id, ...token }): [number, object] => [id, token]);
+      const names = json.added_tokens.map(({ content }) => content);
+      const name = (pattern: RegExp) => names.find((content) => pattern.test(content));
+      const { id: _, ...mask } = json.added_tokens.find(({ content }) => /mask/i.test(content)) ?? {
+        id: 0,
+        content: '',
+      };
+      const config = {
+        bos_token: name(/^<s>|CLS/) ?? null,
+        eos_token: name(/<\/s>|endoftext|SEP/),
+        unk_token: { __type: 'AddedToken', content: name(/unk/i) ?? '', lstrip: false, normalized: true },
+        mask_token: { ...mask, __type: 'AddedToken' },
+        additional_special_tokens: names.slice(0, 2),
+        extra_special_tokens: {},
+        model_max_length: 1e30,
+        chat_template: '{{ messages }}',
+        clean_up_tokenization_spaces: false,
+      };
+      for (const added_tokens_decoder of [Object.fromEntries(described), undefined]) {
+        const directory = directoryWith({
+          'tokenizer.json': JSON.stringify(json),
+          'tokenizer_config.json': JSON.stringify({ ...config, added_tokens_decoder }),
+        });
+        expect((await loadTokenizer(directory)).json).toEqual(json);
+      }
+    },
+  );
 
   test.each<[string, Record<string, string>, string]>([
     ['an empty folder', {}, 'ERR_FILE_NOT_FOUND'],

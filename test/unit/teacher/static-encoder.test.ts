@@ -127,6 +127,11 @@ describe('a static encoder', () => {
   test('reads model2vec: each token its vector times its weight, and scales them together', async () => {
     const directory = mkdtempSync(join(folder, 'model2vec-'));
     await writeModel2Vec(directory, {});
+    // As of the encoder that it was made from; there is no such token here.
+    writeFileSync(
+      join(directory, 'tokenizer_config.json'),
+      JSON.stringify({ sep_token: '[SEP]', add_bos_token: true }),
+    );
     const model = await fitStaticEncoder(engine, ['red', 'polish', 'hair'], { directory, lexicalComponents: 0 });
     const [red, polish, hair, both, unknown] = await vectorsOf(model, ['red', 'polish', 'hair', 'nail hair', 'q']);
     // 4, 0 and 0, 1 and 0, 2 before: the variance is (16 + 1 + 4)/3 − (4/3)² − 1.
