@@ -40,7 +40,7 @@ export interface Tokenizer {
   readonly padTokenId?: number;
   /** The content of tokenizer.json. */
   readonly json: object;
-  /** The content of tokenizer_config.json, with the special tokens that other files name. */
+  /** The content of tokenizer_config.json, with the special tokens that it leaves out. */
   readonly config: object;
   /** @throws LimbeckError ERR_TOKENIZER when a part of the text has no token */
   encode(text: string, options?: EncodeOptions): number[];
@@ -125,13 +125,16 @@ export function createTokenizer(json: object, config: object = {}, source = 'tok
   const { before, after } = postProcessorOf(json, source);
   const decodeTokens = readDecoder(parts['decoder'], placeOf('decoder'));
   const specialIds = new Set(addedTokens.filter(({ isSpecial }) => isSpecial).map(({ id }) => id));
-  const settings = config as Json;
+  const settings: Record<string, unknown> = { ...config };
 
   const specialId = (key: keyof typeof USUAL_TOKENS): number | undefined => {
     const named = contentOf(settings[key]);
     if (named !== undefined) return idOf.get(named);
     const usual = (USUAL_TOKENS[key] as readonly string[]).find((token) => idOf.has(token));
-    return usual === undefined ? undefined : idOf.get(usual);
+    if (usual === undefined) return undefined;
+    // So that the tokenizer is saved with the name; by it transformers would cut the token out of texts, too.
+    if (addedTokens.some(({ content }) => content === usual)) settings[key] = usual;
+    return idOf.get(usual);
   };
   const bosTokenId = specialId('bos_token');
   const eosTokenId = specialId('eos_token');

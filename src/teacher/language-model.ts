@@ -496,12 +496,14 @@ export class LanguageModel {
   #specialIds(): Record<string, number | number[] | null> {
     const ends = this.#eosTokenIds();
     if (this.#tokenizer === undefined && ends.length === 0) return {};
-    if (this.config.attention !== 'causal') return { pad_token_id: this.#tokenizer?.padTokenId ?? null };
     // GPT-2 begins texts with the token that ends them.
-    const { bosTokenId = this.family === 'gpt2' ? (ends[0] ?? null) : undefined } = this.#tokenizer ?? {};
+    const { bosTokenId = this.family === 'gpt2' ? ends[0] : undefined, padTokenId = null } = this.#tokenizer ?? {};
+    // Without a tokenizer, nobody knows whether texts begin with a token.
+    const hasBos = this.#tokenizer !== undefined || bosTokenId !== undefined;
     return {
-      ...(bosTokenId === undefined ? {} : { bos_token_id: bosTokenId }),
+      ...(hasBos && { bos_token_id: bosTokenId ?? null }),
       eos_token_id: ends.length > 1 ? ends : (ends[0] ?? null),
+      ...(this.config.attention !== 'causal' && { pad_token_id: padTokenId }),
     };
   }
 

@@ -223,6 +223,18 @@ describe('loadTokenizer', () => {
     expect(described.bosTokenId).toBeUndefined();
   });
 
+  test('saves the names of usual tokens, unless they are plain pieces, which a name would cut out of texts', async () => {
+    const added_tokens = ['</s>', '<mask>'].map((content, i) => ({ id: 4 + i, content, special: true }));
+    const json = small({ vocab: { a: 0, b: 1, ab: 2, '<pad>': 3 } }, { added_tokens });
+    const tokenizer = createTokenizer(json, { mask_token: null, model_max_length: 9 });
+    expect(tokenizer).toMatchObject({ eosTokenId: 4, maskTokenId: 5, padTokenId: 3 });
+    expect(tokenizer.config).toEqual({ eos_token: '</s>', mask_token: '<mask>', model_max_length: 9 });
+    const saved = directoryWith({});
+    await tokenizer.save(saved);
+    expect((await loadTokenizer(saved)).config).toEqual(tokenizer.config);
+    expect((await loadTokenizer(saved)).json).toEqual(json);
+  });
+
   /** The ids are transformers'. */
   describe('adds the special tokens that tokenizer_config.json names', () => {
     const flags = { lstrip: false, rstrip: false, normalized: false, single_word: false };

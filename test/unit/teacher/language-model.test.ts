@@ -357,8 +357,9 @@ describe('a directory', () => {
       return JSON.parse(readFileSync(join(directory, 'tokenizer_config.json'), 'utf8'));
     };
     const plain = createTokenizer(tokenizer.json);
-    expect(await save('gpt2', plain)).toEqual({ model_input_names: names });
-    expect(await save('bert', plain)).toEqual({ tokenizer_class: 'PreTrainedTokenizerFast' });
+    const eos_token = '<|endoftext|>';
+    expect(await save('gpt2', plain)).toEqual({ eos_token, model_input_names: names });
+    expect(await save('bert', plain)).toEqual({ eos_token, tokenizer_class: 'PreTrainedTokenizerFast' });
     const named = createTokenizer(tokenizer.json, { tokenizer_class: 'GPT2Tokenizer', model_input_names: ['x'] });
     expect(await save('bert', named)).toEqual(named.config);
     expect(await save('gpt2', named)).toEqual({ ...named.config, model_input_names: names });
