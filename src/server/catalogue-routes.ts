@@ -87,7 +87,11 @@ export function catalogueRoutes({ models, itemChanges, metrics, log }: ServiceCo
         answer: schemas.modelsAnswer,
         waits: true,
       },
-      async () => ({ models: await models.list(), current: models.current.name }),
+      async () => ({
+        models: await models.list(),
+        current: models.current.name,
+        promoted: await models.promoted(),
+      }),
     ),
     defineRoute(
       {

@@ -42,6 +42,8 @@ export class ModelHost {
   readonly #options: ModelHostOptions;
   #current: ServedModel;
   readonly #extra = new Map<string, ServedModel>();
+  /** What another process promoted and this one cannot serve: not opened again before anything else is promoted. */
+  #refused: string | undefined;
   /** Changes happen one after the other. */
   #last: Promise<unknown> = Promise.resolve();
   #waiting = 0;
@@ -86,6 +88,11 @@ export class ModelHost {
     return model;
   }
 
+  /** Name of the one to start with, which another process may have promoted just now, or which was refused here. */
+  promoted(): Promise<string> {
+    return this.#source.current();
+  }
+
   async list(): Promise<{ name: string; loaded: boolean; numItems?: number }[]> {
     const names = new Set([...(await this.#source.list()), ...this.loaded.map(({ name }) => name)]);
     return [...names].map((name) => {
@@ -126,10 +133,47 @@ export class ModelHost {
     });
   }
 
-  /** Answers with the model before the current one. @throws HttpError 409 when there is none */
+  /**
+   * Answers with what another process has made current.
+   *
+   * @returns it, or undefined when there is nothing new
+   * @throws HttpError 404, 422, once for each model: the current one stays
+   */
+  async refresh(): Promise<ServedModel | undefined> {
+    // Looks come often, and must not wait behind a change that takes long.
+    if (this.#waiting > 0) return undefined;
+    return this.exclusively(async () => {
+      const name = await this.#source.current();
+      if (name === this.#refused) return undefined;
+      this.#refused = undefined;
+      if (name === this.#current.name) return undefined;
+      try {
+        const model = this.#extra.get(name) ?? (await this.#open(name));
+        this.#replace(model);
+        return model;
+      } catch (error) {
+        this.#refused = name;
+        throw error;
+      }
+    });
+  }
+
+  /**
+   * Answers with the model before the current one.
+   *
+   * @throws HttpError 409 when there is none, or when the current one is not what this service answers with: what was
+   * before it is not what the caller means
+   */
   rollback(): Promise<ServedModel> {
     return this.exclusively(async () => {
       const before = this.#current.name;
+      const promoted = await this.#source.current();
+      if (promoted !== before) {
+        const message =
+          `The registry's current model is '${promoted}', and '${before}' is served: ` +
+          'promote the one that is to be served (POST /v1/models/promote), or wait until it is.';
+        throw new HttpError(409, 'ERR_CONFLICT', message);
+      }
       const name = await this.#source.rollback().catch((error: unknown) => {
         throw refusal('before this one', error);
       });

@@ -65,6 +65,8 @@ const serverOptionsSchema = z.strictObject({
       saveEveryMs: milliseconds.min(1000).default(300_000),
       /** Between looks at the file of keys: how long a key that was taken out may still be good. */
       refreshKeysEveryMs: milliseconds.min(10).default(2000),
+      /** Between looks at the registry for a model that another process promoted. */
+      refreshModelsEveryMs: milliseconds.min(10).default(2000),
     })
     .prefault({}),
   /** `debug` logs every request, `info` changes and failures. */

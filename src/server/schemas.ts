@@ -183,7 +183,10 @@ export const listItemsAnswer = z.object({
 });
 export const userAnswer = z.object({ userId: z.string(), history: z.array(z.string()), hidden: z.array(z.string()) });
 export const modelsAnswer = z.object({
-  current: z.string(),
+  current: z.string().describe('The one that answers.'),
+  promoted: z
+    .string()
+    .describe("The registry's current one: another until the service has loaded it, or because it refused it."),
   models: z.array(z.object({ name: z.string(), loaded: z.boolean(), numItems: z.int().optional() })),
 });
 export const currentModelAnswer = z.object({ current: z.string() });

@@ -117,7 +117,7 @@ export async function createServer(
     const openApi = JSON.stringify(openApiOf(routes, version));
     app.get('/openapi.json', (_, reply) => reply.type('application/json; charset=utf-8').send(openApi));
     registerStaticFiles(app, page);
-    const { saveEveryMs, refreshKeysEveryMs } = settings.timeouts;
+    const { saveEveryMs, refreshKeysEveryMs, refreshModelsEveryMs } = settings.timeouts;
     if (feedback !== undefined) closers.push(every(saveEveryMs, () => feedback.save(), reportError));
     if (keys !== undefined) {
       const refresh = async () => {
@@ -125,6 +125,17 @@ export async function createServer(
       };
       closers.push(every(refreshKeysEveryMs, refresh, (error) => app.log.error({ err: error }, 'keys stay')));
     }
+    const follow = async () => {
+      const model = await models.refresh();
+      if (model === undefined) return;
+      metrics.countModelChange('promoted');
+      app.log.info({ model: model.name, result: 'promoted' }, 'model of another process');
+    };
+    const stay = (error: unknown) => {
+      metrics.countModelChange('refused');
+      app.log.warn({ err: error }, 'model refused');
+    };
+    closers.push(every(refreshModelsEveryMs, follow, stay));
     closers.push(() => metrics.registry.clear());
     let closing: Promise<boolean> | undefined;
     return {

@@ -130,6 +130,54 @@ describe('ModelHost', () => {
     expect(host.current.name).toBe('one');
   });
 
+  it('answers with what another process made current, and refuses to go back from what it does not answer with', async () => {
+    const host = await open();
+    expect(await host.refresh()).toBeUndefined();
+    current.push('two', 'three');
+    await expect(host.rollback()).rejects.toMatchObject({
+      statusCode: 409,
+      code: 'ERR_CONFLICT',
+      message: expect.stringMatching(/'three'.*'one'.*promote/),
+    });
+    expect(current).toEqual(['one', 'two', 'three']);
+    expect((await host.refresh())?.name).toBe('three');
+    expect([host.current.name, await host.promoted()]).toEqual(['three', 'three']);
+    expect((await host.rollback()).name).toBe('two');
+    await turn();
+    expect(opened.filter(({ isDisposed }) => !isDisposed)).toHaveLength(1);
+  });
+
+  it('takes what it has loaded when another process makes it current', async () => {
+    const host = await open();
+    await host.load('two');
+    current.push('two');
+    await host.refresh();
+    expect(host.loaded.map(({ name }) => name)).toEqual(['two']);
+    expect(opened).toHaveLength(2);
+  });
+
+  it('says once that it cannot serve what another process made current, and keeps its own', async () => {
+    const host = await open();
+    current.push('nan');
+    await expect(host.refresh()).rejects.toMatchObject({ statusCode: 422, code: 'ERR_MODEL_REFUSED' });
+    expect(await host.refresh()).toBeUndefined();
+    expect(opened).toHaveLength(2);
+    expect([host.current.name, await host.promoted()]).toEqual(['one', 'nan']);
+    current.push('two');
+    expect((await host.refresh())?.name).toBe('two');
+    current.push('nan');
+    await expect(host.refresh()).rejects.toMatchObject({ statusCode: 422 });
+  });
+
+  it('does not look for what another process did behind changes of its own', async () => {
+    const host = await open();
+    current.push('three');
+    const own = host.promote('two');
+    expect(await host.refresh()).toBeUndefined();
+    await own;
+    expect(host.current.name).toBe('two');
+  });
+
   it('makes changes one after the other; the last one stands, and every other model is gone', async () => {
     const host = await open();
     await Promise.all(['two', 'three', 'two', 'three'].map((name) => host.promote(name)));

@@ -5,6 +5,8 @@ import { dirname, join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { CommandContext } from '../../../src/cli/output.js';
 import { serveCommand } from '../../../src/cli/serve.js';
+import type { ModelRegistry } from '../../../src/engine/model-registry.js';
+import { createEngine, type Engine } from '../../../src/engine.js';
 import { LimbeckError } from '../../../src/errors.js';
 import { DEFAULT_STRATEGIES } from '../../../src/feedback/strategy.js';
 import { writePopularity } from '../../../src/recommend/student-files.js';
@@ -406,11 +408,52 @@ describe('items', () => {
 
 describe('models of one student directory', () => {
   it('are that student alone', async () => {
-    const one = { current: 'student', models: [{ name: 'student', loaded: true, numItems: catalogue.length }] };
+    const models = [{ name: 'student', loaded: true, numItems: catalogue.length }];
+    const one = { current: 'student', promoted: 'student', models };
     expect((await service.call('GET', '/v1/models')).json).toEqual(one);
     expect((await service.call('POST', '/v1/models/load', { name: 'other' })).status).toBe(404);
     expect((await service.call('POST', '/v1/models/rollback', {})).status).toBe(409);
     expect((await service.call('POST', '/v1/recommend', { history: [a], model: 'other' })).status).toBe(404);
+  });
+});
+
+describe('models of a registry', () => {
+  let engine: Engine;
+  let registry: ModelRegistry;
+  beforeEach(async () => {
+    engine = await createEngine({ threads: 1 });
+    registry = await engine.openModelRegistry(join(service.data, 'models'));
+    for (const name of ['one', 'two', 'three']) await registry.add(name, FIXTURE_STUDENT);
+    await registry.promote('one');
+    await registry.promote('two');
+  });
+  afterEach(() => engine.dispose());
+
+  it('that another process promotes are served soon', async () => {
+    const following = await startService({ student: registry.directory, timeouts: { refreshModelsEveryMs: 10 } });
+    await registry.promote('three');
+    const served = async () => (await following.call('POST', '/v1/recommend', { history: [a] })).json.model;
+    await expect.poll(served).toBe('three');
+    expect((await following.call('POST', '/v1/models/rollback', {})).json).toEqual({ current: 'two' });
+    expect(await registry.current()).toBe('two');
+    await registry.rollback();
+    await expect.poll(served).toBe('one');
+    expect(following.log.map((line) => JSON.parse(line).msg)).toContain('model of another process');
+    await following.end();
+  });
+
+  it('that cannot be served are not gone back from: what was before them was never served', async () => {
+    const late = await startService({ student: registry.directory, timeouts: { refreshModelsEveryMs: 3_600_000 } });
+    await registry.promote('three');
+    const { json } = await late.call('GET', '/v1/models');
+    expect([json.current, json.promoted]).toEqual(['two', 'three']);
+    const refused = await late.call('POST', '/v1/models/rollback', {});
+    expect([refused.status, refused.json.error.code]).toEqual([409, 'ERR_CONFLICT']);
+    expect(refused.json.error.message).toMatch(/'three'.*'two'.*promote/);
+    expect(await registry.current()).toBe('three');
+    expect((await late.call('POST', '/v1/models/promote', { name: 'three' })).json).toEqual({ current: 'three' });
+    expect((await late.call('POST', '/v1/models/rollback', {})).json).toEqual({ current: 'two' });
+    await late.end();
   });
 });
 
