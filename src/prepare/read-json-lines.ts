@@ -8,7 +8,8 @@ const NEVER_IN_JSON = '\u0001';
 
 /**
  * Reads a file of one JSON object a line; see `readTable`. A missing key or null is an empty value, and so is an object or
- * array where one text is wanted. Where a list is, a row with an object, or with one or an array in its array, is broken.
+ * array where one text is wanted. Where a list is, arrays in an array are laid end to end; a row with an object, or with more
+ * in those, is broken.
  */
 export async function readJsonLines(file: OpenFile): Promise<RawTable> {
   const { database, name, source, path, gzip, wanted, signal } = file;
@@ -36,10 +37,16 @@ export async function readJsonLines(file: OpenFile): Promise<RawTable> {
     const isText = `WHEN ${type} NOT IN ('OBJECT', 'ARRAY')`;
     const text = fromText(column, `json_extract_string(line, ${pointer})`);
     if (column.list === undefined) return `CASE ${isText} THEN ${text} END AS v${index}`;
-    const isNested = `${type} = 'OBJECT' OR list_has_any(json_type(${array}, '$[*]'), ['OBJECT', 'ARRAY'])`;
+    // An array may hold arrays, as where categories are paths; those hold texts.
+    const isNested =
+      `${type} = 'OBJECT' OR list_has_any(json_type(${array}, '$[*]'), ['OBJECT'])` +
+      ` OR list_has_any(json_type(${array}, '$[*][*]'), ['OBJECT', 'ARRAY'])`;
     const problem = sqlLiteral(`${JSON.stringify(column.name)} is neither a text nor a list of texts`);
     problems.push(`WHEN ${isNested} THEN ${problem}`);
-    return `CASE ${isText} THEN ${text} ELSE json_extract_string(${array}, '$[*]') END AS v${index}`;
+    const ofElement =
+      "CASE json_type(e) WHEN 'ARRAY' THEN json_extract_string(e, '$[*]') ELSE [json_extract_string(e, '$')] END";
+    const texts = `flatten(list_transform(json_extract(${array}, '$[*]'), e -> ${ofElement}))`;
+    return `CASE ${isText} THEN ${text} ELSE ${texts} END AS v${index}`;
   });
   const judged = `(SELECT rowid, line, CASE ${problems.join(' ')} END AS problem FROM ${name}_lines)`;
   await database.run(

@@ -32,8 +32,9 @@ export async function readParquet(file: OpenFile): Promise<RawTable> {
 function asWanted(column: WantedColumn, type: string, path: string): string {
   const { name, list } = column;
   if (!NESTED.test(type)) return fromText(column, `${sqlIdentifier(name)}::VARCHAR`);
-  if (list !== undefined && type.endsWith('[]') && !NESTED.test(type.slice(0, -2))) {
-    return `${sqlIdentifier(name)}::VARCHAR[]`;
+  const [, element = '', depth = ''] = /^(.*?)((?:\[\]){1,2})$/.exec(type) ?? [];
+  if (list !== undefined && element !== '' && !NESTED.test(element)) {
+    return depth === '[]' ? `${sqlIdentifier(name)}::VARCHAR[]` : `flatten(${sqlIdentifier(name)})::VARCHAR[]`;
   }
   const expected = list === undefined ? 'one value a row' : 'a text or a list of texts a row';
   throw new LimbeckError('ERR_FILE_FORMAT', `${path}: expected ${expected} in column "${name}", got ${type}`);

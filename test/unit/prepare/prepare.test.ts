@@ -249,18 +249,21 @@ describe('items', () => {
       { id: 'c', text: 'C' },
       { id: 'd', text: '4. 7', categories: ['1'] },
     ];
+    const withPaths = [...items, { id: 'e', text: 'E. x. y. z', categories: ['Cat', 'x|y', 'All'] }];
     const history = { u: ['a', 'b', 'c', 'd'] };
+    const longer = { u: ['a', 'b', 'c', 'd', 'e'] };
 
     it('joins those of texts in JSON, and takes each of categories whole', async () => {
       const lines = [
         '{"id":"a","title":"A","about":["first",null,"second"],"kinds":["Cat","x|y","All","Cat"]}',
         '{"id":"b","title":["B"],"about":"one","kinds":"Cat|All"}',
+        '{"id":"e","title":"E","about":["x",["y","z"]],"kinds":[["Cat","x|y"],["Cat",null,"All"],[]]}',
         '{"id":"c","title":"C","about":[],"kinds":null}',
         '{"id":"d","title":4,"about":[7],"kinds":[1]}',
       ];
-      const dataset = await prepare(sequences(history), { items: { path: csv(lines, 'lists.jsonl'), ...source } });
-      expect(dataset.items).toEqual(items);
-      expect(dataset.report.items).toMatchObject({ rowsRead: 4, brokenRows: 0, itemsWithoutText: 0 });
+      const dataset = await prepare(sequences(longer), { items: { path: csv(lines, 'lists.jsonl'), ...source } });
+      expect(dataset.items).toEqual(withPaths);
+      expect(dataset.report.items).toMatchObject({ rowsRead: 5, brokenRows: 0, itemsWithoutText: 0 });
     });
 
     it('joins those of texts in Parquet, and takes each of categories whole', async () => {
@@ -274,9 +277,17 @@ describe('items', () => {
       expect(dataset.items).toEqual(items);
     });
 
+    it('lays lists in lists of Parquet end to end', async () => {
+      const path = temporaryPath('paths.parquet');
+      const paths = "[['Cat', 'x|y'], ['Cat', NULL, 'All'], [], NULL]";
+      await writeParquet(path, `SELECT 'a' AS id, 'A' AS title, 'b' AS about, ${paths} AS kinds`);
+      const dataset = await prepare(sequences(history), { items: { path, ...source } });
+      expect(dataset.items[0]).toEqual({ id: 'a', text: 'A. b', categories: ['Cat', 'x|y', 'All'] });
+    });
+
     it('counts a row of JSON as broken whose lists hold more than texts', async () => {
       const lines = [
-        '{"id":"a","title":"A","about":"x","kinds":[["Cat","All"]]}',
+        '{"id":"a","title":"A","about":"x","kinds":[["Cat",["All"]]]}',
         '{"id":"b","title":"B","about":{"text":"x"}}',
         'no JSON',
         '{"id":["c"],"title":"C","about":"x"}',
@@ -296,7 +307,7 @@ describe('items', () => {
     it.each([
       ['id', "SELECT ['a'] AS id, 'A' AS title, 'x' AS about, 'k' AS kinds"],
       ['about', "SELECT 'a' AS id, 'A' AS title, {'text': 'x'} AS about, 'k' AS kinds"],
-      ['kinds', "SELECT 'a' AS id, 'A' AS title, 'x' AS about, [['k']] AS kinds"],
+      ['kinds', "SELECT 'a' AS id, 'A' AS title, 'x' AS about, [[['k']]] AS kinds"],
     ])('refuses a column %s of Parquet that holds more', async (column, select) => {
       const path = temporaryPath(`nested-${column}.parquet`);
       await writeParquet(path, select);
