@@ -40,6 +40,7 @@ test('a teacher that is adapted with LoRA is merged, and a run that goes on find
   const changed = first?.filter(([name, values]) => String(values) !== String(base.native.getParameter(name)));
   expect(changed?.map(([name]) => name)).toEqual(['layers.0.mlp.input.weight', 'layers.1.mlp.input.weight']);
   for (const model of [base, ...models]) model.dispose();
+  await workspace.close();
 });
 
 test('a training whose model could not be saved is not lost: the run that goes on takes it from its last state', async () => {
@@ -60,4 +61,5 @@ test('a training whose model could not be saved is not lost: the run that goes o
   expect(history).toHaveLength(2);
   expect(readdirSync(workspace.directory).sort()).toEqual(['run.json', 'teacher', 'teacher-history.json']);
   model.dispose();
+  await workspace.close();
 });
