@@ -10,6 +10,7 @@ import { Drain } from './drain.js';
 import { Feedback } from './feedback.js';
 import { feedbackRoutes } from './feedback-routes.js';
 import { createHttpApp, type LogDestination } from './http-app.js';
+import { HttpError } from './http-error.js';
 import { ItemChanges } from './item-changes.js';
 import { Metrics } from './metrics.js';
 import { ModelHost } from './model-host.js';
@@ -132,8 +133,9 @@ export async function createServer(
       app.log.info({ model: model.name, result: 'promoted' }, 'model of another process');
     };
     const stay = (error: unknown) => {
-      metrics.countModelChange('refused');
-      app.log.warn({ err: error }, 'model refused');
+      const isRefused = error instanceof HttpError;
+      if (isRefused) metrics.countModelChange('refused');
+      app.log.warn({ err: error }, isRefused ? 'model refused' : 'registry not read: the model stays');
     };
     closers.push(every(refreshModelsEveryMs, follow, stay));
     closers.push(() => metrics.registry.clear());

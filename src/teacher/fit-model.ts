@@ -2,7 +2,7 @@
 import { setTimeout } from 'node:timers/promises';
 import { z } from 'zod';
 import type { NativeTrainer, NativeTransformer, StepMemory, StepRequest, StepResult } from '../binding.js';
-import { LimbeckError } from '../errors.js';
+import { LimbeckError, type LimbeckErrorCode } from '../errors.js';
 import { type Hooks, type ProgressEvent, throwIfAborted } from '../prepare/hooks.js';
 import { hashSeed } from './batches.js';
 import {
@@ -179,14 +179,14 @@ async function whenIdle<T>(work: () => T, signal: AbortSignal | undefined): Prom
     try {
       return await work();
     } catch (error) {
-      if (!isBusy(error)) throw error;
+      if (!hasCode(error, 'ERR_BUSY')) throw error;
       await setTimeout(BUSY_WAIT_MS);
     }
   }
 }
 
-function isBusy(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'ERR_BUSY';
+function hasCode(error: unknown, code: LimbeckErrorCode): boolean {
+  return error instanceof Error && 'code' in error && error.code === code;
 }
 
 interface BegunStep {
@@ -329,13 +329,16 @@ async function runEpochs(options: FitOptions, running: Steps, hooks: Hooks): Pro
     await whenIdle(() => saveTrainingCheckpoint(checkpoint, { model, trainer, projections, best, state }), signal);
     savedStep = state.step;
   };
-  /** A run that is stopped goes on from its last step; from its last checkpoint, where somebody else uses the model. */
+  /**
+   * A run that is stopped goes on from its last step; from its last checkpoint, where somebody else uses the model or has
+   * disposed of it.
+   */
   const throwIfStopped = async () => {
     if (signal?.aborted && checkpoint && state.step > savedStep) {
       try {
         await saveTrainingCheckpoint(checkpoint, { model, trainer, projections, best, state });
       } catch (error) {
-        if (!isBusy(error)) throw error;
+        if (!hasCode(error, 'ERR_BUSY') && !hasCode(error, 'ERR_DISPOSED')) throw error;
       }
     }
     throwIfAborted(signal);

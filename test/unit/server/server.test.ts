@@ -1,5 +1,5 @@
 /** Every route, over the fixture's student and a real event store. */
-import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
@@ -439,6 +439,20 @@ describe('models of a registry', () => {
     await registry.rollback();
     await expect.poll(served).toBe('one');
     expect(following.log.map((line) => JSON.parse(line).msg)).toContain('model of another process');
+    await following.end();
+  });
+
+  it('stay while the registry cannot be read, which is no refusal of one', async () => {
+    const following = await startService({ student: registry.directory, timeouts: { refreshModelsEveryMs: 10 } });
+    const away = `${registry.directory}-away`;
+    renameSync(registry.directory, away);
+    const messages = () => following.log.map((line) => JSON.parse(line).msg);
+    await expect.poll(messages).toContain('registry not read: the model stays');
+    renameSync(away, registry.directory);
+    expect((await following.call('POST', '/v1/recommend', { history: [a] })).json.model).toBe('two');
+    expect((await following.call('GET', '/metrics')).text).not.toMatch(/model_changes_total\{result="refused"\} [1-9]/);
+    await registry.promote('three');
+    await expect.poll(messages).toContain('model of another process');
     await following.end();
   });
 

@@ -268,13 +268,16 @@ describe('a run with a checkpoint', () => {
     expect(second.positions[0]?.step).toBe(4);
   });
 
-  test('aborted while somebody else uses the model goes on from its last checkpoint', async () => {
-    const checkpoint = checkpointAt('aborted-busy');
+  test.each([
+    ['uses the model', 'ERR_BUSY'],
+    ['has disposed of it', 'ERR_DISPOSED'],
+  ] as const)('aborted when somebody else %s goes on from its last checkpoint', async (_, code) => {
+    const checkpoint = checkpointAt(`aborted-${code}`);
     const controller = new AbortController();
     const first = run({ checkpoint });
     const { trainer } = first.options;
     const getState = () => {
-      if (controller.signal.aborted) throw new LimbeckError('ERR_BUSY', 'at work');
+      if (controller.signal.aborted) throw new LimbeckError(code, 'no state');
       return trainer.getState();
     };
     const fit = fitModel(
