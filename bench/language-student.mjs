@@ -1,12 +1,13 @@
 /**
- * `node bench/language-student.mjs [--seeds 0,1,2] [--also cut,long] [--work DIR] [--json]`: what a language student of half its
+ * `node bench/language-student.mjs [--seeds 0,1,2] [--also cut,long,width] [--work DIR] [--json]`: what a language student of half its
  * teacher's layers keeps.
  *
  * The teacher, a GPT-2 of four layers, is pretrained on the texts of the demo (item descriptions and histories of
  * MovieTweetings). The distilled student starts from its first and its last block and learns by cross-entropy and the
  * teacher's logits. The plain student has the same shape, starts from random weights, and is trained at least as long in
  * processor time. `cut` adds one that starts as the distilled student does and has no teacher afterwards, `long` a plain one
- * that is trained for as many epochs as the teacher. Students choose their learning rate among the same ones, with the first
+ * that is trained for as many epochs as the teacher. `width` adds students of all four layers and half the width: a plain one,
+ * and two distilled ones that start from some of the teacher's channels or from its principal axes. Students choose their learning rate among the same ones, with the first
  * seed. Validation texts choose it and the best epoch; test texts are read at the end. What a model keeps is its share of the
  * teacher's gain in test loss over a unigram model.
  *
@@ -35,6 +36,7 @@ mkdirSync(work, { recursive: true });
 
 const SHAPE = { hiddenSize: 96, numAttentionHeads: 4, dropout: 0.1 };
 const TEACHER_LAYERS = 4;
+const NARROW = { ...SHAPE, hiddenSize: SHAPE.hiddenSize / 2, numAttentionHeads: SHAPE.numAttentionHeads / 2 };
 const TEACHER_TRAINING = { learningRate: 0.004, batchTokens: 2048, epochs: 14 };
 const DISTILLED_EPOCHS = 3;
 const LEARNING_RATES = [0.002, 0.004, 0.008];
@@ -108,6 +110,17 @@ const trainAlone = (teacher, seed, learningRate, epochs, initialise = /** @type 
     }),
   );
 
+/** Of half the width; `losses` and epochs of the distilled or of the plain student. */
+const trainNarrow = (teacher, seed, learningRate, name, options) =>
+  trained(`narrow-${name}-${seed}-${learningRate}-${options.epochs}`, () =>
+    engine.distillLanguageModel(teacher.model, corpus, {
+      architecture: { ...NARROW, numHiddenLayers: TEACHER_LAYERS },
+      ...options.start,
+      losses: options.losses,
+      training: { batchTokens: 2048, epochs: options.epochs, learningRate, seed },
+    }),
+  );
+
 /** The training of the lowest validation loss; the others are freed. */
 async function best(learningRates, train) {
   const all = [];
@@ -145,9 +158,26 @@ for (const run of also.includes('long') ? models : []) {
   const long = await trainAlone(run.teacher, run.seed, learningRate, TEACHER_TRAINING.epochs);
   run.plainLong = { ...long, learningRate };
 }
+/** @type {Record<string, number[]>} */
+const narrowRates = {};
+for (const run of also.includes('width') ? models : []) {
+  const narrow = (name, options) =>
+    best(narrowRates[name] ?? LEARNING_RATES, (rate) => trainNarrow(run.teacher, run.seed, rate, name, options));
+  for (const width of ['selection', 'pca']) {
+    const start = { initialise: 'width', width, importance: 'fisher' };
+    run[width] = await narrow(width, { start, losses: LOSSES, epochs: DISTILLED_EPOCHS });
+    narrowRates[width] ??= [run[width].learningRate];
+  }
+  const alone = { start: { initialise: 'random' }, losses: { ce: 1, kd: 0 } };
+  const once = await trainNarrow(run.teacher, run.seed, LEARNING_RATES[0], 'plain', { ...alone, epochs: 1 });
+  once.model.dispose();
+  const epochs = Math.ceil(run.pca.cpuSeconds / once.cpuSeconds);
+  run.plainNarrow = await narrow('plain', { ...alone, epochs });
+  narrowRates.plain ??= [run.plainNarrow.learningRate];
+}
 
 const runs = [];
-for (const { seed, teacher, plain, plainLong, cut, distilled } of models) {
+for (const { seed, teacher, plain, plainLong, cut, distilled, plainNarrow, selection, pca } of models) {
   const [train, test] = [await teacher.model.tokenize(corpus.train), await teacher.model.tokenize(corpus.test)];
   const unigram = unigramLoss(train, test, teacher.model.config.vocabSize);
   const teacherLoss = (await teacher.model.loss(corpus.test)).loss;
@@ -172,6 +202,9 @@ for (const { seed, teacher, plain, plainLong, cut, distilled } of models) {
     ...(plainLong ? { plainLong: await row(plainLong) } : {}),
     ...(cut ? { cut: await row(cut) } : {}),
     distilled: await row(distilled),
+    ...(plainNarrow ? { plainNarrow: await row(plainNarrow) } : {}),
+    ...(selection ? { selection: await row(selection) } : {}),
+    ...(pca ? { pca: await row(pca) } : {}),
   });
 }
 engine.dispose();
@@ -182,6 +215,9 @@ const SYSTEMS = {
   plainLong: "plain student, the teacher's epochs",
   cut: "the teacher's blocks, cross-entropy alone, as long",
   distilled: 'distilled student',
+  plainNarrow: 'half the width: plain student, as long',
+  selection: "half the width: distilled, from the teacher's channels",
+  pca: "half the width: distilled, from the teacher's principal axes",
 };
 console.log('| seed | system | parameters | learning rate | epochs | processor seconds | test loss | of the gain |');
 console.log('|---|---|---|---|---|---|---|---|');
@@ -200,6 +236,7 @@ if (options.json) {
   writeResult('language-student', {
     threads: 1,
     shape: SHAPE,
+    narrow: NARROW,
     teacherLayers: TEACHER_LAYERS,
     losses: LOSSES,
     learningRates: LEARNING_RATES,

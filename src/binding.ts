@@ -145,11 +145,12 @@ export interface ProjectionMap {
   readonly width: 'selection' | 'pca';
   /** For `pca`: orthonormal rows [d, d_source]. */
   readonly components?: Float32Array;
-  /** For `selection`: the places of the source that are kept, each list ascending, instead of evenly spread ones. */
+  /** The places of the source that are kept, each list ascending, instead of evenly spread ones. */
   readonly channels?: ChannelSelection;
 }
 
 export interface ChannelSelection {
+  /** For `selection`. */
   readonly residual?: readonly number[]; // [d]
   readonly intermediate?: readonly (readonly number[])[]; // [L][intermediateSize]
   /** Query heads go with their key-value head. */
@@ -613,6 +614,19 @@ export interface NativeEngine {
     components: Float32Array;
     explainedVariance: Float32Array; // [components]
   }>;
+  /**
+   * The axes of a residual stream that carry most of what its norms pass on: principal axes about zero of x [rows, columns]
+   * after an RMS norm of gain 1, or a layer norm (`subtractsMean`). Orthonormal rows [axes, columns], largest first. On the
+   * processor.
+   */
+  residualAxes(request: {
+    x: Float32Array;
+    rows: number;
+    columns: number;
+    axes: number;
+    seed: number;
+    subtractsMean: boolean;
+  }): Promise<Float32Array>;
   /** X ≈ U·Σ·V of a sparse matrix, given by rows: the `components` largest singular values. Not centred. */
   sparseSvd(request: {
     rowOffsets: Int32Array; // [rows + 1]

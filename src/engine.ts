@@ -42,6 +42,7 @@ import {
 } from './student/language-student.js';
 import type { LanguageTeacher } from './student/language-teacher.js';
 import type { FineTuneOptions, SequenceArchitecture } from './student/options.js';
+import { residualAxes } from './student/residual-axes.js';
 import { SequenceEnsemble } from './student/sequence-ensemble.js';
 import { SequenceModel, sequenceConfig } from './student/sequence-model.js';
 import type { WeightedTeacher } from './student/teachers.js';
@@ -215,6 +216,17 @@ export class Engine {
   async measureImportance(model: LanguageModel, texts: readonly string[], hooks: Hooks = {}): Promise<Importance> {
     checkHooks(hooks);
     return measureImportance(this.#native, model, texts, hooks);
+  }
+
+  /** Step 3: axes that a narrower student's residual stream keeps, for {@link initialiseStudent}. @see residualAxes */
+  async residualAxes(
+    model: LanguageModel,
+    texts: readonly string[],
+    width: number,
+    hooks: Hooks = {},
+  ): Promise<Float32Array> {
+    checkHooks(hooks);
+    return residualAxes(this.#native, model, texts, width, hooks);
   }
 
   /** Step 5: weights of an interpolation towards a teacher. @see fisherWeights */

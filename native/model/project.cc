@@ -1,12 +1,16 @@
 #include "model/project.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "core/error.h"
 #include "ops/linear.h"
+#include "ops/subspace.h"
 
 namespace limbeck {
 
@@ -16,7 +20,7 @@ namespace {
 
 enum class AxisKind {
   kResidual,      // channels of the residual stream
-  kGain,          // the same, for a factor of each channel: it turns by P∘P
+  kGain,          // the same, for a factor of each channel
   kQkv,           // rows: query heads, key heads, value heads
   kAttended,      // channels of the query heads, side by side
   kMlpInput,      // rows: intermediate channels, twice for SwiGLU (gate, up)
@@ -139,10 +143,201 @@ std::vector<int64_t> position_indices(const TransformerConfig& source, const Tra
   return indices;
 }
 
+/// P [rows, columns], orthonormal rows, turned among themselves. What they keep stays the same; what a norm can do to
+/// it does not: its gain is a diagonal, and a layer norm removes the mean of the channels.
+class ResidualBasis {
+ public:
+  ResidualBasis(Context& context, const float* components, int64_t rows, int64_t columns)
+      : context_(context), rows_(rows), columns_(columns), p_(components, components + rows * columns) {}
+
+  /// @param gain [columns] of the source that the target's norms have to keep
+  void turn(const float* gain, bool removes_mean) {
+    // What the source's layer norms remove, in the target's channels, where P keeps its share of it; else what carries
+    // least, the last row.
+    const bool keeps_mean = removes_mean && squared_length(mean_direction()) > 0.5 * rows_ / columns_;
+    make_diagonal(gain, removes_mean && !keeps_mean ? rows_ - 1 : rows_);
+    if (!removes_mean) return;
+    std::vector<double> removed(static_cast<size_t>(rows_));
+    removed.back() = 1;
+    if (keeps_mean) {
+      removed = mean_direction();
+      for (int64_t r = 0; r < rows_; ++r) {
+        double& value = removed[static_cast<size_t>(r)];
+        if (value >= 0) continue;
+        value = -value;
+        for (int64_t c = 0; c < columns_; ++c) at(r, c) = -at(r, c);
+      }
+    }
+    rotate_onto_mean(removed);
+  }
+
+  std::vector<float> take() { return std::move(p_); }
+
+ private:
+  float& at(int64_t row, int64_t column) { return p_[static_cast<size_t>(row * columns_ + column)]; }
+
+  /// P·1/√columns
+  std::vector<double> mean_direction() {
+    std::vector<double> direction(static_cast<size_t>(rows_));
+    for (int64_t r = 0; r < rows_; ++r) {
+      for (int64_t c = 0; c < columns_; ++c) direction[static_cast<size_t>(r)] += at(r, c);
+      direction[static_cast<size_t>(r)] /= std::sqrt(static_cast<double>(columns_));
+    }
+    return direction;
+  }
+
+  static double squared_length(const std::vector<double>& x) {
+    return std::inner_product(x.begin(), x.end(), x.begin(), 0.0);
+  }
+
+  /// Makes P·diag(gain)·Pᵀ diagonal over the first `count` rows.
+  void make_diagonal(const float* gain, int64_t count) {
+    const auto [least, most] = std::minmax_element(gain, gain + columns_);
+    if (*most - *least <= 1e-6f * std::fabs(*most)) return;
+    const Arena::Scope scope(context_.scratch);
+    Arena& scratch = context_.scratch;
+    float* scaled = scratch.allocate<float>(count * columns_);  // P·diag(gain)
+    for (int64_t i = 0; i < count * columns_; ++i) scaled[i] = p_[static_cast<size_t>(i)] * gain[i % columns_];
+    float* product = scratch.allocate<float>(count * count);
+    gemm(context_, count, count, columns_, {scaled, columns_, 1}, {p_.data(), 1, columns_}, nullptr, product, count,
+         false);
+    double* symmetric = scratch.allocate<double>(count * count);
+    std::copy(product, product + count * count, symmetric);
+    double* eigenvalues = scratch.allocate<double>(count);
+    double* rotation = scratch.allocate<double>(count * count);
+    principal_rotation(scratch, symmetric, count, count, eigenvalues, rotation);
+    std::copy(rotation, rotation + count * count, product);
+    std::copy_n(p_.data(), count * columns_, scaled);
+    gemm(context_, count, columns_, count, {product, count, 1}, {scaled, columns_, 1}, nullptr, p_.data(), columns_,
+         false);
+  }
+
+  /// Rotates the rows, in one plane, so that `direction` becomes the mean of the channels: with a and b of length 1 and
+  /// aᵀb ≥ 0, x − (a + b)·(a + b)ᵀx/(1 + aᵀb) + 2·b·aᵀx takes a to b. The closer the two, the less else changes.
+  void rotate_onto_mean(const std::vector<double>& direction) {
+    const double length = std::sqrt(squared_length(direction)), b = 1 / std::sqrt(static_cast<double>(rows_));
+    std::vector<double> a;
+    for (double value : direction) a.push_back(value / length);
+    const double cosine = b * std::accumulate(a.begin(), a.end(), 0.0);
+    for (int64_t c = 0; c < columns_; ++c) {
+      double along_a = 0, along_b = 0;
+      for (int64_t r = 0; r < rows_; ++r) {
+        along_a += a[static_cast<size_t>(r)] * at(r, c);
+        along_b += b * at(r, c);
+      }
+      const double along_both = (along_a + along_b) / (1 + cosine);
+      for (int64_t r = 0; r < rows_; ++r) {
+        const double change = 2 * b * along_a - (a[static_cast<size_t>(r)] + b) * along_both;
+        at(r, c) = static_cast<float>(at(r, c) + change);
+      }
+    }
+  }
+
+  Context& context_;
+  int64_t rows_, columns_;
+  std::vector<float> p_;
+};
+
+/// The source's values as they are projected: with its adapter's share, for a target without item features with them in
+/// the table and, before a rotation of norms that come before the blocks, with the gain and bias of a norm in the
+/// linear layer that alone reads it. What is left of such a norm commutes with rotations.
+class SourceValues {
+ public:
+  SourceValues(Context& context, const Transformer& source, const TransformerConfig& target, const ProjectionMap& map)
+      : context_(context), source_(source) {
+    const TransformerConfig& config = source.config();
+    folds_features_ = config.item_feature_size > 0 && target.item_feature_size == 0;
+    if (map.width != WidthMap::kPca || config.norm_placement != NormPlacement::kBefore ||
+        target.norm_placement != NormPlacement::kBefore) {
+      return;
+    }
+    const bool has_bias = config.norm == NormKind::kLayerNorm;
+    if (!has_bias || (config.qkv_bias && target.qkv_bias)) folded_.push_back({"attention_norm", "attention.qkv"});
+    if (!has_bias || (config.mlp_bias && target.mlp_bias)) folded_.push_back({"mlp_norm", "mlp.input"});
+    // A tied table is read by the embedding, too, and no head but BERT's has a bias.
+    const bool is_tied = config.tie_word_embeddings || target.tie_word_embeddings;
+    if (!has_bias && !is_tied && !config.masked_lm_head) folded_.push_back({"final_norm", "head.output"});
+  }
+
+  /// In the source's shape; in `storage` where they are not the source's own.
+  const float* of(const Parameter& parameter, std::vector<float>& storage) const {
+    const size_t dot = parameter.name.rfind('.');
+    const std::string owner = parameter.name.substr(0, dot);
+    const bool is_weight = parameter.name.compare(dot, std::string::npos, ".weight") == 0;
+    for (const FoldedNorm& folded : folded_) {
+      if (prefix_before(owner, folded.norm)) {
+        storage.assign(static_cast<size_t>(parameter.count), is_weight ? 1.0f : 0.0f);
+        return storage.data();
+      }
+      if (const std::optional<std::string> prefix = prefix_before(owner, folded.reader)) {
+        const std::string norm = *prefix + folded.norm;
+        storage = is_weight ? scaled_columns(parameter, norm + ".weight")
+                            : with_norm_bias(parameter, owner + ".weight", norm + ".bias");
+        return storage.data();
+      }
+    }
+    if (folds_features_ && parameter.name == "embeddings.word") {
+      const Arena::Scope scope(context_.scratch);
+      const float* table = source_.word_table(context_, context_.scratch);  // v + A·u
+      storage.assign(table, table + parameter.count);
+      return storage.data();
+    }
+    if (source_.adapter() == nullptr) return own(parameter);
+    storage = effective(parameter);
+    return storage.data();
+  }
+
+ private:
+  struct FoldedNorm {
+    const char *norm, *reader;
+  };
+
+  /// "layers.3." of "layers.3.mlp.input" before "mlp.input"
+  static std::optional<std::string> prefix_before(const std::string& name, const std::string& end) {
+    const bool ends = name.size() >= end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0;
+    return ends ? std::optional(name.substr(0, name.size() - end.size())) : std::nullopt;
+  }
+
+  const float* own(const Parameter& parameter) const { return source_.parameters().values() + parameter.offset; }
+  const float* own(const std::string& name) const { return own(source_.parameters().find(name)); }
+
+  std::vector<float> effective(const Parameter& parameter) const {
+    std::vector<float> values(own(parameter), own(parameter) + parameter.count);
+    if (source_.adapter() != nullptr) source_.effective_values(context_, parameter, values.data());
+    return values;
+  }
+
+  /// W·diag(gain)
+  std::vector<float> scaled_columns(const Parameter& weight, const std::string& gain_name) const {
+    std::vector<float> values = effective(weight);
+    const float* gain = own(gain_name);
+    for (int64_t i = 0; i < weight.count; ++i) values[static_cast<size_t>(i)] *= gain[i % weight.shape[1]];
+    return values;
+  }
+
+  /// bias + W·norm_bias
+  std::vector<float> with_norm_bias(const Parameter& bias, const std::string& weight_name,
+                                    const std::string& norm_bias_name) const {
+    std::vector<float> values = effective(bias);
+    if (!source_.parameters().has(norm_bias_name)) return values;
+    const Parameter& weight = source_.parameters().find(weight_name);
+    const std::vector<float> w = effective(weight);
+    gemm(context_, weight.shape[0], 1, weight.shape[1], {w.data(), weight.shape[1], 1}, {own(norm_bias_name), 1, 1},
+         nullptr, values.data(), 1, true);
+    return values;
+  }
+
+  Context& context_;
+  const Transformer& source_;
+  bool folds_features_;
+  std::vector<FoldedNorm> folded_;
+};
+
 class Projector {
  public:
+  /// @param gain [d_source] what norms of the target have to keep of the source's gains
   Projector(Context& context, const TransformerConfig& source, const TransformerConfig& target,
-            const ProjectionMap& map)
+            const ProjectionMap& map, const std::vector<float>& gain)
       : context_(context),
         head_(spread(source.head_dim, target.head_dim)),
         positions_(position_indices(source, target)) {
@@ -160,10 +355,15 @@ class Projector {
           chosen.residual.empty() ? spread(source.hidden_size, target.hidden_size) : chosen.residual;
       return;
     }
-    residual_ = gain_ = {leading(source.hidden_size), map.components};
-    squares_.assign(map.components, map.components + target.hidden_size * source.hidden_size);
-    for (float& value : squares_) value *= value;
-    gain_.rotation = squares_.data();
+    ResidualBasis basis(context, map.components, target.hidden_size, source.hidden_size);
+    basis.turn(gain.data(), target.norm == NormKind::kLayerNorm);
+    rotation_ = basis.take();
+    // A gain G would become P·G·Pᵀ, of which a norm can hold the diagonal. Fewer channels hold the same length, so that
+    // a norm makes them larger by the root of the ratio.
+    const float scale = std::sqrt(static_cast<float>(target.hidden_size) / static_cast<float>(source.hidden_size));
+    for (float value : rotation_) gain_rotation_.push_back(value * value / scale);
+    residual_ = {leading(source.hidden_size), rotation_.data()};
+    gain_ = {leading(source.hidden_size), gain_rotation_.data()};
   }
 
   /// source [.., source_columns] → values [num_rows, num_columns]. `block` of the target, from 0; −1 = none.
@@ -220,7 +420,8 @@ class Projector {
   std::vector<BlockAxes> blocks_;  // of the target
   std::vector<int64_t> head_, positions_;
   Axis residual_, gain_;
-  std::vector<float> squares_;  // P∘P
+  std::vector<float> rotation_;       // kPca: P, [d, d_source]
+  std::vector<float> gain_rotation_;  // √(d_source/d)·P∘P
 };
 
 void check_not_wider(const char* name, int64_t source, int64_t target) {
@@ -291,9 +492,8 @@ void check_map(const TransformerConfig& source, const TransformerConfig& target,
 
 void check_selection(const TransformerConfig& source, const TransformerConfig& target, const ProjectionMap& map) {
   const ChannelSelection& chosen = map.channels;
-  const bool is_chosen = !chosen.residual.empty() || !chosen.intermediate.empty() || !chosen.key_value_heads.empty();
-  if (is_chosen && map.width != WidthMap::kSelection)
-    invalid("Channels are chosen with the width map 'selection' alone.");
+  if (!chosen.residual.empty() && map.width != WidthMap::kSelection)
+    invalid("Channels of the residual stream are chosen with the width map 'selection' alone.");
   check_channels("hiddenSize", chosen.residual, source.hidden_size, target.hidden_size);
   check_channels("intermediateSize", chosen.intermediate, target.num_hidden_layers, source.intermediate_size,
                  target.intermediate_size);
@@ -364,12 +564,34 @@ AxisSums sum_by_axis(const TransformerConfig& config, const Parameters& paramete
   return sums;
 }
 
+namespace {
+
+/// [d_source], over the target's norms of the residual stream: of those that are folded, ones.
+std::vector<float> mean_gain(const Transformer& source, const Parameters& target, const ProjectionMap& map,
+                             const SourceValues& source_values) {
+  std::vector<float> sum(static_cast<size_t>(source.config().hidden_size)), storage;
+  float count = 0;
+  for (const Parameter& parameter : target.list()) {
+    const std::string name = source_name(parameter.name, map);
+    if (parameter_axes(name).rows != AxisKind::kGain || !source.parameters().has(name)) continue;
+    const float* gain = source_values.of(source.parameters().find(name), storage);
+    for (float& value : sum) value += *gain++;
+    ++count;
+  }
+  for (float& value : sum) value /= std::max(count, 1.0f);
+  return sum;
+}
+
+}  // namespace
+
 std::vector<ProjectedParameter> project(Context& context, const Transformer& source, const TransformerConfig& target,
                                         const ProjectionMap& map) {
   check_map(source.config(), target, map);
   check_selection(source.config(), target, map);
-  const Projector projector(context, source.config(), target, map);
   const Parameters target_parameters(target);
+  const SourceValues source_values(context, source, target, map);
+  const Projector projector(context, source.config(), target, map,
+                            mean_gain(source, target_parameters, map, source_values));
   std::vector<ProjectedParameter> result;
   for (const Parameter& parameter : target_parameters.list()) {
     const std::string name = source_name(parameter.name, map);
@@ -378,14 +600,10 @@ std::vector<ProjectedParameter> project(Context& context, const Transformer& sou
     const Parameter& from = source.parameters().find(name);
     const bool is_vector = parameter.shape.size() == 1;
     ProjectedParameter projected{parameter.name, std::vector<float>(static_cast<size_t>(parameter.count))};
-    std::vector<float> adapted;
-    if (source.adapter() != nullptr) {
-      adapted.resize(static_cast<size_t>(from.count));
-      source.effective_values(context, from, adapted.data());
-    }
-    const float* values = adapted.empty() ? source.parameters().values() + from.offset : adapted.data();
-    projector.project(parameter_axes(name), block_of(parameter.name), values, is_vector ? 1 : from.shape[1],
-                      parameter.shape[0], is_vector ? 1 : parameter.shape[1], projected.values.data());
+    std::vector<float> storage;
+    projector.project(parameter_axes(name), block_of(parameter.name), source_values.of(from, storage),
+                      is_vector ? 1 : from.shape[1], parameter.shape[0], is_vector ? 1 : parameter.shape[1],
+                      projected.values.data());
     result.push_back(std::move(projected));
   }
   return result;

@@ -72,6 +72,7 @@ void Engine::define(Napi::Env env) {
                       method<&Engine::create_text_encoder>("createTextEncoder"),
                       promise_method<&Engine::pca>("pca"),
                       promise_method<&Engine::pca_transform>("pcaTransform"),
+                      promise_method<&Engine::residual_axes>("residualAxes"),
                       promise_method<&Engine::sparse_svd>("sparseSvd"),
                       promise_method<&Engine::weighted_sum>("weightedSum"),
                       promise_method<&Engine::learn_layer_weights>("learnLayerWeights"),
@@ -214,6 +215,23 @@ Napi::Value Engine::pca_transform(const Napi::CallbackInfo& info) {
         return y;
       },
       [](Napi::Env env, const std::vector<float>& y) { return new_float32_array(env, y); });
+}
+
+Napi::Value Engine::residual_axes(const Napi::CallbackInfo& info) {
+  const Fields fields(info[0], "");
+  const int64_t rows = fields.integer("rows", 1, kMaxInt32), columns = fields.integer("columns", 1, kMaxInt32);
+  const int64_t axes = fields.integer("axes", 1, std::min(rows, columns));
+  const uint64_t seed = static_cast<uint64_t>(fields.integer("seed", 0, kMaxSafeInteger));
+  const bool subtracts_mean = fields.boolean("subtractsMean");
+  FloatInput x(fields.get("x"), "x", rows * columns);
+  return queue()->submit(
+      {},
+      [=, x = std::move(x)](Context& context, Arena&) {
+        std::vector<float> result(static_cast<size_t>(axes * columns));
+        limbeck::residual_axes(context, x.data(), subtracts_mean, rows, columns, axes, seed, result.data());
+        return result;
+      },
+      [](Napi::Env env, const std::vector<float>& result) -> Napi::Value { return new_float32_array(env, result); });
 }
 
 Napi::Value Engine::sparse_svd(const Napi::CallbackInfo& info) {

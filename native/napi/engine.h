@@ -34,6 +34,7 @@ class Engine : public JsClass<Engine> {
   Napi::Value create_text_encoder(const Napi::CallbackInfo& info);
   Napi::Value pca(const Napi::CallbackInfo& info);
   Napi::Value pca_transform(const Napi::CallbackInfo& info);
+  Napi::Value residual_axes(const Napi::CallbackInfo& info);
   Napi::Value sparse_svd(const Napi::CallbackInfo& info);
   Napi::Value weighted_sum(const Napi::CallbackInfo& info);
   Napi::Value learn_layer_weights(const Napi::CallbackInfo& info);

@@ -51,8 +51,8 @@ const sequenceTeacherSchema = z.strictObject({
 const studentSchema = z.strictObject({
   architecture: sequenceArchitectureSchema.prefault({}),
   /**
-   * `random`, or `width`: the weights of the sequence teacher (of several, the first one's), reduced to the student's layers
-   * and width.
+   * `random`, or `width`: the weights of the sequence teacher (of several, the first one's), reduced to the student's layers,
+   * and to its width as `training.interpolation.width` says: by principal axes without one.
    */
   initialise: z.enum(['random', 'width']).default('random'),
   /**

@@ -20,6 +20,7 @@ import { boostRareItems, type RareItemsOptions } from '../student/rare-items.js'
 import { SequenceEnsemble } from '../student/sequence-ensemble.js';
 import { SequenceModel, sequenceConfig } from '../student/sequence-model.js';
 import type { SequenceTeacher } from '../student/teacher-cache.js';
+import { sequenceProjection } from '../student/transfer.js';
 import { trainingWindows } from '../student/windows.js';
 import { adaptLanguageModel } from '../teacher/adapt.js';
 import type { EpochRecord } from '../teacher/fit-model.js';
@@ -261,7 +262,7 @@ export async function trainStudent(
 /** One training of a student. */
 export interface StudentRun {
   readonly architecture: SequenceArchitecture;
-  /** `width` needs a teacher. */
+  /** `width` needs a teacher, and reduces it as `training.interpolation.width` says: by principal axes without one. */
   readonly initialise: 'random' | 'width';
   /** u [numItems, f]; without, the student knows items by their ids alone. */
   readonly features: Float32Array | undefined;
@@ -288,14 +289,17 @@ export async function runStudent(
   );
   return fineTuned(model, async () => {
     if (teacher) {
-      await log.run('transfer', part, () =>
-        initialiseStudent(model.native, {
+      await log.run('transfer', part, async () => {
+        if (initialise === 'random') return [];
+        const width = training.interpolation?.width ?? 'pca';
+        return initialiseStudent(model.native, {
           method: initialise,
           teacher: teacher.model,
           studentLayers: config.numHiddenLayers,
           teacherLayers: teacher.numHiddenLayers,
-        }),
-      );
+          ...(await sequenceProjection(engine, teacher, config, width, context)),
+        });
+      });
     }
     return log.run('fineTune', undefined, async () => {
       const fitted = await fineTuneSequenceModel(engine, model, data, training, { ...context, teacher, rankings });

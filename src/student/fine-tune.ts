@@ -9,7 +9,7 @@ import { batchesByTokens, gatherBatch, shuffled } from '../teacher/batches.js';
 import { type FitResult, fitModel, type StepPosition } from '../teacher/fit-model.js';
 import { createTrainer, perEpoch } from '../teacher/pretrain.js';
 import type { CheckpointOptions } from '../teacher/training-checkpoint.js';
-import { uniformLayerMap, uniformLayerPairs } from './initialise.js';
+import { uniformLayerPairs } from './initialise.js';
 import { type FineTuneOptions, fineTuneOptionsSchema, type ResolvedFineTuneOptions } from './options.js';
 import type { RankOptions } from './rank-cases.js';
 import { interleave, type RankingSignal, rankingBatches, rankingRequest } from './ranking-signal.js';
@@ -22,6 +22,7 @@ import {
   lossesAt,
   projectTeacher,
   scheduleAt,
+  sequenceProjection,
   setFeatureMappings,
 } from './transfer.js';
 import { trainingWindows } from './windows.js';
@@ -94,13 +95,11 @@ export async function fineTuneSequenceModel(
     teacher && usesStates ? (settings.layerMap ?? uniformLayerPairs(numHiddenLayers, teacher.numHiddenLayers)) : [];
   const projected =
     interpolation && teacher
-      ? await projectTeacher(model.native, teacher.head, {
-          layers: uniformLayerMap(numHiddenLayers, teacher.numHiddenLayers),
-          width: interpolation.width,
-          ...(interpolation.width === 'pca'
-            ? { components: await axesOf(engine, teacher, teacher.numHiddenLayers, hiddenSize, seed) }
-            : {}),
-        })
+      ? await projectTeacher(
+          model.native,
+          teacher.model,
+          await sequenceProjection(engine, teacher, model.config, interpolation.width, { signal }),
+        )
       : undefined;
 
   const numWindows = windows.offsets.length - 1;
@@ -236,6 +235,12 @@ function checkTeacher(
     const needy = wanted !== undefined ? `losses.${wanted}` : interpolation !== undefined ? 'interpolation' : undefined;
     if (needy === undefined) return;
     throw new LimbeckError('ERR_INVALID_ARGUMENT', `fineTune.${needy}: expected a teacher, got none`);
+  }
+  if (interpolation !== undefined && teacher.head !== teacher.model) {
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      'fineTune.interpolation goes towards one model, and this teacher is several; leave it out',
+    );
   }
   const { maxPositionEmbeddings: maxHistory, numHiddenLayers } = model.config;
   if (teacher.maxHistory !== maxHistory) {

@@ -9,15 +9,15 @@ export type InitialisationMethod = 'random' | 'layers' | 'width';
 export interface InitialisationOptions {
   /**
    * `random`: as the student was made; `layers`: blocks of a teacher of the same width; `width`: a wider teacher,
-   * its axes selected or rotated onto `components`.
+   * its axes selected, or its residual stream turned onto `components`.
    */
   readonly method: InitialisationMethod;
   readonly teacher?: NativeTransformer;
   /** Entry i = teacher block (from 1) that fills block i + 1. @defaultValue spread evenly */
   readonly layers?: readonly number[];
-  /** For `width`: orthonormal rows [d, d_teacher]. @defaultValue channels are selected */
+  /** For `width`: orthonormal rows [d, d_teacher], as from `residualAxes`. @defaultValue channels are selected */
   readonly components?: Float32Array;
-  /** For `width` without components, as from `selectByMass`. @defaultValue evenly spread channels */
+  /** For `width`, as from `selectByMass`; with components without `residual`. @defaultValue evenly spread channels */
   readonly channels?: ChannelSelection;
 }
 

@@ -1,6 +1,6 @@
 /** A small language model distilled from a large one, or from several. */
 import { z } from 'zod';
-import type { NativeEngine } from '../binding.js';
+import type { NativeEngine, ProjectionMap } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { FAMILY_NAMES } from '../formats/model-config.js';
 import type { Tokenizer } from '../formats/tokenizer.js';
@@ -33,8 +33,15 @@ export const languageStudentOptionsSchema = z.strictObject({
   /** Another family than the teacher's, of the same objective, over the same vocabulary. @defaultValue the teacher's */
   family: z.enum(FAMILY_NAMES).optional(),
   architecture: languageStudentArchitectureSchema.prefault({}),
-  /** `layers`: the teacher's blocks as they are; `width`: of a wider teacher, some channels of them. */
+  /** `layers`: the teacher's blocks as they are; `width`: of a wider teacher, what `width` says of them. */
   initialise: z.enum(['random', 'layers', 'width']).default('random'),
+  /**
+   * How a wider teacher's residual stream is reduced: `pca` turns it onto the axes that carry most of what its norms pass on,
+   * `selection` keeps some of its channels. Heads and intermediate channels are selected either way.
+   *
+   * @defaultValue pca; selection with `interpolation.weights` by Fisher information
+   */
+  width: z.enum(['selection', 'pca']).optional(),
   /**
    * Which teacher's block, from 1, each block of the student starts from and is interpolated towards: any map.
    *
@@ -46,7 +53,7 @@ export const languageStudentOptionsSchema = z.strictObject({
    * squared gradient, or that times the squared parameter. @defaultValue spread evenly
    */
   importance: z.enum(['activation', 'fisher', 'saliency']).optional(),
-  /** Training texts, spread evenly, that importance is measured on. */
+  /** Training texts, spread evenly, that importance and principal axes are measured on. */
   importanceTexts: z.int().min(1).default(256),
   training: languageModelTrainingSchema.prefault({}),
   losses: z
@@ -141,7 +148,7 @@ async function distilFrom(
           weightsOf,
           config,
           corpus.train,
-          { ...settings, alwaysMeasure: weighsByFisher },
+          { ...settings, width: widthOf(settings), alwaysMeasure: weighsByFisher },
           context,
         )
       : undefined;
@@ -161,10 +168,7 @@ async function distilFrom(
       maxLength: training.maxLength,
     });
     const projected =
-      interpolation &&
-      from &&
-      weightsOf &&
-      (await projectTeacher(model.native, weightsOf.native, { ...from.map, width: 'selection' }));
+      interpolation && from && weightsOf && (await projectTeacher(model.native, weightsOf.native, from.map));
     const interpolationWeights =
       weighsByFisher && from?.importance
         ? await fisherWeights(engine, model.native, teacher.config, from.importance, from.map)
@@ -213,16 +217,26 @@ function modelOf({ model }: OpenLanguageTeacher): LanguageModel {
 function checkUseOfWeights({
   initialise,
   interpolation,
-  layers,
-  importance,
+  ...chosen
 }: z.output<typeof languageStudentOptionsSchema>): boolean {
   if (initialise !== 'random' || interpolation !== undefined) return true;
-  const option = layers !== undefined ? 'layers' : importance !== undefined ? 'importance' : undefined;
+  const option = (['width', 'layers', 'importance'] as const).find((name) => chosen[name] !== undefined);
   if (option === undefined) return false;
   throw new LimbeckError(
     'ERR_INVALID_ARGUMENT',
     `${option} says what of the teacher a student starts from, and this one starts from random weights. Set initialise to ` +
       '"layers" or "width", or leave it out',
+  );
+}
+
+/** @throws LimbeckError ERR_INVALID_ARGUMENT */
+function widthOf({ width, interpolation }: z.output<typeof languageStudentOptionsSchema>): ProjectionMap['width'] {
+  if (interpolation?.weights !== 'fisher') return width ?? 'pca';
+  if (width !== 'pca') return 'selection';
+  throw new LimbeckError(
+    'ERR_INVALID_ARGUMENT',
+    "interpolation.weights: Fisher information is of the teacher's own parameters, which width: 'pca' turns. Set width to " +
+      '"selection", or weights to "uniform"',
   );
 }
 

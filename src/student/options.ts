@@ -80,7 +80,8 @@ export const distillationLossesShape = {
 /** Parameter interpolation θ ← θ + α(φ(T) − θ) after every step, on the parameters that the teacher has too. */
 export const interpolationSchema = z.strictObject({
   alpha: scheduleSchema,
-  width: z.enum(['selection', 'pca']).default('selection'),
+  /** How a wider teacher's residual stream is reduced: some of its channels, or turned onto its principal axes. */
+  width: z.enum(['selection', 'pca']).default('pca'),
 });
 
 /** Pairs [student block, teacher block], from 1. */

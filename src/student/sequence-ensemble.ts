@@ -57,23 +57,24 @@ export class SequenceEnsemble {
   }
 
   get maxHistory(): number {
-    return this.#first.config.maxPositionEmbeddings;
+    return this.first.config.maxPositionEmbeddings;
   }
 
   get numHiddenLayers(): number {
-    return this.#first.config.numHiddenLayers;
+    return this.first.config.numHiddenLayers;
   }
 
   /** Of the members side by side. */
   get hiddenSize(): number {
-    return this.members.length * this.#first.config.hiddenSize;
+    return this.members.length * this.first.config.hiddenSize;
   }
 
   get numParameters(): number {
     return this.members.reduce((sum, { numParameters }) => sum + numParameters, 0);
   }
 
-  get #first(): SequenceModel {
+  /** The first member. */
+  get first(): SequenceModel {
     return this.members[0] as SequenceModel;
   }
 
@@ -99,7 +100,7 @@ export class SequenceEnsemble {
 
   /** As {@link SequenceModel.rank}, by the weighted mean of the members' logits. */
   async rank(cases: EvaluationCases, options: RankOptions, hooks: Hooks = {}): Promise<Ranking> {
-    if (this.members.length === 1) return this.#first.rank(cases, options, hooks);
+    if (this.members.length === 1) return this.first.rank(cases, options, hooks);
     const recommender = this.engine.createRecommender(this.head);
     try {
       return await rankCases(recommender, this.maxHistory, cases, options, hooks, async (histories) => {
@@ -113,7 +114,7 @@ export class SequenceEnsemble {
 
   /** Writes the member, or a directory `member-1`, `member-2`, … for each. @throws LimbeckError ERR_NO_SPACE, ERR_IO */
   async save(directory: string): Promise<void> {
-    if (this.members.length === 1) return this.#first.save(directory);
+    if (this.members.length === 1) return this.first.save(directory);
     await writeDirectoryAtomic(directory, async (temporary) => {
       for (const [i, member] of this.members.entries()) await member.save(join(temporary, `member-${i + 1}`));
     });

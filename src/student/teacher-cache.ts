@@ -1,7 +1,7 @@
 /** What a sequence teacher says about every training token, kept so that no training step runs the teacher. */
 import { z } from 'zod';
 import { checkInstance, checkObject } from '../arguments.js';
-import type { NativeTransformer } from '../binding.js';
+import type { NativeTransformer, TransformerConfig } from '../binding.js';
 import type { PackedSequences } from '../prepare/dataset.js';
 import { checkHooks, type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import { parseOptions } from '../prepare/parse-options.js';
@@ -23,6 +23,8 @@ export interface SequenceTeacher {
   readonly head: NativeTransformer;
   /** Weights that a student may start from: of an ensemble, its first member's. */
   readonly model: NativeTransformer;
+  /** Of `model`. */
+  readonly config: TransformerConfig;
   /** Hidden states by layer, each [N, hiddenSize] in the order of the windows; the last layer is always there. */
   readonly hiddenStates: ReadonlyMap<number, Float32Array>;
   /** Rows of a layer that belong to the windows of one batch. */
@@ -45,7 +47,7 @@ export async function cacheSequenceTeacher(
   checkObject(train, 'train', 'sequences, as trainSequences() gives', ['sequences', 'sequenceOffsets']);
   const { layers } = parseOptions(optionsSchema, options, 'options');
   checkHooks(hooks);
-  const { hiddenSize, numHiddenLayers, maxHistory } = teacher;
+  const { hiddenSize, numHiddenLayers, maxHistory, first } = teacher;
   const windows = trainingWindows(train, maxHistory);
   const wanted = [...new Set([...layers, numHiddenLayers])];
   const states = wanted.map(() => new Float32Array(windows.inputIds.length * hiddenSize));
@@ -67,7 +69,8 @@ export async function cacheSequenceTeacher(
     hiddenSize,
     numHiddenLayers,
     head: teacher.head,
-    model: teacher.members[0]?.native ?? teacher.head,
+    model: first.native,
+    config: first.config,
     hiddenStates,
     rows: (layer, indices) =>
       gatherRows(hiddenStates.get(layer) ?? new Float32Array(0), hiddenSize, windows.offsets, indices),

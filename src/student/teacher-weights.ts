@@ -1,50 +1,73 @@
 /** Which of its teacher's weights a language student starts from, and is interpolated towards. */
-import type { ChannelSelection, NativeEngine, TransformerConfig } from '../binding.js';
+import type { NativeEngine, ProjectionMap, TransformerConfig } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import type { Hooks } from '../prepare/hooks.js';
 import { checkTextFile, eachText, isTextFile, type TextFile, type Texts } from '../prepare/text-lines.js';
+import { spreadPlaces } from '../teacher/batches.js';
 import type { LanguageModel } from '../teacher/language-model.js';
 import { type Importance, type ImportanceKind, measureImportance, selectByMass } from './importance.js';
 import { startLayerMap } from './initialise.js';
+import { residualAxes } from './residual-axes.js';
 
 export interface TeacherWeightsOptions {
   /** Entry i = teacher block (from 1) of block i + 1. @defaultValue by `importance`, else {@link startLayerMap} */
   readonly layers?: readonly number[] | undefined;
+  /** How a wider teacher's residual stream is reduced: some of its channels, or its principal axes. */
+  readonly width: ProjectionMap['width'];
   /** What blocks, channels and heads are chosen by. @defaultValue spread evenly */
   readonly importance?: ImportanceKind | undefined;
-  /** Texts that importance is measured on. */
+  /** Texts that importance and principal axes are measured on. */
   readonly importanceTexts: number;
-  /** Measures also where nothing is chosen by it. */
+  /** Measures importance also where nothing is chosen by it. */
   readonly alwaysMeasure: boolean;
 }
 
 export interface TeacherWeights {
-  readonly map: { readonly layers: readonly number[]; readonly channels?: ChannelSelection };
+  readonly map: ProjectionMap;
   /** Where it was measured. */
   readonly importance?: Importance;
 }
 
 /**
- * The same at every call: importance is measured on evenly spread texts.
+ * The same at every call: importance and axes are measured on evenly spread texts.
  *
  * @throws LimbeckError ERR_INVALID_ARGUMENT when the student does not fit into the teacher; the codes of
- * {@link measureImportance}
+ * {@link measureImportance} and {@link residualAxes}
  */
 export async function chooseTeacherWeights(
   engine: NativeEngine,
   teacher: LanguageModel,
   student: TransformerConfig,
   texts: Texts,
-  { layers, importance: by, importanceTexts, alwaysMeasure }: TeacherWeightsOptions,
+  { layers, width, importance: by, importanceTexts, alwaysMeasure }: TeacherWeightsOptions,
   hooks: Hooks = {},
 ): Promise<TeacherWeights> {
   const spread = startLayerMap(student.numHiddenLayers, teacher.numHiddenLayers);
-  if (by === undefined && !alwaysMeasure) return { map: { layers: layers ?? spread } };
-  const importance = await measureImportance(engine, teacher, await spreadTexts(texts, importanceTexts, hooks), hooks);
-  if (by === undefined) return { map: { layers: layers ?? spread }, importance };
-  checkFits(teacher.config, student);
+  const turns = width === 'pca' && student.hiddenSize < teacher.config.hiddenSize;
+  const measures = by !== undefined || alwaysMeasure;
+  if (by !== undefined) checkFits(teacher.config, student);
+  const sample = turns || measures ? await spreadTexts(texts, importanceTexts, hooks) : [];
+  const importance = measures ? await measureImportance(engine, teacher, sample, hooks) : undefined;
   const isShallower = student.numHiddenLayers < teacher.numHiddenLayers;
-  return { map: selectByMass(importance[by], student, layers ?? (isShallower ? undefined : spread)), importance };
+  const chosen =
+    by !== undefined && importance
+      ? selectByMass(importance[by], student, layers ?? (isShallower ? undefined : spread))
+      : { layers: layers ?? spread };
+  const map = turns
+    ? {
+        ...withoutResidual(chosen),
+        width: 'pca' as const,
+        components: await residualAxes(engine, teacher, sample, student.hiddenSize, hooks),
+      }
+    : { ...chosen, width: 'selection' as const };
+  return importance ? { map, importance } : { map };
+}
+
+/** Turned, all residual channels are kept in part. */
+function withoutResidual({ layers, channels }: Omit<ProjectionMap, 'width'>): Omit<ProjectionMap, 'width'> {
+  if (channels === undefined) return { layers };
+  const { residual: _, ...others } = channels;
+  return { layers, channels: others };
 }
 
 async function spreadTexts(texts: Texts, count: number, { signal }: Hooks): Promise<readonly string[]> {
@@ -66,10 +89,6 @@ async function spreadTextsOfFile(file: TextFile, count: number, signal: AbortSig
     place++;
   }
   return spread;
-}
-
-function spreadPlaces(total: number, count: number): number[] {
-  return Array.from({ length: count }, (_, i) => Math.floor(((i + 0.5) * total) / count));
 }
 
 function checkFits(teacher: TransformerConfig, student: TransformerConfig): void {

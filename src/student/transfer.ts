@@ -1,9 +1,20 @@
 /** Step 5 of distillation: parameter interpolation, feature mapping, model fusion. */
 import { checkInstance, checkList, checkObject } from '../arguments.js';
-import type { LossOptions, NativeEngine, NativeTrainer, NativeTransformer, ProjectionMap } from '../binding.js';
+import type {
+  LossOptions,
+  NativeEngine,
+  NativeTrainer,
+  NativeTransformer,
+  ProjectionMap,
+  TransformerConfig,
+} from '../binding.js';
 import { LimbeckError } from '../errors.js';
+import type { Hooks } from '../prepare/hooks.js';
 import type { StepPosition } from '../teacher/fit-model.js';
+import { uniformLayerMap } from './initialise.js';
 import type { ResolvedFineTuneOptions, Schedule } from './options.js';
+import { sequenceAxes } from './residual-axes.js';
+import type { SequenceTeacher } from './teacher-cache.js';
 
 /** Value of a schedule at a step. @param step from 0 */
 export function scheduleAt(schedule: Schedule, step: number, totalSteps: number): number {
@@ -76,6 +87,24 @@ export async function interpolateParameters(
   await Promise.all(
     teacher.parameters.map(({ name, values }) => student.interpolate(name, values, alpha, weights?.get(name))),
   );
+}
+
+/**
+ * How a sequence teacher's model is reduced to the shape of a student. The residual stream of a student as wide as its
+ * teacher is the teacher's own.
+ *
+ * @throws LimbeckError as {@link sequenceAxes}
+ */
+export async function sequenceProjection(
+  engine: NativeEngine,
+  teacher: SequenceTeacher,
+  student: Pick<TransformerConfig, 'hiddenSize' | 'numHiddenLayers'>,
+  width: ProjectionMap['width'],
+  hooks: Hooks = {},
+): Promise<ProjectionMap> {
+  const layers = uniformLayerMap(student.numHiddenLayers, teacher.numHiddenLayers);
+  if (width === 'selection' || student.hiddenSize >= teacher.config.hiddenSize) return { layers, width: 'selection' };
+  return { layers, width, components: await sequenceAxes(engine, teacher, student.hiddenSize, hooks) };
 }
 
 /** Principal axes [min(d_student, d_teacher, rows), d_teacher] of teacher states [rows, d_teacher]. */

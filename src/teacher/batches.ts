@@ -22,6 +22,11 @@ export function randomNumbers(seed: number): () => number {
   };
 }
 
+/** `count` of the numbers 0 … total − 1, evenly spread, ascending. */
+export function spreadPlaces(total: number, count: number): number[] {
+  return Array.from({ length: count }, (_, i) => Math.floor(((i + 0.5) * total) / count));
+}
+
 /** A permutation of 0 … count − 1 that (seed, epoch) decides (Fisher–Yates). */
 export function shuffled(count: number, seed: number, epoch: number): Int32Array {
   const order = Int32Array.from({ length: count }, (_, i) => i);

@@ -258,3 +258,46 @@ TEST("pca refuses too many components, none, and data that is not finite") {
   sample.x[13] = std::numeric_limits<float>::infinity();
   CHECK(code_of(sample, 2) == "ERR_INVALID_ARGUMENT");
 }
+
+TEST("residual_axes are the principal axes about zero of the normalised rows") {
+  const int64_t n = 30, num_axes = 9;
+  const Sample sample(1500, n, geometric(n, 0.85), 4.0);
+  for (const bool subtracts_mean : {false, true}) {
+    // Each normalised row and its negative: their mean is zero.
+    Sample about_zero(3000, n, {}, 0);
+    for (int64_t r = 0; r < 1500; ++r) {
+      const float* row = sample.x.data() + r * n;
+      double mean = 0, squares = 0;
+      for (int64_t c = 0; c < n && subtracts_mean; ++c) mean += row[c] / static_cast<double>(n);
+      for (int64_t c = 0; c < n; ++c) squares += (row[c] - mean) * (row[c] - mean) / static_cast<double>(n);
+      for (int64_t c = 0; c < n; ++c) {
+        const auto value = static_cast<float>((row[c] - mean) / std::sqrt(squares));
+        about_zero.x[2 * r * n + c] = value;
+        about_zero.x[(2 * r + 1) * n + c] = -value;
+      }
+    }
+    const std::vector<double> exact = exact_variances(about_zero);
+    Result result{
+        std::vector<float>(n, 0.0f), std::vector<float>(n * num_axes, std::numeric_limits<float>::quiet_NaN()), {}};
+    ThreadPool pool(2);
+    Arena arena;
+    Context context{pool, arena};
+    residual_axes(context, sample.x.data(), subtracts_mean, 1500, n, num_axes, 7, result.components.data());
+    CHECK(largest_orthonormality_error(result, num_axes, n) < 1e-6);
+    double captured = 0, total = 0;
+    for (double variance : exact) total += variance;
+    for (int64_t k = 0; k < num_axes; ++k) captured += exact[static_cast<size_t>(k)];
+    CHECK(std::fabs(residual_share(about_zero, result, num_axes) - (1 - captured / total)) < 1e-4);
+    for (int64_t k = 0; k < num_axes && subtracts_mean; ++k) {
+      double sum = 0;
+      for (int64_t c = 0; c < n; ++c) sum += result.components[k * n + c];
+      CHECK(std::fabs(sum) < 1e-5);
+    }
+    std::vector<float> wrong = sample.x;
+    wrong[77] = std::numeric_limits<float>::infinity();
+    CHECK_ERROR("ERR_INVALID_ARGUMENT",
+                residual_axes(context, wrong.data(), subtracts_mean, 1500, n, num_axes, 7, result.components.data()));
+    CHECK_ERROR("ERR_INVALID_ARGUMENT",
+                residual_axes(context, sample.x.data(), subtracts_mean, 1500, n, n + 1, 7, result.components.data()));
+  }
+}

@@ -144,15 +144,40 @@ std::vector<float> last_hidden(const Transformer& model) {
   return {hidden, hidden + 9 * config.hidden_size};
 }
 
-/// Orthonormal rows [count, size] by Gram–Schmidt.
-std::vector<float> random_components(int64_t count, int64_t size) {
+/// Of a head without biases, for the fixed batch: [9, V].
+std::vector<float> logits(const Transformer& model) {
+  const auto d = static_cast<size_t>(model.config().hidden_size), v = static_cast<size_t>(model.config().vocab_size);
+  const std::vector<float> hidden = last_hidden(model);
+  const char* table = model.config().tie_word_embeddings ? "embeddings.word" : "head.output.weight";
+  const float* e = model.parameters().values() + model.parameters().find(table).offset;
+  std::vector<float> result(9 * v);
+  for (size_t i = 0; i < 9 * v; ++i) {
+    double sum = 0;
+    for (size_t c = 0; c < d; ++c) sum += double{hidden[i / v * d + c]} * e[i % v * d + c];
+    result[i] = static_cast<float>(sum);
+  }
+  return result;
+}
+
+void check_close(const std::vector<float>& values, const std::vector<float>& expected) {
+  CHECK(values.size() == expected.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    CHECK(std::fabs(values[i] - expected[i]) < 5e-4f * (1 + std::fabs(expected[i])));
+  }
+}
+
+/// Orthonormal rows [count, size] by Gram–Schmidt; `centred` ones sum to zero.
+std::vector<float> random_components(int64_t count, int64_t size, bool centred = false) {
   const Philox random{6, 0};
   std::vector<std::vector<double>> rows;
+  const std::vector<double> ones(static_cast<size_t>(size), 1 / std::sqrt(static_cast<double>(size)));
   for (int64_t i = 0; i < count; ++i) {
     std::vector<double> row;
     for (int64_t j = 0; j < size; ++j) row.push_back(random.normal(static_cast<uint64_t>(i * size + j)));
     for (int pass = 0; pass < 2; ++pass) {
-      for (const auto& other : rows) {
+      std::vector<std::vector<double>> others = rows;
+      if (centred) others.push_back(ones);
+      for (const auto& other : others) {
         double along = 0;
         for (size_t j = 0; j < row.size(); ++j) along += row[j] * other[j];
         for (size_t j = 0; j < row.size(); ++j) row[j] -= along * other[j];
@@ -295,7 +320,13 @@ TEST("pca onto single channels gives exactly those channels") {
     const std::vector<int64_t> kept = {5, 0, 23, 11, 12};
     const std::vector<float> components = permutation_components(kept, 24);
     for (const TransformerConfig& config : {gpt2_like(), bert_like(), student_like()}) {
-      const Transformer source = random_model(config);
+      Transformer source = random_model(config);
+      // Gains of one and biases of zero are no news to the layers that read a norm.
+      for (const Parameter& parameter : source.parameters().list()) {
+        if (parameter.name.find("norm.") == std::string::npos) continue;
+        const bool is_gain = parameter.name.find("norm.weight") != std::string::npos;
+        std::fill_n(source.parameters().values() + parameter.offset, parameter.count, is_gain ? 1.0f : 0.0f);
+      }
       TransformerConfig target = config;
       target.hidden_size = 5;
       target.num_attention_heads = target.num_key_value_heads = 2;
@@ -309,7 +340,9 @@ TEST("pca onto single channels gives exactly those channels") {
       };
       CHECK(same("embeddings.word", first(30), kept));
       CHECK(same("embeddings.position", first(16), kept));
-      CHECK(same("layers.3.attention_norm.weight", kept, kVector));
+      for (float gain : *find(projected, "layers.3.attention_norm.weight")) {
+        CHECK(std::fabs(gain - std::sqrt(24.0 / 5)) < 1e-6);
+      }
       CHECK(same("layers.3.attention_norm.bias", kept, kVector));
       CHECK(same("layers.3.attention.qkv.weight", qkv, kept));
       CHECK(same("layers.3.attention.qkv.bias", qkv, kVector));
@@ -332,46 +365,115 @@ TEST("a permuted residual stream leaves what the model computes as it was, gains
     const std::vector<float> components = permutation_components(order, 24);
     const Transformer turned =
         filled(config, run(source, config, {identity_layers(config), WidthMap::kPca, components.data()}));
-    const std::vector<float> expected = last_hidden(source), hidden = last_hidden(turned);
-    for (size_t i = 0; i < hidden.size(); ++i) {
-      const float x = expected[i / 24 * 24 + static_cast<size_t>(order[i % 24])];
-      CHECK(std::fabs(hidden[i] - x) < 2e-4f * (1 + std::fabs(x)));
-    }
+    check_close(logits(turned), logits(source));
   }
 }
 
-// RMS norm without gains commutes with any rotation (Ashkboos et al. 2024, arXiv:2401.15024, §3.2).
-TEST("a rotated residual stream leaves an RMS-norm model without gains as it was") {
-  const TransformerConfig config = llama_like();
-  Transformer source = random_model(config);
-  for (const Parameter& parameter : source.parameters().list()) {
-    if (parameter.shape.size() > 1) continue;
-    std::fill_n(source.parameters().values() + parameter.offset, parameter.count, 1.0f);
-  }
-  const std::vector<float> components = random_components(24, 24);
-  const Transformer turned =
-      filled(config, run(source, config, {identity_layers(config), WidthMap::kPca, components.data()}));
-  const std::vector<float> expected = last_hidden(source), hidden = last_hidden(turned);
-  for (size_t row = 0; row < 9; ++row) {
-    for (size_t i = 0; i < 24; ++i) {
-      double x = 0;
-      for (size_t j = 0; j < 24; ++j) x += double{components[i * 24 + j]} * expected[row * 24 + j];
-      CHECK(std::fabs(hidden[row * 24 + i] - x) < 2e-4);
+// A norm without gains commutes with rotations (Ashkboos et al. 2024, arXiv:2401.15024, §3.2). Gains go into the layers
+// that read a norm, and where that cannot be, because the table is tied or norms come after the blocks, the axes are
+// turned back so far that norms can hold them.
+TEST("a rotated residual stream leaves what the model computes as it was") {
+  TransformerConfig qwen = llama_like();
+  qwen.qkv_bias = qwen.qk_norm = true;
+  TransformerConfig tied = llama_like();
+  tied.tie_word_embeddings = true;
+  for (const TransformerConfig& config : {gpt2_like(), llama_like(), qwen, tied, bert_like()}) {
+    Transformer source = random_model(config);
+    for (const Parameter& parameter : source.parameters().list()) {
+      // Gains that are close to each other are hard to tell apart.
+      if (parameter.name.find("norm.weight") == std::string::npos || parameter.count != 24) continue;
+      for (int64_t c = 0; c < 24; ++c) {
+        float& gain = source.parameters().values()[parameter.offset + c];
+        gain = 0.1f * gain + 0.5f + 0.1f * static_cast<float>(7 * c % 24);
+      }
     }
+    const std::vector<float> components = random_components(24, 24);
+    const Transformer turned =
+        filled(config, run(source, config, {identity_layers(config), WidthMap::kPca, components.data(), {}}));
+    check_close(logits(turned), logits(source));
   }
 }
 
-TEST("pca turns gains by P∘P, biases by P, and the masked head's product on both sides") {
+TEST("pca loses nothing of a residual stream that stays inside its rows") {
+  for (const TransformerConfig& config : {gpt2_like(), llama_like()}) {
+    // Of layer norms the last row is what no state has; the target's norms remove it.
+    const bool centred = config.norm == NormKind::kLayerNorm;
+    std::vector<float> P = random_components(8, 24, centred);
+    const size_t rows = centred ? 7 : 8;
+    Transformer source = random_model(config);
+    // x ← x·PᵀP for rows of x [count, 24], or of its transpose.
+    const auto confine = [&](const std::string& name, bool writes_rows) {
+      const Parameter& parameter = source.parameters().find(name);
+      float* x = source.parameters().values() + parameter.offset;
+      const size_t count = static_cast<size_t>(parameter.count) / 24;
+      for (size_t i = 0; i < count; ++i) {
+        const auto at = [&](size_t c) -> float& { return writes_rows ? x[c * count + i] : x[i * 24 + c]; };
+        double kept[24] = {};
+        for (size_t k = 0; k < rows; ++k) {
+          double along = 0;
+          for (size_t c = 0; c < 24; ++c) along += double{P[k * 24 + c]} * at(c);
+          for (size_t c = 0; c < 24; ++c) kept[c] += along * P[k * 24 + c];
+        }
+        for (size_t c = 0; c < 24; ++c) at(c) = static_cast<float>(kept[c]);
+      }
+    };
+    for (const Parameter& parameter : source.parameters().list()) {
+      const std::string& name = parameter.name;
+      if (name.find("embeddings.") == 0) confine(name, false);
+      if (name.find("output.") != std::string::npos && name.find("layers.") == 0) confine(name, true);
+    }
+    if (config.tie_word_embeddings) {
+      const Parameter& gain = source.parameters().find("final_norm.weight");
+      std::fill_n(source.parameters().values() + gain.offset, gain.count, 1.3f);
+    }
+    TransformerConfig target = config;
+    target.hidden_size = 8;
+    const Transformer narrow = filled(target, run(source, target, {identity_layers(target), WidthMap::kPca, P.data()}));
+    check_close(logits(narrow), logits(source));
+  }
+}
+
+TEST("pca keeps the heads and intermediate channels that are chosen") {
+  const Transformer source = random_model(llama_like());
+  TransformerConfig target = llama_like();
+  target.num_attention_heads = 4;
+  target.num_key_value_heads = 2;
+  target.intermediate_size = 3;
+  const std::vector<float> P = permutation_components(first(24), 24);
+  ProjectionMap map{identity_layers(target), WidthMap::kPca, P.data(), {}};
+  map.channels.key_value_heads.assign(4, {0, 3});
+  map.channels.intermediate.assign(4, {1, 2, 39});
+  const Projected projected = run(source, target, map);
+  CHECK(picks(projected, source, "layers.1.mlp.output.weight", "layers.1.mlp.output.weight", first(24), {1, 2, 39}));
+  CHECK(picks(projected, source, "layers.1.attention.output.weight", "layers.1.attention.output.weight", first(24),
+              channels_of({0, 1, 6, 7}, 8, first(8))));
+  map.channels.residual = first(24);
+  CHECK_ERROR("ERR_INVALID_ARGUMENT", run(source, target, map));
+}
+
+TEST("after the blocks pca turns gains by √(d/5)·P∘P, biases by P, and the masked head's product on both sides") {
   const std::vector<float> P = random_components(5, 24);
-  const Transformer source = random_model(bert_like());
-  TransformerConfig target = bert_like();
+  TransformerConfig config = bert_like();
+  config.norm = NormKind::kRmsNorm;
+  Transformer source = random_model(config);
+  // Gains that are equal in the mean: nothing else turns the rows of P among themselves.
+  const auto set_gain = [&](const std::string& name, const auto& gain_of) {
+    const Parameter& parameter = source.parameters().find(name);
+    for (int64_t c = 0; c < 24; ++c) source.parameters().values()[parameter.offset + c] = gain_of(c);
+  };
+  for (const Parameter& parameter : source.parameters().list()) {
+    if (parameter.name.find("norm.weight") != std::string::npos) set_gain(parameter.name, [](int64_t) { return 1.0f; });
+  }
+  set_gain("layers.1.mlp_norm.weight", [](int64_t c) { return 1 + 0.04f * static_cast<float>(c); });
+  set_gain("layers.2.mlp_norm.weight", [](int64_t c) { return 1 - 0.04f * static_cast<float>(c); });
+  TransformerConfig target = config;
   target.hidden_size = 5;
   const Projected projected = run(source, target, {identity_layers(target), WidthMap::kPca, P.data()});
   auto value = [&](const char* name) { return source.parameters().values() + source.parameters().find(name).offset; };
   for (size_t i = 0; i < 5; ++i) {
     double gain = 0, bias = 0;
     for (size_t j = 0; j < 24; ++j) {
-      gain += double{P[i * 24 + j]} * P[i * 24 + j] * value("layers.1.mlp_norm.weight")[j];
+      gain += std::sqrt(24.0 / 5) * P[i * 24 + j] * P[i * 24 + j] * value("layers.1.mlp_norm.weight")[j];
       bias += double{P[i * 24 + j]} * value("layers.1.mlp.output.bias")[j];
     }
     CHECK(std::fabs((*find(projected, "layers.1.mlp_norm.weight"))[i] - gain) < 1e-6);
@@ -408,6 +510,24 @@ TEST("what the source lacks, or has in another width of item features, is left o
   projected = run(random_model(student_like()), other_features);
   CHECK(find(projected, "item_projection.weight") == nullptr);
   CHECK(find(projected, "embeddings.word") != nullptr);
+}
+
+TEST("a target without item features has them in its table") {
+  Transformer source = random_model(student_like());
+  std::vector<float> features(30 * 7);
+  for (size_t i = 0; i < features.size(); ++i) features[i] = std::sin(static_cast<float>(i));
+  source.set_item_features(features.data());
+  const Projected projected = run(source, gpt2_like());
+  const float* values = source.parameters().values();
+  const float* v = values + source.parameters().find("embeddings.word").offset;
+  const float* A = values + source.parameters().find("item_projection.weight").offset;  // [24, 7]
+  for (size_t i = 0; i < 30; ++i) {
+    for (size_t c = 0; c < 24; ++c) {
+      double expected = v[i * 24 + c];
+      for (size_t f = 0; f < 7; ++f) expected += double{A[c * 7 + f]} * features[i * 7 + f];
+      CHECK(std::fabs((*find(projected, "embeddings.word"))[i * 24 + c] - expected) < 1e-5);
+    }
+  }
 }
 
 TEST("project refuses maps and targets that do not fit the source") {

@@ -9,6 +9,7 @@ import type { FineTuneOptions } from '../../../src/student/options.js';
 import { SequenceEnsemble } from '../../../src/student/sequence-ensemble.js';
 import { SequenceModel, sequenceConfig } from '../../../src/student/sequence-model.js';
 import { cacheSequenceTeacher } from '../../../src/student/teacher-cache.js';
+import { sequenceProjection } from '../../../src/student/transfer.js';
 
 const ITEMS = 50;
 const USERS = 80;
@@ -131,6 +132,37 @@ describe('fine-tuning', () => {
     for (const { name } of student.native.parameters()) {
       expect(student.native.getParameter(name), name).toEqual(teacher.native.getParameter(name));
     }
+  });
+
+  test('a narrower student goes towards the principal axes of its teacher, which keep more than its channels', async () => {
+    const { cached } = await trainTeacher();
+    const missed = async (width: 'pca' | 'selection' | undefined) => {
+      const student = create(16, 4);
+      const interpolation = { alpha: 1, ...(width && { width }) };
+      await fineTuneSequenceModel(engine, student, data, { ...OPTIONS, epochs: 1, interpolation }, { teacher: cached });
+      const { ranks } = await student.rank(data.validation, data.validation);
+      return ranks.filter((rank) => rank > 1).length;
+    };
+    const [turned, selected] = [await missed(undefined), await missed('selection')];
+    expect(turned).toBeLessThan(0.5 * selected);
+    expect(await missed('pca')).toBe(turned);
+  });
+
+  test('a student as wide as its teacher keeps the teacher’s channels, in fewer blocks or not', async () => {
+    const { cached } = await trainTeacher();
+    const shape = { hiddenSize: 32, numHiddenLayers: 1 };
+    expect(await sequenceProjection(engine, cached, shape, 'pca')).toEqual({ layers: [1], width: 'selection' });
+    const { width, components } = await sequenceProjection(engine, cached, { ...shape, hiddenSize: 8 }, 'pca');
+    expect([width, components?.length]).toEqual(['pca', 8 * 32]);
+  });
+
+  test('interpolation refuses a teacher that is several models', async () => {
+    const teacher = await cacheSequenceTeacher(SequenceEnsemble.of(engine, [create(32, 1), create(32, 2)]), data.train);
+    const options = { ...OPTIONS, interpolation: { alpha: 0.5 } };
+    await expect(fineTuneSequenceModel(engine, create(16, 1), data, options, { teacher })).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+      message: expect.stringContaining('several'),
+    });
   });
 
   test.each([

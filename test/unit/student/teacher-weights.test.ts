@@ -6,6 +6,7 @@ import { distillOptionsSchema } from '../../../src/engine/options.js';
 import { fisherWeights, measureImportance, selectByMass } from '../../../src/student/importance.js';
 import { startLayerMap } from '../../../src/student/initialise.js';
 import { distillLanguageModel, type LanguageStudentOptions } from '../../../src/student/language-student.js';
+import { residualAxes } from '../../../src/student/residual-axes.js';
 import { chooseTeacherWeights } from '../../../src/student/teacher-weights.js';
 import { projectTeacher } from '../../../src/student/transfer.js';
 import type { LanguageModel } from '../../../src/teacher/language-model.js';
@@ -39,6 +40,9 @@ async function student(options: LanguageStudentOptions): Promise<LanguageModel> 
   return (await distillLanguageModel(engine, teacher, corpus, settings)).model;
 }
 
+const distance = (a: Float32Array, b: Float32Array) =>
+  a.reduce((most, value, i) => Math.max(most, Math.abs(value - (b[i] ?? Number.NaN))), 0);
+
 const gains = (model: LanguageModel, block: number) =>
   Array.from(model.native.getParameter(`layers.${block}.mlp_norm.weight`));
 
@@ -64,8 +68,8 @@ describe('what a student starts from', () => {
   });
 
   test.each(kinds)('is chosen by %s, the same at every run', async (by) => {
-    const model = await student({ initialise: 'width', importance: by, importanceTexts: 20 });
-    const again = await student({ initialise: 'width', importance: by, importanceTexts: 20 });
+    const options = { initialise: 'width', width: 'selection', importance: by, importanceTexts: 20 } as const;
+    const [model, again] = [await student(options), await student(options)];
     // Every sixth text, from the fourth on.
     const measured = await measureImportance(
       engine,
@@ -82,7 +86,7 @@ describe('what a student starts from', () => {
     const path = join(folder, 'train.txt');
     writeFileSync(path, train.join('\n'));
     for (const importanceTexts of [20, 500]) {
-      const options = { importance: 'activation', importanceTexts, alwaysMeasure: true } as const;
+      const options = { width: 'pca', importance: 'activation', importanceTexts, alwaysMeasure: true } as const;
       const size = { ...teacher.config, ...architecture, intermediateSize: 64, numKeyValueHeads: 2 };
       const [memory, disk] = await Promise.all(
         [train, { path }].map((texts) => chooseTeacherWeights(engine, teacher, size, texts, options)),
@@ -100,7 +104,7 @@ describe('what a student starts from', () => {
       teacher,
       { ...teacher.config, ...architecture, numKeyValueHeads: 2, headDim: 8, intermediateSize: 64 },
       train,
-      { layers: [1, 1], importance: 'fisher', importanceTexts: 1000, alwaysMeasure: false },
+      { layers: [1, 1], width: 'selection', importance: 'fisher', importanceTexts: 1000, alwaysMeasure: false },
     );
     expect(map.layers).toEqual([1, 1]);
     expect(map.channels?.intermediate?.[0]).toEqual(
@@ -132,10 +136,84 @@ describe('what a student starts from', () => {
   });
 });
 
+describe('the residual stream of a narrower student', () => {
+  const narrow = { ...architecture, numHiddenLayers: 4, numAttentionHeads: 4, intermediateSize: 128 };
+  const started = (options: LanguageStudentOptions) =>
+    student({ initialise: 'width', architecture: narrow, ...options });
+
+  test('is turned onto the axes that carry most, which keeps more of the teacher than its channels', async () => {
+    const [turned, selected] = [await started({}), await started({ width: 'selection' })];
+    const lossOf = async (model: LanguageModel) => (await model.loss(corpus.validation)).loss;
+    const [theirs, ours, before] = [await lossOf(teacher), await lossOf(turned), await lossOf(selected)];
+    expect(ours - theirs).toBeLessThan(0.25 * (before - theirs));
+    const components = await residualAxes(engine, teacher, train, narrow.hiddenSize);
+    const map = { layers: [1, 2, 3, 4], width: 'pca', components } as const;
+    for (const { name, values } of await turned.native.project(teacher.native, map)) {
+      expect(distance(turned.native.getParameter(name), values)).toBeLessThan(1e-6);
+    }
+  });
+
+  test('keeps blocks, heads and intermediate channels by importance', async () => {
+    const measured = await measureImportance(engine, teacher, train);
+    const size = { ...teacher.config, ...architecture, intermediateSize: 64, numKeyValueHeads: 2 };
+    const options = { width: 'pca', importance: 'fisher', importanceTexts: 1000, alwaysMeasure: false } as const;
+    const { map } = await chooseTeacherWeights(engine, teacher, size, train, options);
+    const { layers, channels } = selectByMass(measured.fisher, size);
+    const { intermediate, keyValueHeads } = channels;
+    expect(map).toMatchObject({ layers, width: 'pca', channels: { intermediate, keyValueHeads } });
+    expect(map.channels?.residual).toBeUndefined();
+  });
+
+  test('is interpolated towards the teacher in the axes that it starts in', async () => {
+    const [start, there] = [await started({}), await started({ interpolation: { alpha: 1 } })];
+    for (const { name } of start.native.parameters()) {
+      expect(distance(there.native.getParameter(name), start.native.getParameter(name))).toBeLessThan(1e-6);
+    }
+  });
+
+  test('is the teacher’s own where the student is as wide', async () => {
+    const wide = { ...narrow, hiddenSize: 32 };
+    const model = await student({ initialise: 'width', architecture: wide });
+    const [own, theirs] = [model, teacher].map(({ native }) => native.getParameter('embeddings.word'));
+    expect(distance(own ?? new Float32Array(0), theirs ?? new Float32Array(0))).toBeLessThan(1e-9);
+  });
+
+  test('has orthonormal axes, the same for the same texts', async () => {
+    const axes = await residualAxes(engine, teacher, train, 12);
+    expect(axes).toEqual(await residualAxes(engine, teacher, train, 12));
+    for (let i = 0; i < 12; i++) {
+      for (let j = 0; j <= i; j++) {
+        const product = axes
+          .subarray(32 * i, 32 * i + 32)
+          .reduce((sum, value, c) => sum + value * (axes[32 * j + c] ?? 0), 0);
+        expect(product).toBeCloseTo(Number(i === j), 5);
+      }
+    }
+  });
+
+  test.each([
+    [train, 33, 'from 1 to 32'],
+    [train, 1.5, 'from 1 to 32'],
+    [['a'], 20, 'give more data'],
+  ] as const)('refuses what no axes can be found for', async (texts, width, message) => {
+    await expect(residualAxes(engine, teacher, texts, width)).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+      message: expect.stringContaining(message),
+    });
+  });
+
+  test('ends where it is aborted', async () => {
+    const aborted = { signal: AbortSignal.abort() };
+    await expect(residualAxes(engine, teacher, train, 8, aborted)).rejects.toMatchObject({ code: 'ERR_ABORTED' });
+  });
+});
+
 describe('refused before the first step', () => {
   test.each([
+    [{ initialise: 'width', width: 'pca', interpolation: { alpha: 0.1, weights: 'fisher' } }, 'Set width to'],
     [{ layers: [1, 2] }, 'layers says'],
     [{ importance: 'fisher' }, 'importance says'],
+    [{ width: 'pca' }, 'width says'],
     [{ initialise: 'width', layers: [1] }, 'for each of the student'],
     [{ initialise: 'width', layers: [1, 5] }, 'from 1 to 4'],
     [{ losses: { hidden: 1 }, layerMap: [[3, 1]] }, 'layerMap'],
@@ -171,6 +249,7 @@ test('the options are those of a distillation from a file', () => {
     family: 'llama',
     architecture: { hiddenSize: 16, numHiddenLayers: 1, numAttentionHeads: 2, numKeyValueHeads: 1 },
     initialise: 'width',
+    width: 'selection',
     layers: [2],
     importance: 'fisher',
     layerMap: [[1, 2]],
