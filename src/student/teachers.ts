@@ -77,8 +77,8 @@ type Teaching = Pick<LanguageModelTeaching, 'check'> & {
 /**
  * What teachers say of batches of a student's training.
  *
- * @throws LimbeckError ERR_INVALID_ARGUMENT when one of them has nothing to say, or, on a GPU, there are several or one has
- * another vocabulary; ERR_TOKENIZER, ERR_UNSUPPORTED_TOKENIZER when vocabularies cannot be aligned
+ * @throws LimbeckError ERR_INVALID_ARGUMENT when one of them has nothing to say or reads shorter texts, or, on a GPU, there are
+ * several or one has another vocabulary; ERR_TOKENIZER, ERR_UNSUPPORTED_TOKENIZER when vocabularies cannot be aligned
  */
 export function teachTogether(
   student: LanguageModel,
@@ -121,11 +121,29 @@ export function teachTogether(
   });
   return {
     check: async (train, hooks) => {
+      teachers.forEach(({ teacher }, i) => {
+        if (layerMaps[i] !== undefined) checkPositions(train, teacher, i);
+      });
       for (const { check } of teachings) await check?.(train, hooks);
     },
     signal: (batch) => Promise.all(teachings.map(({ signal }) => signal(batch))),
     prepare: (trainer) => (isUsed(losses.hidden) ? setMappings(trainer, student, teachers, layerMaps) : []),
   };
+}
+
+/** A teacher of the student's vocabulary reads each piece as it is. @throws LimbeckError ERR_INVALID_ARGUMENT */
+function checkPositions({ offsets }: PieceSource, { config }: OpenLanguageTeacher, index: number): void {
+  const { maxPositionEmbeddings } = config;
+  let longest = 0;
+  for (let piece = 0; piece + 1 < offsets.length; piece++) {
+    longest = Math.max(longest, (offsets[piece + 1] ?? 0) - (offsets[piece] ?? 0));
+  }
+  if (longest <= maxPositionEmbeddings) return;
+  throw new LimbeckError(
+    'ERR_INVALID_ARGUMENT',
+    `teachers[${index}]: expected pieces of at most ${maxPositionEmbeddings} tokens, which is what it reads, and the longest ` +
+      `training text has ${longest}. Set training.maxLength to ${maxPositionEmbeddings} or less`,
+  );
 }
 
 /** @returns shapes of the learned projections of the hidden term, teacher by teacher */

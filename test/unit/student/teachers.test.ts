@@ -247,6 +247,22 @@ describe('teachers that cannot teach', () => {
     await refused([{ teacher, weight: 1, wait: 2 }]).toMatchObject({ code: 'ERR_UNKNOWN_OPTION' });
   });
 
+  test('one of the student’s vocabulary that reads shorter texts, before the first step', async () => {
+    const config = languageModelConfig('gpt2', teacher.config.vocabSize, { ...architecture, maxPositionEmbeddings: 8 });
+    const short = LanguageModel.create(engine, 'gpt2', config, teacher.tokenizer, { seed: 1 });
+    const list = [
+      { teacher, weight: 1 },
+      { teacher: short, weight: 1 },
+    ];
+    await refused(list).toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+      message: expect.stringMatching(/teachers\[1\].*at most 8 tokens.*training\.maxLength/s),
+    });
+    const { kd } = await distil(list, { training: { ...training, epochs: 1, maxLength: 8 } });
+    expect(kd[0]).toBeGreaterThan(0);
+    short.dispose();
+  });
+
   test('one that shares no end of a token with its student', async () => {
     // It does not know the end of a text, where a text of one token has no other.
     const tokenizer = createTokenizer(await trainBytePairTokenizer(['xy'], { vocabSize: 258, specialTokens: [] }));
