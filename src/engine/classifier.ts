@@ -17,7 +17,7 @@ const JSON_FILE = 'classifier.json';
 const TENSOR_FILE = 'classifier.safetensors';
 
 const classifierSchema = z.strictObject({
-  /** Hidden state that is read: 0 = embeddings … numHiddenLayers. @defaultValue the last */
+  /** Hidden state that is read: 0 = embeddings … numHiddenLayers. @defaultValue the last; of a static encoder 0 */
   layer: z.int().min(0).optional(),
   /** The mean over a text's tokens, or the last token. */
   pooling: z.enum(['mean', 'last']).default('mean'),
@@ -253,7 +253,7 @@ export async function fitClassifier(
   hooks: Pick<Hooks, 'signal'> = {},
 ): Promise<ClassifierFit & { classifier: Classifier }> {
   checkInstance(model, LanguageModel, 'model');
-  const { layer = model.numHiddenLayers, pooling, ...training } = parseOptions(classifierSchema, options, 'classifier');
+  const { layer = model.textLayer, pooling, ...training } = parseOptions(classifierSchema, options, 'classifier');
   if (layer > model.numHiddenLayers) {
     throw new LimbeckError(
       'ERR_INVALID_ARGUMENT',

@@ -87,6 +87,8 @@ const EVALUATION_MASK = { probability: 0.15, seed: 0x5eed, position: 0 };
 
 /** A language model with its tokenizer, of any {@link ModelFamily}. */
 export class LanguageModel {
+  /** The hidden state that holds most of a text: the last; of a static encoder that of the embeddings. */
+  readonly textLayer: number;
   readonly #tokenizer: Tokenizer | undefined;
   #adapter: (AdapterShape & { readonly base: string }) | undefined;
 
@@ -103,6 +105,7 @@ export class LanguageModel {
     private readonly eosTokenIds: readonly number[] = [],
   ) {
     this.#tokenizer = tokenizer;
+    this.textLayer = isStatic(native, config) ? 0 : config.numHiddenLayers;
   }
 
   /**
@@ -201,14 +204,14 @@ export class LanguageModel {
   /**
    * One vector a text: the hidden states of a layer, pooled over its tokens.
    *
-   * @param options.layer 0 = embeddings … numHiddenLayers. @defaultValue the last
+   * @param options.layer 0 = embeddings … numHiddenLayers. @defaultValue {@link textLayer}
    * @param options.pooling `mean` over the tokens, or the `last` one. @defaultValue mean
    * @returns [texts, hiddenSize]
    * @throws LimbeckError ERR_UNKNOWN_OPTION, and as {@link forward}
    */
   async embed(texts: readonly string[], options: EmbedOptions = {}, hooks: Hooks = {}): Promise<Float32Array> {
     checkHooks(hooks);
-    const { layer = this.numHiddenLayers, pooling } = parseOptions(embedSchema, options, 'embed');
+    const { layer = this.textLayer, pooling } = parseOptions(embedSchema, options, 'embed');
     const { inputIds, sequenceOffsets } = this.encode(texts);
     const width = this.config.hiddenSize;
     const vectors = new Float32Array(texts.length * width);
@@ -510,6 +513,12 @@ export class LanguageModel {
   dispose(): void {
     this.native.dispose();
   }
+}
+
+/** Whether nothing comes after the embeddings, as in what fitStaticEncoder makes: the last norm's gains are zero. */
+function isStatic(native: NativeTransformer, { numHiddenLayers, norm, normPlacement }: TransformerConfig): boolean {
+  if (numHiddenLayers > 1 || norm !== 'rmsNorm' || normPlacement !== 'before') return false;
+  return native.getParameter('final_norm.weight').every((gain) => gain === 0);
 }
 
 /** Token ids of texts, end to end; a text of more than `maxLength` is cut. @throws LimbeckError ERR_TOKENIZER */

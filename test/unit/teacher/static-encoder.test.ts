@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { loadBinding, type NativeEngine } from '../../../src/binding.js';
+import { fitClassifier } from '../../../src/engine/classifier.js';
 import { writeSafetensors } from '../../../src/formats/safetensors.js';
 import { wordPieceTokenizerJson } from '../../../src/formats/tokenizer-json.js';
 import { LanguageModel } from '../../../src/teacher/language-model.js';
@@ -120,6 +121,23 @@ describe('a static encoder', () => {
     await model.save(directory);
     const again = await LanguageModel.load(engine, directory);
     expect(await vectorsOf(again, ['a new red polish'])).toEqual(await vectorsOf(model, ['a new red polish']));
+    again.dispose();
+    model.dispose();
+  });
+
+  test('embeds and classifies by its vectors where no layer is named', async () => {
+    const model = await fitStaticEncoder(engine, TEXTS, { lexicalComponents: 3, tokenizer: { vocabSize: 320 } });
+    const directory = join(folder, 'embeds');
+    await model.save(directory);
+    const again = await LanguageModel.load(engine, directory);
+    for (const one of [model, again]) {
+      const vectors = await one.embed(TEXTS);
+      expect([...vectors.subarray(0, 4)]).toEqual((await vectorsOf(model, TEXTS))[0]);
+      const labels = TEXTS.map((text) => (text.includes('hair') ? 'hair' : 'nails'));
+      const options = { heldOut: 0, learningRate: 0.1 };
+      const { classifier } = await fitClassifier(engine, one, TEXTS, labels, options);
+      expect((await classifier.classify(TEXTS)).map(({ label }) => label)).toEqual(labels);
+    }
     again.dispose();
     model.dispose();
   });
