@@ -13,7 +13,7 @@ const scheduleSchema = z.union([
   z.strictObject({
     from: z.number(),
     to: z.number(),
-    /** Share of all steps after which `to` is reached, in (0, 1]. */
+    /** Share of all steps after which `to` is reached, in (0, 1]; with 1 no step has it. */
     until: z.number().gt(0).max(1).default(1),
   }),
 ]);

@@ -20,7 +20,7 @@ export interface LearningRateSchedule {
   readonly learningRate: number;
   /** Share of all steps that warm up, in [0, 1). */
   readonly warmupRatio: number;
-  /** Last rate / peak, in [0, 1]. */
+  /** Rate after the last step / peak, in [0, 1]. */
   readonly minLearningRateRatio: number;
 }
 

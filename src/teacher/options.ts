@@ -55,7 +55,7 @@ export const optimizationShape = {
   learningRate: z.number().gt(0).max(10),
   /** Share of all steps that warm up. */
   warmupRatio: z.number().min(0).lt(1).default(0.1),
-  /** Last learning rate / peak. */
+  /** What the learning rate has fallen to when the last step is over / peak. */
   minLearningRateRatio: z.number().min(0).max(1).default(0.05),
   /** Tokens of a step, as whole sequences. */
   batchTokens: z

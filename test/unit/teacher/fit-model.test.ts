@@ -22,6 +22,8 @@ describe('learningRateAt', () => {
     const falling = rates.slice(3);
     expect(falling).toEqual(falling.toSorted((a, b) => b - a));
     expect(learningRateAt({ ...schedule, warmupRatio: 0 }, 5, 10)).toBeCloseTo((0.4 + 0.04) / 2, 12);
+    // The last step comes before the end.
+    expect(rates[9]).toBeCloseTo(0.04 + (0.36 / 2) * (1 + Math.cos((Math.PI * 6) / 7)), 12);
     expect(learningRateAt(schedule, 10, 10)).toBeCloseTo(0.04, 12);
     expect(learningRateAt(schedule, 99, 10)).toBeCloseTo(0.04, 12);
   });
