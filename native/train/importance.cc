@@ -95,8 +95,9 @@ void Importance::add_activations(const Activations& a) {
       const size_t head = static_cast<size_t>(i % config.attention_size() / group_size);
       activations_.key_value_heads[block][head] += std::fabs(a.blocks[l].attended[i]);
     }
+    // Not hidden[l + 1]: that of the last block is after the final norm, whose scale says nothing about the block.
     for (int64_t i = 0; i < N * d; ++i) {
-      activations_.layers[block] += std::fabs(a.hidden[l + 1][i] - a.hidden[l][i]);
+      activations_.layers[block] += std::fabs(a.blocks[l].output[i] - a.blocks[l].input[i]);
     }
   }
 }

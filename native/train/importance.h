@@ -33,7 +33,7 @@ class Importance {
   AxisSums saliency_by_axis() const;
   /// |activation|, mean over tokens: residual over all hidden states, intermediate after the activation function, heads
   /// over the columns that they attend with. `layers` counts how far each block moves the residual stream, mean over
-  /// channels; the last block's includes the final norm.
+  /// channels.
   AxisSums activation_by_axis() const;
 
  private:

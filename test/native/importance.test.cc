@@ -148,5 +148,10 @@ TEST("activations are mean absolute values, and sequences without labels count f
     }
     CHECK(std::fabs(sums.intermediate[1][5] - intermediate) < 1e-6);
     CHECK(std::fabs(sums.key_value_heads[0][1] - heads) < 1e-6);
+    for (size_t l = 0; l < 2; ++l) {
+      double moved = 0;  // the residual stream, before the final norm
+      for (int64_t i = 0; i < 9 * 8; ++i) moved += std::fabs(a.blocks[l].output[i] - a.blocks[l].input[i]) / 72;
+      CHECK(std::fabs(sums.layers[l] - moved) < 1e-6);
+    }
   });
 }

@@ -79,6 +79,18 @@ describe('importance', () => {
     trainer.dispose();
   });
 
+  test('of a block, by activation, is how far it moves the residual stream, whatever the final norm makes of it', async () => {
+    const name = 'final_norm.weight';
+    const gains = model.native.getParameter(name);
+    model.native.setParameter(
+      name,
+      gains.map((gain) => 50 * gain),
+    );
+    const { activation } = await measureImportance(engine, model, train.slice(0, 48));
+    model.native.setParameter(name, gains);
+    expect(activation.layers).toEqual(importance.activation.layers);
+  });
+
   test('is the same when it was saved and loaded', async () => {
     const path = join(folder, 'importance.safetensors');
     await saveImportance(path, importance);
