@@ -110,9 +110,7 @@ export async function recoverLastSegment(
     let nextSequence = base;
     for await (const chunk of readSegment(file, base, sizeBytes)) ({ end, nextSequence } = chunk);
     if (end < sizeBytes) {
-      const rest = Buffer.alloc(sizeBytes - end);
-      const { bytesRead } = await file.read(rest, 0, rest.length, end);
-      if (hasLaterCommit(rest.subarray(0, bytesRead), nextSequence)) {
+      if (await hasLaterCommit(file, end, sizeBytes, nextSequence)) {
         throw corrupt(path, end, `event ${nextSequence} was stored there, and later events follow`);
       }
       await file.truncate(end);

@@ -136,8 +136,21 @@ export async function* readSegment(
   }
 }
 
-/** Whether a valid record lies anywhere in the bytes that was written after the record `sequence` was durable. */
-export function hasLaterCommit(bytes: Buffer, sequence: number): boolean {
+/**
+ * Whether a valid record lies anywhere between two bytes of a file that was written after the record `sequence` was
+ * durable. In pieces: a damaged file may have any size.
+ */
+export async function hasLaterCommit(file: FileHandle, from: number, to: number, sequence: number): Promise<boolean> {
+  const bytes = Buffer.allocUnsafe(Math.min(READ_CHUNK_BYTES, to - from));
+  // A record that the end of a piece cuts off is whole in the next one.
+  for (let at = from; at < to; at += READ_CHUNK_BYTES - RECORD_HEADER_BYTES - MAX_EVENT_BYTES) {
+    const { bytesRead } = await file.read(bytes, 0, Math.min(bytes.length, to - at), at);
+    if (holdsLaterCommit(bytes.subarray(0, bytesRead), sequence)) return true;
+  }
+  return false;
+}
+
+function holdsLaterCommit(bytes: Buffer, sequence: number): boolean {
   for (let position = 0; position + RECORD_HEADER_BYTES <= bytes.length; position++) {
     if (readUInt64(bytes, position + 8) <= sequence) continue; // cheaper than the CRC, and true of nearly all positions
     const end = recordEnd(bytes, position);

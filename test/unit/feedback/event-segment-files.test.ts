@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { LimbeckError } from '../../../src/errors.js';
-import { decodeHeader, encodeCommit, encodeHeader } from '../../../src/feedback/event-segment.js';
+import { decodeHeader, encodeCommit, encodeHeader, hasLaterCommit } from '../../../src/feedback/event-segment.js';
 import { readRecords, recoverLastSegment } from '../../../src/feedback/event-segment-files.js';
 
 const SECTOR_BYTES = 512;
@@ -171,6 +171,32 @@ describe('any bytes', () => {
       expect(await recover(bytes)).toEqual({ sequences: [], truncatedBytes: bytes.length - 24 });
       expect(performance.now() - start).toBeLessThan(20_000);
     }
+  });
+});
+
+describe('what follows a damaged record', () => {
+  it('is looked through whole, wherever a later commit lies', async () => {
+    const later = commitOf(9, 1, 16_000);
+    for (const before of [2 ** 20 - later.length, 2 ** 20 - 100, 2 ** 20 - 20, 2 ** 20, 2 ** 20 + 1]) {
+      const bytes = Buffer.concat([encodeHeader(5), Buffer.alloc(before), later]);
+      expect(await recover(bytes), String(before)).toBe('ERR_CORRUPT_LOG');
+    }
+  });
+
+  it('is never in memory as a whole', async () => {
+    const later = commitOf(9, 1, 100);
+    const position = 2 ** 32;
+    /** A file of 8 GiB, which holds a commit in the middle. */
+    const file = {
+      async read(bytes: Buffer, offset: number, length: number, at: number) {
+        expect(offset + length).toBeLessThanOrEqual(bytes.length);
+        expect(bytes.length).toBeLessThanOrEqual(2 ** 20);
+        const holds = at <= position && position + later.length <= at + length;
+        return { bytesRead: holds ? later.copy(bytes, position - at) + position - at : 0, buffer: bytes };
+      },
+    } as unknown as fs.FileHandle;
+    expect(await hasLaterCommit(file, 24, 2 ** 33, 5)).toBe(true);
+    expect(await hasLaterCommit(file, 24, 2 ** 33, 9)).toBe(false);
   });
 });
 
