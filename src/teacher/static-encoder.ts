@@ -9,7 +9,7 @@ import type { NativeEngine, TransformerConfig } from '../binding.js';
 import { LimbeckError } from '../errors.js';
 import { NUM_BYTES, trainBytePairTokenizer } from '../formats/bpe-trainer.js';
 import { createPacer } from '../formats/pacer.js';
-import { asFloat32, asInt32, readSafetensors } from '../formats/safetensors.js';
+import { asFloat32, asInt32, checkFinite, readSafetensors } from '../formats/safetensors.js';
 import { checkVocabulary, createTokenizer, readTokenizerJson, type Tokenizer } from '../formats/tokenizer.js';
 import { type Hooks, throwIfAborted } from '../prepare/hooks.js';
 import { parseOptions } from '../prepare/parse-options.js';
@@ -60,7 +60,7 @@ interface TokenTable {
  * the tokens, for all that extracts, saves and serves language models; its one block adds nothing.
  *
  * @throws LimbeckError ERR_INVALID_ARGUMENT, ERR_UNKNOWN_OPTION, ERR_EMPTY_DATA, ERR_FILE_NOT_FOUND, ERR_FILE_FORMAT,
- * ERR_SAFETENSORS, ERR_CHECKPOINT_MISMATCH, ERR_TOKENIZER, ERR_ABORTED, ERR_OUT_OF_MEMORY, ERR_IO; the codes of
+ * ERR_SAFETENSORS, ERR_CHECKPOINT_MISMATCH, ERR_NOT_FINITE, ERR_TOKENIZER, ERR_ABORTED, ERR_OUT_OF_MEMORY, ERR_IO; the codes of
  * {@link modelDirectory}
  * @see Deerwester et al. 1990, Indexing by latent semantic analysis; https://github.com/MinishLab/model2vec
  */
@@ -131,6 +131,8 @@ async function readModel2Vec(directory: string, tokenizer: Tokenizer): Promise<T
   // Without a mapping, every token has a vector of its own.
   const mapping = mappingTensor ? asInt32(mappingTensor) : Int32Array.from({ length: rows }, (_, i) => i);
   const weights = weightsTensor ? asFloat32(weightsTensor) : new Float32Array(mapping.length).fill(1);
+  checkFinite(vectors, 'embeddings', path);
+  checkFinite(weights, 'weights', path);
   if (weights.length !== mapping.length || mapping.some((row) => row < 0 || row >= rows)) {
     throw new LimbeckError(
       'ERR_CHECKPOINT_MISMATCH',

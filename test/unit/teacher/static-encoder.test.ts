@@ -217,6 +217,14 @@ describe('a static encoder', () => {
       const refused = fitStaticEncoder(engine, TEXTS, { directory });
       await expect(refused).rejects.toMatchObject({ code: 'ERR_CHECKPOINT_MISMATCH' });
     }
+    for (const change of [
+      { embeddings: { shape: [3, 2], data: Float32Array.of(0, 0, 1, 0, Number.NaN, 1) } },
+      { weights: { shape: [6], data: Float32Array.of(1, 1, Number.POSITIVE_INFINITY, 1, 1, 2) } },
+    ]) {
+      const directory = mkdtempSync(join(folder, 'broken-'));
+      await writeModel2Vec(directory, change);
+      await expect(fitStaticEncoder(engine, TEXTS, { directory })).rejects.toMatchObject({ code: 'ERR_NOT_FINITE' });
+    }
     const short = mkdtempSync(join(folder, 'broken-'));
     await writeModel2Vec(short, {
       mapping: { shape: [2], data: Int32Array.of(0, 1) },
