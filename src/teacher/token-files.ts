@@ -266,31 +266,38 @@ class TokenFiles implements PieceSource {
   ) {}
 
   static async open(directory: string, manifest: TokenManifest): Promise<TokenFiles> {
-    const numPieces = manifest.shards.reduce((sum, { pieces }) => sum + pieces, 0);
-    const offsets = new Float64Array(numPieces + 1);
     const shards: TokenShard[] = [];
+    const lengthsOf: Int32Array[] = [];
     try {
-      let piece = 0;
+      let firstPiece = 0;
+      let firstToken = 0;
       for (const [index, { pieces, tokens }] of manifest.shards.entries()) {
         const path = shardPath(directory, index);
         const file = await openSafetensors(path);
-        const firstToken = offsets[piece] ?? 0;
         const [ids, lengths] = [file.tensors.get('ids'), file.tensors.get('lengths')];
-        shards.push({ file, begin: ids?.begin ?? 0, firstPiece: piece, firstToken });
-        const bytes = new Uint8Array(Int32Array.BYTES_PER_ELEMENT * pieces);
-        if (lengths?.dtype === 'I32' && lengths.end - lengths.begin === bytes.length) {
-          await file.read(lengths.begin, bytes);
-        }
-        for (const length of new Int32Array(bytes.buffer)) {
-          offsets[piece + 1] = (offsets[piece] ?? 0) + length;
-          piece++;
-        }
+        shards.push({ file, begin: ids?.begin ?? 0, firstPiece, firstToken });
+        // How much memory is taken goes by the file: what the manifest says is not covered by a checksum.
+        const bytes = new Uint8Array(lengths?.dtype === 'I32' ? lengths.end - lengths.begin : 0);
+        await file.read(lengths?.begin ?? 0, bytes);
+        const values = new Int32Array(bytes.buffer);
         const numIds = ids?.dtype === 'I32' ? (ids.end - ids.begin) / Int32Array.BYTES_PER_ELEMENT : -1;
-        if (numIds !== tokens || (offsets[piece] ?? 0) - firstToken !== tokens) {
+        const sum = values.reduce((before, length) => before + length, 0);
+        if (values.length !== pieces || numIds !== tokens || sum !== tokens) {
           throw new LimbeckError(
             'ERR_FILE_FORMAT',
             `'${path}' does not hold ${tokens} ids in ${pieces} pieces. Delete it.`,
           );
+        }
+        lengthsOf.push(values);
+        firstPiece += pieces;
+        firstToken += tokens;
+      }
+      const offsets = new Float64Array(firstPiece + 1);
+      let piece = 0;
+      for (const lengths of lengthsOf) {
+        for (const length of lengths) {
+          offsets[piece + 1] = (offsets[piece] ?? 0) + length;
+          piece++;
         }
       }
       return new TokenFiles(offsets, shards);

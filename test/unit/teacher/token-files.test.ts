@@ -163,6 +163,11 @@ describe('tokens on disk', () => {
     await contentOf(await openTokenFiles(tokenizer, { ...source, tokens }, options));
     expect(existsSync(`${source.path}.tokens`)).toBe(false);
     const manifest = join(tokens, readdirSync(tokens)[0] ?? '', 'tokens.json');
+    const { shards, ...rest } = JSON.parse(readFileSync(manifest, 'utf8'));
+    for (const change of [{ pieces: 2 }, { pieces: 2 ** 40 }, { tokens: 2 ** 53 - 1 }]) {
+      writeFileSync(manifest, JSON.stringify({ ...rest, shards: [{ ...shards[0], ...change }] }));
+      await expect(openTokenFiles(tokenizer, { ...source, tokens }, options)).rejects.toThrow(code('ERR_FILE_FORMAT'));
+    }
     writeFileSync(manifest, '{"format":"limbeck-tokens","version":2}');
     await expect(openTokenFiles(tokenizer, { ...source, tokens }, options)).rejects.toThrow(code('ERR_FILE_FORMAT'));
     for (const content of ['', '\n \n', 'a']) {
