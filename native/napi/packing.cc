@@ -22,9 +22,12 @@ Napi::Value pack(const Napi::CallbackInfo& info) {
   return with_js_errors(info.Env(), [&] {
     const Fields fields(info[0], "");
     const PackedShape shape = read_shape(fields);
-    const ArrayView<float> log_sum_exp = float32_view(fields.get("logSumExp"), "logSumExp");
-    const ArrayView<float> values = float32_view(fields.get("values"), "values");
-    const ArrayView<int32_t> indices = int32_view(fields.get("indices"), "indices");
+    const Napi::Value log_sum_exp_value = fields.get("logSumExp"), values_value = fields.get("values"),
+                      indices_value = fields.get("indices");
+    // No getter of the request runs from here on, so the memory stays where it is.
+    const ArrayView<float> log_sum_exp = float32_view(log_sum_exp_value, "logSumExp");
+    const ArrayView<float> values = float32_view(values_value, "values");
+    const ArrayView<int32_t> indices = int32_view(indices_value, "indices");
     const int64_t rows = log_sum_exp.count;
     check_count("values", values.count, rows * shape.top_k);
     check_count("indices", indices.count, rows * shape.top_k);

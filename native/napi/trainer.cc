@@ -237,7 +237,7 @@ Napi::Object TrainerObject::create(Napi::Env env, std::shared_ptr<TaskQueue> que
 }
 
 StepRequest TrainerObject::read_request(const Napi::Value& request, std::vector<Hold>& holds) {
-  const std::shared_ptr<SharedTrainer>& trainer = state();
+  const std::shared_ptr<SharedTrainer> trainer = state();  // a getter of the request may dispose of this object
   StepRequest inputs = read_step_request(request, trainer->model()->layout(), queue());
   holds = inputs.holds();
   holds.emplace_back(trainer);

@@ -417,9 +417,6 @@ Napi::Value TransformerObject::set_parameter(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value TransformerObject::load_parameter(const Napi::CallbackInfo& info) {
-  state()->check_no_adapter();
-  Parameters& parameters = idle().host().parameters();
-  const Parameter& parameter = parameters.find(to_string(info[0], "name"));
   const Fields fields(info[1], "values");
   const auto type = fields.choice<StoredType>("dtype", {{"F32", StoredType::kFloat32},
                                                         {"F16", StoredType::kFloat16},
@@ -428,6 +425,11 @@ Napi::Value TransformerObject::load_parameter(const Napi::CallbackInfo& info) {
   const int64_t first = fields.integer("offset", 0, kMaxSafeInteger);
   const bool is_transposed = fields.boolean("isTransposed");
   const ArrayView<uint8_t> bytes = uint8_view(fields.get("bytes"), fields.name("bytes"));
+
+  // No getter of the values runs from here on, so the model stays what it is.
+  state()->check_no_adapter();
+  Parameters& parameters = idle().host().parameters();
+  const Parameter& parameter = parameters.find(to_string(info[0], "name"));
   const int64_t size_bytes = stored_size_bytes(type);
   if (bytes.count % size_bytes != 0) invalid("Expected values.bytes to hold whole values of " + parameter.name + ".");
   const int64_t bad = parameters.load(parameter, type, bytes.data, first, bytes.count / size_bytes, is_transposed);

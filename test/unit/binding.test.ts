@@ -400,6 +400,43 @@ describe('forward', () => {
     };
     expect(await rejectionOf(createModel().forward(untyped(request)))).toBeInstanceOf(RangeError);
   });
+
+  it('survives a getter of the request that disposes of the object at work, or gives its memory away', async () => {
+    const trainer = engine.createTrainer(createModel(), OPTIMIZER);
+    const step = {
+      ...STEP,
+      get labels() {
+        trainer.dispose();
+        return STEP.labels;
+      },
+    };
+    expect((await rejectionOf(trainer.step(step))).code).toBe('ERR_DISPOSED');
+
+    const model = createModel();
+    const values = {
+      dtype: 'F32' as const,
+      offset: 0,
+      isTransposed: false,
+      get bytes() {
+        model.dispose();
+        return new Uint8Array(4);
+      },
+    };
+    expect(codeOf(() => model.loadParameter('embeddings.word', values))).toBe('ERR_DISPOSED');
+
+    const logSumExp = Float32Array.of(1);
+    const rows = {
+      logSumExp,
+      topK: 2,
+      vocabSize: 11,
+      get values() {
+        structuredClone(logSumExp.buffer, { transfer: [logSumExp.buffer] });
+        return Float32Array.of(0.5, 0.25);
+      },
+      indices: Int32Array.of(1, 2),
+    };
+    expect(codeOf(() => binding.packTopK(rows))).toBe('ERR_SHAPE_MISMATCH');
+  });
 });
 
 const PLAIN_GENERATION = { minNewTokens: 0, topP: 1, repetitionPenalty: 1 };
