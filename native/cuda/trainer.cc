@@ -177,7 +177,7 @@ void TransformerTrainer<T>::run_part(Step& step, bool updates) {
 
   set_terms(step);
 
-  const bool is_beside = teach_beside(step);
+  step.is_taught_beside = teach_beside(step);
   // Steps of one shape put the same work on the stream: from the third on it is run as one graph.
   const std::vector<int64_t> key = graph_key(step, updates);
   Engine& engine = model_.engine;
@@ -199,12 +199,12 @@ void TransformerTrainer<T>::run_part(Step& step, bool updates) {
   const auto measured = measured_.find(key);
   // What was enough with the teacher beside is not where there is no memory for that.
   const bool is_measured = measured != measured_.end() && measured->second <= engine.main.arena.capacity_bytes() &&
-                           (is_beside || !step.can_be_taught_beside());
+                           (step.is_taught_beside || !step.can_be_taught_beside());
   if (!is_measured) {
     const int64_t generation = engine.side.arena_generation;
     engine.reserve_for(body);
-    if (is_beside && engine.side.arena_generation != generation) {  // its memory was needed here
-      step.taught_batch.reset();
+    if (step.is_taught_beside && engine.side.arena_generation != generation) {  // its memory was needed here
+      step.is_taught_beside = false;
       engine.reserve_for(body);
     }
   }
@@ -286,6 +286,9 @@ template <typename T>
 void TransformerTrainer<T>::upload(Context& context, Step& step) {
   const int64_t R = step.num_rows();
   step.batch = std::make_unique<DeviceBatch>(context, model_.config, step.host_batch(), true);
+  if (step.reads_teacher_model() && !step.is_taught_beside) {
+    step.taught_batch = std::make_unique<DeviceBatch>(context, step.teacher_model().config, step.host_batch(), false);
+  }
   step.device_scalars = to_device(context, &step.scalars, 1);
   step.device_rows = to_device(context, step.rows.data(), R);
   step.device_labels = to_device(context, step.labels.data(), R);
@@ -302,11 +305,10 @@ void TransformerTrainer<T>::compute(Context& context, Step& step, bool updates) 
   if (step.is_first) clear(context, step);
   forward(context, step);
   Engine& engine = model_.engine;
-  const bool is_beside = step.taught_batch != nullptr;
-  if (is_beside) {
+  if (step.is_taught_beside) {
     if (!context.is_dry) engine.follow(engine.main, engine.side);
   } else if (step.reads_teacher_model()) {
-    teach(context, step, *step.batch);
+    teach(context, step);
   }
   if (step.has_head_loss()) head_loss(context, step);
   if (request.hidden != 0) hidden_loss(context, step);
@@ -315,7 +317,7 @@ void TransformerTrainer<T>::compute(Context& context, Step& step, bool updates) 
   if (!step.is_graphable()) step.batch->upload_orders(context);
   // The backward pass reads the teacher's attention maps, the losses all else: then its next pass may begin.
   const auto release_teacher = [&] {
-    if (is_beside && !context.is_dry) engine.follow(engine.side, engine.main);
+    if (step.is_taught_beside && !context.is_dry) engine.follow(engine.side, engine.main);
   };
   if (request.attention == 0) release_teacher();
   model_.backward(context, step.student, step.backward);
@@ -398,16 +400,14 @@ bool TransformerTrainer<T>::teach_beside(Step& step) {
   if (!step.can_be_taught_beside()) return false;
   Engine& engine = model_.engine;
   if (step.teacher->model->num_steps_begun > 0) engine.follow(engine.side, engine.main);  // they change its parameters
-  const bool is_beside = engine.enqueue_beside([&](Context& context) {
-    step.taught_batch = std::make_unique<DeviceBatch>(context, model_.config, step.host_batch(), false);
-    teach(context, step, *step.taught_batch);
+  return engine.enqueue_beside([&](Context& context) {
+    step.taught_batch = std::make_unique<DeviceBatch>(context, step.teacher_model().config, step.host_batch(), false);
+    teach(context, step);
   });
-  if (!is_beside) step.taught_batch.reset();
-  return is_beside;
 }
 
 template <typename T>
-void TransformerTrainer<T>::teach(Context& context, Step& step, const DeviceBatch& batch) {
+void TransformerTrainer<T>::teach(Context& context, Step& step) {
   const ApiStep& request = step.request;
   const auto L = static_cast<size_t>(step.teacher_model().config.num_hidden_layers);
   ForwardOptions<T> options;
@@ -420,7 +420,7 @@ void TransformerTrainer<T>::teach(Context& context, Step& step, const DeviceBatc
     if (request.relation != 0) options.keep_values[layer - 1] = true;
     if (request.hidden != 0) options.keep_hidden[layer] = true;
   }
-  step.taught = step.teacher_model().forward(context, batch, options);
+  step.taught = step.teacher_model().forward(context, *step.taught_batch, options);
 }
 
 template <typename T>

@@ -79,7 +79,7 @@ class TransformerTrainer final : public Trainer {
   void clear(Context& context, Step& step);
   void forward(Context& context, Step& step);
   bool teach_beside(Step& step);
-  void teach(Context& context, Step& step, const DeviceBatch& batch);
+  void teach(Context& context, Step& step);
   void head_loss(Context& context, Step& step);
   TeacherLogits<T> teacher_logits(Context& context, Step& step);
   void hidden_loss(Context& context, Step& step);

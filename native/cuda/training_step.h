@@ -37,7 +37,9 @@ struct TransformerTrainer<T>::Step {
   std::vector<int32_t> drawn_columns;  // [R] which of them is the label, −1 = none
   std::vector<int32_t> top_k_indices;
   std::vector<float> top_k_values, log_sum_exp;
-  std::unique_ptr<DeviceBatch> batch, taught_batch;  // taught_batch: of a teacher that runs beside the student
+  // A teacher of another family numbers the positions of a batch its own way, and may have token types.
+  std::unique_ptr<DeviceBatch> batch, taught_batch;
+  bool is_taught_beside = false;  // the teacher's pass is on the side lane
 
   // On the device, made by each pass.
   StepScalars* device_scalars = nullptr;

@@ -128,6 +128,33 @@ describeEmulated('training on the GPU', () => {
     },
   );
 
+  test.each([
+    ['token types that the student lacks', { typeVocabSize: 2 }, TINY_MODELS.gpt2],
+    ['positions from another one on', { positionOffset: 2 }, TINY_MODELS.gpt2],
+    ['fewer positions than the student', {}, { ...TINY_MODELS.gpt2, positionOffset: 2 }],
+  ] as const)('under a teacher with %s has the losses of the processor', async (_, teacherChange, config) => {
+    // Twelve tokens are a batch of their own, beside whose pass the teacher's runs; the whole is run as a graph at last.
+    for (const memory of [{}, { microBatchTokens: 12 }]) {
+      const results = [];
+      for (const { engine, model, trainer } of students(config)) {
+        const teacher = createTinyModel(engine, { ...TEACHER, ...teacherChange }, 8);
+        const step = await tinyStep(engine, config, { ce: 0.5, kd: 0.5, hidden: 0.3 }, () => () => ({
+          model: teacher,
+          layerMap: LAYERS,
+        }));
+        const steps = [];
+        for (let i = 0; i < 4; i++) steps.push(await trainer.step({ ...step, ...memory }));
+        results.push({ steps, word: model.getParameter('embeddings.word') });
+      }
+      const [expected, actual] = results;
+      for (const [i, { kd, hidden }] of (expected?.steps ?? []).entries()) {
+        expect(actual?.steps[i]?.kd).toBeCloseTo(kd, 4);
+        expect(actual?.steps[i]?.hidden).toBeCloseTo(hidden, 4);
+      }
+      expectClose(actual?.word, expected?.word, 2e-4);
+    }
+  });
+
   test.each([{ optimizer: 'sgd' }, { optimizer: 'sgd', momentum: 0, maxGradNorm: 0 }, { maxGradNorm: 0 }] as const)(
     'with %j takes the steps of the processor',
     async (options) => {
