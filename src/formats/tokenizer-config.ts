@@ -36,7 +36,8 @@ export async function checkVocabularyFiles(
 ): Promise<void> {
   const path = join(directory, 'config.json');
   const json = (await pathExists(path)) ? (((await readJsonFile(path)) ?? {}) as Json) : {};
-  const name = String(config['tokenizer_class'] ?? json['tokenizer_class'] ?? json['model_type'] ?? '');
+  const given = config['tokenizer_class'] ?? json['tokenizer_class'] ?? json['model_type'] ?? '';
+  const name = typeof given === 'string' ? given : JSON.stringify(given);
   const isPlain = name === '' || PLAIN[name.replace(/Fast$/, '')] === model;
   const addedPath = join(directory, 'added_tokens.json');
   const added = isPlain && (await pathExists(addedPath)) ? (((await readJsonFile(addedPath)) ?? {}) as Json) : {};

@@ -97,6 +97,10 @@ describe('loadTokenizer', () => {
       'Japanese',
       { 'vocab.txt': VOCAB_TXT, 'config.json': '{"model_type": "bert", "tokenizer_class": "BertJapaneseTokenizer"}' },
     ],
+    [
+      'a class that is no text',
+      { 'vocab.txt': VOCAB_TXT, 'tokenizer_config.json': '{"tokenizer_class": {"toString": "BertTokenizer"}}' },
+    ],
     ['a word-piece GPT-2', { 'vocab.txt': VOCAB_TXT, 'config.json': '{"model_type": "gpt2"}' }],
     ['added_tokens.json', { 'vocab.txt': VOCAB_TXT, 'added_tokens.json': '{"<new>": 10}' }],
     ['added_tokens.json', { 'vocab.txt': VOCAB_TXT, 'added_tokens.json': '{"[PAD]": 1}' }],
