@@ -154,6 +154,9 @@ void check_teachers(const Transformer& model, const StepInputs& inputs) {
   require(weights.attention, "teacher.attentions", &TeacherSignal::attentions);
   require(weights.relation, "teacher.relations", &TeacherSignal::relations);
   if (weights.kd != 0 && !any(has_logits)) invalid("The kd loss needs teacher.logits or teacher.model.");
+  if (weights.kd != 0 && inputs.sampled_negatives > 0) {
+    invalid("The kd loss is over the whole vocabulary, and sampledNegatives asks for a part of it. Drop one of them.");
+  }
 }
 
 /// The teacher's logits for the labelled rows, in the form in which they came.

@@ -427,6 +427,14 @@ describeEmulated('training on the GPU', () => {
       [{ losses: { ...NO_LOSS, kd: 1 } }, 'ERR_INVALID_ARGUMENT'],
       [
         {
+          losses: { ...NO_LOSS, ce: 1, kd: 1 },
+          sampledNegatives: 9,
+          teacher: { layerMap: [], model: teacherOn(gpu, config) },
+        },
+        'ERR_INVALID_ARGUMENT',
+      ],
+      [
+        {
           losses: { ...NO_LOSS, kd: 1 },
           teacher: { layerMap: [], model: createTinyModel(gpu, { ...TEACHER, vocabSize: 38 }, 1) },
         },
