@@ -24,6 +24,13 @@ export class ForwardDecay {
     if (!(halfLifeMs > 0 && Number.isFinite(halfLifeMs))) {
       throw new LimbeckError('ERR_INVALID_ARGUMENT', `halfLifeMs: expected a positive number, got ${halfLifeMs}`);
     }
+    // NaN is that of a decay that nothing was weighed by.
+    if (typeof landmark !== 'number' || Math.abs(landmark) === Number.POSITIVE_INFINITY) {
+      throw new LimbeckError(
+        'ERR_INVALID_ARGUMENT',
+        `landmark: expected milliseconds since the epoch, got ${landmark}`,
+      );
+    }
     this.#landmark = landmark;
   }
 
@@ -49,11 +56,34 @@ export class ForwardDecay {
     return 1;
   }
 
-  /** What a sum is multiplied by to get its value at `now`. @throws LimbeckError ERR_INVALID_ARGUMENT */
+  /**
+   * What a sum is multiplied by to get its value at `now`: at most 1, because a clock that is far behind what was weighed
+   * would else make it infinite.
+   *
+   * @throws LimbeckError ERR_INVALID_ARGUMENT
+   */
   factorAt(now: number): number {
     if (!Number.isFinite(now)) {
       throw new LimbeckError('ERR_INVALID_ARGUMENT', `now: expected milliseconds since the epoch, got ${now}`);
     }
-    return Number.isNaN(this.#landmark) ? 1 : 2 ** ((this.#landmark - now) / this.halfLifeMs);
+    return Number.isNaN(this.#landmark) ? 1 : 2 ** Math.min(0, (this.#landmark - now) / this.halfLifeMs);
   }
+}
+
+/**
+ * How sums that were saved go on. With another half-life, those of an old landmark would outweigh all that comes, or
+ * vanish: they are brought to what they are worth now, and later weights are relative to that.
+ *
+ * @param saved half-life and landmark of the sums; null = there are none
+ * @returns the landmark to go on from, and what every sum is multiplied by
+ * @throws LimbeckError ERR_INVALID_ARGUMENT
+ */
+export function resumeDecay(
+  saved: { readonly halfLifeMs: number; readonly time: number | null },
+  halfLifeMs: number,
+  now: number,
+): { landmark: number | undefined; factor: number } {
+  if (saved.time === null || halfLifeMs === saved.halfLifeMs) return { landmark: saved.time ?? undefined, factor: 1 };
+  const landmark = Math.max(now, saved.time);
+  return { landmark, factor: new ForwardDecay(saved.halfLifeMs, saved.time).factorAt(landmark) };
 }

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { LimbeckError } from '../errors.js';
 import { checkedJson } from '../formats/checked-json.js';
 import { parseOptions } from '../prepare/parse-options.js';
-import { ForwardDecay } from './decay.js';
+import { ForwardDecay, resumeDecay } from './decay.js';
 
 const DAY_MS = 86_400_000;
 /** A longer id is no item's. */
@@ -118,14 +118,17 @@ export class Popularity {
   }
 
   /**
-   * The popularity that {@link state} described. A half-life in `options` takes the place of the saved one.
+   * The popularity that {@link state} described. A half-life in `options` takes the place of the saved one from `now` on.
    *
-   * @throws LimbeckError ERR_FILE_FORMAT for what is no such state, or of another version
+   * @param now ms since epoch
+   * @throws LimbeckError ERR_FILE_FORMAT for what is no such state, or of another version; and as the constructor
    */
-  static restore(state: unknown, options: PopularityOptions = {}): Popularity {
-    const { halfLifeMs, time, items } = checkedJson(stateSchema, state, 'popularity state');
-    const popularity = new Popularity({ halfLifeMs, ...options }, time ?? undefined);
-    for (const [id, sum] of items) popularity.#sums.set(id, sum);
+  static restore(state: unknown, options: PopularityOptions = {}, now = Date.now()): Popularity {
+    const { items, ...saved } = checkedJson(stateSchema, state, 'popularity state');
+    const { halfLifeMs = saved.halfLifeMs } = options;
+    const { landmark, factor } = resumeDecay(saved, halfLifeMs, now);
+    const popularity = new Popularity({ ...options, halfLifeMs }, landmark);
+    for (const [id, sum] of items) if (sum * factor > 0) popularity.#sums.set(id, sum * factor);
     if (popularity.#sums.size > popularity.#maxItems) popularity.#forgetLeastPopular();
     return popularity;
   }

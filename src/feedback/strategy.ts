@@ -14,13 +14,13 @@
  * @see Raj and Kalyani 2017, Taming non-stationary bandits: a Bayesian approach (the forgetting)
  */
 import { z } from 'zod';
-import { checkObject } from '../arguments.js';
+import { checkObject, described } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import { checkedJson } from '../formats/checked-json.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import { hashSeed, randomNumbers } from '../teacher/batches.js';
 import { sampleBeta } from './beta.js';
-import { ForwardDecay } from './decay.js';
+import { ForwardDecay, resumeDecay } from './decay.js';
 
 const DAY_MS = 86_400_000;
 const MAX_STRATEGIES = 64;
@@ -84,7 +84,8 @@ const selectorOptionsSchema = z.strictObject({
 
 export type StrategySelectorOptions = z.input<typeof selectorOptionsSchema>;
 
-const nonNegative = z.number().min(0);
+/** Far above what 500 half-lives of trials come to, and so that their sum over all contexts is finite. */
+const savedSum = z.number().min(0).max(1e300);
 const stateSchema = z.strictObject({
   format: z.literal('limbeck-strategy-selector'),
   version: z.literal(1),
@@ -95,7 +96,7 @@ const stateSchema = z.strictObject({
   /** ms since epoch that the sums are of; null = no reward yet. */
   time: z.number().nullable(),
   /** [context, [[rewards, trials] of each strategy]]. */
-  contexts: z.array(z.tuple([z.string().max(256), z.array(z.tuple([nonNegative, nonNegative]))])).max(50_000),
+  contexts: z.array(z.tuple([z.string().max(256), z.array(z.tuple([savedSum, savedSum]))])).max(50_000),
 });
 
 /** Survives JSON. */
@@ -227,16 +228,21 @@ export class StrategySelector {
 
   /**
    * The selector that {@link state} described, with the strategies and settings of `options`. What was learned of a
-   * strategy is kept where one of the same name and weights is still there; a changed one begins anew.
+   * strategy is kept where one of the same name and weights is still there; a changed one begins anew. Another half-life
+   * counts from `now` on.
    *
+   * @param now ms since epoch
    * @throws LimbeckError ERR_FILE_FORMAT for what is no such state, or of another version; and as the constructor
    */
-  static restore(state: unknown, options: StrategySelectorOptions = {}): StrategySelector {
-    const { strategies, numChoices, halfLifeMs, time, contexts } = checkedJson(stateSchema, state, 'strategy state');
-    const selector = new StrategySelector({ strategies, halfLifeMs, ...options }, time ?? undefined);
-    selector.#numChoices = numChoices;
-    const indices = selector.strategies.map((strategy) => strategies.findIndex((saved) => isSame(saved, strategy)));
-    for (const [key, saved] of contexts) selector.#restoreContext(key, saved, indices);
+  static restore(state: unknown, options: StrategySelectorOptions = {}, now = Date.now()): StrategySelector {
+    const saved = checkedJson(stateSchema, state, 'strategy state');
+    const { strategies = saved.strategies, halfLifeMs = saved.halfLifeMs } = options;
+    const { landmark, factor } = resumeDecay(saved, halfLifeMs, now);
+    const selector = new StrategySelector({ ...options, strategies, halfLifeMs }, landmark);
+    selector.#numChoices = saved.numChoices;
+    const indices = selector.strategies.map((strategy) => saved.strategies.findIndex((one) => isSame(one, strategy)));
+    for (const [key, sums] of saved.contexts) selector.#restoreContext(key, sums, indices);
+    if (factor < 1) selector.#rescale(factor);
     return selector;
   }
 
@@ -271,11 +277,8 @@ export class StrategySelector {
   }
 
   #keyOf(context: StrategyContext): string {
-    checkObject(context, 'context', '{ historyLength, segment }');
+    checkContext(context);
     const { historyLength, segment = '' } = context;
-    if (!(historyLength >= 0)) {
-      throw new LimbeckError('ERR_INVALID_ARGUMENT', `historyLength: expected 0 or more, got ${historyLength}`);
-    }
     const size = historyLength < 1 ? 'none' : historyLength < 5 ? 'short' : historyLength < 20 ? 'middle' : 'long';
     return `${size}:${this.#segmentOf(segment)}`;
   }
@@ -283,9 +286,6 @@ export class StrategySelector {
   /** The segment itself while there is room; strangers cannot fill the memory with new ones. */
   #segmentOf(segment: string): string {
     if (segment === '' || this.#segments.has(segment)) return segment;
-    if (typeof segment !== 'string' || segment.length > 64) {
-      throw new LimbeckError('ERR_INVALID_ARGUMENT', 'segment: expected a text of at most 64 characters');
-    }
     if (this.#segments.size >= this.#settings.maxSegments || segment === OTHER) return OTHER;
     this.#segments.add(segment);
     return segment;
@@ -302,6 +302,19 @@ export class StrategySelector {
 }
 
 const OTHER = '*';
+
+/** @internal @throws LimbeckError ERR_INVALID_ARGUMENT */
+export function checkContext(context: StrategyContext): void {
+  checkObject(context, 'context', '{ historyLength, segment }');
+  const { historyLength, segment = '' } = context;
+  if (typeof historyLength !== 'number' || !(historyLength >= 0)) {
+    const got = described(historyLength);
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', `historyLength: expected a number of 0 or more, got ${got}`);
+  }
+  if (typeof segment !== 'string' || segment.length > 64) {
+    throw new LimbeckError('ERR_INVALID_ARGUMENT', 'segment: expected a text of at most 64 characters');
+  }
+}
 
 function noCounts(numStrategies: number): Counts {
   return { rewards: new Float64Array(numStrategies), trials: new Float64Array(numStrategies) };

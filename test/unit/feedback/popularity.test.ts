@@ -137,6 +137,32 @@ describe('popularity', () => {
     expect(() => popularity.score('a', Number.POSITIVE_INFINITY)).toThrow(refusal);
   });
 
+  test('is finite by a clock that is far behind', () => {
+    const popularity = new Popularity({ halfLifeMs: HOUR });
+    popularity.add('a', START, 3);
+    expect(popularity.top(1, 0)).toEqual([{ id: 'a', score: 3 }]);
+    expect(popularity.score('stranger', 0)).toBe(0);
+  });
+
+  test.each([HOUR / 2, 10 * HOUR])('goes on with a half-life of %i ms from what it is worth now', (halfLifeMs) => {
+    const popularity = new Popularity({ halfLifeMs: HOUR });
+    for (let hour = 0; hour <= 300; hour++) popularity.add('steady', START + hour * HOUR);
+    popularity.add('vanished', START - 900 * HOUR);
+    const now = START + 300 * HOUR;
+    const again = Popularity.restore(popularity.state(), { halfLifeMs }, now);
+    expect(again.score('steady', now)).toBeCloseTo(2, 9);
+    expect(again.score('steady', now + halfLifeMs)).toBeCloseTo(1, 9);
+    again.add('new', now, 3);
+    expect(again.top(2, now).map(({ id }) => id)).toEqual(['new', 'steady']);
+    expect(again.size).toBe(2);
+  });
+
+  test('keeps the saved half-life where options leave it undefined', () => {
+    const popularity = new Popularity({ halfLifeMs: HOUR });
+    popularity.add('a', START);
+    expect(Popularity.restore(popularity.state(), { halfLifeMs: undefined }).state()).toEqual(popularity.state());
+  });
+
   test('survives JSON whatever was added to it', () => {
     const popularity = new Popularity({ halfLifeMs: HOUR });
     for (const time of [START, START + 400 * HOUR]) popularity.add('a', time, Number.MAX_VALUE);
@@ -144,8 +170,11 @@ describe('popularity', () => {
     expect(again.state()).toEqual(popularity.state());
   });
 
-  test('refuses a half-life of 0 and unknown options', () => {
-    expect(() => new Popularity({ halfLifeMs: 0 })).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }));
+  test('refuses a half-life of 0, a landmark that is no time, and unknown options', () => {
+    const refusal = expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' });
+    expect(() => new Popularity({ halfLifeMs: 0 })).toThrow(refusal);
+    expect(() => new Popularity({}, '2026-11-28' as never)).toThrow(refusal);
+    expect(() => new Popularity({}, Number.NEGATIVE_INFINITY)).toThrow(refusal);
     expect(() => new Popularity({ halfLife: 3 } as never)).toThrow(
       expect.objectContaining({ code: 'ERR_UNKNOWN_OPTION' }),
     );

@@ -151,6 +151,31 @@ describe('a selector', () => {
     expect(shareOfA(START + 30 * DAY)).toBeLessThan(0.4);
   });
 
+  test('chooses by a clock that is far behind', () => {
+    const selector = new StrategySelector({ strategies, halfLifeMs: DAY });
+    selector.reward('a', SHORT, 1, START);
+    expect(strategies.map(({ name }) => name)).toContain(selector.choose(SHORT, START / 1000).name);
+    expect(selector.summary(0)[0]?.trials).toBe(1);
+  });
+
+  test('goes on with another half-life from what is known now', () => {
+    const selector = new StrategySelector({ strategies, halfLifeMs: DAY });
+    for (let day = 0; day <= 300; day++) selector.reward('a', SHORT, 1, START + day * DAY);
+    const now = START + 300 * DAY;
+    const again = StrategySelector.restore(selector.state(), { halfLifeMs: 10 * DAY }, now);
+    expect(again.summary(now)[0]).toMatchObject({ trials: expect.closeTo(2, 9), meanReward: expect.closeTo(1, 9) });
+    expect(again.summary(now + 10 * DAY)[0]?.trials).toBeCloseTo(1, 9);
+    again.reward('b', SHORT, 1, now);
+    expect(again.summary(now)[1]?.trials).toBeCloseTo(1, 9);
+  });
+
+  test('keeps what was saved where options leave it undefined', () => {
+    const selector = new StrategySelector({ strategies, halfLifeMs: DAY });
+    selector.reward('a', SHORT, 1, START);
+    const again = StrategySelector.restore(selector.state(), { strategies: undefined, halfLifeMs: undefined });
+    expect(again.state()).toEqual(selector.state());
+  });
+
   test('keeps no more segments than it has room for', () => {
     const selector = new StrategySelector({ strategies, maxSegments: 3 });
     for (let i = 0; i < 1000; i++) selector.reward('a', { historyLength: 0, segment: `s${i}` }, 1, START);
@@ -168,6 +193,7 @@ describe('a selector', () => {
     ['a name of the prototype', 'constructor', SHORT, 1],
     ['a negative history', 'a', { historyLength: -1 }, 1],
     ['no history', 'a', {} as never, 1],
+    ['a history as text', 'a', { historyLength: '7' } as never, 1],
     ['an endless segment', 'a', { historyLength: 1, segment: 'x'.repeat(100) }, 1],
   ])('refuses %s and stays as it was', (_, name, context, reward) => {
     const selector = new StrategySelector({ strategies });
@@ -193,6 +219,7 @@ describe('a selector', () => {
     ['another format', { ...new StrategySelector().state(), format: 'x' }],
     ['another version', { ...new StrategySelector().state(), version: 2 }],
     ['negative counts', { ...new StrategySelector().state(), contexts: [['short:', [[-1, 3]]]] }],
+    ['counts whose sum would be infinite', { ...new StrategySelector().state(), contexts: [['short:', [[0, 1e308]]]] }],
     ['an extra key', { ...new StrategySelector().state(), extra: 1 }],
   ])('refuses a state of %s', (_, state) => {
     expect(() => StrategySelector.restore(state)).toThrow(expect.objectContaining({ code: 'ERR_FILE_FORMAT' }));
