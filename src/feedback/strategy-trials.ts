@@ -4,12 +4,12 @@
  * learning from those that were clicked alone would favour whatever is shown most.
  */
 import { z } from 'zod';
-import { checkInstance } from '../arguments.js';
+import { checkInstance, checkObject, described } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import { parseOptions } from '../prepare/parse-options.js';
 import type { FeedbackEvent } from './event.js';
 import { rewardOf, rewardsSchema } from './rewards.js';
-import { type StrategyContext, StrategySelector } from './strategy.js';
+import { checkContext, type StrategyContext, StrategySelector } from './strategy.js';
 
 const MINUTE_MS = 60_000;
 
@@ -31,7 +31,7 @@ interface Trial {
   readonly strategy: string;
   readonly context: StrategyContext;
   /** When it was shown, ms since epoch. */
-  readonly time: number;
+  time: number;
   /** Largest and lowest reward so far; at least 0 and at most 0. */
   best: number;
   worst: number;
@@ -75,9 +75,15 @@ export class StrategyTrials {
    * An answer was given. Ends what has waited long enough.
    *
    * @param now ms since epoch
-   * @throws LimbeckError ERR_INVALID_ARGUMENT for a strategy that the selector does not have, or a repeated request id
+   * @throws LimbeckError ERR_INVALID_ARGUMENT for a strategy that the selector does not have, a repeated request id, or a
+   * context or time that is none
    */
   begin(requestId: string, strategy: string, context: StrategyContext, now = Date.now()): void {
+    if (typeof requestId !== 'string') {
+      throw new LimbeckError('ERR_INVALID_ARGUMENT', `requestId: expected a text, got ${described(requestId)}`);
+    }
+    // Here, and not from the call that happens to end this trial.
+    checkContext(context);
     if (this.#pending.has(requestId)) {
       throw new LimbeckError('ERR_INVALID_ARGUMENT', `requestId: '${requestId}' is in use; give every answer its own`);
     }
@@ -86,7 +92,7 @@ export class StrategyTrials {
     }
     this.settle(now);
     if (this.#pending.size >= this.#settings.maxPending) this.#endOldest();
-    const trial = { requestId, strategy, context, time: now, best: 0, worst: 0 };
+    const trial = { requestId, strategy, context: { ...context }, time: now, best: 0, worst: 0 };
     this.#pending.set(requestId, trial);
     this.#inOrder.push(trial);
   }
@@ -96,8 +102,10 @@ export class StrategyTrials {
    * names one, is that of the answer.
    *
    * @returns whether it counted
+   * @throws LimbeckError ERR_INVALID_ARGUMENT for an event or a time that is none
    */
   apply(event: Pick<FeedbackEvent, 'type' | 'value' | 'strategy' | 'requestId'>, now = Date.now()): boolean {
+    checkObject(event, 'event', 'a feedback event', ['type']);
     this.settle(now);
     if (event.requestId === undefined) return false;
     const trial = this.#pending.get(event.requestId);
@@ -111,15 +119,31 @@ export class StrategyTrials {
     return true;
   }
 
-  /** Ends the trials whose window is over. `begin` and `apply` do so too: wanted only when neither comes for long. */
+  /**
+   * Ends the trials whose window is over. `begin` and `apply` do so too: wanted only when neither comes for long.
+   *
+   * @throws LimbeckError ERR_INVALID_ARGUMENT for a time that is none
+   */
   settle(now = Date.now()): void {
+    if (!Number.isFinite(now)) {
+      throw new LimbeckError(
+        'ERR_INVALID_ARGUMENT',
+        `now: expected milliseconds since the epoch, got ${described(now)}`,
+      );
+    }
     const end = now - this.#settings.windowMs;
     while ((this.#inOrder[this.#oldest]?.time ?? Number.POSITIVE_INFINITY) <= end) this.#endOldest();
+    if ((this.#inOrder[this.#oldest]?.time ?? now) > now) this.#setBack(now);
   }
 
   /** Ends all of them now, with what they have: before the selector's state is saved for good. */
   settleAll(): void {
     while (this.#pending.size > 0) this.#endOldest();
+  }
+
+  /** The clock was set back: what it began later would wait until it is there again, and all behind that. */
+  #setBack(now: number): void {
+    for (const trial of this.#pending.values()) trial.time = Math.min(trial.time, now);
   }
 
   #endOldest(): void {

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { checkObject, checkPath, described } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import { parseOptions } from '../prepare/parse-options.js';
-import type { EventType, StoredEvent } from './event.js';
+import { type EventType, isId, type StoredEvent } from './event.js';
 import { shardOf } from './shard.js';
 import {
   type Entry,
@@ -135,10 +135,23 @@ export class UserStates {
     return entries.map(({ item, value }) => ({ itemId: this.#items.name(item), value: value / RATING_STEPS }));
   }
 
-  /** Takes up one event. Events must come in the order of their offsets; one that was applied before is passed over. */
+  /**
+   * Takes up one event. Events must come in the order of their offsets; one that was applied before is passed over.
+   *
+   * @throws LimbeckError ERR_INVALID_ARGUMENT for what is no event of a store
+   */
   apply(stored: StoredEvent): void {
     checkObject(stored, 'stored', 'an event of a store', ['offset', 'event']);
     const { offset, event } = stored;
+    if (typeof offset !== 'bigint') {
+      throw new LimbeckError('ERR_INVALID_ARGUMENT', `stored.offset: expected a bigint, got ${described(offset)}`);
+    }
+    if (!isId(event.itemId)) {
+      throw new LimbeckError(
+        'ERR_INVALID_ARGUMENT',
+        `stored.event.itemId: expected an id, got ${described(event.itemId)}`,
+      );
+    }
     const shard = this.#shardOf(event.userId);
     if (offset >= this.nextOffset) this.nextOffset = offset + 1n;
     if (offset < shard.nextOffset) return;

@@ -46,6 +46,46 @@ describe('trials', () => {
     expect(trials.pending).toBe(1);
   });
 
+  test('a clock that was set back holds up nothing', () => {
+    const { trials, earned } = make();
+    trials.begin('ahead', 'a', CONTEXT, START + 1e9);
+    trials.begin('r1', 'b', CONTEXT, START);
+    trials.begin('r2', 'b', CONTEXT, START + 500);
+    trials.settle(START + 1000);
+    expect(earned('a')?.trials).toBeCloseTo(1, 6);
+    expect(earned('b')?.trials).toBeCloseTo(1, 6);
+    expect(trials.pending).toBe(1);
+  });
+
+  test('a context that changes afterwards changes no trial', () => {
+    const selector = new StrategySelector({ strategies });
+    const trials = new StrategyTrials(selector, { windowMs: 1000 });
+    const context = { historyLength: 3 };
+    trials.begin('r1', 'a', context, START);
+    context.historyLength = 100;
+    trials.settle(START + 1000);
+    expect(selector.state().contexts.map(([key]) => key)).toEqual(['short:']);
+  });
+
+  test.each([
+    ['no request id', undefined, CONTEXT, START],
+    ['no context', 'r1', undefined, START],
+    ['a negative history', 'r1', { historyLength: -1 }, START],
+    ['a time that is none', 'r1', CONTEXT, Number.NaN],
+  ])('%s is refused when the trial begins, and leaves none', (_, requestId, context, now) => {
+    const { trials } = make();
+    expect(() => trials.begin(requestId as never, 'a', context as never, now)).toThrow(
+      expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
+    );
+    expect(trials.pending).toBe(0);
+  });
+
+  test('what is no event is refused', () => {
+    const { trials } = make();
+    expect(() => trials.apply(null as never)).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }));
+    expect(() => trials.apply(event('view', 'r1'), Number.NaN)).toThrow(/now/);
+  });
+
   test('late events count for the strategy and the answer that they belong to', () => {
     const { trials, earned } = make();
     trials.begin('r1', 'a', CONTEXT, START);

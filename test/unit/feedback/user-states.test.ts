@@ -222,6 +222,19 @@ describe('many users', () => {
   });
 });
 
+it('refuse what is no event of a store, and stay as they were', () => {
+  const event = { userId: 'ann', itemId: 'a', type: 'view' as const, time: 1 };
+  for (const stored of [
+    { offset: 0, receivedAt: 1, event },
+    { offset: 0n, receivedAt: 1, event: { ...event, itemId: undefined } },
+    { offset: 0n, receivedAt: 1, event: { ...event, userId: 7 } },
+  ]) {
+    const states = new UserStates();
+    expect(() => states.apply(stored as never)).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }));
+    expect([states.size, states.nextOffset]).toEqual([0, 0n]);
+  }
+});
+
 describe('options', () => {
   it.each([[{ maxHistory: 0 }], [{ maxUsers: 1.5 }], [{ maxItems: 70_000 }], [{ max: 1 } as object]])(
     '%j is refused',
