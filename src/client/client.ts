@@ -105,7 +105,7 @@ export class LimbeckClient {
 
   /** Events without an id are given one, so that one that is sent again counts once. */
   sendEvents(events: readonly FeedbackEvent[], options?: CallOptions): Promise<EventsAnswer> {
-    const named = events.map((event) => ({ ...event, id: event.id ?? crypto.randomUUID() }));
+    const named = events.map((event) => ({ ...event, id: event.id ?? randomId() }));
     return this.#call('POST', '/v1/events', { events: named }, options);
   }
 
@@ -162,6 +162,7 @@ export class LimbeckClient {
   ): Promise<Answer> {
     const { key, retries = DEFAULT_RETRIES, timeoutMs = DEFAULT_TIMEOUT_MS } = this.#options;
     const timeout = AbortSignal.timeout(timeoutMs);
+    const deadline = performance.now() + timeoutMs;
     const signal = options?.signal === undefined ? timeout : AbortSignal.any([timeout, options.signal]);
     const send = this.#options.fetch ?? fetch;
     const request = {
@@ -175,17 +176,21 @@ export class LimbeckClient {
     };
     for (let attempt = 0; ; attempt++) {
       let response: Response;
+      let text: string;
       try {
         response = await send(this.#url + path, request);
+        text = await response.text();
       } catch (error) {
         if (signal.aborted || !isRepeatable || attempt >= retries) throw error;
         await wait(backoffMs(attempt), signal);
         continue;
       }
-      if (response.ok) return (await response.json()) as Answer;
-      const error = await errorOf(response);
-      if (!isWorthAnother(response.status) || attempt >= retries) throw error;
-      await wait(retryAfterMs(response) ?? backoffMs(attempt), signal);
+      if (response.ok) return answerOf(response, text) as Answer;
+      const waitMs = retryAfterMs(response) ?? backoffMs(attempt);
+      // Waiting until the time is over would end without the reason that the service gave.
+      const isTooLate = performance.now() + waitMs > deadline;
+      if (!isWorthAnother(response.status) || attempt >= retries || isTooLate) throw errorOf(response, text);
+      await wait(waitMs, signal);
     }
   }
 }
@@ -222,14 +227,28 @@ function wait(ms: number, signal: AbortSignal): Promise<void> {
   });
 }
 
-async function errorOf(response: Response): Promise<LimbeckClientError> {
-  const text = await response.text();
+/** @throws LimbeckClientError where a proxy in between answers with a page of its own */
+function answerOf({ status }: Response, text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new LimbeckClientError(status, 'ERR_HTTP', `Expected JSON of the service, got ${status} with other text`, '');
+  }
+}
+
+function errorOf({ status }: Response, text: string): LimbeckClientError {
   let error: { code?: unknown; message?: unknown; requestId?: unknown } | undefined;
   try {
     error = (JSON.parse(text) as { error?: typeof error }).error;
   } catch {
     // A proxy in between answers in words of its own.
   }
-  const { code = 'ERR_HTTP', message = `The service answered ${response.status}`, requestId = '' } = error ?? {};
-  return new LimbeckClientError(response.status, String(code), String(message), String(requestId));
+  const { code = 'ERR_HTTP', message = `The service answered ${status}`, requestId = '' } = error ?? {};
+  return new LimbeckClientError(status, String(code), String(message), String(requestId));
+}
+
+/** `crypto.randomUUID` is for secure origins alone; pages are opened over plain HTTP in private networks too. */
+function randomId(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }

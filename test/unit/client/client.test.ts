@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { LimbeckClient, LimbeckClientError } from '../../../src/client/client.js';
 import { FIXTURE_STUDENT, startService, type TestService } from '../../support/serve.js';
 
@@ -114,7 +114,7 @@ describe('LimbeckClient', () => {
       { ...event, id: 'e' },
     ]);
     expect(JSON.parse(String(sent[0]?.init.body)).events.map(({ id }: { id?: string }) => id)).toEqual([
-      expect.stringMatching(/^[0-9a-f-]{36}$/),
+      expect.stringMatching(/^[0-9a-f]{32}$/),
       'e',
     ]);
   });
@@ -124,7 +124,7 @@ describe('LimbeckClient', () => {
     await new LimbeckClient('http://service', { fetch }).sendEvents([{ userId: 'u', itemId: 'x', type: 'view' }]);
     expect(sent).toHaveLength(2);
     expect(sent[0]?.init.body).toBe(sent[1]?.init.body);
-    expect(JSON.parse(String(sent[0]?.init.body)).events[0].id).toMatch(/^[0-9a-f-]{36}$/);
+    expect(JSON.parse(String(sent[0]?.init.body)).events[0].id).toMatch(/^[0-9a-f]{32}$/);
   });
 
   it('does not repeat what must not happen twice when no answer came', async () => {
@@ -134,13 +134,58 @@ describe('LimbeckClient', () => {
   });
 
   it('stops waiting when its caller does, or when the time is over', async () => {
-    const { fetch } = network(busy('60'));
+    const { fetch } = network(busy('5'));
     const controller = new AbortController();
     const stopped = new LimbeckClient('http://service', { fetch }).models({ signal: controller.signal });
     setTimeout(() => controller.abort(), 20);
     await expect(stopped).rejects.toMatchObject({ name: 'AbortError' });
-    const late = new LimbeckClient('http://service', { fetch, timeoutMs: 30 }).models();
+    const hanging = (_: unknown, { signal }: RequestInit) =>
+      new Promise<Response>((_, reject) => signal?.addEventListener('abort', () => reject(signal.reason)));
+    const late = new LimbeckClient('http://service', { fetch: hanging as never, timeoutMs: 30 }).models();
     await expect(late).rejects.toMatchObject({ name: 'TimeoutError' });
+  });
+
+  it.each(['60', '99999999999'])(
+    'tells at once what it may not come again for in time, after %s s',
+    async (seconds) => {
+      const { sent, fetch } = network(busy(seconds));
+      const client = new LimbeckClient('http://service', { fetch });
+      await expect(client.models()).rejects.toMatchObject({ status: 503, code: 'ERR_OVERLOADED', message: 'busy' });
+      expect(sent).toHaveLength(1);
+    },
+  );
+
+  it('comes again when an answer breaks off', async () => {
+    const torn = () =>
+      new Response(
+        new ReadableStream({
+          start(stream) {
+            stream.enqueue(new TextEncoder().encode('{"items":['));
+            stream.error(new TypeError('terminated'));
+          },
+        }),
+      );
+    const answers = [torn(), ok()];
+    const fetch = async () => answers.shift() as Response;
+    const client = new LimbeckClient('http://service', { fetch: fetch as never });
+    expect(await client.similar({ item: 'x' })).toEqual({ items: [] });
+  });
+
+  it('refuses a page that a proxy gives in place of the answer', async () => {
+    const { fetch } = network(new Response('<html>Please log in</html>', { status: 200 }));
+    await expect(new LimbeckClient('http://service', { fetch }).models()).rejects.toMatchObject({
+      name: 'LimbeckClientError',
+      status: 200,
+      code: 'ERR_HTTP',
+    });
+  });
+
+  it('gives ids to events on pages of plain HTTP, where browsers have no randomUUID', async () => {
+    vi.stubGlobal('crypto', { getRandomValues: crypto.getRandomValues.bind(crypto) });
+    const { sent, fetch } = network(ok());
+    await new LimbeckClient('http://10.0.0.5', { fetch }).sendEvents([{ userId: 'u', itemId: 'x', type: 'view' }]);
+    vi.unstubAllGlobals();
+    expect(JSON.parse(String(sent[0]?.init.body)).events[0].id).toMatch(/^[0-9a-f]{32}$/);
   });
 
   it('sends its key, and copes with answers of a proxy', async () => {
