@@ -162,6 +162,7 @@ export class EventLog implements EventStore {
   }
 
   async *read(fromOffset = 0n): AsyncGenerator<StoredEvent> {
+    this.#checkNotClosed();
     checkOffset(fromOffset);
     for await (const chunk of this.#readChunks(Number(fromOffset))) yield* chunk;
   }
@@ -232,9 +233,13 @@ export class EventLog implements EventStore {
     );
   }
 
+  #checkNotClosed(): void {
+    if (this.#closing === undefined) return;
+    throw new LimbeckError('ERR_DISPOSED', `The event store '${this.#directory}' is closed.`);
+  }
+
   #checkOpen(): void {
-    if (this.#closing !== undefined)
-      throw new LimbeckError('ERR_DISPOSED', `The event store '${this.#directory}' is closed.`);
+    this.#checkNotClosed();
     if (this.#failure !== undefined) throw this.#failure;
   }
 

@@ -85,6 +85,8 @@ export class RedisEvents implements EventStore {
   #first: bigint;
   #next: bigint;
   #closing: Promise<void> | undefined;
+  /** What waited is stored, and the connection gone for good. */
+  #isClosed = false;
 
   /** Use {@link openRedisEvents}. */
   constructor(
@@ -168,7 +170,12 @@ export class RedisEvents implements EventStore {
           "events are missing, or the offset is another stream's.",
       );
     }
-    const follower = new RedisFollower(await RedisConnection.open(redis), stream, fromOffset, { onEvent, onError });
+    const connection = await RedisConnection.open(redis);
+    if (this.#closing !== undefined) {
+      connection.close();
+      throw disposed();
+    }
+    const follower = new RedisFollower(connection, stream, fromOffset, { onEvent, onError });
     this.#followers.add(follower);
     await follower.reached(next);
     return {
@@ -204,11 +211,12 @@ export class RedisEvents implements EventStore {
   async #finish(): Promise<void> {
     await this.#commits.idle();
     await Promise.all([...this.#followers].map((follower) => follower.stop()));
+    this.#isClosed = true;
     this.#connection.close();
   }
 
   #checkOpen(): void {
-    if (this.#closing !== undefined) throw new LimbeckError('ERR_DISPOSED', 'The event store is closed.');
+    if (this.#closing !== undefined) throw disposed();
   }
 
   async #commit(appends: readonly PendingAppend[]): Promise<void> {
@@ -255,6 +263,7 @@ export class RedisEvents implements EventStore {
       try {
         return await send();
       } catch (error) {
+        if (this.#isClosed) throw disposed();
         if (!this.#connection.isTemporary(error) || performance.now() > deadline) throw redisError(error, doing);
       }
       await sleep(RETRY_DELAY_MS);
@@ -282,4 +291,8 @@ export class RedisEvents implements EventStore {
     }
     return low;
   }
+}
+
+function disposed(): LimbeckError {
+  return new LimbeckError('ERR_DISPOSED', 'The event store is closed.');
 }

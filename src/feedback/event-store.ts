@@ -88,13 +88,14 @@ export function checkRetention(options: RetentionOptions): RetentionOptions {
   return parseOptions(retentionSchema, options, 'retain');
 }
 
+/** Beyond it Redis has no ids, and numbers of a log are not exact long before. */
+const MAX_OFFSET = 2n ** 63n;
+
 /** Reading from half an event on would find none, again and again. @throws LimbeckError ERR_INVALID_ARGUMENT */
 export function checkOffset(fromOffset: bigint): void {
-  if (typeof fromOffset === 'bigint') return;
-  throw new LimbeckError(
-    'ERR_INVALID_ARGUMENT',
-    `fromOffset: expected a bigint such as 0n, got a ${typeof fromOffset}`,
-  );
+  if (typeof fromOffset === 'bigint' && fromOffset >= 0n && fromOffset <= MAX_OFFSET) return;
+  const got = typeof fromOffset === 'bigint' ? `${fromOffset}n` : `a ${typeof fromOffset}`;
+  throw new LimbeckError('ERR_INVALID_ARGUMENT', `fromOffset: expected a bigint of 0n or more, got ${got}`);
 }
 
 /** Without them, the first event that nobody takes would end the process. @throws LimbeckError ERR_INVALID_ARGUMENT */

@@ -158,6 +158,7 @@ describe('append', () => {
     const appends = range(0, 10).map((n) => log.append([view(n)]));
     await Promise.all([log.close(), ...appends]);
     expect(await codeOf(log.append([view(10)]))).toBe('ERR_DISPOSED');
+    expect(await codeOf(readAll(log))).toBe('ERR_DISPOSED');
     expect(await idsOf(await openLog())).toHaveLength(10);
   });
 });
@@ -257,7 +258,7 @@ describe('segments', () => {
   it('are read and followed from offsets alone', async () => {
     const log = await openLog();
     await log.append([view(0), view(1)]);
-    for (const offset of [0.5, Number.NaN, 0, '0', null]) {
+    for (const offset of [0.5, Number.NaN, 0, '0', null, -1n, 2n ** 70n]) {
       expect(await codeOf(readAll(log, offset as never))).toBe('ERR_INVALID_ARGUMENT');
       const followed = log.follow(
         offset as never,

@@ -297,4 +297,36 @@ describe.skipIf(NO_REDIS)(`a Redis server${NO_REDIS === undefined ? '' : ` (${NO
     await expect(store.append([view(10)])).rejects.toMatchObject({ code: 'ERR_DISPOSED' });
     expect(await idsOf(await openStore())).toHaveLength(10);
   });
+
+  it('is closed for whoever reads, and at once', async () => {
+    const store = await openStore();
+    await store.append(range(0, 600).map((n) => view(n)));
+    const events = store.read();
+    for (let n = 0; n < 500; n++) await events.next();
+    await store.close();
+    const start = performance.now();
+    await expect(events.next()).rejects.toMatchObject({ code: 'ERR_DISPOSED' });
+    expect(performance.now() - start).toBeLessThan(1000);
+  });
+
+  it('that is closed while somebody begins to follow keeps no connection', async () => {
+    const connections = async () => Number(/connected_clients:(\d+)/.exec(String(await admin.command('INFO')))?.[1]);
+    const before = await connections();
+    const store = await openStore();
+    const openConnection = RedisConnection.open;
+    vi.spyOn(RedisConnection, 'open').mockImplementation(async (url) => {
+      const connection = await openConnection.call(RedisConnection, url);
+      await store.close();
+      return connection;
+    });
+    await expect(store.follow(0n, () => {}, noError)).rejects.toMatchObject({ code: 'ERR_DISPOSED' });
+    await vi.waitFor(async () => expect(await connections()).toBe(before));
+  });
+
+  it.each([-1n, 2n ** 70n, 0.5])('has no offset %s', async (offset) => {
+    const store = await openStore();
+    const refusal = expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' });
+    await expect(store.read(offset as bigint).next()).rejects.toEqual(refusal);
+    await expect(store.follow(offset as bigint, () => {}, noError)).rejects.toEqual(refusal);
+  });
 });
