@@ -26,11 +26,9 @@ export function popularItems(
   return items;
 }
 
+/** As in `recommend()`: lists that are empty do not filter. */
 function matches({ categories = [] }: CatalogueItem, filter: HistoryRequest['filter']): boolean {
-  const { any, all, none } = filter ?? {};
-  return (
-    (any?.some((category) => categories.includes(category)) ?? true) &&
-    (all?.every((category) => categories.includes(category)) ?? true) &&
-    !(none?.some((category) => categories.includes(category)) ?? false)
-  );
+  const { any = [], all = [], none = [] } = filter ?? {};
+  const isOf = (category: string) => categories.includes(category);
+  return (any.length === 0 || any.some(isOf)) && all.every(isOf) && !none.some(isOf);
 }

@@ -212,6 +212,9 @@ describe('POST /v1/recommend', () => {
     expect(answer.json.strategy).toBe('popular');
     const excluded = await service.call('POST', '/v1/recommend', { userId: 'stranger', exclude: [b] });
     expect(recommended(excluded)).toEqual([a]);
+    const filter = { any: [], all: [], none: [] };
+    const unfiltered = await service.call('POST', '/v1/recommend', { userId: 'stranger', k: 5, filter });
+    expect(recommended(unfiltered)).toEqual([b, a]);
   });
 
   it('fills the list of such a user with what was popular in training', async () => {
