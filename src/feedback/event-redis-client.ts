@@ -1,6 +1,7 @@
 /** One connection to a Redis server, which is made again when it breaks. */
 import { LimbeckError } from '../errors.js';
 
+/** @internal Optional packages are in no declaration: TypeScript would miss them where they are not installed. */
 type RedisModule = typeof import('@redis/client');
 
 const CONNECT_TIMEOUT_MS = 5_000;
@@ -8,7 +9,7 @@ const MAX_RECONNECT_DELAY_MS = 1_000;
 /** First words of replies that say "not now": starting, failing over, or at work on a long script. */
 const TEMPORARY = new Set(['LOADING', 'READONLY', 'MASTERDOWN', 'CLUSTERDOWN', 'TRYAGAIN', 'BUSY', 'NOREPLICAS']);
 
-/** @throws LimbeckError ERR_MISSING_DEPENDENCY */
+/** @internal @throws LimbeckError ERR_MISSING_DEPENDENCY */
 export async function loadRedis(
   importModule: () => Promise<RedisModule> = () => import('@redis/client'),
 ): Promise<RedisModule> {

@@ -2,11 +2,15 @@ import { randomUUID } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { DuckDBConnection, DuckDBInstance, DuckDBValue } from '@duckdb/node-api';
+import type { DuckDBConnection, DuckDBInstance } from '@duckdb/node-api';
 import { LimbeckError } from '../errors.js';
 import { throwIfAborted } from './hooks.js';
 
+/** @internal Optional packages are in no declaration: TypeScript would miss them where they are not installed. */
 type DuckDBModule = typeof import('@duckdb/node-api');
+
+/** What a statement's parameters may be. */
+type Value = string | number | boolean | null;
 
 /** An interrupt that falls between two statements is lost, so an abort repeats it until the statement ends. */
 const INTERRUPT_INTERVAL_MS = 10;
@@ -14,6 +18,7 @@ const INTERRUPT_INTERVAL_MS = 10;
 /**
  * Loads the embedded database, which is an optional dependency.
  *
+ * @internal
  * @throws ERR_MISSING_DEPENDENCY
  */
 export async function loadDuckDB(
@@ -71,17 +76,17 @@ export class Database {
    * @param file the file that the statement reads: what goes wrong is then blamed on it
    * @returns the number of rows changed
    */
-  async run(sql: string, values: readonly DuckDBValue[] = [], file?: string): Promise<number> {
+  async run(sql: string, values: readonly Value[] = [], file?: string): Promise<number> {
     return this.#guard(async () => (await this.#connection.run(sql, [...values])).rowsChanged, file);
   }
 
   /** All rows of a small result, as arrays in column order. */
-  async rows(sql: string, values: readonly DuckDBValue[] = [], file?: string): Promise<unknown[][]> {
+  async rows(sql: string, values: readonly Value[] = [], file?: string): Promise<unknown[][]> {
     return this.#guard(async () => (await this.#connection.runAndReadAll(sql, [...values])).getRowsJS(), file);
   }
 
   /** The only value of the only row, a number. */
-  async number(sql: string, values: readonly DuckDBValue[] = []): Promise<number> {
+  async number(sql: string, values: readonly Value[] = []): Promise<number> {
     const [row] = await this.rows(sql, values);
     return Number(row?.[0] ?? 0);
   }

@@ -9,6 +9,7 @@ import { LimbeckError } from '../errors.js';
 import { syncDirectory, writeError } from '../formats/files.js';
 import { throwIfAborted } from '../prepare/hooks.js';
 
+/** @internal Optional packages are in no declaration: TypeScript would miss them where they are not installed. */
 type HubModule = typeof import('@huggingface/hub');
 
 const DEFAULT_ENDPOINT = 'https://huggingface.co';
@@ -34,6 +35,7 @@ export interface HubSession {
 /**
  * Asks the hub what a revision is and has.
  *
+ * @internal
  * @throws LimbeckError ERR_MISSING_DEPENDENCY, ERR_FILE_NOT_FOUND, ERR_ACCESS_DENIED, ERR_NETWORK, ERR_ABORTED
  */
 export async function openHub(
