@@ -294,8 +294,9 @@ export class PackedRequest {
   }
 
   #packBoosts(index: ItemIndex, boosts: Readonly<Record<string, number>>): void {
-    if (typeof boosts !== 'object' || boosts === null || Array.isArray(boosts)) {
-      throw invalid('boosts', 'expected numbers by item id', boosts);
+    // A Map has no keys of its own, and would go without effect.
+    if (typeof boosts !== 'object' || boosts === null || Array.isArray(boosts) || boosts instanceof Map) {
+      throw invalid('boosts', 'expected an object with numbers by item id', boosts);
     }
     const ids = Object.keys(boosts);
     this.#reserve(ids.length);

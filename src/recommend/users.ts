@@ -1,5 +1,5 @@
 /** Requests that name a user. */
-import { checkObject, described } from '../arguments.js';
+import { checkList, checkObject, described } from '../arguments.js';
 import { LimbeckError } from '../errors.js';
 import type { History, HistoryRequest, UserRequest } from './request.js';
 
@@ -14,7 +14,8 @@ export interface UserHistories {
 /**
  * The request with the history of its user, who is not recommended what is hidden from them.
  *
- * @throws LimbeckError ERR_INVALID_ARGUMENT without users, for an id that is none, and for a history beside it
+ * @throws LimbeckError ERR_INVALID_ARGUMENT without users, for an id that is none, for a history beside it, and for users
+ * that give no lists
  */
 export function requestOfUser(request: UserRequest, users: UserHistories | undefined): HistoryRequest {
   const { userId, history, exclude, ...others } = request;
@@ -32,6 +33,8 @@ export function requestOfUser(request: UserRequest, users: UserHistories | undef
   }
   checkObject(users, 'student.users', 'an object with history() and hidden()', ['history', 'hidden']);
   const hidden = users.hidden(userId);
+  // A promise, say: what it hides would be recommended.
+  checkList(hidden, 'student.users.hidden()', 'a list of item ids');
   // Whatever is no list is named by who packs the request.
   const isMore = hidden.length > 0 && (exclude === undefined || Array.isArray(exclude));
   return { ...others, history: users.history(userId), exclude: isMore ? [...(exclude ?? []), ...hidden] : exclude };

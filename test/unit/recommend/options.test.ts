@@ -192,6 +192,7 @@ describe('options of recommend', () => {
     ['a seed that is not whole', { seed: 0.5 }],
     ['a seed above 32 bits', { seed: 2 ** 32 }],
     ['boosts that are a list', { boosts: [1] }],
+    ['boosts that are a Map, which would go without effect', { boosts: new Map([['tt0770828', 1]]) }],
     ['a boost of infinity', { boosts: { tt0770828: Number.POSITIVE_INFINITY } }],
     ['a boost that fp32 cannot hold', { boosts: { tt0770828: 1e39 } }],
     ['exclude of null', { exclude: null }],

@@ -84,6 +84,16 @@ describe('requests by userId', () => {
     expect(student.recommendAll([request as never])[0]).toMatchObject({ message: expect.stringMatching(message) });
   });
 
+  test.each([
+    ['a promise', async () => [], /student\.users\.hidden\(\): expected a list of item ids, got a Promise/],
+    ['nothing', () => null, /student\.users\.hidden\(\): expected a list of item ids, got null/],
+  ])('refuse users whose hidden items are %s', (_, hidden, message) => {
+    student.users = { history: () => history, hidden: hidden as never };
+    const refusal = { code: 'ERR_INVALID_ARGUMENT', message: expect.stringMatching(message) };
+    expect(() => student.recommend({ userId: 'ann' })).toThrow(expect.objectContaining(refusal));
+    expect(student.recommendAll([{ userId: 'ann' }])[0]).toMatchObject(refusal);
+  });
+
   test('need users', () => {
     student.users = undefined;
     expect(() => student.recommend({ userId: 'ann' })).toThrow(/Set student\.users/);
