@@ -1,6 +1,6 @@
 /** @import { Api, EventType } from './api.js' */
 
-/** A rating below it hides the item, as in the service. */
+/** A rating below it hides the item. */
 const LOWEST_LIKED_RATING = 3;
 
 /**
@@ -71,15 +71,23 @@ export class Person extends EventTarget {
   }
 
   /**
+   * As the service would: what is hidden leaves the history, and a look at it does not bring it back.
+   *
    * @param {string} itemId
    * @param {EventType} type
    * @param {number} [value]
    */
   #actAsGuest(itemId, type, value) {
     const isDisliked = type === 'dismiss' || (type === 'rating' && (value ?? 0) < LOWEST_LIKED_RATING);
+    if (type === 'view' && this.hidden.includes(itemId)) return;
     this.hidden = this.hidden.filter((id) => id !== itemId);
-    if (isDisliked) this.hidden = [...this.hidden, itemId];
-    else if (this.history.at(-1) !== itemId) this.history = [...this.history, itemId];
+    if (isDisliked) {
+      this.hidden = [...this.hidden, itemId];
+      const others = this.history.filter((id) => id !== itemId);
+      this.history = others.filter((id, i) => id !== others[i - 1]);
+    } else if (this.history.at(-1) !== itemId) {
+      this.history = [...this.history, itemId];
+    }
   }
 }
 
