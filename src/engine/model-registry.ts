@@ -44,7 +44,7 @@ export type ModelRegistryOptions = z.input<typeof registryOptionsSchema>;
 export interface ModelVersion {
   readonly name: string;
   readonly isCurrent: boolean;
-  /** ms since epoch; 0 where `problem` tells why it is not known. */
+  /** ms since epoch, later than that of the versions before it; 0 where `problem` tells why it is not known. */
   readonly createdAt: number;
   readonly sizeBytes: number;
   readonly metadata: ModelMetadata;
@@ -123,7 +123,9 @@ export class ModelRegistry {
     const path = this.#pathOf(name);
     const kept = checkMetadata(metadata);
     if (typeof source !== 'string') checkInstance(source, Student, 'source');
-    const createdAt = Date.now();
+    // Later than every other, also by a clock that is behind: the oldest versions are removed.
+    const [newest] = await this.list();
+    const createdAt = Math.max(Date.now(), (newest?.createdAt ?? 0) + 1);
     await writeDirectoryAtomic(
       path,
       async (temporaryPath) => {

@@ -268,6 +268,17 @@ describe('a damaged version', () => {
 });
 
 describe('retention', () => {
+  test('keeps what was added last, also by a clock that is behind', async () => {
+    registry = await engine.openModelRegistry(directory, { keep: 1 });
+    await registry.add('v1', student);
+    await registry.promote('v1');
+    vi.spyOn(Date, 'now').mockReturnValue(1_000);
+    await registry.add('v2', student);
+    expect((await registry.list()).map(({ name }) => name)).toEqual(['v2', 'v1']);
+    await registry.promote('v2');
+    expect(await registry.current()).toBe('v2');
+  });
+
   test('keeps the newest, the current one and the one before it', async () => {
     registry = await engine.openModelRegistry(directory, { keep: 2 });
     await registry.add('v0', student);
