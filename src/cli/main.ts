@@ -92,9 +92,9 @@ function commands(context: CommandContext, setExitCode: (code: number) => void):
   program
     .command('recommend <dir>')
     .description('recommend items after a history; DIR is a student or the output of a distillation')
-    .option('--history <id...>', 'what the user chose, oldest first; ids separated by spaces or commas', ids)
+    .option('--history <id...>', 'what the user chose, oldest first; ids separated by spaces or commas')
     .option('--text <text...>', 'texts of items that the catalogue does not have, after those of --history')
-    .option('--exclude <id...>', 'items never to be recommended', ids)
+    .option('--exclude <id...>', 'items never to be recommended')
     .option('--k <count>', 'how many items', wholeNumber, 10)
     .option(...json)
     .action((directory: string, flags: RecommendFlags) => recommendCommand(directory, flags, context));

@@ -3,6 +3,7 @@ import { createEngine } from '../engine.js';
 import { LimbeckError } from '../errors.js';
 import { formatTable } from '../evaluate/table.js';
 import { pathExists } from '../formats/files.js';
+import type { Student } from '../recommend/student.js';
 import { type CommandContext, type LongCommandContext, print } from './output.js';
 import { showProgress } from './progress.js';
 
@@ -20,14 +21,16 @@ export async function recommendCommand(
   flags: RecommendFlags,
   { streams }: CommandContext,
 ): Promise<void> {
-  const history = [...(flags.history ?? []), ...(flags.text ?? []).map((text) => ({ text }))];
-  if (history.length === 0) {
-    throw new LimbeckError('ERR_INVALID_ARGUMENT', 'Give what the user chose: --history ID… or --text TEXT…');
-  }
   const engine = await createEngine({ device: 'cpu', threads: 1 });
   try {
     const student = await engine.loadStudent(await studentDirectory(directory));
-    const { items, unknownItems } = student.recommend({ history, k: flags.k, exclude: flags.exclude ?? [] });
+    const texts = (flags.text ?? []).map((text) => ({ text }));
+    const history = [...namedItems(student, flags.history), ...texts];
+    if (history.length === 0) {
+      throw new LimbeckError('ERR_INVALID_ARGUMENT', 'Give what the user chose: --history ID… or --text TEXT…');
+    }
+    const exclude = namedItems(student, flags.exclude);
+    const { items, unknownItems } = student.recommend({ history, k: flags.k, exclude });
     const named = items.map(({ id, score }) => ({
       id,
       text: student.items[student.indexOf(id) ?? 0]?.text ?? '',
@@ -44,6 +47,17 @@ export async function recommendCommand(
   } finally {
     engine.dispose();
   }
+}
+
+/** Ids separated by commas; an argument that is an id as a whole, with commas in it, is that one. */
+function namedItems(student: Student, args: readonly string[] = []): string[] {
+  return args.flatMap((arg) => {
+    if (student.indexOf(arg) !== undefined) return [arg];
+    return arg
+      .split(',')
+      .map((id) => id.trim())
+      .filter((id) => id !== '');
+  });
 }
 
 /** `limbeck evaluate DIR` */

@@ -48,6 +48,30 @@ describe('limbeck recommend', () => {
     expect(spaces.answer.items).toHaveLength(10);
   });
 
+  it('takes an id that has commas', async () => {
+    const engine = await createEngine({ threads: 1 });
+    const student = await engine.loadStudent(join(output, 'student'));
+    const items = student.items.map((item, i) => (i === 3 ? { ...item, id: 'Crime, Drama' } : item));
+    const architecture = { hiddenSize: 16, numHiddenLayers: 1, numAttentionHeads: 2, maxHistory: 10, dropout: 0 };
+    const model = engine.createSequenceModel(architecture, { numItems: NUM_ITEMS, seed: 3 });
+    const renamed = engine.createStudent(model, items);
+    await renamed.save(join(output, 'commas'));
+    engine.dispose();
+    const commas = await recommend(join(output, 'commas'), '--history', 'i1,i2', 'Crime, Drama');
+    const plain = await recommend(output, '--history', 'i1,i2', 'i3');
+    expect(commas.answer).toEqual(plain.answer);
+    const excluded = await recommend(
+      join(output, 'commas'),
+      '--history',
+      'i1',
+      '--exclude',
+      'Crime, Drama',
+      '--k',
+      '18',
+    );
+    expect(excluded.answer.items.map(({ id }: { id: string }) => id)).not.toContain('Crime, Drama');
+  });
+
   it('leaves out the history and what is excluded', async () => {
     const { answer } = await recommend(output, '--history', 'i1,i2', '--exclude', 'i3', 'i4', '--k', String(NUM_ITEMS));
     const ids = answer.items.map(({ id }: { id: string }) => id);
