@@ -58,6 +58,8 @@ const RETRY_DELAY_MS = 50;
 /** An append is durable before this server has read it back; so long it waits for that. */
 const DELIVERY_TIMEOUT_MS = 1_000;
 const ENTRIES_PER_READ = 500;
+/** The server does nothing else while a script runs, and takes no more than a million arguments. */
+const EVENTS_PER_SCRIPT = 5_000;
 
 /** @throws as openEventStore() */
 export async function openRedisEvents(options: RedisEventOptions): Promise<RedisEvents> {
@@ -224,10 +226,14 @@ export class RedisEvents implements EventStore {
     // Events without an id have one for this commit, so that it can be sent again when the answer was lost.
     const token = randomUUID();
     const events = appends.flatMap((append) => append.events);
-    const keys = events.map(({ event }, i) => `{${stream}}:id:${event.id ?? `${token}:${i}`}`);
-    const values = events.flatMap(({ receivedAt, json }) => [receivedAt, json]);
-    const args = [events.length + 1, stream, ...keys, idTtlSeconds, token, ...values];
-    const places = await this.#retry(() => this.#store(args), 'storing events');
+    const places: number[] = [];
+    for (let i = 0; i < events.length; i += EVENTS_PER_SCRIPT) {
+      const part = events.slice(i, i + EVENTS_PER_SCRIPT);
+      const keys = part.map(({ event }, j) => `{${stream}}:id:${event.id ?? `${token}:${i + j}`}`);
+      const values = part.flatMap(({ receivedAt, json }) => [receivedAt, json]);
+      const args = [part.length + 1, stream, ...keys, idTtlSeconds, token, ...values];
+      places.push(...(await this.#retry(() => this.#store(args), 'storing events')));
+    }
     let index = 0;
     for (const append of appends) {
       for (let left = append.events.length; left > 0; left--) {

@@ -288,6 +288,14 @@ describe.skipIf(NO_REDIS)(`a Redis server${NO_REDIS === undefined ? '' : ` (${NO
     await expect(openStore()).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
   });
 
+  it('takes as many events at once as a log, each once and in their order', async () => {
+    const store = await openStore();
+    const events = range(0, 60_000).map((n) => view(n));
+    expect(await store.append(events)).toEqual({ accepted: 60_000, duplicates: 0 });
+    expect(await store.append([...events.slice(-3), view(60_000)])).toEqual({ accepted: 1, duplicates: 3 });
+    expect(await idsOf(store)).toEqual([...events, view(60_000)].map(({ id }) => id));
+  });
+
   it('refuses after close, which finishes what waits', async () => {
     const store = await openStore();
     await store.follow(0n, () => {}, noError);
