@@ -196,7 +196,16 @@ function byScore([idA, a]: readonly [string, number], [idB, b]: readonly [string
  *
  * @param publishedAt ms since epoch
  * @param now ms since epoch
+ * @throws LimbeckError ERR_INVALID_ARGUMENT
  */
 export function freshness(publishedAt: number, now: number, halfLifeMs: number): number {
-  return 2 ** (-Math.max(0, now - publishedAt) / halfLifeMs);
+  const age = Math.max(0, now - publishedAt);
+  if (Number.isNaN(age) || !(halfLifeMs > 0)) {
+    throw new LimbeckError(
+      'ERR_INVALID_ARGUMENT',
+      'freshness: expected two times in ms since the epoch and a positive half-life in ms, got ' +
+        `${publishedAt}, ${now} and ${halfLifeMs}`,
+    );
+  }
+  return 2 ** (-age / halfLifeMs);
 }

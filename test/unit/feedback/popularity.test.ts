@@ -186,3 +186,14 @@ test('freshness is 1 until an item comes out, and halves with every half-life', 
   expect(freshness(START, START, HOUR)).toBe(1);
   expect(freshness(START, START + 2 * HOUR, HOUR)).toBe(0.25);
 });
+
+test.each([
+  [Number.NaN, START, HOUR],
+  [undefined, START, HOUR],
+  [START, START, 0],
+  [START, START + HOUR, -HOUR],
+])('there is no freshness of %s at %s with a half-life of %s', (publishedAt, now, halfLifeMs) => {
+  expect(() => freshness(publishedAt as number, now, halfLifeMs)).toThrow(
+    expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
+  );
+});
