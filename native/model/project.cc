@@ -584,10 +584,11 @@ std::vector<float> mean_gain(const Transformer& source, const Parameters& target
 
 }  // namespace
 
-std::vector<ProjectedParameter> project(Context& context, const Transformer& source, const TransformerConfig& target,
-                                        const ProjectionMap& map) {
+std::vector<ProjectedParameter> project(Context& any_precision, const Transformer& source,
+                                        const TransformerConfig& target, const ProjectionMap& map) {
   check_map(source.config(), target, map);
   check_selection(source.config(), target, map);
+  Context context{any_precision.pool, any_precision.scratch};  // weights are not rounded, and rotations stay such
   const Parameters target_parameters(target);
   const SourceValues source_values(context, source, target, map);
   const Projector projector(context, source.config(), target, map,

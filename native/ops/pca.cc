@@ -125,9 +125,10 @@ void pca_transform(Context& context, const float* x, const float* mean, const fl
                            });
 }
 
-void residual_axes(Context& context, const float* x, bool subtracts_mean, int64_t num_rows, int64_t num_columns,
+void residual_axes(Context& any_precision, const float* x, bool subtracts_mean, int64_t num_rows, int64_t num_columns,
                    int64_t num_axes, uint64_t seed, float* axes) {
   check_num_components(num_rows, num_columns, num_axes);
+  Context context{any_precision.pool, any_precision.scratch};
   Arena::Scope scope(context.scratch);
   Arena& scratch = context.scratch;
   float* gain = scratch.allocate<float>(num_columns);

@@ -22,7 +22,8 @@ void pca_transform(Context& context, const float* x, const float* mean, const fl
 /// algorithm, of the rows of x after an RMS norm of gain 1, or a layer norm (`subtracts_mean`). What the mean of the
 /// rows lies along is among them, for norms do not subtract it. Ashkboos et al. 2024, arXiv:2401.15024, §3.3.
 ///   x [num_rows, num_columns], axes [num_axes, num_columns] = orthonormal rows, largest first
-/// Requires 1 ≤ num_axes ≤ min(num_rows, num_columns). Throws Error("ERR_INVALID_ARGUMENT") where x is not finite.
+/// In fp32 whatever the context's precision. Requires 1 ≤ num_axes ≤ min(num_rows, num_columns). Throws
+/// Error("ERR_INVALID_ARGUMENT") where x is not finite.
 void residual_axes(Context& context, const float* x, bool subtracts_mean, int64_t num_rows, int64_t num_columns,
                    int64_t num_axes, uint64_t seed, float* axes);
 

@@ -281,7 +281,7 @@ TEST("residual_axes are the principal axes about zero of the normalised rows") {
         std::vector<float>(n, 0.0f), std::vector<float>(n * num_axes, std::numeric_limits<float>::quiet_NaN()), {}};
     ThreadPool pool(2);
     Arena arena;
-    Context context{pool, arena};
+    Context context{pool, arena, Precision::kBFloat16};  // makes no difference
     residual_axes(context, sample.x.data(), subtracts_mean, 1500, n, num_axes, 7, result.components.data());
     CHECK(largest_orthonormality_error(result, num_axes, n) < 1e-6);
     double captured = 0, total = 0;

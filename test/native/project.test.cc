@@ -69,6 +69,7 @@ using Projected = std::vector<ProjectedParameter>;
 
 Projected run(const Transformer& source, const TransformerConfig& target, const ProjectionMap& map) {
   Machine machine;
+  machine.context.precision = Precision::kBFloat16;  // makes no difference
   return project(machine.context, source, target, map);
 }
 
