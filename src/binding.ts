@@ -141,9 +141,12 @@ export interface StoredValues {
 export interface ProjectionMap {
   /** Entry i = source block (1 … L of the source) that fills block i + 1. */
   readonly layers: readonly number[];
-  /** `selection` keeps evenly spread channels; `pca` rotates the residual stream onto `components`. */
+  /**
+   * `selection` keeps channels; `pca` turns the residual stream onto `components`, and heads of fewer channels onto what
+   * their products do.
+   */
   readonly width: 'selection' | 'pca';
-  /** For `pca`: orthonormal rows [d, d_source]. */
+  /** For `pca`, where the target is narrower: orthonormal rows [d, d_source]. */
   readonly components?: Float32Array;
   /** The places of the source that are kept, each list ascending, instead of evenly spread ones. */
   readonly channels?: ChannelSelection;

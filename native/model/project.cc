@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "model/narrow_heads.h"
 #include "ops/linear.h"
 #include "ops/subspace.h"
 
@@ -79,8 +80,7 @@ std::vector<int64_t> leading(int64_t count) {
   return indices;
 }
 
-/// Evenly spread places. The second half of an even axis lands on the second half of an even source in the same way as
-/// the first on the first, so a selection of a head's channels keeps the pairs (j, j + head_dim/2) that rotary turns.
+/// Evenly spread places.
 std::vector<int64_t> spread(int64_t source, int64_t target) {
   std::vector<int64_t> indices;
   for (int64_t i = 0; i < target; ++i) indices.push_back((2 * i + 1) * source / (2 * target));
@@ -116,7 +116,7 @@ struct BlockAxes {
 BlockAxes block_axes(const TransformerConfig& source, const TransformerConfig& target,
                      const std::vector<int64_t>& key_value_heads, const std::vector<int64_t>& intermediate) {
   BlockAxes axes;
-  const std::vector<int64_t> channels = spread(source.head_dim, target.head_dim);
+  const std::vector<int64_t> channels = head_channels(source, target.head_dim);
   append_blocks(query_heads(source, target, key_value_heads), source.head_dim, channels, 0, axes.attended);
   const int64_t keys = source.attention_size(), values = keys + source.num_key_value_heads * source.head_dim;
   axes.qkv = axes.attended;
@@ -244,10 +244,11 @@ class ResidualBasis {
 class SourceValues {
  public:
   SourceValues(Context& context, const Transformer& source, const TransformerConfig& target, const ProjectionMap& map)
-      : context_(context), source_(source) {
+      : context_(context), source_(source), head_dim_(source.config().head_dim) {
     const TransformerConfig& config = source.config();
     folds_features_ = config.item_feature_size > 0 && target.item_feature_size == 0;
-    if (map.width != WidthMap::kPca || config.norm_placement != NormPlacement::kBefore ||
+    if (map.width == WidthMap::kPca) head_dim_ = target.head_dim;
+    if (map.components == nullptr || config.norm_placement != NormPlacement::kBefore ||
         target.norm_placement != NormPlacement::kBefore) {
       return;
     }
@@ -259,8 +260,37 @@ class SourceValues {
     if (!has_bias && !is_tied && !config.masked_lm_head) folded_.push_back({"final_norm", "head.output"});
   }
 
-  /// In the source's shape; in `storage` where they are not the source's own.
-  const float* of(const Parameter& parameter, std::vector<float>& storage) const {
+  /// The source's configuration, as far as the shapes of its values go.
+  TransformerConfig config() const {
+    TransformerConfig config = source_.config();
+    config.head_dim = head_dim_;
+    return config;
+  }
+
+  /// Of a matrix that of() gives.
+  int64_t columns(const Parameter& matrix) const {
+    return prefix_before(matrix.name, "attention.output.weight") ? config().attention_size() : matrix.shape[1];
+  }
+
+  /// In the shape of config(); in `storage` where they are not the source's own.
+  const float* of(const Parameter& parameter, std::vector<float>& storage) {
+    if (head_dim_ == source_.config().head_dim) return whole(parameter, storage);
+    const std::string& name = parameter.name;
+    const auto end = [&name](const char* suffix) { return prefix_before(name, suffix).has_value(); };
+    if (end("q_norm.weight") || end("k_norm.weight")) {
+      storage.clear();
+      for (int64_t channel : head_channels(source_.config(), head_dim_)) storage.push_back(own(parameter)[channel]);
+      return storage.data();
+    }
+    if (end("attention.qkv.weight")) return narrow(block_of(name)).qkv.data();
+    if (end("attention.qkv.bias")) return narrow(block_of(name)).qkv_bias.data();
+    if (end("attention.output.weight")) return narrow(block_of(name)).output.data();
+    return whole(parameter, storage);
+  }
+
+ private:
+  /// With all channels of the heads.
+  const float* whole(const Parameter& parameter, std::vector<float>& storage) const {
     const size_t dot = parameter.name.rfind('.');
     const std::string owner = parameter.name.substr(0, dot);
     const bool is_weight = parameter.name.compare(dot, std::string::npos, ".weight") == 0;
@@ -287,7 +317,26 @@ class SourceValues {
     return storage.data();
   }
 
- private:
+  /// Attention of a block of the source, from 0, with narrower heads.
+  const AttentionWeights& narrow(int64_t block) {
+    if (block == narrow_block_) return narrow_;
+    AttentionWeights whole_heads;
+    std::vector<float> storage;
+    const auto read = [&](const char* suffix, std::vector<float>& values) {
+      const std::string name = "layers." + std::to_string(block) + ".attention." + suffix;
+      if (!source_.parameters().has(name)) return;
+      const Parameter& parameter = source_.parameters().find(name);
+      const float* x = whole(parameter, storage);
+      values.assign(x, x + parameter.count);
+    };
+    read("qkv.weight", whole_heads.qkv);
+    read("qkv.bias", whole_heads.qkv_bias);
+    read("output.weight", whole_heads.output);
+    narrow_ = narrow_heads(context_, source_.config(), whole_heads, head_dim_);
+    narrow_block_ = block;
+    return narrow_;
+  }
+
   struct FoldedNorm {
     const char *norm, *reader;
   };
@@ -329,8 +378,11 @@ class SourceValues {
 
   Context& context_;
   const Transformer& source_;
+  int64_t head_dim_;
   bool folds_features_;
   std::vector<FoldedNorm> folded_;
+  AttentionWeights narrow_;
+  int64_t narrow_block_ = -1;
 };
 
 class Projector {
@@ -338,9 +390,7 @@ class Projector {
   /// @param gain [d_source] what norms of the target have to keep of the source's gains
   Projector(Context& context, const TransformerConfig& source, const TransformerConfig& target,
             const ProjectionMap& map, const std::vector<float>& gain)
-      : context_(context),
-        head_(spread(source.head_dim, target.head_dim)),
-        positions_(position_indices(source, target)) {
+      : context_(context), head_(head_channels(source, target.head_dim)), positions_(position_indices(source, target)) {
     const ChannelSelection& chosen = map.channels;
     for (size_t l = 0; l < static_cast<size_t>(target.num_hidden_layers); ++l) {
       blocks_.push_back(
@@ -350,7 +400,7 @@ class Projector {
                      chosen.intermediate.empty() ? spread(source.intermediate_size, target.intermediate_size)
                                                  : chosen.intermediate[l]));
     }
-    if (map.width == WidthMap::kSelection) {
+    if (map.components == nullptr) {
       residual_.indices = gain_.indices =
           chosen.residual.empty() ? spread(source.hidden_size, target.hidden_size) : chosen.residual;
       return;
@@ -484,7 +534,7 @@ void check_map(const TransformerConfig& source, const TransformerConfig& target,
   if ((source.hidden_act == Activation::kSwiglu) != (target.hidden_act == Activation::kSwiglu)) {
     invalid("A SwiGLU feed-forward and one without a gate do not fill each other.");
   }
-  if (map.width == WidthMap::kPca && map.components == nullptr) {
+  if (map.width == WidthMap::kPca && map.components == nullptr && target.hidden_size < source.hidden_size) {
     invalid("A projection by pca needs components [" + std::to_string(target.hidden_size) + ", " +
             std::to_string(source.hidden_size) + "].");
   }
@@ -568,7 +618,7 @@ namespace {
 
 /// [d_source], over the target's norms of the residual stream: of those that are folded, ones.
 std::vector<float> mean_gain(const Transformer& source, const Parameters& target, const ProjectionMap& map,
-                             const SourceValues& source_values) {
+                             SourceValues& source_values) {
   std::vector<float> sum(static_cast<size_t>(source.config().hidden_size)), storage;
   float count = 0;
   for (const Parameter& parameter : target.list()) {
@@ -590,8 +640,9 @@ std::vector<ProjectedParameter> project(Context& any_precision, const Transforme
   check_selection(source.config(), target, map);
   Context context{any_precision.pool, any_precision.scratch};  // weights are not rounded, and rotations stay such
   const Parameters target_parameters(target);
-  const SourceValues source_values(context, source, target, map);
-  const Projector projector(context, source.config(), target, map,
+  SourceValues source_values(context, source, target, map);
+  const TransformerConfig from_config = source_values.config();
+  const Projector projector(context, from_config, target, map,
                             mean_gain(source, target_parameters, map, source_values));
   std::vector<ProjectedParameter> result;
   for (const Parameter& parameter : target_parameters.list()) {
@@ -603,8 +654,8 @@ std::vector<ProjectedParameter> project(Context& any_precision, const Transforme
     ProjectedParameter projected{parameter.name, std::vector<float>(static_cast<size_t>(parameter.count))};
     std::vector<float> storage;
     projector.project(parameter_axes(name), block_of(parameter.name), source_values.of(from, storage),
-                      is_vector ? 1 : from.shape[1], parameter.shape[0], is_vector ? 1 : parameter.shape[1],
-                      projected.values.data());
+                      is_vector ? 1 : source_values.columns(from), parameter.shape[0],
+                      is_vector ? 1 : parameter.shape[1], projected.values.data());
     result.push_back(std::move(projected));
   }
   return result;

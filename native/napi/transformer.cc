@@ -575,14 +575,15 @@ Napi::Value TransformerObject::project(const Napi::CallbackInfo& info) {
   const Napi::Value channels = fields.get("channels");
   if (!channels.IsUndefined()) map.channels = read_channels(Fields(channels, "map.channels"));
   FloatInput components;
-  if (map.width == WidthMap::kPca) {
+  const bool turns = map.width == WidthMap::kPca && !fields.get("components").IsUndefined();
+  if (turns) {
     components = FloatInput(fields.get("components"), fields.name("components"),
                             target->config().hidden_size * from.hidden_size);
   }
   return queue().submit(
       {Hold(target), Hold(source)},
-      [target, source, map, components = std::move(components)](Context& context, Arena&) mutable {
-        map.components = map.width == WidthMap::kPca ? components.data() : nullptr;
+      [target, source, map, turns, components = std::move(components)](Context& context, Arena&) mutable {
+        map.components = turns ? components.data() : nullptr;
         return limbeck::project(context, source->host(), target->config(), map);
       },
       [](Napi::Env env, const std::vector<ProjectedParameter>& projected) -> Napi::Value {

@@ -15,7 +15,9 @@ export interface InitialisationOptions {
   readonly teacher?: NativeTransformer;
   /** Entry i = teacher block (from 1) that fills block i + 1. @defaultValue spread evenly */
   readonly layers?: readonly number[];
-  /** For `width`: orthonormal rows [d, d_teacher], as from `residualAxes`. @defaultValue channels are selected */
+  /** For `width`: how a wider teacher is reduced. @defaultValue pca with `components`, else selection */
+  readonly width?: ProjectionMap['width'];
+  /** For `width`: orthonormal rows [d, d_teacher], as from `residualAxes`. */
   readonly components?: Float32Array;
   /** For `width`, as from `selectByMass`; with components without `residual`. @defaultValue evenly spread channels */
   readonly channels?: ChannelSelection;
@@ -72,7 +74,7 @@ export async function initialiseStudent(
   }
   const map: ProjectionMap = {
     layers: options.layers ?? uniformLayerMap(studentLayers, teacherLayers),
-    width: components === undefined ? 'selection' : 'pca',
+    width: options.width ?? (components === undefined ? 'selection' : 'pca'),
     ...(components === undefined ? {} : { components }),
     ...(channels === undefined ? {} : { channels }),
   };

@@ -36,8 +36,9 @@ export const languageStudentOptionsSchema = z.strictObject({
   /** `layers`: the teacher's blocks as they are; `width`: of a wider teacher, what `width` says of them. */
   initialise: z.enum(['random', 'layers', 'width']).default('random'),
   /**
-   * How a wider teacher's residual stream is reduced: `pca` turns it onto the axes that carry most of what its norms pass on,
-   * `selection` keeps some of its channels. Heads and intermediate channels are selected either way.
+   * How a wider teacher is reduced: `pca` turns its residual stream onto the axes that carry most of what its norms pass on,
+   * and narrower heads onto what they do; `selection` keeps some channels. Whole heads and intermediate channels are
+   * selected either way.
    *
    * @defaultValue pca; selection with `interpolation.weights` by Fisher information
    */

@@ -53,14 +53,10 @@ export async function chooseTeacherWeights(
     by !== undefined && importance
       ? selectByMass(importance[by], student, layers ?? (isShallower ? undefined : spread))
       : { layers: layers ?? spread };
-  const map = turns
-    ? {
-        ...withoutResidual(chosen),
-        width: 'pca' as const,
-        components: await residualAxes(engine, teacher, sample, student.hiddenSize, hooks),
-      }
-    : { ...chosen, width: 'selection' as const };
-  return importance ? { map, importance } : { map };
+  const components = turns ? await residualAxes(engine, teacher, sample, student.hiddenSize, hooks) : undefined;
+  const map =
+    width === 'pca' ? { ...withoutResidual(chosen), width, ...(components && { components }) } : { ...chosen, width };
+  return { map, ...(importance && { importance }) };
 }
 
 /** Turned, all residual channels are kept in part. */

@@ -103,7 +103,7 @@ export async function sequenceProjection(
   hooks: Hooks = {},
 ): Promise<ProjectionMap> {
   const layers = uniformLayerMap(student.numHiddenLayers, teacher.numHiddenLayers);
-  if (width === 'selection' || student.hiddenSize >= teacher.config.hiddenSize) return { layers, width: 'selection' };
+  if (width === 'selection' || student.hiddenSize >= teacher.config.hiddenSize) return { layers, width };
   return { layers, width, components: await sequenceAxes(engine, teacher, student.hiddenSize, hooks) };
 }
 

@@ -205,13 +205,15 @@ std::vector<float> permutation_components(const std::vector<int64_t>& kept, int6
 TEST("equal shapes and the identity layer map give the source, bit for bit") {
   for (const TransformerConfig& config : {gpt2_like(), llama_like(), bert_like(), student_like()}) {
     const Transformer source = random_model(config);
-    const Projected projected = run(source, config);
-    CHECK(projected.size() == source.parameters().list().size());
-    for (const Parameter& parameter : source.parameters().list()) {
-      const std::vector<float>* values = find(projected, parameter.name);
-      CHECK(values != nullptr && static_cast<int64_t>(values->size()) == parameter.count &&
-            std::memcmp(values->data(), source.parameters().values() + parameter.offset,
-                        values->size() * sizeof(float)) == 0);
+    for (WidthMap width : {WidthMap::kSelection, WidthMap::kPca}) {
+      const Projected projected = run(source, config, {identity_layers(config), width, nullptr, {}});
+      CHECK(projected.size() == source.parameters().list().size());
+      for (const Parameter& parameter : source.parameters().list()) {
+        const std::vector<float>* values = find(projected, parameter.name);
+        CHECK(values != nullptr && static_cast<int64_t>(values->size()) == parameter.count &&
+              std::memcmp(values->data(), source.parameters().values() + parameter.offset,
+                          values->size() * sizeof(float)) == 0);
+      }
     }
   }
 }
@@ -283,7 +285,7 @@ TEST("selection cuts token types, and maps the masked head and the projection of
   CHECK(picks(projected, student, "item_projection.weight", "item_projection.weight", d, first(7)));
 }
 
-TEST("rotary heads keep both halves of each pair, and query heads stay with their key-value head") {
+TEST("rotary heads keep pairs that turn as fast, and query heads stay with their key-value head") {
   const Transformer source = random_model(llama_like());
   TransformerConfig target = llama_like();
   target.num_attention_heads = 4;
@@ -291,7 +293,8 @@ TEST("rotary heads keep both halves of each pair, and query heads stay with thei
   target.head_dim = 4;
   target.intermediate_size = 5;
   const Projected projected = run(source, target);
-  const std::vector<int64_t> channels = {1, 3, 5, 7};  // the pairs (1, 5) and (3, 7) of head_dim 8
+  // Pair j of head_dim 8 turns by θ^(−2j/8) a position, pair i of head_dim 4 by θ^(−2i/4): j = 2i.
+  const std::vector<int64_t> channels = {0, 2, 4, 6};  // the pairs (0, 4) and (2, 6)
   // Key-value heads 1 and 3 stay; query heads 2, 3 read the first and 6, 7 the second.
   const std::vector<int64_t> attended = channels_of({2, 3, 6, 7}, 8, channels);
   const std::vector<int64_t> qkv =
@@ -434,6 +437,81 @@ TEST("pca loses nothing of a residual stream that stays inside its rows") {
   }
 }
 
+TEST("narrower heads keep what values and outputs, and queries and keys, do together") {
+  for (const bool grouped : {false, true}) {
+    TransformerConfig config = gpt2_like();
+    if (grouped) config.num_key_value_heads = 2;
+    Transformer source = random_model(config);
+    // All channels of a head are mixtures of two.
+    const auto mix = [&](const std::string& name, int64_t columns) {
+      float* x = source.parameters().values() + source.parameters().find(name).offset;
+      for (int64_t head = 0; head < config.num_attention_heads + 2 * config.num_key_value_heads; ++head) {
+        for (int64_t channel = 2; channel < 6; ++channel) {
+          for (int64_t c = 0; c < columns; ++c) {
+            const float* first_two = x + head * 6 * columns;
+            x[(head * 6 + channel) * columns + c] = std::sin(static_cast<float>(head + channel)) * first_two[c] +
+                                                    std::cos(static_cast<float>(3 * channel)) * first_two[columns + c];
+          }
+        }
+      }
+    };
+    for (const std::string block : {"0", "1", "2", "3"}) {
+      mix("layers." + block + ".attention.qkv.weight", 24);
+      mix("layers." + block + ".attention.qkv.bias", 1);
+    }
+    TransformerConfig target = config;
+    target.head_dim = 2;
+    const Transformer narrow =
+        filled(target, run(source, target, {identity_layers(target), WidthMap::kPca, nullptr, {}}));
+    check_close(logits(narrow), logits(source));
+    // With the residual stream turned as well.
+    const std::vector<float> P = random_components(24, 24);
+    const Transformer turned =
+        filled(target, run(source, target, {identity_layers(target), WidthMap::kPca, P.data(), {}}));
+    check_close(logits(turned), logits(source));
+  }
+}
+
+TEST("values of narrower heads are nearest to the source's, and rotary queries and keys are those that turn as fast") {
+  TransformerConfig config = llama_like();
+  config.qk_norm = true;
+  const Transformer source = random_model(config);
+  TransformerConfig target = config;
+  target.head_dim = 6;
+  const Projected narrow = run(source, target, {identity_layers(target), WidthMap::kPca, nullptr, {}});
+  const Projected selected = run(source, target);
+  const std::vector<int64_t> channels = {0, 1, 3, 4, 5, 7};
+  for (const std::string name : {"layers.1.attention.q_norm.weight", "layers.1.attention.k_norm.weight"}) {
+    CHECK(picks(narrow, source, name, name, channels, kVector));
+  }
+  const std::string qkv = "layers.1.attention.qkv.weight", output = "layers.1.attention.output.weight";
+  const std::vector<float>& picked = *find(selected, qkv);
+  CHECK(std::equal(picked.begin(), picked.begin() + 12 * 6 * 24, find(narrow, qkv)->begin()));
+  // ‖O·V − what the projection has of it‖² over the query heads; value heads come behind 8 query and 4 key heads.
+  const float* v = source.parameters().values() + source.parameters().find(qkv).offset + 12 * 8 * 24;
+  const float* o = source.parameters().values() + source.parameters().find(output).offset;
+  const auto error = [&](const Projected& projected) {
+    const float *V = find(projected, qkv)->data() + 12 * 6 * 24, *O = find(projected, output)->data();
+    double sum = 0;
+    for (int64_t head = 0; head < 8; ++head) {
+      for (int64_t r = 0; r < 24; ++r) {
+        for (int64_t c = 0; c < 24; ++c) {
+          double difference = 0;
+          for (int64_t i = 0; i < 8; ++i) {
+            difference += double{o[r * 64 + head * 8 + i]} * v[(head / 2 * 8 + i) * 24 + c];
+          }
+          for (int64_t i = 0; i < 6; ++i) {
+            difference -= double{O[r * 48 + head * 6 + i]} * V[(head / 2 * 6 + i) * 24 + c];
+          }
+          sum += difference * difference;
+        }
+      }
+    }
+    return sum;
+  };
+  CHECK(error(narrow) < 0.5 * error(selected));
+}
+
 TEST("pca keeps the heads and intermediate channels that are chosen") {
   const Transformer source = random_model(llama_like());
   TransformerConfig target = llama_like();
@@ -540,7 +618,9 @@ TEST("project refuses maps and targets that do not fit the source") {
   refuses(good, {{1, 2, 3}, WidthMap::kSelection, nullptr});
   refuses(good, {{1, 2, 3, 5}, WidthMap::kSelection, nullptr});
   refuses(good, {{0, 1, 2, 3}, WidthMap::kSelection, nullptr});
-  refuses(good, {{1, 2, 3, 4}, WidthMap::kPca, nullptr});
+  TransformerConfig narrower = good;
+  narrower.hidden_size = 12;
+  refuses(narrower, {{1, 2, 3, 4}, WidthMap::kPca, nullptr});
   const ProjectionMap map{{1, 2, 3, 4}, WidthMap::kSelection, nullptr};
   TransformerConfig target = good;
   target.hidden_size = 25;

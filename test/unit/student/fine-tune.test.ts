@@ -151,7 +151,7 @@ describe('fine-tuning', () => {
   test('a student as wide as its teacher keeps the teacher’s channels, in fewer blocks or not', async () => {
     const { cached } = await trainTeacher();
     const shape = { hiddenSize: 32, numHiddenLayers: 1 };
-    expect(await sequenceProjection(engine, cached, shape, 'pca')).toEqual({ layers: [1], width: 'selection' });
+    expect(await sequenceProjection(engine, cached, shape, 'pca')).toEqual({ layers: [1], width: 'pca' });
     const { width, components } = await sequenceProjection(engine, cached, { ...shape, hiddenSize: 8 }, 'pca');
     expect([width, components?.length]).toEqual(['pca', 8 * 32]);
   });
