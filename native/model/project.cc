@@ -134,11 +134,11 @@ int64_t block_of(const std::string& name) {
   return name.compare(0, kPrefix.size(), kPrefix) == 0 ? std::stol(name.substr(kPrefix.size())) : -1;
 }
 
-/// Rows before position 0 belong to padding, which no model learns from: they come from the source's first such row.
+/// The last row before position 0 is read by padding tokens. Rows that the source lacks, which nothing reads, are its first.
 std::vector<int64_t> position_indices(const TransformerConfig& source, const TransformerConfig& target) {
   std::vector<int64_t> indices;
   for (int64_t i = 0; i < target.position_rows(); ++i) {
-    indices.push_back(i < target.position_offset ? 0 : i - target.position_offset + source.position_offset);
+    indices.push_back(std::max<int64_t>(0, i - target.position_offset + source.position_offset));
   }
   return indices;
 }

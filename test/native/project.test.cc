@@ -285,6 +285,26 @@ TEST("selection cuts token types, and maps the masked head and the projection of
   CHECK(picks(projected, student, "item_projection.weight", "item_projection.weight", d, first(7)));
 }
 
+TEST("positions, and the row of padding tokens before them, stay with themselves") {
+  TransformerConfig config = bert_like();
+  config.position_offset = 2;
+  const Transformer source = random_model(config);
+  const auto rows_of = [&](const TransformerConfig& target, const std::vector<int64_t>& rows) {
+    const Projected projected = run(source, target);
+    return picks(projected, source, "embeddings.position", "embeddings.position", rows, first(24));
+  };
+  CHECK(rows_of(config, first(18)));
+  TransformerConfig target = config;
+  target.max_position_embeddings = 5;
+  CHECK(rows_of(target, first(7)));
+  target.position_offset = 1;
+  CHECK(rows_of(target, {1, 2, 3, 4, 5, 6}));
+  target.position_offset = 3;
+  CHECK(rows_of(target, {0, 0, 1, 2, 3, 4, 5, 6}));
+  target.position_offset = 0;
+  CHECK(rows_of(target, {2, 3, 4, 5, 6}));
+}
+
 TEST("rotary heads keep pairs that turn as fast, and query heads stay with their key-value head") {
   const Transformer source = random_model(llama_like());
   TransformerConfig target = llama_like();
