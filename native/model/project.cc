@@ -134,7 +134,8 @@ int64_t block_of(const std::string& name) {
   return name.compare(0, kPrefix.size(), kPrefix) == 0 ? std::stol(name.substr(kPrefix.size())) : -1;
 }
 
-/// The last row before position 0 is read by padding tokens. Rows that the source lacks, which nothing reads, are its first.
+/// The last row before position 0 is read by padding tokens. Rows that the source lacks, which nothing reads, are its
+/// first.
 std::vector<int64_t> position_indices(const TransformerConfig& source, const TransformerConfig& target) {
   std::vector<int64_t> indices;
   for (int64_t i = 0; i < target.position_rows(); ++i) {
@@ -260,6 +261,12 @@ class SourceValues {
     if (!has_bias && !is_tied && !config.masked_lm_head) folded_.push_back({"final_norm", "head.output"});
   }
 
+  /// Whether the layer that reads this norm takes over its gain.
+  bool folds(const std::string& norm) const {
+    return std::any_of(folded_.begin(), folded_.end(),
+                       [&](const FoldedNorm& folded) { return prefix_before(norm, folded.norm).has_value(); });
+  }
+
   /// The source's configuration, as far as the shapes of its values go.
   TransformerConfig config() const {
     TransformerConfig config = source_.config();
@@ -294,11 +301,11 @@ class SourceValues {
     const size_t dot = parameter.name.rfind('.');
     const std::string owner = parameter.name.substr(0, dot);
     const bool is_weight = parameter.name.compare(dot, std::string::npos, ".weight") == 0;
+    if (folds(owner)) {
+      storage.assign(static_cast<size_t>(parameter.count), is_weight ? 1.0f : 0.0f);
+      return storage.data();
+    }
     for (const FoldedNorm& folded : folded_) {
-      if (prefix_before(owner, folded.norm)) {
-        storage.assign(static_cast<size_t>(parameter.count), is_weight ? 1.0f : 0.0f);
-        return storage.data();
-      }
       if (const std::optional<std::string> prefix = prefix_before(owner, folded.reader)) {
         const std::string norm = *prefix + folded.norm;
         storage = is_weight ? scaled_columns(parameter, norm + ".weight")
@@ -616,15 +623,16 @@ AxisSums sum_by_axis(const TransformerConfig& config, const Parameters& paramete
 
 namespace {
 
-/// [d_source], over the target's norms of the residual stream: of those that are folded, ones.
+/// [d_source], over the target's norms of the residual stream whose gains no layer takes over; zeros without one.
 std::vector<float> mean_gain(const Transformer& source, const Parameters& target, const ProjectionMap& map,
-                             SourceValues& source_values) {
-  std::vector<float> sum(static_cast<size_t>(source.config().hidden_size)), storage;
+                             const SourceValues& source_values) {
+  std::vector<float> sum(static_cast<size_t>(source.config().hidden_size));
   float count = 0;
   for (const Parameter& parameter : target.list()) {
     const std::string name = source_name(parameter.name, map);
     if (parameter_axes(name).rows != AxisKind::kGain || !source.parameters().has(name)) continue;
-    const float* gain = source_values.of(source.parameters().find(name), storage);
+    if (source_values.folds(name.substr(0, name.rfind('.')))) continue;
+    const float* gain = source.parameters().values() + source.parameters().find(name).offset;
     for (float& value : sum) value += *gain++;
     ++count;
   }

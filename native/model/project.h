@@ -22,7 +22,7 @@ struct ProjectionMap {
   std::vector<int64_t> layers;  // entry i = source block (from 1) that fills block i + 1
   WidthMap width = WidthMap::kSelection;
   const float* components = nullptr;  // kPca: [d, d_source], orthonormal rows; null where d is d_source
-  ChannelSelection channels;          // of kPca, not the residual ones
+  ChannelSelection channels = {};     // of kPca, not the residual ones
 };
 
 struct ProjectedParameter {

@@ -418,6 +418,18 @@ TEST("a rotated residual stream leaves what the model computes as it was") {
   }
 }
 
+TEST("how the last gains of a tied table turn the axes does not depend on their size") {
+  TransformerConfig config = llama_like();
+  config.tie_word_embeddings = true;
+  Transformer source = random_model(config);
+  const std::vector<float> components = random_components(24, 24);
+  const ProjectionMap map{identity_layers(config), WidthMap::kPca, components.data(), {}};
+  const Projected projected = run(source, config, map);
+  const Parameter& gain = source.parameters().find("final_norm.weight");
+  for (int64_t c = 0; c < 24; ++c) source.parameters().values()[gain.offset + c] *= 0x1p-24f;
+  CHECK(*find(run(source, config, map), "embeddings.word") == *find(projected, "embeddings.word"));
+}
+
 TEST("pca loses nothing of a residual stream that stays inside its rows") {
   for (const TransformerConfig& config : {gpt2_like(), llama_like()}) {
     // Of layer norms the last row is what no state has; the target's norms remove it.
