@@ -1,15 +1,15 @@
 /**
- * `node bench/language-student.mjs [--seeds 0,1,2] [--also cut,long,width] [--work DIR] [--json]`: what a language student of half its
- * teacher's layers keeps.
+ * `node bench/language-student.mjs [--seeds 0,1,2] [--also cut,long,width] [--work DIR] [--json]`: what a language student of
+ * half its teacher's layers keeps.
  *
  * The teacher, a GPT-2 of four layers, is pretrained on the texts of the demo (item descriptions and histories of
  * MovieTweetings). The distilled student starts from its first and its last block and learns by cross-entropy and the
  * teacher's logits. The plain student has the same shape, starts from random weights, and is trained at least as long in
- * processor time. `cut` adds one that starts as the distilled student does and has no teacher afterwards, `long` a plain one
- * that is trained for as many epochs as the teacher. `width` adds students of all four layers and half the width: a plain one,
- * and two distilled ones that start from some of the teacher's channels or from its principal axes. Students choose their learning rate among the same ones, with the first
- * seed. Validation texts choose it and the best epoch; test texts are read at the end. What a model keeps is its share of the
- * teacher's gain in test loss over a unigram model.
+ * processor time. `cut` adds one that starts as the distilled student does and has no teacher afterwards, `long` a plain
+ * one that is trained for as many epochs as the teacher. `width` adds students of all four layers and half the width: a
+ * plain one, and two distilled ones that start from some of the teacher's channels or from its principal axes. Students
+ * choose their learning rate among the same ones, with the first seed. Validation texts choose it and the best epoch; test
+ * texts are read at the end. What a model keeps is its share of the teacher's gain in test loss over a unigram model.
  *
  * Models are kept in `--work`: a run that was killed goes on from them.
  */

@@ -214,7 +214,10 @@ function modelOf({ model }: OpenLanguageTeacher): LanguageModel {
   );
 }
 
-/** @returns whether the student starts from its teacher's weights, or goes towards them @throws LimbeckError ERR_INVALID_ARGUMENT */
+/**
+ * @returns whether the student starts from its teacher's weights, or goes towards them
+ * @throws LimbeckError ERR_INVALID_ARGUMENT
+ */
 function checkUseOfWeights({
   initialise,
   interpolation,

@@ -20,7 +20,8 @@ const SEED = 0x5a3e;
  *
  * @param width of the student, from 1 to the model's own
  * @returns orthonormal rows [width, hiddenSize], those that carry most first; the same for the same texts
- * @throws LimbeckError ERR_INVALID_ARGUMENT for fewer states than axes; ERR_TOKENIZER, ERR_ABORTED, ERR_OUT_OF_MEMORY
+ * @throws LimbeckError ERR_INVALID_ARGUMENT for fewer states than axes; ERR_EMPTY_DATA, ERR_TOKENIZER, ERR_ABORTED,
+ * ERR_OUT_OF_MEMORY
  * @see Ashkboos et al. 2024, SliceGPT, arXiv:2401.15024, §3.3; here one rotation for all blocks
  */
 export async function residualAxes(

@@ -77,8 +77,8 @@ type Teaching = Pick<LanguageModelTeaching, 'check'> & {
 /**
  * What teachers say of batches of a student's training.
  *
- * @throws LimbeckError ERR_INVALID_ARGUMENT when one of them has nothing to say or reads shorter texts, or, on a GPU, there are
- * several or one has another vocabulary; ERR_TOKENIZER, ERR_UNSUPPORTED_TOKENIZER when vocabularies cannot be aligned
+ * @throws LimbeckError ERR_INVALID_ARGUMENT when one of them has nothing to say or reads shorter texts, or, on a GPU, there
+ * are several or one has another vocabulary; ERR_TOKENIZER, ERR_UNSUPPORTED_TOKENIZER when vocabularies cannot be aligned
  */
 export function teachTogether(
   student: LanguageModel,
