@@ -30,8 +30,8 @@ void remove_component(const double* direction, double* row, int64_t count) {
 
 /// Eigenvalues and eigenvectors (rows of `vectors`) of a symmetric matrix, both unordered, by cyclic Jacobi rotations
 /// (Golub & Van Loan, Matrix Computations, §8.5). Accurate for graded matrices, which the Gram matrix of principal
-/// directions is. `matrix` ends diagonal.
-void jacobi_eigen(double* matrix, double* vectors, int64_t size) {
+/// directions is. `matrix`, whose rows are `stride` apart, ends diagonal.
+void jacobi_eigen(double* matrix, int64_t stride, double* vectors, int64_t size) {
   std::fill(vectors, vectors + size * size, 0.0);
   for (int64_t i = 0; i < size; ++i) vectors[i * size + i] = 1;
   constexpr int kMaxSweeps = 60;
@@ -39,7 +39,7 @@ void jacobi_eigen(double* matrix, double* vectors, int64_t size) {
     bool rotated = false;
     for (int64_t p = 0; p < size; ++p) {
       for (int64_t q = p + 1; q < size; ++q) {
-        const double app = matrix[p * size + p], aqq = matrix[q * size + q], apq = matrix[p * size + q];
+        const double app = matrix[p * stride + p], aqq = matrix[q * stride + q], apq = matrix[p * stride + q];
         if (apq == 0 || std::fabs(apq) <= 1e-15 * std::sqrt(std::fabs(app) * std::fabs(aqq))) continue;
         rotated = true;
         const double theta = (aqq - app) / (2 * apq);
@@ -47,8 +47,8 @@ void jacobi_eigen(double* matrix, double* vectors, int64_t size) {
         const double cosine = 1 / std::sqrt(tangent * tangent + 1);
         const double sine = tangent * cosine;
         // Only rows are walked: the matrix stays symmetric, so its columns p and q are copies of them.
-        double* row_p = matrix + p * size;
-        double* row_q = matrix + q * size;
+        double* row_p = matrix + p * stride;
+        double* row_q = matrix + q * stride;
         for (int64_t i = 0; i < size; ++i) {
           const double x = row_p[i], y = row_q[i];
           row_p[i] = cosine * x - sine * y;
@@ -58,8 +58,8 @@ void jacobi_eigen(double* matrix, double* vectors, int64_t size) {
         row_q[q] = aqq + tangent * apq;
         row_p[q] = row_q[p] = 0;
         for (int64_t i = 0; i < size; ++i) {
-          matrix[i * size + p] = row_p[i];
-          matrix[i * size + q] = row_q[i];
+          matrix[i * stride + p] = row_p[i];
+          matrix[i * stride + q] = row_q[i];
         }
         double* vector_p = vectors + p * size;
         double* vector_q = vectors + q * size;
@@ -114,27 +114,29 @@ void random_directions(ThreadPool& pool, double* q, int64_t num_rows, int64_t nu
   orthonormalise_rows(pool, q, num_rows, num_columns, lengths, seed);
 }
 
-void principal_rotation(Arena& scratch, double* gram, int64_t size, int64_t num_axes, double* eigenvalues,
+void principal_rotation(Arena& scratch, const double* gram, int64_t size, int64_t num_axes, double* eigenvalues,
                         double* rotation) {
   Arena::Scope scope(scratch);
+  // An odd number of cache lines: with a power of two, a column would lie in few sets of the cache.
+  const int64_t stride = ((size + 7) / 8 * 8) | 8;
+  double* matrix = scratch.allocate<double>(size * stride);
   for (int64_t i = 0; i < size; ++i) {
-    for (int64_t j = 0; j < i; ++j) {
-      const double both = 0.5 * (gram[i * size + j] + gram[j * size + i]);
-      gram[i * size + j] = gram[j * size + i] = both;
+    for (int64_t j = 0; j <= i; ++j) {
+      matrix[i * stride + j] = matrix[j * stride + i] = 0.5 * (gram[i * size + j] + gram[j * size + i]);
     }
   }
   double* vectors = scratch.allocate<double>(size * size);
-  jacobi_eigen(gram, vectors, size);
+  jacobi_eigen(matrix, stride, vectors, size);
   int64_t* order = scratch.allocate<int64_t>(size);
   std::iota(order, order + size, int64_t{0});
+  const auto eigenvalue = [&](int64_t i) { return matrix[i * stride + i]; };
   std::sort(order, order + size, [&](int64_t a, int64_t b) {
-    const double left = gram[a * size + a], right = gram[b * size + b];
-    return left > right || (left == right && a < b);
+    return eigenvalue(a) > eigenvalue(b) || (eigenvalue(a) == eigenvalue(b) && a < b);
   });
   for (int64_t k = 0; k < num_axes; ++k) {
     const double* vector = vectors + order[k] * size;
     std::copy(vector, vector + size, rotation + k * size);
-    eigenvalues[k] = gram[order[k] * size + order[k]];
+    eigenvalues[k] = eigenvalue(order[k]);
   }
 }
 
@@ -147,7 +149,7 @@ void fix_sign(const double* axis, int64_t count, float* to) {
   for (int64_t c = 0; c < count; ++c) to[c] = static_cast<float>(sign * axis[c]);
 }
 
-void principal_axes(Arena& scratch, double* gram, const double* basis, int64_t size, int64_t num_columns,
+void principal_axes(Arena& scratch, const double* gram, const double* basis, int64_t size, int64_t num_columns,
                     int64_t num_axes, double* eigenvalues, float* axes) {
   Arena::Scope scope(scratch);
   double* rotation = scratch.allocate<double>(num_axes * size);

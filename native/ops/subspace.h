@@ -27,9 +27,9 @@ void random_directions(ThreadPool& pool, double* q, int64_t num_rows, int64_t nu
                        uint64_t seed);
 
 /// Rayleigh–Ritz: coordinates in an orthonormal basis of the principal axes inside its span, largest first.
-///   gram [size, size] basis·XᵀX·basisᵀ, made symmetric and overwritten
+///   gram [size, size] basis·XᵀX·basisᵀ, symmetric but for rounding
 ///   eigenvalues [num_axes] = of XᵀX; rotation [num_axes, size] = axes are rotation·basis
-void principal_rotation(Arena& scratch, double* gram, int64_t size, int64_t num_axes, double* eigenvalues,
+void principal_rotation(Arena& scratch, const double* gram, int64_t size, int64_t num_axes, double* eigenvalues,
                         double* rotation);
 
 /// to [count] = ±axis, the largest absolute entry positive.
@@ -37,9 +37,9 @@ void fix_sign(const double* axis, int64_t count, float* to);
 
 /// Rayleigh–Ritz: the principal axes inside the span of `basis`, largest first. Signs are fixed: the largest absolute
 /// entry of each axis is positive.
-///   gram [size, size] basis·XᵀX·basisᵀ, made symmetric and overwritten; basis [size, num_columns] orthonormal rows
+///   gram [size, size] basis·XᵀX·basisᵀ, symmetric but for rounding; basis [size, num_columns] orthonormal rows
 ///   eigenvalues [num_axes] = of XᵀX; axes [num_axes, num_columns] =
-void principal_axes(Arena& scratch, double* gram, const double* basis, int64_t size, int64_t num_columns,
+void principal_axes(Arena& scratch, const double* gram, const double* basis, int64_t size, int64_t num_columns,
                     int64_t num_axes, double* eigenvalues, float* axes);
 
 }  // namespace limbeck
