@@ -11,7 +11,7 @@ import { listFiles } from './stamps.mjs';
 
 /** For each program that runs here, so that one that hangs is named. */
 const MAX_PROGRAM_MS = 15 * 60_000;
-const MAX_INSTALLED_BYTES = 26e6; // dependencies included, of which those of the HTTP service are 7 MB
+const MAX_INSTALLED_BYTES = 27e6; // dependencies included, of which those of the HTTP service are 7 MB
 
 const root = resolve(import.meta.dirname, '..');
 const project = mkdtempSync(join(tmpdir(), 'limbeck-package-'));
