@@ -192,6 +192,8 @@ describe('what follows a damaged record', () => {
         expect(offset + length).toBeLessThanOrEqual(bytes.length);
         expect(bytes.length).toBeLessThanOrEqual(2 ** 20);
         const holds = at <= position && position + later.length <= at + length;
+        // What memory held before is no part of the file.
+        if (holds) bytes.fill(0, 0, position - at);
         return { bytesRead: holds ? later.copy(bytes, position - at) + position - at : 0, buffer: bytes };
       },
     } as unknown as fs.FileHandle;
