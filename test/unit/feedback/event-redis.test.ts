@@ -328,7 +328,7 @@ describe.skipIf(NO_REDIS)(`a Redis server${NO_REDIS === undefined ? '' : ` (${NO
       return connection;
     });
     await expect(store.follow(0n, () => {}, noError)).rejects.toMatchObject({ code: 'ERR_DISPOSED' });
-    await vi.waitFor(async () => expect(await connections()).toBe(before));
+    await vi.waitFor(async () => expect(await connections()).toBe(before), { timeout: 20_000 });
   });
 
   it.each([-1n, 2n ** 70n, 0.5])('has no offset %s', async (offset) => {
