@@ -19,8 +19,8 @@ struct Reduction {
 };
 
 /// (right·B)ᵀ·(left·A) is the best approximation of Bᵀ·A of rank `kept`; both have as much of each singular value.
-///   gram_a = A·Aᵀ and gram_b = B·Bᵀ, [channels, channels]; the first is overwritten
-Reduction reduce(Arena& scratch, double* gram_a, const double* gram_b, int64_t channels, int64_t kept) {
+///   gram_a = A·Aᵀ and gram_b = B·Bᵀ, [channels, channels]
+Reduction reduce(Arena& scratch, const double* gram_a, const double* gram_b, int64_t channels, int64_t kept) {
   const Arena::Scope scope(scratch);
   const int64_t n = channels;
   double* values = scratch.allocate<double>(n);

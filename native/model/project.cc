@@ -449,6 +449,12 @@ void check_map(const TransformerConfig& source, const TransformerConfig& target,
     invalid("A projection by pca needs components [" + std::to_string(target.hidden_size) + ", " +
             std::to_string(source.hidden_size) + "].");
   }
+  for (int64_t i = 0; map.components != nullptr && i < target.hidden_size * source.hidden_size; ++i) {
+    if (!std::isfinite(map.components[i])) {
+      invalid("Expected components of finite numbers, got " + std::to_string(map.components[i]) + " in row " +
+              std::to_string(i / source.hidden_size) + ".");
+    }
+  }
 }
 
 void check_selection(const TransformerConfig& source, const TransformerConfig& target, const ProjectionMap& map) {

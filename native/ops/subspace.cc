@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "core/error.h"
 #include "core/rng.h"
 
 namespace limbeck {
@@ -122,7 +123,11 @@ void principal_rotation(Arena& scratch, const double* gram, int64_t size, int64_
   double* matrix = scratch.allocate<double>(size * stride);
   for (int64_t i = 0; i < size; ++i) {
     for (int64_t j = 0; j <= i; ++j) {
-      matrix[i * stride + j] = matrix[j * stride + i] = 0.5 * (gram[i * size + j] + gram[j * size + i]);
+      const double both = 0.5 * (gram[i * size + j] + gram[j * size + i]);
+      if (!std::isfinite(both)) {
+        throw Error("ERR_NOT_FINITE", "Principal axes need finite numbers, and these hold NaN or infinity.");
+      }
+      matrix[i * stride + j] = matrix[j * stride + i] = both;
     }
   }
   double* vectors = scratch.allocate<double>(size * size);

@@ -29,6 +29,7 @@ void random_directions(ThreadPool& pool, double* q, int64_t num_rows, int64_t nu
 /// Rayleigh–Ritz: coordinates in an orthonormal basis of the principal axes inside its span, largest first.
 ///   gram [size, size] basis·XᵀX·basisᵀ, symmetric but for rounding
 ///   eigenvalues [num_axes] = of XᵀX; rotation [num_axes, size] = axes are rotation·basis
+/// Throws Error("ERR_NOT_FINITE") where the gram is not finite.
 void principal_rotation(Arena& scratch, const double* gram, int64_t size, int64_t num_axes, double* eigenvalues,
                         double* rotation);
 

@@ -653,6 +653,14 @@ TEST("project refuses maps and targets that do not fit the source") {
   TransformerConfig narrower = good;
   narrower.hidden_size = 12;
   refuses(narrower, {{1, 2, 3, 4}, WidthMap::kPca, nullptr});
+  std::vector<float> components = random_components(12, 24);
+  components[40] = std::nanf("");
+  refuses(narrower, {{1, 2, 3, 4}, WidthMap::kPca, components.data()});
+  Transformer damaged = random_model(good);
+  damaged.parameters().values()[damaged.parameters().find("layers.1.attention.output.weight").offset] = INFINITY;
+  TransformerConfig narrow_heads = good;
+  narrow_heads.head_dim = 2;
+  CHECK_ERROR("ERR_NOT_FINITE", run(damaged, narrow_heads, {{1, 2, 3, 4}, WidthMap::kPca, nullptr}));
   const ProjectionMap map{{1, 2, 3, 4}, WidthMap::kSelection, nullptr};
   TransformerConfig target = good;
   target.hidden_size = 25;
